@@ -1,0 +1,93 @@
+"""The one tree of errors; the command line catches it once, at the top.
+
+::
+
+    ProxygenError
+    ├── BadInput                 exit 2: something the caller wrote is wrong
+    │   ├── SettingsError            a knob: unknown key, value out of range
+    │   ├── CatalogFileError         a catalog file that cannot be read back
+    │   ├── TemplateError            an operator's template or snippet
+    │   └── TagError                 one tag, Meta key or combination of them
+    ├── CatalogUnavailable       exit 3: Consul gave no answer to believe
+    │   ├── ConsulUnreachable        no connection, time-out, 429, 5xx, no leader
+    │   └── AccessDenied             the token lacks a rule
+    ├── Refused                  exit 1: a gate said no; what was live stays live
+    │   ├── CheckRefused             crossplane or ``nginx -t``
+    │   ├── OutputUnusable           the output directory cannot hold generations
+    │   └── ConflictingWrite         somebody else wrote first (check-and-set)
+    └── NginxUnavailable         exit 1: no nginx binary, no master, no permission
+"""
+
+from __future__ import annotations
+
+
+class ProxygenError(Exception):
+    """Anything proxygen refuses or cannot do; the text is one line for an operator."""
+
+    exit_code = 1
+
+
+class BadInput(ProxygenError):
+    """Something the caller wrote is wrong; the text names the place and what is allowed."""
+
+    exit_code = 2
+
+
+class SettingsError(BadInput):
+    """A setting is unknown, malformed or out of range."""
+
+
+class CatalogFileError(BadInput):
+    """A catalog file does not have the shape that ``proxygen snapshot`` writes."""
+
+
+class TemplateError(BadInput):
+    """An operator's template or snippet cannot be used."""
+
+
+class TagError(BadInput):
+    """A proxy tag is wrong. ``place`` is the tag or Meta key as Consul holds it."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place = place
+        self.reason = reason
+
+
+class CatalogUnavailable(ProxygenError):
+    """Consul gave no answer that may be believed. Never to be read as "no services"."""
+
+    exit_code = 3
+
+
+class ConsulUnreachable(CatalogUnavailable):
+    """No connection, a time-out, a 429, a 5xx, or an answer from a server without a leader."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds Consul asked us to wait (``Retry-After``), where it did."""
+
+
+class AccessDenied(CatalogUnavailable):
+    """The token is unknown or lacks a rule; the text names the rule to add."""
+
+
+class Refused(ProxygenError):
+    """A gate refused; what was live stays live."""
+
+
+class CheckRefused(Refused):
+    """A candidate that crossplane or ``nginx -t`` refused and that no service can be blamed for."""
+
+
+class OutputUnusable(Refused):
+    """The output directory cannot hold generations (read-only, full, a file, a bind-mounted file)."""
+
+
+class ConflictingWrite(Refused):
+    """A check-and-set found that somebody else wrote first."""
+
+
+class NginxUnavailable(ProxygenError):
+    """nginx cannot be asked or signalled: no binary, no master process, no permission."""
