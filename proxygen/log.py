@@ -1,0 +1,115 @@
+"""proxygen's own log: constant events with facts as fields, on standard error.
+
+``get_logger(__name__).info("reload proven", generation=42, seconds=0.31)`` reads as text on a terminal and as
+one JSON object a line for machines. What other libraries say through `logging` (warnings and worse) comes out
+the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+HIDDEN: Final = "(hidden)"
+
+_SECRET_WORDS: Final = frozenset({"token", "auth", "authorization", "password", "secret"})
+_SECRET_TEXT: Final = re.compile(r"(?i)(bearer\s+|(?<=//)[^/\s:@]+:|token=)[^\s,;&@'\"]+")
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+
+def configure(*, format: Literal["text", "json"] = "text", level: str = "info") -> None:
+    """Send every log line to standard error in ``format`` from ``level`` up. Call it again to change either."""
+    severity = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    renderer = _renderer(format)
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(severity),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        # A cached logger would keep the settings of the first call.
+        cache_logger_on_first_use=False,
+    )
+    _adopt_standard_logging(shared, renderer, severity)
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """Return the logger of one part of the program; ``name`` is the module's."""
+    logger: FilteringBoundLogger = structlog.get_logger(module=name)
+    return logger
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Hide every secret in a log event: by the field's name, by the value's type and by the text's form."""
+    return {key: HIDDEN if _names_secret(key) and value is not None else _hide(value) for key, value in event.items()}
+
+
+def _names_secret(key: object) -> bool:
+    """Tell whether a field's last word is a secret's: ``consul_token`` and ``X-Consul-Token``, not ``token_file``."""
+    words = _WORD.findall(str(key))
+    return bool(words) and words[-1].lower() in _SECRET_WORDS
+
+
+def _hide(value: Any) -> Any:
+    # Pydantic's SecretStr is known by its method: the log must not import pydantic, which applications that
+    # only register themselves never load.
+    if hasattr(value, "get_secret_value"):
+        return HIDDEN
+    if isinstance(value, str):
+        return _SECRET_TEXT.sub(rf"\g<1>{HIDDEN}", value)
+    if isinstance(value, Mapping):
+        return {key: HIDDEN if _names_secret(key) else _hide(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_hide(item) for item in value]
+    return value
+
+
+def _name_module(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {"module": event["_record"].name, **event}
+
+
+def _renderer(format: Literal["text", "json"]) -> Processor:
+    if format == "json":
+        return _render_json
+    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    return lambda logger, method, event: console(logger, method, _printable(event))
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    return json.dumps({**first, **event}, default=str)
+
+
+def _printable(event: EventDict) -> EventDict:
+    """Escape control characters: a service's name may hold a newline or a terminal's escape sequence."""
+    return {
+        key: value if key == "exception" or not isinstance(value, str) else value.translate(_CONTROLS)
+        for key, value in event.items()
+    }
+
+
+def _adopt_standard_logging(shared: list[Processor], renderer: Processor, severity: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_name_module, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries narrate at info; only their warnings concern an operator.
+    root.setLevel(max(severity, logging.WARNING))
