@@ -1,0 +1,278 @@
+"""The knobs themselves, by the part of the program that uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from proxygen.settings.values import AdminListen, IpAddress, Listens, Networks, Ports, Seconds, StampAddress, Texts
+
+
+class Slice(BaseModel):
+    """A group of knobs that belong to one part of the program."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ConsulSettings(Slice):
+    """How to reach Consul."""
+
+    address: str = Field(
+        default="127.0.0.1:8500",
+        description="HOST:PORT, http(s)://HOST:PORT or unix:///PATH (CONSUL_HTTP_ADDR)",
+    )
+    token: SecretStr | None = Field(default=None, description="ACL token (CONSUL_HTTP_TOKEN)")
+    token_file: Path | None = Field(
+        default=None,
+        description="file with the ACL token; read again when Consul refuses the token (CONSUL_HTTP_TOKEN_FILE)",
+    )
+    auth: SecretStr | None = Field(
+        default=None, description="USER:PASSWORD for HTTP basic authentication (CONSUL_HTTP_AUTH)"
+    )
+    ssl: bool = Field(default=False, description="use HTTPS for an address without a scheme (CONSUL_HTTP_SSL)")
+    ssl_verify: bool = Field(default=True, description="verify the server's certificate (CONSUL_HTTP_SSL_VERIFY)")
+    ca_cert: Path | None = Field(default=None, description="CA certificate file (CONSUL_CACERT)")
+    ca_path: Path | None = Field(default=None, description="directory of CA certificates (CONSUL_CAPATH)")
+    client_cert: Path | None = Field(default=None, description="client certificate file (CONSUL_CLIENT_CERT)")
+    client_key: Path | None = Field(default=None, description="client key file (CONSUL_CLIENT_KEY)")
+    tls_server_name: str | None = Field(
+        default=None,
+        description="name to expect in the server's certificate (CONSUL_TLS_SERVER_NAME)",
+    )
+    namespace: str | None = Field(default=None, description="Enterprise namespace (CONSUL_NAMESPACE)")
+    partition: str | None = Field(default=None, description="Enterprise admin partition (CONSUL_PARTITION)")
+    datacenter: str | None = Field(default=None, description="datacenter to watch; default the agent's own")
+    wait: Seconds = Field(
+        default=60.0,
+        gt=0,
+        le=60,
+        description="longest wait of one blocking query; at most 60s, which bounds what a lost index can cost",
+    )
+    stale: bool = Field(
+        default=True, description="let any server answer; an answer without a known leader is never believed"
+    )
+    max_staleness: Seconds = Field(
+        default=30.0,
+        gt=0,
+        description="an answer from a server that lost contact with the leader for longer is not believed",
+    )
+    max_connections: int = Field(
+        default=64,
+        ge=4,
+        le=180,
+        description="sockets to the agent; the agent allows 200 per client address by default",
+    )
+    kv_prefix: str = Field(
+        default="proxygen",
+        pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+        description="where the operator's overrides live in KV",
+    )
+    meta_sweep: Seconds = Field(
+        default=10.0,
+        ge=0,
+        description="how often services without proxy tags are asked whether their Meta carries a route; 0 never asks",
+    )
+
+
+class ProxySettings(Slice):
+    """What nginx is told about the outside."""
+
+    tag_prefix: str = Field(
+        default="proxygen",
+        pattern=r"^[a-z][a-z0-9-]{0,30}$",
+        description="prefix of proxy tags: PREFIX.KEY=VALUE, in Meta PREFIX-KEY",
+    )
+    http_listen: Listens = Field(
+        default=("80",),
+        description="where virtual servers listen for HTTP: [ADDRESS:]PORT, several separated by commas",
+    )
+    https_listen: Listens = Field(
+        default=("443",), description="where virtual servers with a certificate listen for HTTPS"
+    )
+    stream_address: IpAddress | None = Field(
+        default=None,
+        description="address on which stream routes listen; default all",
+    )
+    stream_ports: Ports = Field(
+        default="1024-65535",
+        description="ports that a service may ask for with the listen tag",
+    )
+    allowed_addresses: Networks = Field(
+        default=("0.0.0.0/0", "::/0"),
+        description="networks in which instances may live; narrow it to yours",
+    )
+    denied_addresses: Networks = Field(
+        default=("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "::/128", "fe80::/10", "ff00::/8"),
+        description="networks in which no instance may live, whatever it registers",
+    )
+    claims: Mapping[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description=(
+            "who may claim which hosts: host pattern to service name patterns; hosts that no pattern names are free"
+        ),
+    )
+    trusted_proxies: Networks = Field(default=(), description="networks whose X-Forwarded-For is believed")
+    certificates: Path | None = Field(
+        default=None,
+        description="directory of NAME.crt (or .pem) and NAME.key files for the tls tag",
+    )
+    htpasswd: Path | None = Field(default=None, description="directory of htpasswd files for the auth tag")
+    templates: Path | None = Field(
+        default=None,
+        description="directory whose files replace the shipped templates of the same name",
+    )
+    snippets: Path | None = Field(
+        default=None,
+        description=(
+            "directory of the operator's own fragments: http.conf, server.conf, server-HOST.conf, "
+            "location-SERVICE.conf, stream.conf"
+        ),
+    )
+    seed: str = Field(
+        default="",
+        description=(
+            "seed of the server order, so that not every proxy tries the same instance first; default the host's name"
+        ),
+    )
+    hsts_max_age: Seconds = Field(default=31_536_000.0, ge=0, description="max-age that the hsts tag sends")
+    retry_after: Seconds = Field(
+        default=5.0,
+        ge=1,
+        description="Retry-After of the page that answers for a route without instances",
+    )
+
+
+class NginxSettings(Slice):
+    """How to find, check and signal nginx."""
+
+    binary: str = Field(default="nginx", description="nginx's own binary, by name or path")
+    conf: Path = Field(
+        default=Path("/etc/nginx/nginx.conf"),
+        description=(
+            "the operator's nginx.conf, which includes OUTPUT/current/http.d/*.conf in http and "
+            "OUTPUT/current/stream.d/*.conf in stream"
+        ),
+    )
+    prefix: Path | None = Field(default=None, description="nginx's -p prefix, where it is started with one")
+    pid: Path | None = Field(
+        default=None, description="pid file of the master; default what nginx.conf or the binary says"
+    )
+    error_log: Path | None = Field(default=None, description="error log to quote from; default what nginx.conf says")
+    reload: Literal["signal", "command", "docker"] = Field(default="signal", description="how to ask for a reload")
+    reload_command: Texts = Field(
+        default=(), description="command and arguments for reload = command; run without a shell"
+    )
+    container: str | None = Field(default=None, description="container to send HUP to for reload = docker")
+    docker_host: str = Field(
+        default="unix:///var/run/docker.sock", description="Docker's or Podman's API for reload = docker"
+    )
+    stamp: StampAddress = Field(
+        default="127.0.0.1:18082",
+        description=(
+            "private address on which nginx tells its generation: loopback ADDRESS:PORT, or unix:/PATH on a "
+            "volatile file system"
+        ),
+    )
+    check_timeout: Seconds = Field(default=60.0, gt=0, description="longest time for one nginx -t")
+
+
+class OutputSettings(Slice):
+    """Where generations live."""
+
+    directory: Path = Field(
+        default=Path("/var/lib/proxygen"), description="directory of generations, current and state"
+    )
+    keep: int = Field(default=10, ge=2, le=1000, description="generations kept on disk")
+
+
+class ReloadSettings(Slice):
+    """When to apply, and how long to wait for the proof."""
+
+    settle: Seconds = Field(default=0.025, ge=0, le=10, description="how long a change waits for company")
+    settle_max: Seconds = Field(
+        default=2.0,
+        gt=0,
+        le=60,
+        description="longest time that a flood of changes can put an apply off",
+    )
+    gap: Seconds = Field(default=0.25, ge=0, description="smallest time between two reloads")
+    jitter: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="random part added to the gap, so that many proxies do not reload at once",
+    )
+    deadline: Seconds = Field(
+        default=5.0,
+        gt=0,
+        description="time for the proof that a reload took, beside three times the measured nginx -t",
+    )
+    overlap: Seconds = Field(
+        default=1.0,
+        gt=0,
+        description="where nginx's processes cannot be seen: how long the new generation must answer alone",
+    )
+    alive_after: Seconds = Field(
+        default=0.3,
+        ge=0,
+        description="a new worker must still live this long after the new generation answered",
+    )
+    max_draining: int = Field(
+        default=16,
+        ge=1,
+        description="old workers still finishing requests above which the next reload waits",
+    )
+    max_draining_wait: Seconds = Field(
+        default=30.0, ge=0, description="longest time that a reload waits for draining workers"
+    )
+    retry_min: Seconds = Field(
+        default=0.5,
+        gt=0,
+        description="first pause before an apply that failed is tried again; doubles each time",
+    )
+    retry_max: Seconds = Field(
+        default=30.0, gt=0, description="longest pause before an apply that failed is tried again"
+    )
+
+
+class AdminSettings(Slice):
+    """The sidecar's own page and API, off the proxy's data path."""
+
+    listen: AdminListen = Field(
+        default="127.0.0.1:18081",
+        description="ADDRESS:PORT of the admin API, or off",
+    )
+    socket: Path | None = Field(
+        default=None,
+        description="unix socket of the admin API for commands on the same host; default OUTPUT/state/admin.sock",
+    )
+    token: SecretStr | None = Field(
+        default=None, description="bearer token for writes over TCP; without one they are refused"
+    )
+    fresh: Seconds = Field(
+        default=120.0, gt=0, description="how old Consul's last good answer may be before /readyz says so"
+    )
+
+
+class LogSettings(Slice):
+    """proxygen's own log, on standard error."""
+
+    format: Literal["text", "json"] = Field(default="text", description="text for people, json for machines")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severity that is written"
+    )
+
+
+class Settings(Slice):
+    """All knobs, by slice. Build it with `load`."""
+
+    consul: ConsulSettings = ConsulSettings()
+    proxy: ProxySettings = ProxySettings()
+    nginx: NginxSettings = NginxSettings()
+    output: OutputSettings = OutputSettings()
+    reload: ReloadSettings = ReloadSettings()
+    admin: AdminSettings = AdminSettings()
+    log: LogSettings = LogSettings()
