@@ -15,7 +15,8 @@
     │   ├── CheckRefused             crossplane or ``nginx -t``
     │   ├── OutputUnusable           the output directory cannot hold generations
     │   └── ConflictingWrite         somebody else wrote first (check-and-set)
-    └── NginxUnavailable         exit 1: no nginx binary, no master, no permission
+    ├── NginxUnavailable         exit 1: no nginx binary, no master, no permission
+    └── SidecarUnavailable       exit 1: no running ``proxygen run`` answers, or it refuses the caller
 """
 
 from __future__ import annotations
@@ -91,3 +92,7 @@ class ConflictingWrite(Refused):
 
 class NginxUnavailable(ProxygenError):
     """nginx cannot be asked or signalled: no binary, no master process, no permission."""
+
+
+class SidecarUnavailable(ProxygenError):
+    """The running sidecar cannot be asked: nobody listens, or the caller may not."""

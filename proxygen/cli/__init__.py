@@ -1,0 +1,112 @@
+"""The command line: which commands exist, and how each way of failing leaves the process.
+
+Start at `COMMANDS`. A command's module is imported only when that command is asked for, so that
+``proxygen --help`` answers at once. A command returns its exit code; None means 0.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final, NoReturn
+
+import click
+
+from proxygen import __version__
+from proxygen.cli.lazy import Entry, LazyGroup
+from proxygen.errors import ProxygenError
+
+INTERRUPTED: Final = 130
+INTERNAL_ERROR: Final = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+COMMANDS: Final = {
+    "snapshot": Entry("proxygen.cli.snapshot:snapshot", "Write the watched part of Consul to a file."),
+    "status": Entry("proxygen.cli.admin:status", "Show what the running sidecar serves and why."),
+    "history": Entry("proxygen.cli.admin:history", "List the generations on disk."),
+    "rollback": Entry("proxygen.cli.admin:rollback", "Go back to an earlier generation."),
+    "release-hold": Entry("proxygen.cli.admin:release_hold", "Let a held plan through."),
+    "canary": Entry("proxygen.cli.canary:canary", "Read and write a service's canary share."),
+    "tags": Entry("proxygen.cli.tags:tags", "Build, check and set proxy tags."),
+}
+
+
+@click.group(cls=LazyGroup, entries=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="proxygen")
+def proxygen() -> None:
+    """nginx beside Consul: watches the catalog, proves the configuration, never leaves nginx worse off.
+
+    Every command explains itself: proxygen COMMAND --help.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; every error ends here, as one line on standard error."""
+    try:
+        code = _invoke(arguments)
+        sys.stdout.flush()
+        return code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            return _internal_error(error)
+        # The reader (head, less) has left. Python would complain again when it flushes at exit.
+        sys.stdout = None
+        return 1
+    except Exception as error:
+        return _internal_error(error)
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    try:
+        code: object = proxygen.main(args=list(arguments), prog_name="proxygen", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.FileError as error:
+        _say(error.format_message())
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ProxygenError as error:
+        _say(str(error))
+        return error.exit_code
+    except ExceptionGroup as group:
+        # Tasks that work together fail together; the first is the cause of the others' end.
+        causes = list(_leaves(group))
+        if not all(isinstance(cause, ProxygenError) for cause in causes):
+            raise
+        for text in dict.fromkeys(map(str, causes)):
+            _say(text)
+        return max(cause.exit_code for cause in causes if isinstance(cause, ProxygenError))
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _say(text: str) -> None:
+    click.echo(f"proxygen: {' '.join(text.split())}", err=True)
+
+
+def _internal_error(error: Exception) -> int:
+    # Imported here: --help needs no log.
+    import structlog
+
+    from proxygen.log import configure, get_logger
+
+    if not structlog.is_configured():
+        configure()
+    get_logger(__name__).debug("unexpected error", exc_info=error)
+    _say(f"unexpected {type(error).__name__}: {error} (run with --log-level debug for the traceback)")
+    return INTERNAL_ERROR

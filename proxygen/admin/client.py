@@ -1,0 +1,93 @@
+"""Asking the running sidecar: over its unix socket, or over TCP where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiohttp
+import msgspec
+
+from proxygen.admin.report import ApplyReport, StatusReport
+from proxygen.admin.server import socket_path
+from proxygen.errors import Refused, SidecarUnavailable
+from proxygen.settings import AdminSettings
+
+T = TypeVar("T")
+
+_PATIENCE: Final = 120.0
+"""Seconds; a rollback waits for draining workers and for the proof."""
+
+
+class AdminClient:
+    """The admin API of one sidecar. Every call raises SidecarUnavailable or Refused."""
+
+    def __init__(self, session: aiohttp.ClientSession, place: str) -> None:
+        self._session = session
+        self._place = place
+
+    async def status(self) -> StatusReport:
+        return await self._call("GET", "/api/v1/status", StatusReport)
+
+    async def rollback(self, number: int | None) -> ApplyReport:
+        return await self._call("POST", "/api/v1/rollback", ApplyReport, body={"generation": number})
+
+    async def release_hold(self) -> ApplyReport:
+        return await self._call("POST", "/api/v1/release-hold", ApplyReport)
+
+    async def _call(self, method: str, path: str, shape: type[T], *, body: object = None) -> T:
+        try:
+            async with self._session.request(method, path, json=body) as response:
+                content = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise SidecarUnavailable(f"no sidecar answers at {self._place} ({_reason(error)})") from error
+        if response.status == 409:
+            raise Refused(_error_text(content))
+        if response.status != 200:
+            raise SidecarUnavailable(f"the sidecar at {self._place} answered {response.status}: {_error_text(content)}")
+        try:
+            return msgspec.json.decode(content, type=shape)
+        except msgspec.DecodeError as error:
+            raise SidecarUnavailable(f"the sidecar at {self._place} speaks another version: {error}") from error
+
+
+@asynccontextmanager
+async def connect(settings: AdminSettings, output: Path) -> AsyncIterator[AdminClient]:
+    """Open the way to the sidecar: its unix socket where that exists, else ``admin.listen`` with the token."""
+    path = socket_path(settings, output)
+    connector: aiohttp.BaseConnector
+    headers: dict[str, str] = {}
+    if _exists(path):
+        connector, base, place = aiohttp.UnixConnector(str(path)), "http://localhost", f"unix:{path}"
+    elif settings.listen == "off":
+        raise SidecarUnavailable(f"no sidecar answers: {path} does not exist and admin.listen is off; is it running?")
+    else:
+        connector, base, place = aiohttp.TCPConnector(), f"http://{settings.listen}", settings.listen
+        if settings.token is not None:
+            headers["Authorization"] = f"Bearer {settings.token.get_secret_value()}"
+    timeout = aiohttp.ClientTimeout(total=_PATIENCE, sock_connect=5)
+    async with aiohttp.ClientSession(base, connector=connector, headers=headers, timeout=timeout) as session:
+        yield AdminClient(session, place)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except PermissionError as error:
+        raise SidecarUnavailable(f"the admin socket {path} is not yours to use; run as the sidecar's user") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _error_text(content: bytes) -> str:
+    try:
+        body: Any = msgspec.json.decode(content)
+        return str(body["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return "no reason given"

@@ -1,0 +1,205 @@
+"""What the sidecar says about itself: the bodies of the admin API, as types.
+
+Times are ISO 8601 in UTC, durations are seconds, shares are basis points (10000 is everything).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class State(StrEnum):
+    """How the sidecar is."""
+
+    STARTING = "starting"
+    """No generation of this run is live yet; nginx serves what an earlier run left."""
+    READY = "ready"
+    DEGRADED = "degraded"
+    """Serving, but not all that Consul asks for, or not from fresh data; the reasons say why."""
+
+
+class InstanceState(StrEnum):
+    """Why an instance gets requests or not."""
+
+    SERVING = "serving"
+    DRAINED = "drained"
+    """Weight 0."""
+    UNHEALTHY = "unhealthy"
+    """Critical or in maintenance."""
+    REFUSED = "refused"
+    """Its address or port cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationReport:
+    """One generation on disk."""
+
+    number: int
+    digest: str
+    created: str
+    live: bool
+    outcome: str = ""
+    """Of the apply that made it live, where one is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveReport:
+    """The generation that nginx is proven to serve."""
+
+    number: int
+    digest: str
+    since: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyReport:
+    """One attempt to make a plan live."""
+
+    outcome: str
+    """applied, unchanged, held, rejected or rolled back."""
+    generation: int | None = None
+    reason: str = ""
+    at: str = ""
+    durations: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by step: settle, plan, render, check, test, reload, prove."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsulReport:
+    """The sidecar's view of Consul."""
+
+    address: str
+    datacenter: str = ""
+    freshness: float | None = None
+    """Seconds since the last answer that was believed; None before the first."""
+    problem: str = ""
+    """The last failure in one line; "" while all is well."""
+    requests: int = 0
+    failures: int = 0
+    sockets: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceReport:
+    """One registration and what became of it."""
+
+    id: str
+    node: str
+    address: str
+    """``ADDRESS:PORT``."""
+    weight: int
+    """As nginx has it inside the variant's upstream."""
+    health: str
+    state: InstanceState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantReport:
+    """One variant of a service, its share asked for and its share after dead variants gave theirs up."""
+
+    name: str
+    asked: int
+    effective: int
+    instances: tuple[InstanceReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceReport:
+    """One routed service."""
+
+    name: str
+    routes: tuple[str, ...] = ()
+    variants: tuple[VariantReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineReport:
+    """One service left out, and why."""
+
+    service: str
+    place: str
+    """The tag, or the generated file and line."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConflictReport:
+    """A route that two services claim."""
+
+    route: str
+    holder: str
+    loser: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldReport:
+    """A plan kept back because it is suspicious."""
+
+    reason: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NginxReport:
+    """nginx as the process table shows it; None where it cannot be seen."""
+
+    version: str = ""
+    master: int | None = None
+    accepting: int | None = None
+    draining: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReport:
+    """Everything an operator asks first."""
+
+    version: str
+    state: State
+    reasons: tuple[str, ...] = ()
+    live: LiveReport | None = None
+    last_apply: ApplyReport | None = None
+    consul: ConsulReport
+    services: tuple[ServiceReport, ...] = ()
+    quarantined: tuple[QuarantineReport, ...] = ()
+    conflicts: tuple[ConflictReport, ...] = ()
+    warnings: tuple[str, ...] = ()
+    hold: HoldReport | None = None
+    nginx: NginxReport = field(default_factory=NginxReport)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """Whether a load balancer may send requests here; without reasons it may."""
+
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        return not self.reasons
+
+
+class Sidecar(Protocol):
+    """What the admin API needs from the running sidecar.
+
+    Every method may raise a ProxygenError, whose text the caller gets.
+    """
+
+    def status(self) -> StatusReport: ...
+
+    def readiness(self) -> Readiness: ...
+
+    def generations(self) -> tuple[GenerationReport, ...]:
+        """Return the generations on disk, newest first."""
+        ...
+
+    async def rollback(self, number: int | None) -> ApplyReport:
+        """Make ``number`` live again, the generation before the live one for None."""
+        ...
+
+    async def release_hold(self) -> ApplyReport:
+        """Let the held plan through and return what became of it."""
+        ...

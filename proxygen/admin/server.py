@@ -1,0 +1,104 @@
+"""The admin API's listeners: a TCP port, and a unix socket for commands on the same host."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from proxygen.admin.api import anyone, application, bearer
+from proxygen.admin.report import Sidecar
+from proxygen.errors import SettingsError
+from proxygen.log import get_logger
+from proxygen.settings import AdminSettings
+
+SOCKET_NAME: Final = "admin.sock"
+
+_LONGEST_SOCKET_PATH: Final = 107
+"""Bytes; sun_path of unix(7) less its NUL."""
+
+_log = get_logger(__name__)
+
+
+def socket_path(settings: AdminSettings, output: Path) -> Path:
+    """Return where the unix socket is: the setting, or ``OUTPUT/state/admin.sock``."""
+    return settings.socket or output / "state" / SOCKET_NAME
+
+
+@asynccontextmanager
+async def serving(sidecar: Sidecar, settings: AdminSettings, output: Path) -> AsyncIterator[None]:
+    """Serve the admin API while the block runs. Raise SettingsError where it cannot listen."""
+    async with AsyncExitStack() as stack:
+        path = socket_path(settings, output)
+        listener = _bind_unix(path)
+        stack.callback(_unlink, path)
+        await _start(stack, listener, application(sidecar, writers=anyone))
+        if settings.listen != "off":
+            await _start(stack, _bind_tcp(settings.listen), application(sidecar, writers=bearer(settings.token)))
+        _log.info("admin listening", socket=str(path), address=settings.listen, writes=settings.token is not None)
+        yield
+
+
+async def _start(stack: AsyncExitStack, listener: socket.socket, app: web.Application) -> None:
+    stack.callback(listener.close)
+    # A status request holds nobody up: at the end of the sidecar there is nothing worth waiting for.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, listener).start()
+
+
+def _bind_tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"admin.listen = {address!r}: {error.strerror}; choose another ADDRESS:PORT, or off"
+        ) from error
+    return listener
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    if len(bytes(path)) > _LONGEST_SOCKET_PATH:
+        raise SettingsError(
+            f"admin socket {path}: the path is longer than {_LONGEST_SOCKET_PATH} bytes; "
+            "set admin.socket to a shorter one"
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_socket():
+            _refuse_a_living_owner(path)
+            path.unlink()
+        listener.bind(str(path))
+        # Nobody can connect before listen(), so there is no moment in which others could.
+        path.chmod(0o600)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"admin socket {path}: {error.strerror}; set admin.socket to a writable place") from error
+    except SettingsError:
+        listener.close()
+        raise
+    return listener
+
+
+def _refuse_a_living_owner(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        with suppress(OSError):
+            probe.connect(str(path))
+            raise SettingsError(f"admin socket {path}: another sidecar answers there; give each its own admin.socket")
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()

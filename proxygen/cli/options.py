@@ -1,0 +1,108 @@
+"""Flags for the settings, derived from their one declaration, and the loaded `Settings` for the command."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+import click
+
+from proxygen import log
+from proxygen.cli.lazy import SectionedOption
+from proxygen.settings import Knob, knobs, load
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CONFIG_VARIABLE: Final = "PROXYGEN_CONFIG"
+
+_SHORT_FLAGS: Final = {"output.directory": "--output"}
+
+
+def settings_options(*slices: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Give a command ``--config``, a flag for every knob of ``slices`` (default all), and its ``settings``.
+
+    The log's slice is always among them. Stand directly below ``@click.command``: a flag that the command
+    declares itself (``render --output``) is then left to the command.
+    """
+    chosen = [knob for knob in knobs() if not slices or knob.slice in (*slices, "log")]
+
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        own = {name for parameter in getattr(command, "__click_params__", ()) for name in parameter.opts}
+
+        @functools.wraps(command)
+        def with_settings(*arguments: Any, config: Path | None, **options: Any) -> R:
+            flags = {knob.key: options.pop(_parameter(knob)) for knob in chosen if not knob.is_table}
+            settings = load({key: value for key, value in flags.items() if value is not None}, file=config)
+            log.configure(format=settings.log.format, level=settings.log.level)
+            return command(*arguments, settings=settings, **options)
+
+        decorated: Callable[..., R] = with_settings
+        for knob in reversed(chosen):
+            if not knob.is_table:
+                decorated = _option(knob, own)(decorated)
+        return _config_option(decorated)
+
+    return decorate
+
+
+def _parameter(knob: Knob) -> str:
+    return f"{knob.slice}__{knob.name}"
+
+
+def _option(knob: Knob, own: set[str]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    flag = f"{knob.flag}/--no{knob.flag.removeprefix('-')}" if knob.is_boolean else knob.flag
+    return click.option(
+        flag,
+        *(short for short in [_SHORT_FLAGS.get(knob.key)] if short and short not in own),
+        _parameter(knob),
+        cls=SectionedOption,
+        section=_section(knob),
+        type=_type(knob),
+        metavar=None if knob.is_boolean or knob.choices else _metavar(knob),
+        callback=_text,
+        default=None,
+        help=" ".join(_help(knob)),
+    )
+
+
+def _type(knob: Knob) -> click.ParamType[Any] | type:
+    if knob.is_boolean:
+        return bool
+    return click.Choice(knob.choices) if knob.choices else str
+
+
+def _text(_context: click.Context, _parameter: click.Parameter, value: object) -> str | None:
+    """Hand every flag on as text: `load` is the one place that judges values."""
+    return str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
+
+
+def _metavar(knob: Knob) -> str:
+    if knob.is_duration:
+        return "DURATION"
+    annotation = str(knob.field.annotation)
+    for part, metavar in (("Path", "PATH"), ("int", "NUMBER"), ("float", "NUMBER"), ("tuple", "LIST")):
+        if part in annotation:
+            return metavar
+    return "TEXT"
+
+
+def _section(knob: Knob) -> str:
+    return f"Settings: {knob.slice}"
+
+
+def _help(knob: Knob) -> Iterator[str]:
+    yield knob.help
+    yield f"[{knob.variable}{f'; default {knob.default}' if knob.default else ''}]"
+
+
+def _config_option(command: Callable[..., R]) -> Callable[..., R]:
+    return click.option(
+        "--config",
+        envvar=CONFIG_VARIABLE,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=f"Settings file (TOML). [{CONFIG_VARIABLE}; default proxygen.toml in the working directory, if any]",
+    )(command)
