@@ -1,0 +1,76 @@
+"""The mark that each generation carries and that nginx tells on a private address: which one it really runs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+PATH: Final = "/proxygen/stamp"
+"""Where the private virtual server answers."""
+
+# A worker answers within microseconds; one that does not is stopped or drowning, and is asked again.
+_PATIENCE: Final = 0.5
+_REQUEST: Final = f"GET {PATH} HTTP/1.0\r\nHost: proxygen-stamp\r\n\r\n".encode()
+_STAMP: Final = re.compile(r"([1-9][0-9]{0,11}) ([0-9a-f]{8,64})")
+_LONGEST_ANSWER: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """One generation's identity."""
+
+    generation: int
+    digest: str
+    """Of everything in it but the stamp; lower-case hexadecimal."""
+
+    def __str__(self) -> str:
+        return stamp_text(self.generation, self.digest)
+
+
+def stamp_text(generation: int, digest: str) -> str:
+    """Return what nginx answers for a generation; `parse_stamp` reads it back."""
+    text = f"{generation} {digest}"
+    if _STAMP.fullmatch(text) is None:
+        raise ValueError(f"{text!r} cannot be a stamp: a positive number and 8 to 64 hexadecimal digits")
+    return text
+
+
+def parse_stamp(text: str) -> Stamp | None:
+    """Return the stamp, or None for any other text."""
+    match = _STAMP.fullmatch(text.strip())
+    return Stamp(generation=int(match[1]), digest=match[2]) if match else None
+
+
+async def read_stamp(address: str) -> Stamp | None:
+    """Ask nginx on a connection of its own (a kept one would stay with its old worker).
+
+    ``address`` is ``HOST:PORT`` or ``unix:/PATH``. None: nobody answers there, or somebody who is no stamp.
+    """
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            reader, writer = await _connect(address)
+            try:
+                writer.write(_REQUEST)
+                answer = await reader.read(_LONGEST_ANSWER)
+                while chunk := await reader.read(_LONGEST_ANSWER):
+                    answer = (answer + chunk)[:_LONGEST_ANSWER]
+            finally:
+                writer.transport.abort()
+        return _body(answer.decode("latin-1"))
+    return None
+
+
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if address.startswith("unix:"):
+        return await asyncio.open_unix_connection(address.removeprefix("unix:"))
+    host, _, port = address.rpartition(":")
+    return await asyncio.open_connection(host.strip("[]"), int(port))
+
+
+def _body(answer: str) -> Stamp | None:
+    head, _, body = answer.partition("\r\n\r\n")
+    status = head.split(" ", 2)[1:2]
+    return parse_stamp(body) if status == ["200"] else None
