@@ -42,7 +42,7 @@ class GenerationReport:
     created: str
     live: bool
     outcome: str = ""
-    """Of the apply that made it live, where one is known."""
+    """``live``, ``proven`` (nginx was seen to serve it) or ``not proven``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

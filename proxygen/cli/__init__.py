@@ -24,7 +24,7 @@ INTERNAL_ERROR: Final = 70
 COMMANDS: Final = {
     "snapshot": Entry("proxygen.cli.snapshot:snapshot", "Write the watched part of Consul to a file."),
     "status": Entry("proxygen.cli.admin:status", "Show what the running sidecar serves and why."),
-    "history": Entry("proxygen.cli.admin:history", "List the generations on disk."),
+    "history": Entry("proxygen.cli.history:history", "List the generations on disk."),
     "rollback": Entry("proxygen.cli.admin:rollback", "Go back to an earlier generation."),
     "release-hold": Entry("proxygen.cli.admin:release_hold", "Let a held plan through."),
     "canary": Entry("proxygen.cli.canary:canary", "Read and write a service's canary share."),

@@ -1,0 +1,76 @@
+"""A sidecar that only remembers: what it was asked, and what it was told to answer."""
+
+from __future__ import annotations
+
+from proxygen.admin.report import (
+    ApplyReport,
+    ConsulReport,
+    GenerationReport,
+    InstanceReport,
+    InstanceState,
+    LiveReport,
+    NginxReport,
+    QuarantineReport,
+    Readiness,
+    ServiceReport,
+    State,
+    StatusReport,
+    VariantReport,
+)
+from proxygen.errors import BadInput, Refused
+
+CANARY = InstanceReport(
+    id="web-9", node="n1", address="10.0.0.9:80", weight=1, health="passing", state=InstanceState.SERVING
+)
+STATUS = StatusReport(
+    version="1.2.3",
+    state=State.READY,
+    live=LiveReport(number=42, digest="abc", since="2026-01-01T00:00:00+00:00", outcome="applied"),
+    last_apply=ApplyReport(outcome="applied", generation=42, durations={"check": 0.25, "prove": 0.25}),
+    consul=ConsulReport(address="127.0.0.1:8500", datacenter="dc1", freshness=0.5, requests=7, sockets=3),
+    services=(
+        ServiceReport(
+            name="web",
+            routes=("app.example.com/",),
+            variants=(
+                VariantReport(name="canary", asked=1000, effective=0, instances=(CANARY,)),
+                VariantReport(name="stable", asked=9000, effective=10000),
+            ),
+        ),
+    ),
+    quarantined=(QuarantineReport(service="evil\nname", place="proxygen.route=;", reason="no host"),),
+    nginx=NginxReport(version="1.22.1", master=77, accepting=2, draining=1),
+)
+
+
+class RememberingSidecar:
+    """Implements `proxygen.admin.report.Sidecar`."""
+
+    def __init__(self) -> None:
+        self.report = STATUS
+        self.reasons: tuple[str, ...] = ()
+        self.rollbacks: list[int | None] = []
+        self.held = False
+
+    def status(self) -> StatusReport:
+        return self.report
+
+    def readiness(self) -> Readiness:
+        return Readiness(reasons=self.reasons)
+
+    def generations(self) -> tuple[GenerationReport, ...]:
+        return (GenerationReport(number=42, digest="abc", created="2026-01-01T00:00:00+00:00", live=True),)
+
+    async def rollback(self, number: int | None) -> ApplyReport:
+        if number == 13:
+            raise BadInput("there is no generation 13")
+        if number == 99:
+            raise RuntimeError("a secret detail")
+        self.rollbacks.append(number)
+        return ApplyReport(outcome="applied", generation=number or 41)
+
+    async def release_hold(self) -> ApplyReport:
+        if not self.held:
+            raise Refused("nothing is held")
+        self.held = False
+        return ApplyReport(outcome="applied", generation=43)

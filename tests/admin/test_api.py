@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from pydantic import SecretStr
+
+from proxygen.admin.api import MAX_BODY, anyone, application, bearer
+from tests.admin.sidecar import RememberingSidecar
+
+TOKEN = "b1gs1cr3t"
+Client = TestClient[web.Request, web.Application]
+Connect = Callable[[Callable[[web.Request], None]], Coroutine[Any, Any, Client]]
+
+
+@pytest.fixture
+def sidecar() -> RememberingSidecar:
+    return RememberingSidecar()
+
+
+@pytest.fixture
+async def connect(sidecar: RememberingSidecar) -> AsyncIterator[Connect]:
+    clients: list[Client] = []
+
+    async def open_client(writers: Callable[[web.Request], None]) -> Client:
+        client: Client = TestClient(TestServer(application(sidecar, writers=writers)))
+        await client.start_server()
+        clients.append(client)
+        return client
+
+    yield open_client
+    for client in clients:
+        await client.close()
+
+
+async def test_ready_only_without_reasons_and_says_them(connect: Connect, sidecar: RememberingSidecar) -> None:
+    client = await connect(anyone)
+    answer = await client.get("/readyz")
+    assert (answer.status, await answer.json()) == (200, {"ready": True, "reasons": []})
+    sidecar.reasons = ("no generation is live yet", "Consul has not answered")
+    answer = await client.get("/readyz")
+    assert (answer.status, await answer.json()) == (503, {"ready": False, "reasons": list(sidecar.reasons)})
+
+
+async def test_health_is_of_the_process_alone(connect: Connect, sidecar: RememberingSidecar) -> None:
+    sidecar.reasons = ("Consul has not answered",)
+    answer = await (await connect(anyone)).get("/healthz")
+    assert answer.status == 200
+
+
+async def test_status_tells_shares_instances_and_what_is_left_out(connect: Connect) -> None:
+    body = await (await (await connect(anyone)).get("/api/v1/status")).json()
+    assert body["state"] == "ready"
+    assert body["live"]["number"] == 42
+    assert body["services"][0]["variants"][0]["asked"] == 1000
+    assert body["services"][0]["variants"][0]["instances"][0]["state"] == "serving"
+    assert body["quarantined"][0]["service"] == "evil\nname"
+    assert body["hold"] is None
+
+
+async def test_generations_are_listed(connect: Connect) -> None:
+    body = await (await (await connect(anyone)).get("/api/v1/generations")).json()
+    assert [generation["number"] for generation in body] == [42]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/rollback", "/api/v1/release-hold"])
+@pytest.mark.parametrize("token", [None, SecretStr("")])
+async def test_without_a_token_in_the_settings_nobody_writes(
+    connect: Connect, sidecar: RememberingSidecar, path: str, token: SecretStr | None
+) -> None:
+    client = await connect(bearer(token))
+    for given in ("Bearer ", f"Bearer {TOKEN}", "Bearer None"):
+        answer = await client.post(path, headers={"Authorization": given})
+        assert answer.status == 403
+        assert "admin.token" in (await answer.json())["error"]
+    assert sidecar.rollbacks == []
+
+
+@pytest.mark.parametrize(
+    "given", ["", "Bearer", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN, "Bearer \xff\xfe"]
+)
+async def test_a_wrong_token_does_not_write(connect: Connect, sidecar: RememberingSidecar, given: str) -> None:
+    client = await connect(bearer(SecretStr(TOKEN)))
+    answer = await client.post("/api/v1/rollback", headers={"Authorization": given} if given else {})
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert TOKEN not in await answer.text()
+    assert sidecar.rollbacks == []
+
+
+async def test_the_right_token_writes(connect: Connect, sidecar: RememberingSidecar) -> None:
+    client = await connect(bearer(SecretStr(TOKEN)))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    answer = await client.post("/api/v1/rollback", headers=headers, json={"generation": 7})
+    assert (answer.status, (await answer.json())["outcome"]) == (200, "applied")
+    assert (await client.post("/api/v1/rollback", headers=headers)).status == 200
+    assert sidecar.rollbacks == [7, None]
+
+
+async def test_reading_needs_no_token(connect: Connect) -> None:
+    client = await connect(bearer(SecretStr(TOKEN)))
+    for path in ("/healthz", "/readyz", "/api/v1/status", "/api/v1/generations"):
+        assert (await client.get(path)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nowhere", None, 404),
+        ("GET", "/api/v1/rollback", None, 405),
+        ("DELETE", "/api/v1/status", None, 405),
+        ("POST", "/api/v1/rollback", b"{", 400),
+        ("POST", "/api/v1/rollback", b'{"generation": "seven"}', 400),
+        ("POST", "/api/v1/rollback", b'{"generations": 7}', 400),
+        ("POST", "/api/v1/rollback", b"\xff", 400),
+        ("POST", "/api/v1/rollback", b'{"generation": 13}', 400),
+        ("POST", "/api/v1/rollback", b" " * (MAX_BODY + 1), 413),
+        ("POST", "/api/v1/rollback", b'{"generation": 99}', 500),
+        ("POST", "/api/v1/release-hold", None, 409),
+    ],
+)
+async def test_every_error_is_json_and_hardened(
+    connect: Connect, method: str, path: str, body: bytes | None, status: int
+) -> None:
+    answer = await (await connect(anyone)).request(method, path, data=body)
+    assert answer.status == status
+    text = (await answer.json())["error"]
+    assert text
+    assert "secret detail" not in text
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_no_other_origin_is_let_in_and_nothing_is_cached(connect: Connect) -> None:
+    client = await connect(anyone)
+    answer = await client.get("/api/v1/status", headers={"Origin": "http://evil.test"})
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
