@@ -96,3 +96,8 @@ class NginxUnavailable(ProxygenError):
 
 class SidecarUnavailable(ProxygenError):
     """The running sidecar cannot be asked: nobody listens, or the caller may not."""
+
+
+def quoted(text: str) -> str:
+    """Quote a text that somebody else wrote for one line of an error: printable, and cut at 80 characters."""
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}…"

@@ -1,0 +1,62 @@
+"""The grammar of proxy tags, both ways: texts from Consul become `ProxyTags`, and `ProxyTags` become texts.
+
+``values`` holds the types, ``keys`` the table of keys, ``proxy`` their sum, ``texts`` what stands in Consul.
+Applications that register themselves import this package: it needs nothing but the standard library.
+"""
+
+from proxygen.tags.keys import KEYS, Key
+from proxygen.tags.proxy import ProxyTags, TagValues
+from proxygen.tags.texts import PREFIX, format_meta, format_tags, has_proxy_tags, lint_tags, parse_tags
+from proxygen.tags.values import (
+    AUTO,
+    CLIENT_COOKIE,
+    Balance,
+    BalanceBy,
+    FileName,
+    Force,
+    Host,
+    IPNetwork,
+    Path,
+    Protocol,
+    Rate,
+    RouteTag,
+    Source,
+    Sticky,
+    StickyBy,
+    VariantTag,
+    parse_host,
+    parse_path,
+    parse_route,
+)
+
+__all__ = [
+    "AUTO",
+    "CLIENT_COOKIE",
+    "KEYS",
+    "PREFIX",
+    "Balance",
+    "BalanceBy",
+    "FileName",
+    "Force",
+    "Host",
+    "IPNetwork",
+    "Key",
+    "Path",
+    "Protocol",
+    "ProxyTags",
+    "Rate",
+    "RouteTag",
+    "Source",
+    "Sticky",
+    "StickyBy",
+    "TagValues",
+    "VariantTag",
+    "format_meta",
+    "format_tags",
+    "has_proxy_tags",
+    "lint_tags",
+    "parse_host",
+    "parse_path",
+    "parse_route",
+    "parse_tags",
+]

@@ -1,0 +1,330 @@
+"""Every key of the grammar, once: what it means, how it is written, how its text becomes a value and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from proxygen.errors import quoted
+from proxygen.shares import format_share
+from proxygen.tags.values import (
+    format_networks,
+    parse_balance,
+    parse_canary,
+    parse_file_name,
+    parse_force,
+    parse_networks,
+    parse_protocol,
+    parse_rate,
+    parse_route,
+    parse_sticky,
+    parse_variant,
+)
+from proxygen.units import format_duration, format_size, parse_duration, parse_size
+
+_WHOLE_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
+_LONGEST_DURATION: Final = parse_duration("24h")
+_LARGEST_BODY: Final = parse_size("1024g")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key of the grammar: a row of the documentation's table, and the two directions of its value."""
+
+    name: str
+    """As it stands in a tag."""
+    field: str
+    """Of `ProxyTags`."""
+    meaning: str
+    syntax: str
+    example: str
+    default: str
+    repeatable: bool = False
+    parse: Callable[[str], Any]
+    """Raises ValueError for a text outside the syntax."""
+    format: Callable[[Any], str] = str
+
+
+def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not _WHOLE_NUMBER.fullmatch(text) or not lowest <= int(text) <= highest:
+            raise ValueError(f"{quoted(text)} is not a whole number from {lowest} to {highest}")
+        return int(text)
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{quoted(text)} is neither true nor false")
+    return text == "true"
+
+
+def _format_boolean(value: object) -> str:
+    # str(True) is "True", which the grammar refuses; anything but a bool falls through to that refusal.
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _duration(text: str) -> int:
+    milliseconds = parse_duration(text)
+    if not 1 <= milliseconds <= _LONGEST_DURATION:
+        raise ValueError(f"{quoted(text)} is not from 1ms to 24h")
+    return milliseconds
+
+
+def _size(text: str) -> int:
+    size = parse_size(text)
+    if size > _LARGEST_BODY:
+        raise ValueError(f"{quoted(text)} is more than 1024g")
+    return size
+
+
+KEYS: Final = (
+    Key(
+        name="route",
+        field="route",
+        meaning="the requests that go to this service; the longest path prefix wins",
+        syntax="HOST[/PATH], *.HOST[/PATH] or /PATH (any host)",
+        example="app.example.com/api",
+        default="the service is not proxied",
+        repeatable=True,
+        parse=parse_route,
+    ),
+    Key(
+        name="canary",
+        field="variant",
+        meaning="this instance belongs to the variant canary, which gets this share of the service's requests, "
+        "however many instances either side has",
+        syntax="N% or N (0 to 100, at most two decimals)",
+        example="10%",
+        default="the instance belongs to stable",
+        parse=parse_canary,
+        format=lambda variant: format_share(variant.share),
+    ),
+    Key(
+        name="variant",
+        field="variant",
+        meaning="the same for a variant of any name; what the named variants leave goes to stable",
+        syntax="NAME:N%",
+        example="blue:20%",
+        default="the instance belongs to stable",
+        parse=parse_variant,
+    ),
+    Key(
+        name="sticky",
+        field="sticky",
+        meaning="the key by which a client keeps its variant; a growing share moves clients only toward it",
+        syntax="none, ip, cookie[:NAME] or header:NAME",
+        example="cookie",
+        default="none",
+        parse=parse_sticky,
+    ),
+    Key(
+        name="force",
+        field="force",
+        meaning="requests that always get the canary; without VALUE, the values always and never decide",
+        syntax="header:NAME[:VALUE] or cookie:NAME[:VALUE]",
+        example="header:X-Canary:always",
+        default="no request is forced",
+        repeatable=True,
+        parse=parse_force,
+    ),
+    Key(
+        name="weight",
+        field="weight",
+        meaning="this instance's relative weight inside its variant; 0 drains it",
+        syntax="0 to 1000",
+        example="5",
+        default="Consul's weight for the instance's health",
+        parse=_whole_number(0, 1000),
+    ),
+    Key(
+        name="balance",
+        field="balance",
+        meaning="how the instances of one variant take turns",
+        syntax="round_robin, least_conn, ip_hash, random, hash:$uri, hash:header:NAME or hash:cookie:NAME",
+        example="least_conn",
+        default="round_robin",
+        parse=parse_balance,
+    ),
+    Key(
+        name="protocol",
+        field="protocol",
+        meaning="how nginx speaks to the instance",
+        syntax="http, https, grpc, grpcs, fastcgi, uwsgi, tcp or udp",
+        example="grpc",
+        default="http",
+        parse=parse_protocol,
+    ),
+    Key(
+        name="listen",
+        field="listen",
+        meaning="the port on which nginx takes a tcp or udp service's streams",
+        syntax="1 to 65535",
+        example="5432",
+        default="none; tcp and udp must state it",
+        parse=_whole_number(1, 65535),
+    ),
+    Key(
+        name="strip-prefix",
+        field="strip_prefix",
+        meaning="take the route's path off before the request goes to the instance",
+        syntax="true or false",
+        example="true",
+        default="false",
+        parse=_boolean,
+        format=_format_boolean,
+    ),
+    Key(
+        name="redirect-https",
+        field="redirect_https",
+        meaning="answer plain HTTP with a redirect to HTTPS; needs tls",
+        syntax="true or false",
+        example="true",
+        default="false",
+        parse=_boolean,
+        format=_format_boolean,
+    ),
+    Key(
+        name="hsts",
+        field="hsts",
+        meaning="tell browsers to use only HTTPS for this host; needs tls",
+        syntax="true or false",
+        example="true",
+        default="false",
+        parse=_boolean,
+        format=_format_boolean,
+    ),
+    Key(
+        name="websocket",
+        field="websocket",
+        meaning="pass WebSocket upgrades on",
+        syntax="true or false",
+        example="true",
+        default="true",
+        parse=_boolean,
+        format=_format_boolean,
+    ),
+    Key(
+        name="tls",
+        field="tls",
+        meaning="serve the hosts over TLS, with the certificate of this name or the one whose names match",
+        syntax="auto or a certificate's name",
+        example="auto",
+        default="plain HTTP",
+        parse=parse_file_name,
+    ),
+    Key(
+        name="timeout",
+        field="timeout",
+        meaning="the longest silence between two reads from or writes to the instance",
+        syntax="duration (1ms to 24h)",
+        example="30s",
+        default="the proxy's setting",
+        parse=_duration,
+        format=format_duration,
+    ),
+    Key(
+        name="connect-timeout",
+        field="connect_timeout",
+        meaning="the longest wait for a connection to the instance",
+        syntax="duration (1ms to 24h)",
+        example="2s",
+        default="the proxy's setting",
+        parse=_duration,
+        format=format_duration,
+    ),
+    Key(
+        name="body-size",
+        field="body_size",
+        meaning="the largest request body; 0 is unlimited",
+        syntax="size (0 to 1024g)",
+        example="10m",
+        default="the proxy's setting",
+        parse=_size,
+        format=format_size,
+    ),
+    Key(
+        name="max-fails",
+        field="max_fails",
+        meaning="failures within fail-timeout after which an instance rests; 0 never",
+        syntax="0 to 1000",
+        example="3",
+        default="the proxy's setting",
+        parse=_whole_number(0, 1000),
+    ),
+    Key(
+        name="fail-timeout",
+        field="fail_timeout",
+        meaning="the window in which failures count, and how long an instance then rests",
+        syntax="duration (1ms to 24h)",
+        example="10s",
+        default="the proxy's setting",
+        parse=_duration,
+        format=format_duration,
+    ),
+    Key(
+        name="retries",
+        field="retries",
+        meaning="how many more instances a failed request may try",
+        syntax="0 to 20",
+        example="2",
+        default="the proxy's setting",
+        parse=_whole_number(0, 20),
+    ),
+    Key(
+        name="keepalive",
+        field="keepalive",
+        meaning="idle connections to the instances that each nginx worker keeps; 0 keeps none",
+        syntax="0 to 10000",
+        example="64",
+        default="the proxy's setting",
+        parse=_whole_number(0, 10_000),
+    ),
+    Key(
+        name="rate",
+        field="rate",
+        meaning="how many requests a client address may send, and how many more in a burst",
+        syntax="Nr/s[:BURST] or Nr/m[:BURST] (to 1000000)",
+        example="10r/s:20",
+        default="no limit",
+        parse=parse_rate,
+    ),
+    Key(
+        name="allow",
+        field="allow",
+        meaning="the client networks that are let in; all others are not",
+        syntax="CIDRs between commas",
+        example="10.0.0.0/8,2001:db8::/32",
+        default="everybody",
+        parse=parse_networks,
+        format=format_networks,
+    ),
+    Key(
+        name="deny",
+        field="deny",
+        meaning="the client networks that are turned away",
+        syntax="CIDRs between commas",
+        example="192.0.2.0/24",
+        default="nobody",
+        parse=parse_networks,
+        format=format_networks,
+    ),
+    Key(
+        name="auth",
+        field="auth",
+        meaning="ask for a password from this htpasswd file of the operator's",
+        syntax="a file's name",
+        example="staff.htpasswd",
+        default="no password",
+        parse=parse_file_name,
+    ),
+)
+"""In the order in which tags are formatted."""
+
+BY_NAME: Final = MappingProxyType({key.name: key for key in KEYS})
+BY_FIELD: Final = MappingProxyType({key.field: key for key in KEYS})
+"""Of two keys with one field, the last: ``variant``, whose syntax covers ``canary``."""

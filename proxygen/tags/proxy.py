@@ -1,0 +1,190 @@
+"""All proxy tags of one instance as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, TypedDict, Unpack
+
+from proxygen.errors import TagError
+from proxygen.shares import CANARY
+from proxygen.tags.keys import BY_FIELD, BY_NAME, KEYS, Key
+from proxygen.tags.values import (
+    Balance,
+    BalanceBy,
+    FileName,
+    Force,
+    IPNetwork,
+    Protocol,
+    Rate,
+    RouteTag,
+    Sticky,
+    StickyBy,
+    VariantTag,
+)
+
+
+class TagValues(TypedDict, total=False):
+    """What `ProxyTags` can be built from: the text of a tag's value, or the value itself."""
+
+    route: str | Iterable[str | RouteTag]
+    canary: str | float | None
+    """Sugar for a ``variant`` named canary: a percentage."""
+    variant: str | VariantTag | None
+    sticky: str | Sticky | None
+    force: str | Iterable[str | Force]
+    weight: str | int | None
+    balance: str | Balance | None
+    protocol: str | Protocol | None
+    listen: str | int | None
+    strip_prefix: str | bool | None
+    redirect_https: str | bool | None
+    hsts: str | bool | None
+    websocket: str | bool | None
+    tls: str | None
+    timeout: str | int | None
+    connect_timeout: str | int | None
+    body_size: str | int | None
+    max_fails: str | int | None
+    fail_timeout: str | int | None
+    retries: str | int | None
+    keepalive: str | int | None
+    rate: str | Rate | None
+    allow: str | Iterable[str | IPNetwork]
+    deny: str | Iterable[str | IPNetwork]
+    auth: str | None
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class ProxyTags:
+    """What one instance asks of the proxy, in normal form; None or empty: the key is not stated.
+
+    Built by keywords from the texts of tags or from values, ``ProxyTags(route=["app.example.com"], canary="10%")``;
+    raises TagError, whose place is the keyword, for what the grammar refuses.
+    """
+
+    route: tuple[RouteTag, ...] = ()
+    """Sorted as texts, each once; so are all tuples here."""
+    variant: VariantTag | None = None
+    """The tag ``canary`` too. None: the instance belongs to stable."""
+    sticky: Sticky | None = None
+    force: tuple[Force, ...] = ()
+    weight: int | None = None
+    balance: Balance | None = None
+    protocol: Protocol | None = None
+    listen: int | None = None
+    strip_prefix: bool | None = None
+    redirect_https: bool | None = None
+    hsts: bool | None = None
+    websocket: bool | None = None
+    tls: FileName | None = None
+    timeout: int | None = None
+    """Milliseconds, as the other two."""
+    connect_timeout: int | None = None
+    body_size: int | None = None
+    """Bytes; 0 is unlimited."""
+    max_fails: int | None = None
+    fail_timeout: int | None = None
+    retries: int | None = None
+    keepalive: int | None = None
+    rate: Rate | None = None
+    allow: tuple[IPNetwork, ...] = ()
+    deny: tuple[IPNetwork, ...] = ()
+    auth: FileName | None = None
+
+    def __init__(self, **values: Unpack[TagValues]) -> None:
+        given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        if "canary" in given and "variant" in given:
+            raise TagError("canary", TWO_VARIANTS)
+        judged = {}
+        for name, value in given.items():
+            key = BY_NAME["canary"] if name == "canary" else BY_FIELD.get(name)
+            if key is None:
+                raise TypeError(f"ProxyTags() got an unexpected keyword argument {name!r}")
+            judged[key.field] = _judge(name, key, value)
+        for key_name, reason in contradictions(judged):
+            raise TagError(BY_NAME[key_name].field, reason)
+        for field in fields(self):
+            object.__setattr__(self, field.name, judged.get(field.name, field.default))
+
+
+TWO_VARIANTS: Final = "an instance belongs to one variant; write canary or variant, not both"
+
+
+def _judge(name: str, key: Key, value: Any) -> Any:
+    """Return the normal form of a keyword's value.
+
+    A value that is no text is written as one and read back, so that nothing gets past the grammar.
+    """
+    if key.repeatable:
+        return in_order({_judge_one(name, key, item) for item in ([value] if isinstance(value, str) else value)})
+    return () if value == () else _judge_one(name, key, value)
+
+
+def _judge_one(name: str, key: Key, value: Any) -> Any:
+    try:
+        return key.parse(value if type(value) is str else key.format(value))
+    except ValueError as error:
+        raise TagError(name, str(error)) from None
+
+
+def in_order(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the values of a repeatable key in their normal order."""
+    return tuple(sorted(values, key=str))
+
+
+_HTTP_ONLY: Final = (
+    "force",
+    "strip-prefix",
+    "redirect-https",
+    "hsts",
+    "websocket",
+    "tls",
+    "body-size",
+    "keepalive",
+    "rate",
+    "auth",
+)
+_HTTP_STICKY: Final = (StickyBy.COOKIE, StickyBy.HEADER)
+_HTTP_BALANCE: Final = (BalanceBy.IP_HASH, BalanceBy.HASH_URI, BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE)
+
+
+def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a key and a reason for every combination that makes no sense on one instance; ``values`` is by field."""
+    protocol = values.get("protocol", Protocol.HTTP)
+    if protocol.is_stream:
+        yield from _stream_contradictions(protocol, values)
+    elif "listen" in values:
+        yield "listen", f"only tcp and udp have a port of their own, and the protocol is {protocol}"
+    if protocol in (Protocol.FASTCGI, Protocol.UWSGI) and values.get("strip_prefix"):
+        yield "strip-prefix", f"{protocol} passes the path in a parameter; it cannot be stripped"
+    for name in ("redirect-https", "hsts"):
+        if values.get(BY_NAME[name].field) and "tls" not in values:
+            yield name, "there is no HTTPS without a certificate; add tls"
+
+
+def _stream_contradictions(protocol: Protocol, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "listen" not in values:
+        yield "protocol", f"{protocol} needs a port to listen on; add listen"
+    for name in _HTTP_ONLY:
+        value = values.get(BY_NAME[name].field)
+        # "false" asks for nothing that a stream lacks; a body size of 0 does, and it equals False.
+        if not (value is None or value is False or value == ()):
+            yield name, f"{protocol} has no requests to apply it to"
+    sticky, balance = values.get("sticky"), values.get("balance")
+    if sticky and sticky.by in _HTTP_STICKY:
+        yield "sticky", f"{protocol} has no headers or cookies; write none or ip"
+    if balance and balance.by in _HTTP_BALANCE:
+        yield "balance", f"{protocol} has no requests to hash; write round_robin, least_conn or random"
+
+
+def format_values(tags: ProxyTags) -> Iterator[tuple[Key, str]]:
+    """Yield every stated key with its text, in the order of `KEYS`; a repeatable key once for each value."""
+    for key in KEYS:
+        value = getattr(tags, key.field)
+        if value is None or value == ():
+            continue
+        if isinstance(value, VariantTag) and (key.name == CANARY) != (value.name == CANARY):
+            continue
+        for item in value if key.repeatable else [value]:
+            yield key, key.format(item)
