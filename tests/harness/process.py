@@ -13,7 +13,7 @@ from pathlib import Path
 def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
     """Start a command in its own session, so that Ctrl-C in pytest reaches it through `stop` only."""
     with log.open("ab") as output:
-        return subprocess.Popen(  # noqa: S603 - a fixed command, no shell
+        return subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -23,9 +23,7 @@ def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) 
         )
 
 
-def stop(
-    process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = 10.0
-) -> int:
+def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = 10.0) -> int:
     """Signal, wait, and kill what does not go in time. Return the exit status."""
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)

@@ -1,0 +1,134 @@
+"""Who may import whom, which tool has which door, and what travels in the wheel."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "proxygen"
+
+HEAVY = ("jinja2", "crossplane", "pydantic", "aiohttp", "consul", "msgspec", "tenacity", "cryptography", "watchdog")
+"""What the command line imports only once it knows which command it is to run."""
+
+
+def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the contracts on the copy of the package in ``folder``."""
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(PACKAGE, tmp_path / "proxygen", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_contracts_hold(copy: Path) -> None:
+    """The package as it stands breaks no contract."""
+    verdict = _lint_imports(copy)
+    assert verdict.returncode == 0, verdict.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("model.py", "import proxygen.nginx.check", "Data flows one way"),
+        ("render.py", "import proxygen.consul.client", "Consul and the renderer"),
+        ("registration/__init__.py", "import proxygen.plan", "Registration knows nothing"),
+        ("plan/__init__.py", "import jinja2", "One door to Jinja2"),
+        ("render.py", "import crossplane", "One door to crossplane"),
+        ("nginx/publish.py", "import subprocess", "One door to processes"),
+        ("nginx/stamp.py", "import aiohttp", "One door to Consul"),
+    ],
+)
+def test_planted_violation_is_caught(copy: Path, module: str, line: str, contract: str) -> None:
+    """An import against a contract is refused by that contract's name."""
+    with (copy / "proxygen" / module).open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    verdict = _lint_imports(copy)
+    assert verdict.returncode == 1
+    broken = [text for text in verdict.stdout.splitlines() if " BROKEN" in text]
+    assert any(text.startswith(contract) for text in broken), verdict.stdout
+
+
+def _starts_processes(source: str) -> bool:
+    names = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    return any(
+        name.startswith(("create_subprocess_", "exec", "spawn", "posix_spawn", "popen"))
+        or name in {"fork", "system", "subprocess_exec", "subprocess_shell"}
+        for name in names
+    )
+
+
+def test_processes_start_only_in_their_room() -> None:
+    """asyncio and os can start processes too, which no contract about imports sees."""
+    starters = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if _starts_processes(path.read_text())}
+    assert starters == {"nginx/process.py"}
+
+
+def test_a_hidden_process_start_is_seen() -> None:
+    assert _starts_processes("import asyncio\nasync def f():\n    await asyncio.create_subprocess_exec('nginx')")
+    assert _starts_processes("import os\nos.execv('nginx', [])")
+    assert not _starts_processes("import asyncio\nasyncio.run(f())")
+
+
+def _loaded_by(statement: str) -> set[str]:
+    """Return the top-level modules that a fresh Python has loaded after a statement."""
+    program = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    return {name.partition(".")[0] for name in done.stderr.split()}
+
+
+@pytest.mark.parametrize(
+    "module", ["proxygen", "proxygen.tags", "proxygen.shares", "proxygen.model", "proxygen.errors"]
+)
+def test_pure_modules_load_no_library(module: str) -> None:
+    """An application that builds tags pays for no part of the proxy."""
+    assert _loaded_by(f"import {module}") & set(HEAVY) == set()
+
+
+def test_registration_loads_nothing_of_the_proxy() -> None:
+    assert _loaded_by("import proxygen.registration") & {"jinja2", "crossplane", "pydantic"} == set()
+
+
+def test_help_loads_no_heavy_module() -> None:
+    """`proxygen --help` answers at once: what a command needs is imported when the command runs."""
+    help_command = "sys.argv[1:] = ['--help']; from proxygen.cli import main; main()"
+    assert _loaded_by(help_command) & set(HEAVY) == set()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel as pip would get it, built with the build backend that is installed here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    program = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+    built = subprocess.run(
+        [sys.executable, "-c", program, folder], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
+    return zipfile.ZipFile(folder / built)
+
+
+def test_wheel_carries_templates_types_and_licence(wheel: zipfile.ZipFile) -> None:
+    """Whoever installs the wheel gets every template of the checkout, its types and its licence."""
+    names = set(wheel.namelist())
+    templates = {f"proxygen/templates/{path.name}" for path in (ROOT / "templates").iterdir() if path.is_file()}
+    assert templates
+    assert templates <= names
+    assert "proxygen/py.typed" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_wheel_carries_every_module_and_no_test(wheel: zipfile.ZipFile) -> None:
+    modules = {f"proxygen/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
+    carried = {name for name in wheel.namelist() if name.endswith(".py")}
+    assert carried == modules
