@@ -1,0 +1,112 @@
+"""What an HTTP answer of Consul's means: a `Reply` to believe, or the failure to raise."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
+
+_LONGEST_RETRY_AFTER: Final = 60.0
+"""Nobody may send us away for longer."""
+_QUOTED: Final = 200
+"""Characters of Consul's own words in a message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer: its body and what the X-Consul headers say about it."""
+
+    status: int
+    body: bytes
+    index: int = 0
+    """0 where the header is missing or no number."""
+    known_leader: bool = True
+    last_contact: float = 0.0
+    """Seconds since the server that answered heard from the leader."""
+    filtered_by_acls: bool = False
+    """The token hid something; Consul tells since 1.11."""
+    retry_after: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """As sent; looking up ignores case where the transport's mapping does."""
+
+
+def read_reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+    """Read the headers, whose case differs between Consul's versions and proxies."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    return Reply(
+        status=status,
+        body=body,
+        index=_whole(lowered.get("x-consul-index")),
+        known_leader=lowered.get("x-consul-knownleader", "true").strip().lower() != "false",
+        last_contact=_whole(lowered.get("x-consul-lastcontact")) / 1000,
+        filtered_by_acls=lowered.get("x-consul-results-filtered-by-acls", "").strip().lower() == "true",
+        retry_after=_retry_after(lowered.get("retry-after")),
+        headers=headers,
+    )
+
+
+def refuse_failure(reply: Reply, *, method: str, path: str, address: str, hide: Callable[[str], str]) -> None:
+    """Raise for every status that is no answer; ``hide`` removes secrets from Consul's words."""
+    status = reply.status
+    if status < 300 or status == 404:
+        return
+    said = hide(" ".join(reply.body[: 4 * _QUOTED].decode("utf-8", errors="replace").split()))[:_QUOTED]
+    words = f"{status} {said}".strip()
+    if status in (401, 403):
+        raise AccessDenied(f"Consul at {address} refused {method} {path}: {words}; {_advice(method, path, said)}")
+    if status == 429 or status >= 500:
+        raise ConsulUnreachable(
+            f"Consul at {address} answered {words} to {method} {path}", retry_after=reply.retry_after
+        )
+    raise CatalogUnavailable(f"Consul at {address} does not accept {method} {path}: {words}")
+
+
+def refuse_unled(reply: Reply, *, address: str, max_staleness: float) -> None:
+    """Raise for an answer of a server that has no leader or has not heard from it for too long."""
+    if not reply.known_leader:
+        raise ConsulUnreachable(f"Consul at {address} answered without a known leader; its answer is not believed")
+    if reply.last_contact > max_staleness:
+        raise ConsulUnreachable(
+            f"Consul at {address} answered from a server that last heard from the leader {reply.last_contact:.1f} s "
+            f"ago; its answer is not believed (consul.max_staleness is {max_staleness:g} s)"
+        )
+
+
+def _advice(method: str, path: str, said: str) -> str:
+    if "not found" in said.lower():
+        return "the token is unknown to Consul"
+    policy = "read" if method == "GET" else "write"
+    endpoint, _, rest = path.removeprefix("/v1/").partition("/")
+    if endpoint == "kv":
+        # A key is KV_PREFIX/canary/SERVICE; the rule covers all services.
+        prefix = rest.rpartition("/")[0]
+        rule = f'key_prefix "{prefix}/" {{ policy = "{policy}" }}'
+    elif endpoint in ("catalog", "health"):
+        rule = 'service_prefix "" { policy = "read" } and node_prefix "" { policy = "read" }'
+    elif endpoint == "agent" and rest.startswith(("service", "check")):
+        rule = f'service "NAME" {{ policy = "{policy}" }} for the service'
+    elif endpoint == "session":
+        rule = f'session_prefix "" {{ policy = "{policy}" }}'
+    else:
+        rule = f'agent_prefix "" {{ policy = "{policy}" }}'
+    return f"the token needs {rule}"
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0
+
+
+def _retry_after(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if text.strip().isdigit():
+        return min(float(text), _LONGEST_RETRY_AFTER)
+    try:
+        moment = email.utils.parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError):
+        return None
+    return min(max(0.0, moment - time.time()), _LONGEST_RETRY_AFTER)

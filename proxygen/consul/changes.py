@@ -1,0 +1,40 @@
+"""Which services changed, told from the health of everything. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from proxygen.consul.decode import Check
+
+CheckKey = tuple[str, str]
+"""Node and CheckID, which together are unique."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """What a difference between two lists of checks touches."""
+
+    services: frozenset[str]
+    nodes: frozenset[str]
+    """Nodes whose own checks changed: every service on them is touched."""
+
+
+def index_checks(checks: Iterable[Check]) -> dict[CheckKey, tuple[str, str, str]]:
+    """Return what matters of each check: its status and whose it is."""
+    return {(check.node, check.check_id): (check.status, check.service_name, check.service_id) for check in checks}
+
+
+def compare_checks(
+    before: Mapping[CheckKey, tuple[str, str, str]], after: Mapping[CheckKey, tuple[str, str, str]]
+) -> Changed:
+    """Return what appeared, vanished, or has another status or owner."""
+    services: set[str] = set()
+    nodes: set[str] = set()
+    # Items compare as a whole, so a check that changed is in the difference of both sides.
+    for (node, _), (_, service, _) in before.items() ^ after.items():
+        if service:
+            services.add(service)
+        else:
+            nodes.add(node)
+    return Changed(services=frozenset(services), nodes=frozenset(nodes))

@@ -1,0 +1,281 @@
+"""The one door to Consul: py-consul's API objects over our own aiohttp transport.
+
+py-consul's stock transport queues silently past 100 connections, cuts long polls at 300 s and hides the response
+headers, so its ``http_connect`` hook returns a `Transport`. Watches call `ConsulClient.read`, which returns the
+headers too. Nothing else in the project opens a connection to Consul.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import aiohttp
+import consul.base
+from yarl import URL
+
+from proxygen.consul import answers
+from proxygen.consul.address import parse_address
+from proxygen.consul.answers import Reply
+from proxygen.consul.credentials import TokenSource, tls_context
+from proxygen.errors import ConsulUnreachable, SettingsError
+from proxygen.settings import ConsulSettings
+
+Consistency = Literal["any", "default", "consistent"]
+"""Who may answer: any server (where ``consul.stale`` allows it), the leader, or the leader after asking its peers."""
+Params = Iterable[tuple[str, object]]
+Callback = Callable[[consul.base.Response], Any]
+
+_CONNECT: Final = 5.0
+_SHORT: Final = 15.0
+"""Longest time for a request that does not block."""
+_MARGIN: Final = 5.0
+"""On top of a blocking query's own time, for Consul to gather and send the answer."""
+_QUEUE: Final = 15.0
+"""Longest wait for one of our own sockets; past it we say so instead of queueing in silence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What the client has done so far, for the status page."""
+
+    requests: int
+    failures: int
+    sockets: int
+    """Requests in flight, each on a socket of its own; never above ``max_connections``."""
+    waiting: int
+    """Requests that wait for a socket."""
+
+
+class Transport(consul.base.HTTPClient):  # type: ignore[misc]
+    """py-consul's HTTP client on aiohttp: bounded sockets, a deadline for each request, typed failures."""
+
+    def __init__(self, settings: ConsulSettings) -> None:
+        self.address = parse_address(settings.address, ssl=settings.ssl)
+        super().__init__(self.address.host, self.address.port, self.address.scheme)
+        self.base_uri = self.address.base
+        self._settings = settings
+        self._token = TokenSource(settings)
+        self._tls = tls_context(settings) if self.address.scheme == "https" else None
+        self._auth = _basic_auth(settings)
+        self._slots = asyncio.Semaphore(settings.max_connections)
+        self._session: aiohttp.ClientSession | None = None
+        self._requests = 0
+        self._failures = 0
+        self._sockets = 0
+        self._waiting = 0
+
+    @property
+    def statistics(self) -> Statistics:
+        return Statistics(
+            requests=self._requests, failures=self._failures, sockets=self._sockets, waiting=self._waiting
+        )
+
+    async def exchange(
+        self, method: str, path: str, params: Params = (), *, data: bytes = b"", deadline: float = _SHORT
+    ) -> Reply:
+        """Send one request. Raise ConsulUnreachable or AccessDenied for every answer that is no answer.
+
+        A 404 is returned: for a key it means "not there".
+        """
+        url = URL(self.uri(path, [*params, *self._tenancy()]), encoded=True)
+        try:
+            return await self._authorised(method, url, path, data, deadline)
+        except BaseException as error:
+            # A cancelled long poll is our own decision and no failure of Consul's.
+            if isinstance(error, Exception):
+                self._failures += 1
+            raise
+
+    async def _authorised(self, method: str, url: URL, path: str, data: bytes, deadline: float) -> Reply:
+        token = self._token.current()
+        reply = await self._send(method, url, data, token, deadline)
+        if reply.status == 403 and self._token.changed_since(token):
+            reply = await self._send(method, url, data, self._token.current(), deadline)
+        answers.refuse_failure(reply, method=method, path=path, address=str(self.address), hide=self._token.hide)
+        if method == "GET":
+            answers.refuse_unled(reply, address=str(self.address), max_staleness=self._settings.max_staleness)
+        return reply
+
+    async def _send(self, method: str, url: URL, data: bytes, token: str, deadline: float) -> Reply:
+        await self._acquire_slot()
+        self._requests += 1
+        self._sockets += 1
+        try:
+            async with self._open_session().request(
+                method,
+                url,
+                data=data or None,
+                headers={"X-Consul-Token": token} if token else {},
+                timeout=aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT),
+                # A redirect could carry the token to another host.
+                allow_redirects=False,
+                server_hostname=self._settings.tls_server_name if self._tls is not None else None,
+            ) as response:
+                return answers.read_reply(response.status, response.headers, await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            reason = self._token.hide(_reason(error, deadline))
+            raise ConsulUnreachable(f"Consul at {self.address} does not answer: {reason}") from error
+        finally:
+            self._sockets -= 1
+            self._slots.release()
+
+    async def _acquire_slot(self) -> None:
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(_QUEUE):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            limit = self._settings.max_connections
+            raise ConsulUnreachable(f"all {limit} sockets to Consul are busy (consul.max_connections)") from error
+        finally:
+            self._waiting -= 1
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        # Built on first use: aiohttp wants the running loop, and py-consul's constructor runs outside of one.
+        if self._session is None:
+            limit = self._settings.max_connections
+            connector: aiohttp.BaseConnector
+            if self.address.socket is not None:
+                connector = aiohttp.UnixConnector(path=str(self.address.socket), limit=limit)
+            else:
+                connector = aiohttp.TCPConnector(limit=limit, ssl=self._tls if self._tls is not None else True)
+            self._session = aiohttp.ClientSession(connector=connector, auth=self._auth)
+        return self._session
+
+    def _tenancy(self) -> list[tuple[str, str]]:
+        pairs = (("ns", self._settings.namespace), ("partition", self._settings.partition))
+        return [(name, value) for name, value in pairs if value]
+
+    async def _called(
+        self,
+        callback: Callback,
+        method: str,
+        path: str,
+        params: Params | None,
+        data: str | bytes | None = "",
+        raw: bool = False,
+    ) -> Any:
+        body = data.encode() if isinstance(data, str) else data or b""
+        reply = await self.exchange(method, path, params or (), data=body)
+        text = reply.body if raw else reply.body.decode("utf-8", errors="replace")
+        return callback(consul.base.Response(reply.status, reply.headers, text))
+
+    # py-consul passes headers only for its own token; ours is added by `exchange`.
+
+    def get(
+        self,
+        callback: Callback,
+        path: str,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        raw: bool = False,
+    ) -> Any:
+        return self._called(callback, "GET", path, params, raw=raw)
+
+    def put(
+        self,
+        callback: Callback,
+        path: str,
+        params: Params | None = None,
+        data: str | bytes | None = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        return self._called(callback, "PUT", path, params, data)
+
+    def delete(
+        self,
+        callback: Callback,
+        path: str,
+        params: Params | None = None,
+        data: str | bytes | None = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        return self._called(callback, "DELETE", path, params, data)
+
+    def post(
+        self,
+        callback: Callback,
+        path: str,
+        params: Params | None = None,
+        data: str | bytes | None = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        return self._called(callback, "POST", path, params, data)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+class ConsulClient(consul.base.Consul):  # type: ignore[misc]
+    """Consul as the settings describe it; an async context manager.
+
+    py-consul's objects (``kv``, ``agent``, ``session`` and so on) return awaitables and raise our errors.
+    """
+
+    http: Transport
+
+    def __init__(self, settings: ConsulSettings) -> None:
+        self.settings = settings
+        # Every argument that py-consul would otherwise read from the environment is given here.
+        super().__init__(host="localhost", port=0, scheme="http", verify=True, dc=settings.datacenter)
+        # It reads CONSUL_HTTP_TOKEN over any argument; the token comes from our settings alone, in `Transport`.
+        self.token = None
+
+    def http_connect(
+        self, host: str, port: int, scheme: str, verify: bool | str = True, cert: object = None
+    ) -> Transport:
+        return Transport(self.settings)
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.http.statistics
+
+    async def read(
+        self,
+        path: str,
+        params: Params = (),
+        *,
+        index: int = 0,
+        consistency: Consistency = "default",
+    ) -> Reply:
+        """Read from the catalog, health or KV; with an index, block until it moves or ``consul.wait`` is over."""
+        query: list[tuple[str, object]] = [*params]
+        if self.settings.datacenter:
+            query.append(("dc", self.settings.datacenter))
+        if consistency == "any" and self.settings.stale:
+            query.append(("stale", ""))
+        if consistency == "consistent":
+            query.append(("consistent", ""))
+        if not index:
+            return await self.http.exchange("GET", path, query)
+        wait = self.settings.wait
+        query += [("index", index), ("wait", f"{round(wait * 1000)}ms")]
+        # Consul adds up to wait/16 of jitter; a shorter deadline would cut healthy polls.
+        return await self.http.exchange("GET", path, query, deadline=wait * 17 / 16 + _MARGIN)
+
+    async def close(self) -> None:
+        await self.http.close()
+
+
+def _basic_auth(settings: ConsulSettings) -> aiohttp.BasicAuth | None:
+    if settings.auth is None:
+        return None
+    user, colon, password = settings.auth.get_secret_value().partition(":")
+    if not colon:
+        raise SettingsError("consul.auth is not USER:PASSWORD")
+    return aiohttp.BasicAuth(user, password, encoding="utf-8")
+
+
+def _reason(error: Exception, deadline: float) -> str:
+    if isinstance(error, aiohttp.ServerTimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"nothing came within {deadline:.0f} s"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection within {_CONNECT:.0f} s"
+    if isinstance(error, TimeoutError):
+        return f"nothing came within {deadline:.0f} s"
+    cause = getattr(error, "os_error", None)
+    return (getattr(cause, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,91 @@
+"""What proves who we are: the ACL token, from a setting or a file that is rotated, and TLS."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+from proxygen.errors import SettingsError
+from proxygen.settings import ConsulSettings
+
+
+class TokenSource:
+    """The ACL token of the next request. A token file wins over a token, as in Consul's own tools."""
+
+    def __init__(self, settings: ConsulSettings) -> None:
+        self._file = settings.token_file
+        self._stamp: tuple[int, int, int] | None = None
+        self._token = settings.token.get_secret_value() if settings.token is not None else ""
+        if self._file is not None:
+            self._token = self._read(self._file)
+
+    def current(self) -> str:
+        """Return the token, empty where there is none; reads the file again when it was replaced or changed."""
+        if self._file is not None:
+            try:
+                if _stamp(self._file) != self._stamp:
+                    self._token = self._read(self._file)
+            except (OSError, SettingsError):
+                # A rotation may remove the file for a moment; Consul still judges the token that we have.
+                pass
+        return self._token
+
+    def changed_since(self, used: str) -> bool:
+        """Look again after Consul refused ``used``: tell whether there is another token to try."""
+        self._stamp = None
+        return self.current() != used
+
+    def hide(self, text: str) -> str:
+        """Return the text without the token, for messages that quote Consul."""
+        return text.replace(self._token, "(token)") if self._token else text
+
+    def _read(self, path: Path) -> str:
+        try:
+            stamp = _stamp(path)
+            token = path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SettingsError(f"consul.token_file {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"consul.token_file {path} is not text") from error
+        # A line break in a header value would be another header.
+        if not token.isprintable() or not token.isascii() or not token:
+            raise SettingsError(f"consul.token_file {path} does not hold one line with a token")
+        self._stamp = stamp
+        return token
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def tls_context(settings: ConsulSettings) -> ssl.SSLContext:
+    """Build the context for HTTPS. Raise SettingsError naming the file that cannot be used."""
+    context = ssl.create_default_context()
+    if not settings.ssl_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings.ca_cert is not None:
+        _load_authority(context, "consul.ca_cert", settings.ca_cert)
+    if settings.ca_path is not None:
+        # Consul's tools read every file; OpenSSL alone would only look at names made by c_rehash.
+        for path in sorted(settings.ca_path.iterdir()) if settings.ca_path.is_dir() else [settings.ca_path]:
+            _load_authority(context, "consul.ca_path", path)
+    if settings.client_cert is not None:
+        try:
+            context.load_cert_chain(settings.client_cert, settings.client_key)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"consul.client_cert {settings.client_cert} with its key: {_reason(error)}") from error
+    return context
+
+
+def _load_authority(context: ssl.SSLContext, setting: str, path: Path) -> None:
+    try:
+        context.load_verify_locations(cafile=path)
+    except OSError as error:
+        raise SettingsError(f"{setting} {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

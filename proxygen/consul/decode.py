@@ -1,0 +1,192 @@
+"""Consul's JSON as typed values. Pure; decodes only the fields that are needed.
+
+Rules of health: an instance is as healthy as its worst check, its node's included; an unknown status is critical.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from proxygen.errors import CatalogUnavailable
+from proxygen.model import Health, Instance, ServiceName
+
+CONSUL_SERVICE: Final = "consul"
+"""The service of the Consul servers themselves: always there, never routed."""
+
+_NODE_MAINTENANCE: Final = "_node_maintenance"
+_SERVICE_MAINTENANCE: Final = "_service_maintenance:"
+
+T = TypeVar("T")
+
+
+class Node(msgspec.Struct, rename="pascal"):
+    node: str
+    address: str = ""
+    datacenter: str | None = ""
+
+
+class Weights(msgspec.Struct, rename="pascal"):
+    passing: int = 1
+    warning: int = 1
+
+
+class Service(msgspec.Struct, rename="pascal"):
+    id: str = msgspec.field(name="ID")
+    service: str
+    tags: tuple[str, ...] | None = ()
+    meta: dict[str, str] | None = None
+    address: str = ""
+    port: int = 0
+    weights: Weights | None = None
+    kind: str | None = ""
+    """Not empty for Connect proxies and gateways."""
+    create_index: int = 0
+    modify_index: int = 0
+
+
+class Check(msgspec.Struct, rename="pascal"):
+    """A check as ``health/service`` and ``health/state`` list it; a node's check has no service."""
+
+    check_id: str = msgspec.field(name="CheckID")
+    status: str
+    node: str = ""
+    service_id: str = msgspec.field(name="ServiceID", default="")
+    service_name: str = ""
+
+
+class Entry(msgspec.Struct, rename="pascal"):
+    """One element of ``/v1/health/service/NAME``."""
+
+    node: Node
+    service: Service
+    checks: tuple[Check, ...] | None = ()
+
+
+class _Pair(msgspec.Struct, rename="pascal"):
+    key: str
+    value: str | None = None
+
+
+_ENTRIES: Final = msgspec.json.Decoder(tuple[Entry, ...])
+_LISTING: Final = msgspec.json.Decoder(dict[str, tuple[str, ...] | None])
+_CHECKS: Final = msgspec.json.Decoder(tuple[Check, ...])
+_PAIRS: Final = msgspec.json.Decoder(tuple[_Pair, ...])
+
+
+def decode_entries(body: bytes) -> tuple[Entry, ...]:
+    """Decode ``/v1/health/service/NAME``."""
+    return _decoded(_ENTRIES, body, "health/service")
+
+
+def decode_listing(body: bytes) -> dict[str, tuple[str, ...]]:
+    """Decode ``/v1/catalog/services``: every name with the union of its instances' tags."""
+    return {name: tags or () for name, tags in _decoded(_LISTING, body, "catalog/services").items()}
+
+
+def decode_checks(body: bytes) -> tuple[Check, ...]:
+    """Decode ``/v1/health/state/any``."""
+    return _decoded(_CHECKS, body, "health/state")
+
+
+def decode_overrides(body: bytes, prefix: str) -> dict[ServiceName, str]:
+    """Decode the keys under ``prefix`` of KV into raw texts by service; folder markers are skipped."""
+    overrides: dict[ServiceName, str] = {}
+    for pair in _decoded(_PAIRS, body, "kv"):
+        name = pair.key.removeprefix(prefix)
+        if pair.key.startswith(prefix) and name and not name.endswith("/"):
+            overrides[ServiceName(name)] = _text(pair.value)
+    return overrides
+
+
+def _text(value: str | None) -> str:
+    """Decode a value of KV; Consul sends null for an empty one."""
+    try:
+        return base64.b64decode(value or "", validate=True).decode("utf-8", errors="replace")
+    except binascii.Error as error:
+        raise CatalogUnavailable(f"Consul sent a KV value that is not base64: {error}") from error
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CatalogUnavailable(f"Consul's answer to {what} cannot be read: {error}") from error
+
+
+def instances_of(name: str, entries: Iterable[Entry]) -> tuple[Instance, ...]:
+    """Return the instances of exactly this service, sorted and each once.
+
+    Consul matches names without case and also lists Connect proxies; both are left out here.
+    """
+    chosen = {
+        (entry.node.node, entry.service.id): entry
+        for entry in entries
+        if entry.service.service == name and not entry.service.kind and name != CONSUL_SERVICE
+    }
+    return tuple(_instance(entry) for _, entry in sorted(chosen.items()))
+
+
+def _instance(entry: Entry) -> Instance:
+    service = entry.service
+    weights = service.weights or Weights()
+    return Instance(
+        service=ServiceName(service.service),
+        id=service.id,
+        node=entry.node.node,
+        datacenter=entry.node.datacenter or "",
+        address=service.address or entry.node.address,
+        port=service.port,
+        tags=service.tags or (),
+        meta=tuple(sorted((service.meta or {}).items())),
+        health=aggregate(service.id, entry.checks or ()),
+        weight_passing=weights.passing,
+        weight_warning=weights.warning,
+        create_index=service.create_index,
+        modify_index=service.modify_index,
+    )
+
+
+def aggregate(service_id: str, checks: Sequence[Check]) -> Health:
+    """Return the worst of the checks; no check at all is passing, as in Consul's DNS."""
+    maintenance = {_NODE_MAINTENANCE, _SERVICE_MAINTENANCE + service_id}
+    if any(check.check_id in maintenance for check in checks):
+        return Health.MAINTENANCE
+    statuses = {check.status for check in checks}
+    if statuses - {Health.PASSING, Health.WARNING}:
+        return Health.CRITICAL
+    return Health.WARNING if Health.WARNING in statuses else Health.PASSING
+
+
+def carries_proxy_keys(instances: Iterable[Instance], tag_prefix: str) -> bool:
+    """Tell whether any instance has a proxy tag or a proxy key in its Meta."""
+    return any(
+        has_proxy_tag(instance.tags, tag_prefix) or any(key.startswith(f"{tag_prefix}-") for key, _ in instance.meta)
+        for instance in instances
+    )
+
+
+def has_proxy_tag(tags: Iterable[str], tag_prefix: str) -> bool:
+    return any(tag.startswith(f"{tag_prefix}.") for tag in tags)
+
+
+def is_askable(name: str) -> bool:
+    """Tell whether ``/v1/health/service/NAME`` can be asked for: Consul lets names in that no URL brings back."""
+    return (
+        name not in ("", ".", "..")
+        and "/" not in name
+        and all(character >= " " and character != "\x7f" for character in name)
+    )
+
+
+def routed_names(listing: Mapping[str, Sequence[str]], tag_prefix: str) -> set[str]:
+    """Return the names whose tags say that they are proxied."""
+    return {
+        name
+        for name, tags in listing.items()
+        if name != CONSUL_SERVICE and has_proxy_tag(tags, tag_prefix) and is_askable(name)
+    }

@@ -1,0 +1,141 @@
+"""Reading many services again: each at most once at a time, few at once, and not too often."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, NoReturn
+
+from proxygen.aio import retrying, start_eternal
+from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+
+_LONGEST_PAUSE: Final = 30.0
+_REFUSED_AGAIN: Final = 15.0
+"""Seconds until a service is asked for again that Consul refused to show; the others do not wait for it."""
+
+Read = Callable[[str, bool], Awaitable[bool]]
+"""Reads one service, urgently or not; returns whether anything was new."""
+
+
+class Fetcher:
+    """Workers that read the services they are asked for, the urgent ones first."""
+
+    def __init__(self, read: Read, ledger: Ledger, *, workers: int) -> None:
+        self.found = 0
+        """Reads that were not urgent and yet found something new."""
+        self._read = read
+        self._ledger = ledger
+        self._workers = workers
+        self._urgent: dict[str, None] = {}
+        self._idle: dict[str, None] = {}
+        self._busy: set[str] = set()
+        self._moved = asyncio.Event()
+
+    def ask(self, names: Iterable[str], *, urgent: bool = True) -> None:
+        """Read these services, in this order. One that is being read right now is read again afterwards."""
+        for name in names:
+            if urgent:
+                self._idle.pop(name, None)
+                self._urgent.setdefault(name)
+            elif name not in self._urgent:
+                self._idle.setdefault(name)
+        self._moved.set()
+
+    def forget(self, name: str) -> None:
+        """Do not read this service after all."""
+        self._urgent.pop(name, None)
+        self._idle.pop(name, None)
+        self._ledger.forget(_source(name))
+        self._moved.set()
+
+    async def drained(self) -> None:
+        """Wait until nothing is asked for or being read."""
+        while self._urgent or self._idle or self._busy:
+            await self._wait_for_move()
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._workers):
+                start_eternal(group, self._work(), name=f"reader {number + 1} of services")
+
+    async def _work(self) -> NoReturn:
+        while True:
+            # Each try takes another service, so that one that fails does not stand before the rest.
+            caller = retrying(ConsulUnreachable, longest=_LONGEST_PAUSE, at_least=stay_away, sleep=self._ledger.pause)
+            await caller(self._read_next)
+
+    async def _read_next(self) -> None:
+        name, urgent = await self._next()
+        source = _source(name)
+        try:
+            is_new = await self._read(name, urgent)
+            self.found += is_new and not urgent
+            self._ledger.believed(source)
+        except ConsulUnreachable as error:
+            self._ledger.failed(source, error)
+            self.ask((name,))
+            raise
+        except CatalogUnavailable as error:
+            self._ledger.failed(source, error)
+            asyncio.get_running_loop().call_later(_REFUSED_AGAIN, self.ask, (name,))
+        finally:
+            self._busy.discard(name)
+            self._moved.set()
+
+    async def _next(self) -> tuple[str, bool]:
+        while True:
+            for queue in (self._urgent, self._idle):
+                for name in queue:
+                    if name not in self._busy:
+                        del queue[name]
+                        self._busy.add(name)
+                        return name, queue is self._urgent
+            await self._wait_for_move()
+
+    async def _wait_for_move(self) -> None:
+        self._moved.clear()
+        await self._moved.wait()
+
+
+class Sweep:
+    """Reads a whole set of services again when something moved that says not what.
+
+    A lone move is followed at once. While moves go on and nothing new is found, the gap between two sweeps
+    doubles up to ``longest_gap``; it is never shorter than the sweep itself took.
+    """
+
+    def __init__(
+        self, fetcher: Fetcher, names: Callable[[], Iterable[str]], *, gap: float, longest_gap: float, every: float
+    ) -> None:
+        self._fetcher = fetcher
+        self._names = names
+        self._gap = gap
+        self._longest_gap = longest_gap
+        self._every = every
+        self._moved = asyncio.Event()
+
+    def moved(self) -> None:
+        self._moved.set()
+
+    async def run(self) -> NoReturn:
+        """Sweep until cancelled, and every ``every`` seconds even if nothing moved."""
+        gap = self._gap
+        while True:
+            try:
+                async with asyncio.timeout(self._every):
+                    await self._moved.wait()
+            except TimeoutError:
+                pass
+            self._moved.clear()
+            started, found = time.monotonic(), self._fetcher.found
+            self._fetcher.ask(self._names(), urgent=False)
+            await self._fetcher.drained()
+            gap = self._gap if self._fetcher.found > found else min(gap * 2, self._longest_gap)
+            await asyncio.sleep(max(gap, time.monotonic() - started))
+
+
+def _source(name: str) -> str:
+    return f"service {name}"

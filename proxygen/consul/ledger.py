@@ -1,0 +1,76 @@
+"""What each standing question to Consul last answered: freshness, the last problem, and when to ask again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.log import get_logger
+
+_log: Final = get_logger(__name__)
+
+
+class Ledger:
+    """Failures and successes by source; a source is a question, named as an operator would."""
+
+    def __init__(self) -> None:
+        self._believed: dict[str, float] = {}
+        self._problems: dict[str, str] = {}
+        self._recovered = asyncio.Event()
+
+    @property
+    def problem(self) -> str | None:
+        """The newest failure that nothing has healed yet, in one line."""
+        return next(reversed(self._problems.values()), None)
+
+    def freshness(self) -> float:
+        """Return the age in seconds of the oldest last answer among the standing questions.
+
+        Infinite before every one of them has been answered once.
+        """
+        if not self._believed:
+            return float("inf")
+        return time.monotonic() - min(self._believed.values())
+
+    def expect(self, source: str) -> None:
+        """Count the source in `freshness` from now on."""
+        self._believed.setdefault(source, float("-inf"))
+
+    def forget(self, source: str) -> None:
+        """Drop a question that is no longer asked, with its problem."""
+        self._believed.pop(source, None)
+        self._problems.pop(source, None)
+
+    def believed(self, source: str) -> None:
+        """Note an answer that may be believed."""
+        if source in self._believed:
+            self._believed[source] = time.monotonic()
+        if self._problems.pop(source, None) is not None:
+            _log.info("consul answers again", source=source)
+
+    def failed(self, source: str, error: CatalogUnavailable) -> None:
+        """Note a failure; only the first of a row is logged, or the page of a long outage would be all there is."""
+        if source not in self._problems:
+            _log.warning("consul read failed", source=source, error=str(error))
+        self._problems.pop(source, None)
+        self._problems[source] = f"{source}: {error}"
+
+    def recover(self) -> None:
+        """End every pause: Consul is back, so nobody sits out a pause grown long in its absence."""
+        self._recovered.set()
+        self._recovered = asyncio.Event()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not longer than until `recover`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._recovered.wait()
+        except TimeoutError:
+            pass
+
+
+def stay_away(error: BaseException) -> float:
+    """Return the least seconds to wait after an error: what Consul asked for (``Retry-After``), where it did."""
+    return (error.retry_after or 0.0) if isinstance(error, ConsulUnreachable) else 0.0

@@ -1,0 +1,92 @@
+"""Blocking queries, by the rules of Consul's documentation.
+
+The index only says where to wait from. It is thrown away (0 is asked, which answers at once) when it goes backwards
+or is below 1, and after every failure: a server that restarted or was restored counts from lower, and to an index
+larger than its own it would answer only when the whole wait is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, NoReturn
+
+from proxygen.aio import Pace, retrying
+from proxygen.consul.answers import Reply
+from proxygen.consul.client import ConsulClient, Params
+from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+
+_LONGEST_PAUSE: Final = 30.0
+_PATHFINDER_PAUSE: Final = 1.0
+"""One question keeps knocking, so that an outage of any length is over for us within two seconds of its end."""
+_BURST: Final = 5.0
+_RATE: Final = 2.0
+"""Answers a second that one question takes in the long run; an index may move without end and mean nothing."""
+
+
+class Poll:
+    """A standing question: ask, hand each new answer to ``heed``, ask again from there, for ever.
+
+    When ``heed`` raises CatalogUnavailable, the answer is not believed and the question is asked anew.
+    """
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        ledger: Ledger,
+        heed: Callable[[Reply], Awaitable[None]],
+        *,
+        source: str,
+        path: str,
+        params: Params = (),
+        pathfinder: bool = False,
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._heed = heed
+        self._source = source
+        self._path = path
+        self._params = tuple(params)
+        self._pathfinder = pathfinder
+        self._index = 0
+        self._down = False
+
+    async def run(self) -> NoReturn:
+        """Ask until cancelled."""
+        pace = Pace(burst=_BURST, rate=_RATE)
+        longest = _PATHFINDER_PAUSE if self._pathfinder else _LONGEST_PAUSE
+        self._ledger.expect(self._source)
+        try:
+            while True:
+                await retrying(CatalogUnavailable, longest=longest, at_least=stay_away, sleep=self._ledger.pause)(
+                    self._ask
+                )
+                await pace.step()
+        finally:
+            self._ledger.forget(self._source)
+
+    async def _ask(self) -> None:
+        asked = self._index
+        try:
+            reply = await self._client.read(self._path, self._params, index=asked, consistency="any")
+            self._index = self._next_index(asked, reply)
+            if reply.index != asked or not asked:
+                await self._heed(reply)
+        except CatalogUnavailable as error:
+            self._index = 0
+            self._down = True
+            self._ledger.failed(self._source, error)
+            raise
+        self._ledger.believed(self._source)
+        if self._down:
+            self._down = False
+            if self._pathfinder:
+                self._ledger.recover()
+
+    def _next_index(self, asked: int, reply: Reply) -> int:
+        if reply.index < asked:
+            raise ConsulUnreachable(
+                f"Consul's index went backwards from {asked} to {reply.index}: a restart, a restored snapshot or a "
+                "server that lags; asking anew"
+            )
+        return max(0, reply.index)

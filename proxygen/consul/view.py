@@ -1,0 +1,91 @@
+"""What has been observed so far, and the catalog that is made of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from proxygen.aio import Latest
+from proxygen.model import Catalog, Instance, ServiceName
+
+_RETIRED_FOR: Final = 600.0
+"""Seconds that a service which is gone stays in the catalog as observed empty. The slot may skip catalogs, and
+whoever reads it must see the service empty at least once: a service that is missing was never observed."""
+
+
+class View:
+    """Observations by service. Puts a catalog into the slot when it was opened and the content is another."""
+
+    def __init__(self, datacenter: str, into: Latest[Catalog]) -> None:
+        self._datacenter = datacenter
+        self._into = into
+        self._services: dict[ServiceName, tuple[Instance, ...]] = {}
+        self._overrides: dict[ServiceName, str] = {}
+        self._retired: dict[ServiceName, float] = {}
+        self._is_open = False
+        self.newest = 0
+        """The highest index at which an observed registration was written."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._services
+
+    def instances(self, name: str) -> tuple[Instance, ...]:
+        return self._services.get(ServiceName(name), ())
+
+    @property
+    def overrides(self) -> Mapping[ServiceName, str]:
+        return self._overrides
+
+    def services_on(self, node: str) -> set[str]:
+        """Return the services that have an instance on the node."""
+        return {name for name, instances in self._services.items() if any(one.node == node for one in instances)}
+
+    def observe(self, name: str, instances: tuple[Instance, ...]) -> bool:
+        """Take in what a service looks like now; return whether that is new."""
+        service = ServiceName(name)
+        self._retired.pop(service, None)
+        self.newest = max(self.newest, *(instance.modify_index for instance in instances), 0)
+        before = self._services.get(service)
+        self._services[service] = instances
+        if before is not None and _content(before) == _content(instances):
+            return False
+        self._publish()
+        return True
+
+    def retire(self, name: str) -> None:
+        """Let go of a service that is no longer routed, after some time."""
+        self._retired[ServiceName(name)] = time.monotonic()
+
+    def observe_overrides(self, overrides: dict[ServiceName, str]) -> None:
+        if overrides != self._overrides:
+            self._overrides = overrides
+            self._publish()
+
+    def open(self) -> None:
+        """Everything that is routed has been observed: show the catalog from now on."""
+        if not self._is_open:
+            self._is_open = True
+            self._publish()
+
+    def _publish(self) -> None:
+        if not self._is_open:
+            return
+        now = time.monotonic()
+        for name in [name for name, since in self._retired.items() if now - since > _RETIRED_FOR]:
+            del self._retired[name]
+            self._services.pop(name, None)
+        self._into.put(
+            Catalog(
+                datacenter=self._datacenter,
+                services=MappingProxyType(dict(self._services)),
+                overrides=MappingProxyType(dict(self._overrides)),
+            )
+        )
+
+
+def _content(instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
+    """Return the instances without the index that says when, not what."""
+    return tuple(replace(instance, modify_index=0) for instance in instances)

@@ -1,0 +1,262 @@
+"""The standing watch on Consul: puts a catalog into a slot on every real change.
+
+A service is routed while the tags in catalog/services say so or any of its instances' Meta does. A failure never
+looks like absence: whatever cannot be read stays as it was last seen, and what seems to be gone is asked for once
+more, consistently, before it is believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from proxygen.aio import Latest, retrying, start_eternal
+from proxygen.consul.answers import Reply
+from proxygen.consul.client import ConsulClient
+from proxygen.consul.decode import (
+    CONSUL_SERVICE,
+    Entry,
+    carries_proxy_keys,
+    decode_entries,
+    decode_listing,
+    decode_overrides,
+    instances_of,
+    is_askable,
+    routed_names,
+)
+from proxygen.consul.fetch import Fetcher, Sweep
+from proxygen.consul.follow import DetectChanges, Follower, PollEach
+from proxygen.consul.ledger import Ledger
+from proxygen.consul.poll import Poll
+from proxygen.consul.reads import (
+    LISTING_PATH,
+    confirm_listing,
+    confirm_overrides,
+    is_whole,
+    overrides_prefix,
+    read_datacenter,
+    service_path,
+)
+from proxygen.consul.view import View
+from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.log import get_logger
+from proxygen.model import Catalog
+
+_log: Final = get_logger(__name__)
+
+_FOR_EVER: Final = 86_400.0
+
+
+class CatalogWatch:
+    """Watches services, health and overrides until it is cancelled.
+
+    The first catalog comes once every routed service has been observed and the overrides have been read.
+    """
+
+    def __init__(self, client: ConsulClient, *, tag_prefix: str, into: Latest[Catalog]) -> None:
+        self._client = client
+        self._settings = client.settings
+        self._tag_prefix = tag_prefix
+        self._into = into
+        self._ledger = Ledger()
+        self._listing: dict[str, tuple[str, ...]] | None = None
+        self._tagged: set[str] = set()
+        self._routed: set[str] = set()
+        self._candidates: set[str] = set()
+        self._asked: set[str] = set()
+        self._refused: set[str] = set()
+        self._has_overrides = False
+
+    @property
+    def problem(self) -> str | None:
+        """The newest failure that nothing has healed yet, in one line."""
+        return self._ledger.problem
+
+    def freshness(self) -> float:
+        """Return the age in seconds of what we know; see `Ledger.freshness`."""
+        return self._ledger.freshness()
+
+    async def run(self) -> None:
+        """Watch until cancelled; Consul's failures are waited out."""
+        self._ledger.expect("catalog")
+        datacenter: str = await retrying(CatalogUnavailable, longest=1.0)(self._read_datacenter)
+        self._view = View(datacenter, self._into)
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._follower: Follower = PollEach(self._client, self._ledger, self, group)
+            self._candidate_reader = Fetcher(
+                self._read_candidate, self._ledger, workers=min(4, max(1, self._settings.max_connections // 16))
+            )
+            self._candidate_sweep = Sweep(
+                self._candidate_reader,
+                lambda: tuple(self._candidates),
+                gap=self._settings.meta_sweep,
+                longest_gap=self._settings.meta_sweep,
+                every=_FOR_EVER,
+            )
+            start_eternal(group, self._listing_poll().run(), name="watch of catalog/services")
+            start_eternal(group, self._overrides_poll().run(), name="watch of the overrides in KV")
+            start_eternal(group, self._candidate_reader.run(), name="reading of services without proxy tags")
+            if self._settings.meta_sweep:
+                start_eternal(group, self._candidate_sweep.run(), name="sweep over services without proxy tags")
+
+    async def _read_datacenter(self) -> str:
+        try:
+            return await read_datacenter(self._client)
+        except CatalogUnavailable as error:
+            self._ledger.failed("catalog", error)
+            raise
+
+    def _listing_poll(self) -> Poll:
+        return Poll(
+            self._client, self._ledger, self._heed_listing, source="catalog", path=LISTING_PATH, pathfinder=True
+        )
+
+    def _overrides_poll(self) -> Poll:
+        path = f"/v1/kv/{overrides_prefix(self._settings.kv_prefix)}"
+        return Poll(
+            self._client, self._ledger, self._heed_overrides, source="overrides", path=path, params=[("recurse", "")]
+        )
+
+    async def _heed_overrides(self, reply: Reply) -> None:
+        prefix = overrides_prefix(self._settings.kv_prefix)
+        overrides = {} if reply.status == 404 else decode_overrides(reply.body, prefix)
+        lost = [name for name in self._view.overrides if name not in overrides]
+        if lost or not self._has_overrides:
+            overrides = await confirm_overrides(self._client, lost)
+        self._has_overrides = True
+        self._view.observe_overrides(overrides)
+        self._open_when_ready()
+
+    async def _heed_listing(self, reply: Reply) -> None:
+        listing = decode_listing(reply.body)
+        tagged = routed_names(listing, self._tag_prefix)
+        seems_hidden = not is_whole(self._client, listing) or (not listing and reply.filtered_by_acls)
+        if self._listing is None or seems_hidden or self._tagged - tagged or self._routed - listing.keys():
+            listing = await confirm_listing(self._client)
+            tagged = routed_names(listing, self._tag_prefix)
+        before, self._listing, self._tagged = self._listing or {}, listing, tagged
+        self._let_go()
+        added = sorted(tagged - self._routed)
+        self._choose_follower(len(self._routed) + len(added))
+        for name in added:
+            self._route(name)
+        retagged = [name for name in self._routed if listing.get(name) != before.get(name)]
+        self._follower.listing_moved(reply.index, retagged)
+        self._ask_candidates()
+        self._open_when_ready()
+
+    def _let_go(self) -> None:
+        """Stop routing what is gone from the listing, and what was routed only by tags that it lost."""
+        assert self._listing is not None
+        for name in sorted(self._routed - self._tagged):
+            if name not in self._listing:
+                self._unroute(name)
+                self._view.observe(name, ())
+                self._view.retire(name)
+            elif name in self._view and not carries_proxy_keys(self._view.instances(name), self._tag_prefix):
+                self._unroute(name)
+                self._view.retire(name)
+
+    def _route(self, name: str) -> None:
+        self._routed.add(name)
+        self._candidates.discard(name)
+        self._candidate_reader.forget(name)
+        self._follower.follow(name)
+
+    def _unroute(self, name: str) -> None:
+        self._routed.discard(name)
+        self._refused.discard(name)
+        self._follower.unfollow(name)
+        _log.info("service no longer routed", service=name)
+
+    def _choose_follower(self, services: int) -> None:
+        """Poll each service while the sockets last; a margin keeps us from changing to and fro."""
+        capacity = _capacity(self._settings.max_connections)
+        polls_each = isinstance(self._follower, PollEach)
+        if polls_each == (services <= (capacity if polls_each else capacity * 3 // 4)):
+            return
+        self._follower.stop()
+        if polls_each:
+            self._follower = DetectChanges(self._client, self._ledger, self, self._view, self._group)
+        else:
+            self._follower = PollEach(self._client, self._ledger, self, self._group)
+        for name in sorted(self._routed):
+            self._follower.follow(name)
+
+    def _ask_candidates(self) -> None:
+        """Ask services without proxy tags, when they are new, whether their Meta carries a route."""
+        assert self._listing is not None
+        if not self._settings.meta_sweep:
+            return
+        names = {name for name in self._listing if name != CONSUL_SERVICE and is_askable(name)} - self._routed
+        for name in self._candidates - names:
+            self._candidate_reader.forget(name)
+        self._asked &= names
+        self._candidates = names
+        self._candidate_reader.ask(sorted(names - self._asked))
+        self._candidate_sweep.moved()
+
+    async def _read_candidate(self, name: str, urgent: bool) -> bool:
+        if name not in self._candidates:
+            return False
+        try:
+            reply = await self._client.read(service_path(name), consistency="any")
+        except ConsulUnreachable:
+            raise
+        except CatalogUnavailable:
+            self._asked.add(name)
+            self._open_when_ready()
+            raise
+        entries = decode_entries(reply.body)
+        self._asked.add(name)
+        is_new = name in self._candidates and carries_proxy_keys(instances_of(name, entries), self._tag_prefix)
+        if is_new:
+            self._choose_follower(len(self._routed) + 1)
+            self._route(name)
+            self.observe(name, entries)
+        self._open_when_ready()
+        return is_new
+
+    # What followers see.
+
+    def is_routed(self, name: str) -> bool:
+        return name in self._routed
+
+    def observe(self, name: str, entries: tuple[Entry, ...]) -> bool:
+        instances = instances_of(name, entries)
+        self._refused.discard(name)
+        is_new = self._view.observe(name, instances)
+        if name not in self._tagged and not carries_proxy_keys(instances, self._tag_prefix):
+            self._unroute(name)
+            self._view.retire(name)
+        self._open_when_ready()
+        return is_new
+
+    def refused(self, name: str) -> None:
+        self._refused.add(name)
+        self._open_when_ready()
+
+    def _open_when_ready(self) -> None:
+        """Show the catalog once everything routed was observed.
+
+        A service that Consul does not show to us does not hold back the others, unless it is all there are.
+        """
+        if (
+            self._listing is None
+            or not self._has_overrides
+            or (self._settings.meta_sweep and self._candidates - self._asked)
+        ):
+            return
+        waits = any(name not in self._view and name not in self._refused for name in self._routed)
+        sees_none = self._routed and not any(name in self._view for name in self._routed)
+        if not waits and not sees_none:
+            self._view.open()
+
+
+def _capacity(max_connections: int) -> int:
+    """Return how many services may have a query of their own.
+
+    Two sockets are for the listing and the overrides; some stay free for short reads.
+    """
+    return max_connections - 2 - min(8, max(1, max_connections // 4))
