@@ -1,0 +1,114 @@
+"""What the operator's nginx.conf says."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from proxygen.errors import BadInput
+from tests.nginx.conftest import ReadConf
+
+_HTTP = "http { include OUTPUT/current/http.d/*.conf; }\n"
+
+
+def test_main_settings_are_read(read_conf: ReadConf, tmp_path: Path) -> None:
+    conf = read_conf(
+        "pid run/x.pid;\nerror_log /var/log/e.log notice;\nworking_directory /srv;\nworker_shutdown_timeout 30s;\n"
+        + _HTTP
+    )
+    assert conf.pid_path == tmp_path / "prefix/run/x.pid"
+    assert conf.error_log == Path("/var/log/e.log")
+    assert conf.working_directory == Path("/srv")
+    assert conf.worker_shutdown_timeout == "30s"
+
+
+def test_what_is_not_said_is_the_binarys(read_conf: ReadConf) -> None:
+    conf = read_conf(_HTTP)
+    assert (conf.pid_path, conf.error_log) == (Path("/run/nginx.pid"), None)
+
+
+@pytest.mark.parametrize("name", ["stderr", "syslog:server=127.0.0.1", "memory:32m debug"])
+def test_a_log_that_is_no_file_is_none(read_conf: ReadConf, name: str) -> None:
+    assert read_conf(f"error_log {name};\n" + _HTTP).error_log is None
+
+
+def test_directives_of_the_operator_are_known_through_includes(read_conf: ReadConf, etc: Path) -> None:
+    (etc / "conf.d").mkdir()
+    (etc / "conf.d/hash.conf").write_text("server_names_hash_bucket_size 64;\nserver { gzip on; }\n")
+    conf = read_conf("http { include conf.d/*.conf; sendfile on; }\nstream { tcp_nodelay on; }\n")
+    assert {"server_names_hash_bucket_size", "sendfile", "server"} <= conf.http_directives
+    assert "gzip" not in conf.http_directives
+    assert conf.stream_directives == {"tcp_nodelay"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "include OUTPUT/current/http.d/*.conf;",
+        "include 'OUTPUT/current/http.d/*.conf';",
+        "include OUTPUT/../output/current/http.d/*;",
+        "include ../output/current/http.d/*.conf;",
+    ],
+)
+def test_the_include_of_the_live_generation_is_found(read_conf: ReadConf, line: str) -> None:
+    assert read_conf(f"http {{ {line} }}").includes == {"http"}
+
+
+def test_it_is_found_through_a_symbolic_link_and_in_a_nested_file(
+    read_conf: ReadConf, etc: Path, tmp_path: Path, output: Path
+) -> None:
+    output.mkdir()
+    os.symlink(output, tmp_path / "elsewhere")
+    (etc / "sites").mkdir()
+    (etc / "sites/proxygen.conf").write_text(f"include {tmp_path}/elsewhere/current/http.d/*.conf;")
+    conf = read_conf("http { include sites/*.conf; }\nstream { include OUTPUT/current/stream.d/*.conf; }")
+    assert conf.includes == {"http", "stream"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http { }",
+        "http { server { include OUTPUT/current/http.d/*.conf; } }",
+        "stream { include OUTPUT/current/http.d/*.conf; }",
+        "http { include OUTPUT/current/stream.d/*.conf; }",
+        "http { include OUTPUT/current/http.d/one.conf; }",
+        "http { # include OUTPUT/current/http.d/*.conf;\n }",
+    ],
+)
+def test_a_missing_include_is_refused_with_the_line_to_add(read_conf: ReadConf, output: Path, text: str) -> None:
+    conf = read_conf(text)
+    line = f"add this line inside http {{ … }}: include {output}/current/http.d/*.conf;"
+    with pytest.raises(BadInput, match=re.escape(line)):
+        conf.require_include("http")
+
+
+def test_the_fingerprint_follows_every_file_and_nothing_else(read_conf: ReadConf, etc: Path, output: Path) -> None:
+    (etc / "conf.d").mkdir()
+    (etc / "conf.d/a.conf").write_text("gzip on;")
+    text = "http { include conf.d/*.conf; include OUTPUT/current/http.d/*.conf; }"
+    first = read_conf(text).fingerprint
+    live = output / "current/http.d"
+    live.mkdir(parents=True)
+    (live / "x.conf").write_text("server { }")
+    assert read_conf(text).fingerprint == first
+    (etc / "conf.d/a.conf").write_text("gzip off;")
+    second = read_conf(text).fingerprint
+    (etc / "conf.d/b.conf").write_text("")
+    assert len({first, second, read_conf(text).fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("http { include missing.conf; }", "nginx.conf:1 includes .*missing.conf, which does not exist"),
+        ("a;\nhttp {\n", "nginx.conf:2 is not nginx syntax"),
+        ("include nginx.conf;", "does it include itself"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(read_conf: ReadConf, text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        read_conf(text)

@@ -1,0 +1,68 @@
+"""The one door to other programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from proxygen.errors import NginxUnavailable
+from proxygen.nginx.process import run
+
+
+async def test_no_shell_reads_the_arguments() -> None:
+    completed = await run(("echo", "$HOME;", "*", "a b"), timeout=5)
+    assert (completed.returncode, completed.output) == (0, "$HOME; * a b\n")
+
+
+async def test_both_outputs_come_back_in_order() -> None:
+    code = "import os; os.write(1, b'one '); os.write(2, b'two '); os.write(1, b'three'); raise SystemExit(3)"
+    completed = await run((sys.executable, "-c", code), timeout=20)
+    assert (completed.returncode, completed.output) == (3, "one two three")
+
+
+async def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    script = f"sleep 60 & echo $! > {tmp_path}/child; wait"
+    started = time.monotonic()
+    with pytest.raises(NginxUnavailable, match=r"did not end within 0\.5s"):
+        await run(("sh", "-c", script), timeout=0.5)
+    assert time.monotonic() - started < 5
+    child = int((tmp_path / "child").read_text())
+    assert _gone(child)
+
+
+async def test_a_child_left_behind_is_ended_too(tmp_path: Path) -> None:
+    """A daemon started by a reload command must not outlive it in our session."""
+    script = f"sleep 60 > /dev/null 2>&1 & echo $! > {tmp_path}/child"
+    await run(("sh", "-c", script), timeout=5)
+    assert _gone(int((tmp_path / "child").read_text()))
+
+
+async def test_a_flood_of_output_keeps_its_two_ends() -> None:
+    code = "print('first'); print('x' * 5_000_000); print('last')"
+    completed = await run((sys.executable, "-c", code), timeout=20)
+    assert completed.output.startswith("first\n")
+    assert completed.output.endswith("last\n")
+    assert "bytes left out" in completed.output
+    assert len(completed.output) < 300_000
+
+
+async def test_a_missing_program_is_named() -> None:
+    with pytest.raises(NginxUnavailable, match="no-such-program cannot be started"):
+        await run(("no-such-program",), timeout=5)
+
+
+def _gone(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z" and os.getpid() != 1:
+            return True
+        time.sleep(0.02)
+    return False
