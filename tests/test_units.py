@@ -17,7 +17,9 @@ def test_size_reads_back(size: int) -> None:
     assert parse_size(format_size(size)) == size
 
 
-@pytest.mark.parametrize(("text", "milliseconds"), [("25ms", 25), ("2s", 2000), ("1m", 60_000), ("0s", 0), ("1d", 86_400_000)])
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("25ms", 25), ("2s", 2000), ("1m", 60_000), ("0s", 0), ("1d", 86_400_000)]
+)
 def test_duration_is_a_whole_number_and_a_unit(text: str, milliseconds: int) -> None:
     assert parse_duration(text) == milliseconds
 

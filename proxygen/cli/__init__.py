@@ -32,10 +32,12 @@ COMMANDS: Final = {
 }
 
 
-@click.group(cls=LazyGroup, entries=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, entries=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="proxygen")
 def proxygen() -> None:
-    """nginx beside Consul: watches the catalog, proves the configuration, never leaves nginx worse off.
+    """Serve with nginx what Consul knows: watch, prove, publish, and never leave nginx worse off.
 
     Every command explains itself: proxygen COMMAND --help.
     """

@@ -117,7 +117,10 @@ def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:
     if report.hold is not None:
         yield "on hold", f"since {report.hold.since}: {report.hold.reason} (proxygen release-hold lets it through)"
     freshness = "never answered" if report.consul.freshness is None else f"answered {report.consul.freshness:.1f}s ago"
-    yield "consul", f"{report.consul.address} {freshness}" + (f"; {report.consul.problem}" if report.consul.problem else "")
+    yield (
+        "consul",
+        f"{report.consul.address} {freshness}" + (f"; {report.consul.problem}" if report.consul.problem else ""),
+    )
     nginx = report.nginx
     workers = f", {nginx.accepting} workers, {nginx.draining} draining" if nginx.accepting is not None else ""
     master = f"master {nginx.master}" if nginx.master is not None else "no master seen"

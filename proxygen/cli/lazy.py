@@ -63,7 +63,7 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(context):
             record = parameter.get_help_record(context)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 section = parameter.section if isinstance(parameter, SectionedOption) else "Options"
                 sections.setdefault(section, []).append(record)
         for section, records in sections.items():

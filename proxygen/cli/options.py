@@ -21,13 +21,14 @@ CONFIG_VARIABLE: Final = "PROXYGEN_CONFIG"
 _SHORT_FLAGS: Final = {"output.directory": "--output"}
 
 
-def settings_options(*slices: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Give a command ``--config``, a flag for every knob of ``slices`` (default all), and its ``settings``.
+def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Give a command ``--config``, a flag for every knob that is named, and its ``settings``.
 
-    The log's slice is always among them. Stand directly below ``@click.command``: a flag that the command
-    declares itself (``render --output``) is then left to the command.
+    A name is a slice or a single knob (``proxy.tag_prefix``); no name means every knob, and the log's are always
+    among them. Stand directly below ``@click.command``: a flag that the command declares itself (``render
+    --output``) is then left to the command.
     """
-    chosen = [knob for knob in knobs() if not slices or knob.slice in (*slices, "log")]
+    chosen = [knob for knob in knobs() if not names or {knob.slice, knob.key} & {*names, "log"}]
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         own = {name for parameter in getattr(command, "__click_params__", ()) for name in parameter.opts}

@@ -96,6 +96,7 @@ def knobs() -> Iterator[Knob]:
     """Yield every knob in the order of declaration."""
     for slice_name, slice_field in Settings.model_fields.items():
         annotation = slice_field.annotation
-        assert isinstance(annotation, type) and issubclass(annotation, Slice)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, Slice)
         for name, field in annotation.model_fields.items():
             yield Knob(slice=slice_name, name=name, field=field)

@@ -1,0 +1,184 @@
+"""Building, checking and setting proxy tags."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from proxygen.cli.lazy import Command
+from proxygen.cli.options import settings_options
+from proxygen.cli.output import print_json, printable
+from proxygen.consul.client import ConsulClient
+from proxygen.errors import BadInput, TagError
+from proxygen.registration.definition import Definition, read_definitions
+from proxygen.registration.live import TagChange, set_tags
+from proxygen.settings import Settings
+from proxygen.tags import KEYS, format_meta, format_tags, has_proxy_tags, lint_tags, parse_tags
+
+R = TypeVar("R")
+
+
+@click.group()
+def tags() -> None:
+    """Build, check and set proxy tags."""
+
+
+def _key_options(command: Callable[..., R]) -> Callable[..., R]:
+    for key in reversed(KEYS):
+        command = click.option(
+            f"--{key.name}",
+            f"key__{key.field}__{key.name.replace('-', '_')}",
+            metavar=key.syntax.partition(" (")[0].replace(" or ", "|").replace(", ", "|"),
+            multiple=True,
+            help=f"{key.meaning}. Default: {key.default}.{' May repeat.' if key.repeatable else ''}",
+        )(command)
+    return command
+
+
+@tags.command(
+    "build",
+    cls=Command,
+    short_help="Build proxy tags and print them.",
+    examples=[
+        "proxygen tags build --route app.example.com --canary 10%",
+        "proxygen tags build --route /api --strip-prefix true --json",
+    ],
+)
+@settings_options("proxy.tag_prefix")
+@_key_options
+@click.option("--json", "form", flag_value="json", help="Print a JSON list, for a definition's tags.")
+@click.option("--meta", "form", flag_value="meta", help="Print a JSON object, for a definition's Meta.")
+def build(settings: Settings, form: str | None, **values: Sequence[str]) -> int:
+    """Build proxy tags and print them, one a line. Exits 1 when they are not valid together."""
+    prefix = settings.proxy.tag_prefix
+    given = [(name.partition("__")[2].partition("__")[2].replace("_", "-"), texts) for name, texts in values.items()]
+    texts = [f"{prefix}.{key}={text}" for key, several in given for text in several]
+    problems = lint_tags(texts, (), prefix)
+    if problems:
+        return _report(problems)
+    built = parse_tags(texts, (), prefix)
+    if form == "json":
+        print_json(format_tags(built, prefix))
+    elif form == "meta":
+        print_json(dict(format_meta(built, prefix)))
+    else:
+        for tag in format_tags(built, prefix):
+            click.echo(tag)
+    return 0
+
+
+@tags.command(
+    "lint",
+    cls=Command,
+    short_help="Check a service definition before it is registered.",
+    examples=["proxygen tags lint web.json", "jq .definition build.json | proxygen tags lint -"],
+)
+@settings_options("proxy.tag_prefix")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+def lint(settings: Settings, file: Path) -> int:
+    """Check the proxy tags and Meta of the services in FILE (- for standard input) before they are registered.
+
+    FILE is a Consul service definition in JSON: a configuration file with "service" or "services", the body of an
+    API registration, or a bare list of tags. Exits 1 when a tag is wrong, 2 when FILE cannot be read.
+    """
+    wrong = 0
+    for definition in read_definitions(_read(file)):
+        wrong += _lint_one(definition, settings.proxy.tag_prefix)
+    return 1 if wrong else 0
+
+
+@tags.command(
+    "set",
+    cls=Command,
+    short_help="Set proxy tags of a registration that is live.",
+    examples=["proxygen tags set web-1 canary=25%", "proxygen tags set web-1 route=a.example.com route=b.example.com"],
+)
+@settings_options("consul", "proxy.tag_prefix")
+@click.argument("service_id")
+@click.argument("assignments", nargs=-1, metavar="KEY=VALUE...")
+@click.option("--remove", "removed", multiple=True, metavar="KEY", help="Remove a key's tags. May repeat.")
+def set_(settings: Settings, service_id: str, assignments: Sequence[str], removed: Sequence[str]) -> int:
+    """Set proxy tags of SERVICE_ID, a registration that is live on the local agent.
+
+    The values given replace all values of that key; other tags, checks, Meta and weights stay as they are.
+    Nothing is sent where nothing changes, or where the tags would not be valid. A registration that the agent
+    read from its configuration files comes back unchanged when the agent restarts: change it there too.
+    """
+    set_to = _assignments(assignments)
+    if not set_to and not removed:
+        raise click.UsageError("give at least one KEY=VALUE, or --remove KEY")
+    for key in (*set_to, *removed):
+        if key not in {known.name for known in KEYS}:
+            raise click.UsageError(f"{key!r} is no key; the keys are {', '.join(known.name for known in KEYS)}")
+    try:
+        change = asyncio.run(_set(settings, service_id, set_to, removed))
+    except TagError as error:
+        _report([error])
+        click.echo("nothing was sent", err=True)
+        return 1
+    _print_change(change)
+    return 0
+
+
+async def _set(settings: Settings, service_id: str, set_to: dict[str, list[str]], removed: Sequence[str]) -> TagChange:
+    async with ConsulClient(settings.consul) as client:
+        return await set_tags(client, service_id, set_to=set_to, removed=removed, prefix=settings.proxy.tag_prefix)
+
+
+def _assignments(texts: Sequence[str]) -> dict[str, list[str]]:
+    set_to: dict[str, list[str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"{text!r} is not KEY=VALUE")
+        set_to.setdefault(key, []).append(value)
+    return set_to
+
+
+def _print_change(change: TagChange) -> None:
+    if change.before == change.after:
+        click.echo("unchanged", err=True)
+    for tag in change.before:
+        if tag not in change.after:
+            click.echo(f"- {printable(tag)}")
+    for tag in change.after:
+        if tag not in change.before:
+            click.echo(f"+ {printable(tag)}")
+
+
+def _read(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file}: not UTF-8 text") from error
+
+
+def _lint_one(definition: Definition, prefix: str) -> int:
+    """Say what is wrong with one definition and return the number of problems."""
+    name = printable(definition.name)
+    problems = lint_tags(definition.tags, definition.meta, prefix)
+    for problem in problems:
+        click.echo(f"{name}: {printable(problem)}")
+    if problems:
+        return len(problems)
+    keys = [key for key, _ in definition.meta if key.startswith(f"{prefix}-")]
+    if not has_proxy_tags(definition.tags, prefix) and not keys:
+        click.echo(f"{name}: no proxy tags")
+    elif not parse_tags(definition.tags, definition.meta, prefix).route:
+        click.echo(f"{name}: valid, but no route: it is proxied only if another instance has one")
+    else:
+        click.echo(f"{name}: valid")
+    return 0
+
+
+def _report(problems: Iterable[TagError]) -> int:
+    for problem in problems:
+        click.echo(f"proxygen: {printable(problem)}", err=True)
+    return 1
