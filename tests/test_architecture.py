@@ -22,7 +22,7 @@ HEAVY = ("jinja2", "crossplane", "pydantic", "aiohttp", "consul", "msgspec", "te
 def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the contracts on the copy of the package in ``folder``."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 

@@ -1,0 +1,104 @@
+"""The second gate: ``nginx -t``, with nginx's own binary, on the operator's configuration around the candidate."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxygen.errors import CheckRefused
+from proxygen.model import ServiceName
+from proxygen.nginx.binary import Binary
+from proxygen.nginx.check import Refusal
+from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.process import Completed, run
+from proxygen.nginx.wrapper import check_command, operators_names, write_wrapper
+from proxygen.render import Rendered
+from proxygen.settings import NginxSettings
+
+_MESSAGE: Final = re.compile(r"^nginx: \[(?P<level>emerg|alert|crit|error|warn)\] (?P<text>.*)$", re.MULTILINE)
+_PLACE: Final = re.compile(r" in (?P<file>/\S+):(?P<line>\d+)$")
+_CONFLICT: Final = re.compile(r'^conflicting server name "(?P<name>[^"]*)" on ')
+_BIND: Final = re.compile(r"^bind\(\) to \S*?:(?P<port>\d+) failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What ``nginx -t`` said of a candidate."""
+
+    refusals: tuple[Refusal, ...]
+    remarks: tuple[str, ...]
+    """Warnings about the operator's own files; they refuse nothing."""
+    seconds: float
+
+
+async def try_candidate(
+    rendered: Rendered, staged: Path, *, settings: NginxSettings, binary: Binary, conf: OperatorConf
+) -> Verdict:
+    """Test a candidate that lies in ``staged``. Raise CheckRefused where it fails and no service can be blamed."""
+    with tempfile.TemporaryDirectory(prefix="proxygen-check-") as folder:
+        scratch = Path(folder)
+        main = write_wrapper(conf, scratch, staged)
+        completed = await run(check_command(settings, binary, conf, main), timeout=settings.check_timeout)
+        return _read(completed, rendered, staged, scratch)
+
+
+def _read(completed: Completed, rendered: Rendered, staged: Path, scratch: Path) -> Verdict:
+    refusals, remarks, blameless = [], [], []
+    for match in _MESSAGE.finditer(completed.output):
+        level, text = match["level"], match["text"]
+        refusal = _trace(text, rendered, staged)
+        if refusal is not None and refusal.services:
+            refusals.append(refusal)
+        elif refusal is not None or level == "emerg":
+            blameless.append(operators_names(scratch, text.replace(f"{staged}/", "")))
+        else:
+            remarks.append(operators_names(scratch, text))
+    if blameless or (completed.returncode != 0 and not refusals):
+        reason = "; ".join(blameless) or operators_names(scratch, completed.output.strip()[-500:]) or "no reason given"
+        raise CheckRefused(f"nginx -t refused the candidate: {reason}")
+    return Verdict(refusals=tuple(refusals), remarks=tuple(remarks), seconds=completed.seconds)
+
+
+def _trace(text: str, rendered: Rendered, staged: Path) -> Refusal | None:
+    """Whose lines a message is about; None where it is not about the candidate."""
+    if (place := _PLACE.search(text)) and place["file"].startswith(f"{staged}/"):
+        file, line = place["file"].removeprefix(f"{staged}/"), int(place["line"])
+        return Refusal(
+            gate="nginx -t",
+            file=file,
+            line=line,
+            services=rendered.owners_at(file, line),
+            reason=text[: place.start()],
+        )
+    if conflict := _CONFLICT.match(text):
+        return _about_host(conflict["name"], text, rendered)
+    if bind := _BIND.match(text):
+        return _about_port(int(bind["port"]), text, rendered)
+    return None
+
+
+def _about_host(name: str, text: str, rendered: Rendered) -> Refusal | None:
+    """nginx names no line for a host that stands in two virtual servers: the operator's own and ours."""
+    for server in rendered.plan.servers:
+        if server.host == name:
+            services = tuple(sorted({location.service.name for location in server.locations}))
+            return Refusal(
+                gate="nginx -t",
+                file="http.d/20-servers.conf",
+                line=0,
+                services=services,
+                reason=f"{text}; nginx.conf serves this host itself",
+            )
+    return None
+
+
+def _about_port(port: int, text: str, rendered: Rendered) -> Refusal | None:
+    services: list[ServiceName] = [
+        stream.service.name for stream in rendered.plan.streams if stream.claim.port == port
+    ]
+    if not services:
+        return None
+    return Refusal(gate="nginx -t", file="stream.d/streams.conf", line=0, services=tuple(services), reason=text)

@@ -1,0 +1,219 @@
+"""From a catalog to a candidate that passed both gates; what the sidecar and the one-shot commands share."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from proxygen.errors import BadInput, CheckRefused
+from proxygen.model import Catalog, ServiceName
+from proxygen.nginx.binary import Binary
+from proxygen.nginx.check import Refusal, StructureGate
+from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.trial import try_candidate
+from proxygen.operator_files import read_certificates, read_htpasswd, read_snippets
+from proxygen.plan import Planner
+from proxygen.plan.types import Certificate, Endpoint, Memory, Plan, Policy, Quarantine
+from proxygen.render import Rendered, Renderer, Snippets
+from proxygen.settings import ProxySettings, Settings
+from proxygen.tags import IPNetwork
+from proxygen.templating import Templates
+from proxygen.viewing import Surroundings
+
+MAX_ROUNDS: Final = 50
+"""Each round leaves at least one more service out; more than this many refusals at once are a fault of the whole."""
+
+STAMP_FILE: Final = "http.d/90-stamp.conf"
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drafted:
+    """A rendered plan that the first gate let through."""
+
+    plan: Plan
+    rendered: Rendered
+    refusals: tuple[Refusal, ...] = ()
+    """What the gates said of services that are therefore left out."""
+
+
+class Pipeline:
+    """Plans, renders and checks with one set of settings and of operator's files.
+
+    Build a new one when any of those changed.
+    """
+
+    def __init__(self, settings: Settings, *, binary: Binary | None, conf: OperatorConf | None) -> None:
+        """``binary`` and ``conf`` are None where nginx is not there to ask: what it can do is then not assumed."""
+        self.binary: Final = binary
+        self.conf: Final = conf
+        certificates, self.problems = read_certificates(settings.proxy.certificates)
+        self.templates: Final = Templates(settings.proxy.templates)
+        self._settings: Final = settings
+        self._planner: Final = Planner(_policy(settings, conf, certificates=certificates))
+        snippets = Snippets(files=read_snippets(settings.proxy.snippets))
+        own = settings.proxy.templates is not None or settings.proxy.snippets is not None
+        self._renderer: Final = Renderer(self.templates, _surroundings(settings.proxy, binary, conf), snippets)
+        self._structure: Final = StructureGate(own_templates=own)
+
+    def draft(
+        self,
+        catalog: Catalog,
+        memory: Memory,
+        refused: Mapping[ServiceName, Quarantine],
+        timings: Timings | None = None,
+    ) -> Drafted:
+        """Plan, render and pass the first gate; services that it refuses are quarantined and the rest goes on.
+
+        Raise CheckRefused where a refusal cannot be traced to a service.
+        """
+        timings = timings or Timings()
+        left_out = dict(refused)
+        said: list[Refusal] = []
+        for _ in range(MAX_ROUNDS):
+            with timings.of("plan"):
+                plan = self._planner.plan(catalog, memory, left_out)
+            with timings.of("render"):
+                rendered = self._renderer.render(plan)
+            with timings.of("check"):
+                refusals = self._structure.refusals(rendered)
+            if not refusals:
+                return Drafted(plan=plan, rendered=rendered, refusals=tuple(said))
+            said += refusals
+            left_out |= quarantines(refusals, left_out)
+        raise CheckRefused(f"the first gate refused {MAX_ROUNDS} times in a row, last: {said[-1]}")
+
+    def stamp_block(self, stamp: str) -> bytes:
+        """The virtual server that tells the generation on the private address."""
+        listen = self._settings.nginx.stamp
+        return self.templates.render("stamp.conf.j2", {"listen": listen, "stamp": stamp}).encode()
+
+    async def trial(self, drafted: Drafted, staged: Path) -> tuple[tuple[Refusal, ...], tuple[str, ...], float]:
+        """Pass the second gate with a candidate that lies in ``staged``: refusals, remarks, seconds."""
+        assert self.binary is not None
+        assert self.conf is not None
+        verdict = await try_candidate(
+            drafted.rendered, staged, settings=self._settings.nginx, binary=self.binary, conf=self.conf
+        )
+        return verdict.refusals, verdict.remarks, verdict.seconds
+
+
+def quarantines(refusals: tuple[Refusal, ...], known: Mapping[ServiceName, Quarantine]) -> dict[ServiceName, Quarantine]:
+    """Turn refusals into quarantines of the services whose lines they are.
+
+    Raise CheckRefused where a refusal is nobody's, or only about services that are left out already.
+    """
+    found: dict[ServiceName, Quarantine] = {}
+    for refusal in refusals:
+        new = [name for name in refusal.services if name not in known]
+        if not new:
+            raise CheckRefused(str(refusal))
+        for name in new:
+            place = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
+            found[name] = Quarantine(service=name, place=place, reason=f"{refusal.gate}: {refusal.reason}")
+    return found
+
+
+# --- what the operator allows -------------------------------------------------------------------------------------------
+
+
+def _policy(settings: Settings, conf: OperatorConf | None, *, certificates: tuple[Certificate, ...]) -> Policy:
+    proxy = settings.proxy
+    low, _, high = proxy.stream_ports.partition("-")
+    ports = _ports(settings)
+    return Policy(
+        prefix=proxy.tag_prefix,
+        seed=proxy.seed or socket.gethostname(),
+        allowed=_networks(proxy.allowed_addresses, "proxy.allowed_addresses"),
+        denied=_networks(proxy.denied_addresses, "proxy.denied_addresses"),
+        denied_endpoints=frozenset(_private_endpoints(settings)),
+        claims=proxy.claims,
+        streams=conf is None or "stream" in conf.includes,
+        stream_ports=range(int(low), int(high or low) + 1),
+        reserved_ports=ports,
+        certificates=certificates,
+        htpasswd=read_htpasswd(proxy.htpasswd),
+    )
+
+
+def _networks(texts: tuple[str, ...], key: str) -> tuple[IPNetwork, ...]:
+    try:
+        return tuple(ip_network(text) for text in texts)
+    except ValueError as error:
+        raise BadInput(f"{key}: {error}") from error
+
+
+def _ports(settings: Settings) -> frozenset[int]:
+    listens = (*settings.proxy.http_listen, *settings.proxy.https_listen, settings.nginx.stamp, settings.admin.listen)
+    return frozenset(int(text.rpartition(":")[2]) for text in listens if text.rpartition(":")[2].isdigit())
+
+
+def _private_endpoints(settings: Settings) -> Iterator[Endpoint]:
+    """What a tag must never make the public reach: Consul's agent and the sidecar itself."""
+    for text in (settings.nginx.stamp, settings.admin.listen, settings.consul.address):
+        place = urlsplit(text if "//" in text else f"//{text}")
+        if place.scheme == "unix" or text.startswith("unix:") or place.hostname is None:
+            continue
+        port = place.port or 8500
+        names = ("127.0.0.1", "[::1]") if place.hostname in ("localhost", "127.0.0.1", "::1", "0.0.0.0") else (place.hostname,)  # noqa: S104
+        yield from (Endpoint(name, port) for name in names)
+
+
+_ONCE: Final = frozenset(
+    {
+        "server_names_hash_bucket_size",
+        "server_names_hash_max_size",
+        "map_hash_bucket_size",
+        "map_hash_max_size",
+        "variables_hash_max_size",
+        "variables_hash_bucket_size",
+    }
+)
+
+
+def _surroundings(proxy: ProxySettings, binary: Binary | None, conf: OperatorConf | None) -> Surroundings:
+    return Surroundings(
+        http=proxy.http_listen,
+        https=proxy.https_listen,
+        stream_address=proxy.stream_address,
+        trusted_proxies=proxy.trusted_proxies,
+        hsts_max_age=int(proxy.hsts_max_age),
+        retry_after=int(proxy.retry_after),
+        keepalive_min_timeout=binary is not None and binary.keepalive_min_timeout,
+        http2_directive=binary is not None and binary.http2_directive,
+        reject_handshake=binary is None or binary.reject_handshake,
+        operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
+        operator_defaults=frozenset() if conf is None else _default_listens(conf),
+    )
+
+
+def _default_listens(conf: OperatorConf) -> frozenset[str]:
+    """Addresses for which the operator has a default server of his own: a second one is an error to nginx."""
+    return frozenset(
+        statement.directive.arguments[0].removeprefix("*:").removeprefix("0.0.0.0:")
+        for statement in conf.statements
+        if statement.directive.name == "listen"
+        and {"default_server", "default"} & set(statement.directive.arguments[1:])
+    )
+

@@ -1,0 +1,88 @@
+"""Catalog -> Plan: who should get which traffic. Pure: no clock, no file, no log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.plan.certificates import choose_certificates
+from proxygen.plan.claims import settle_claims
+from proxygen.plan.hosts import virtual_servers
+from proxygen.plan.service import plan_service
+from proxygen.plan.types import Memory, Plan, Policy, PortClaim, Quarantine, Service, ServiceState, StreamServer
+from proxygen.shares import parse_override
+
+__all__ = ["Planner", "plan_routes"]
+
+
+def plan_routes(
+    catalog: Catalog,
+    policy: Policy,
+    memory: Memory | None = None,
+    refused: Mapping[ServiceName, Quarantine] | None = None,
+) -> Plan:
+    """Plan a catalog from nothing; `Planner` does the same and remembers what did not change."""
+    return Planner(policy).plan(catalog, memory or Memory(), refused or {})
+
+
+class Planner:
+    """Plans catalogs one after the other. Services whose inputs did not change are taken from the last plan."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy: Final = policy
+        self._known: dict[ServiceName, tuple[tuple[Instance, ...], str | None, Service | None]] = {}
+
+    def plan(self, catalog: Catalog, memory: Memory, refused: Mapping[ServiceName, Quarantine]) -> Plan:
+        """``refused`` names services that a gate refused: they are quarantined with the gate's reason."""
+        overrides = _overrides(catalog, memory)
+        services: dict[ServiceName, Service] = {}
+        known: dict[ServiceName, tuple[tuple[Instance, ...], str | None, Service | None]] = {}
+        for name in sorted(catalog.services):
+            instances, override = catalog.services[name], overrides.get(name)
+            before = self._known.get(name)
+            if before is not None and before[1] == override and (before[0] is instances or before[0] == instances):
+                service = before[2]
+            else:
+                service = plan_service(name, instances, override, self._policy)
+            known[name] = (instances, override, service)
+            if service is None:
+                continue
+            if name in refused and service.quarantine is None:
+                service = replace(
+                    service,
+                    state=ServiceState.QUARANTINED,
+                    upstreams=(),
+                    split=None,
+                    quarantine=refused[name],
+                )
+            services[name] = service
+        self._known = known
+        holders, conflicts = settle_claims(services.values(), memory.holders, self._policy.claims)
+        certificates = choose_certificates(services, holders, self._policy.certificates)
+        return Plan(
+            services=tuple(services.values()),
+            servers=virtual_servers(services, holders, certificates),
+            streams=tuple(
+                StreamServer(claim, services[holders[claim]])
+                for claim in sorted(claim for claim in holders if isinstance(claim, PortClaim))
+            ),
+            conflicts=conflicts,
+            memory=Memory(holders=holders, overrides=overrides),
+        )
+
+
+def _overrides(catalog: Catalog, memory: Memory) -> Mapping[ServiceName, str]:
+    """The operator's overrides; one that does not parse leaves the last one that did in force, because the
+    share in the tags may be far from what the operator last asked for."""
+    settled = {}
+    for name, text in catalog.overrides.items():
+        try:
+            parse_override(text)
+        except ValueError:
+            settled[name] = memory.overrides.get(name, text)
+        else:
+            settled[name] = text
+    return MappingProxyType(settled)

@@ -1,0 +1,71 @@
+"""From claims that were won to virtual servers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from proxygen.model import ServiceName
+from proxygen.plan.types import Certificate, Claim, Location, RouteClaim, Service, VirtualServer
+from proxygen.tags import Host, Path
+
+_Routes = dict[Path, Service]
+
+
+def virtual_servers(
+    services: Mapping[ServiceName, Service],
+    holders: Mapping[Claim, ServiceName],
+    certificates: Mapping[str, Certificate],
+) -> tuple[VirtualServer, ...]:
+    """One virtual server per host, the default server first.
+
+    The most specific host decides first, then the longest path (as in the Gateway API's precedence): a route
+    of a wildcard or of any host serves a named host only at paths that no route of the named host covers. So
+    nobody takes a path away from a host by claiming it for all hosts.
+    """
+    own: dict[str, _Routes] = defaultdict(dict)
+    own[""] = {}
+    for claim, name in holders.items():
+        if isinstance(claim, RouteClaim):
+            own[claim.host][Path(claim.path)] = services[name]
+    servers = []
+    for host in sorted(own):
+        routes = dict(own[host])
+        for wider in _wider(host):
+            _fall_back(routes, own.get(wider, {}))
+        servers.append(
+            VirtualServer(
+                host=Host(host) if host else None,
+                locations=tuple(Location(path, routes[path]) for path in sorted(routes)),
+                certificate=certificates.get(host),
+            )
+        )
+    return tuple(servers)
+
+
+def _wider(host: str) -> Iterable[str]:
+    """Yield the wildcards that cover a host, the closest first, and last any host ("")."""
+    if not host:
+        return
+    rest = host.removeprefix("*.")
+    if rest == host:
+        rest = host.partition(".")[2]
+    else:
+        rest = rest.partition(".")[2]
+    while rest:
+        yield f"*.{rest}"
+        rest = rest.partition(".")[2]
+    yield ""
+
+
+def _fall_back(routes: _Routes, wider: _Routes) -> None:
+    """Add the wider host's routes at paths that nothing covers yet."""
+    narrow = tuple(routes)
+    for path, service in wider.items():
+        if not any(covers(own, path) for own in narrow):
+            routes[path] = service
+
+
+def covers(prefix: Path, path: Path) -> bool:
+    """Tell whether a route's path takes requests for another: by whole segments, so /api does not take /apix."""
+    return prefix == "/" or path == prefix or path.startswith(f"{prefix}/")

@@ -1,0 +1,372 @@
+"""One service by itself: its instances' tags and health to variants, upstreams and a split."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Any, Final
+
+from proxygen.errors import TagError
+from proxygen.model import Health, Instance, ServiceName
+from proxygen.plan.certificates import certificate_for
+from proxygen.plan.types import (
+    Claim,
+    Endpoint,
+    ForceRule,
+    Ident,
+    InstanceState,
+    PlannedInstance,
+    Policy,
+    PortClaim,
+    Quarantine,
+    RouteClaim,
+    Server,
+    Service,
+    ServiceState,
+    Split,
+    Upstream,
+    Variant,
+)
+from proxygen.shares import CANARY, STABLE, Share, parse_override, ranges, settle_shares
+from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination, parse_route, parse_tags
+
+_PER_INSTANCE: Final = frozenset({"route", "force", "variant", "weight"})
+_NO_BACKUP: Final = frozenset(
+    {
+        BalanceBy.IP_HASH,
+        BalanceBy.RANDOM,
+        BalanceBy.HASH_URI,
+        BalanceBy.HASH_HEADER,
+        BalanceBy.HASH_COOKIE,
+    }
+)
+"""Methods with which nginx refuses ``backup``."""
+
+MAX_WEIGHT_SUM: Final = 10_000
+"""nginx keeps the sum of weights in an int and ``hash … consistent`` reserves 160 points for each unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """An instance with its tags, judged."""
+
+    instance: Instance
+    tags: ProxyTags
+    endpoint: Endpoint | None
+    weight: int
+
+    @property
+    def variant(self) -> str:
+        return self.tags.variant.name if self.tags.variant else STABLE
+
+
+def ident_of(name: ServiceName) -> Ident:
+    """A name for nginx that no other service's name can turn into."""
+    readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40]
+    return Ident(f"svc_{readable}_{sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}")
+
+
+def plan_service(name: ServiceName, instances: Sequence[Instance], override: str | None, policy: Policy) -> Service | None:
+    """Plan one service; None where no instance asks to be proxied.
+
+    What is wrong with it is in `Service.quarantine`; nothing is raised.
+    """
+    base = Service(
+        name=name,
+        ident=ident_of(name),
+        state=ServiceState.QUARANTINED,
+        registered=min((instance.create_index for instance in instances), default=0),
+    )
+    members, problems = _judge(instances, policy)
+    options = _merge(members)
+    claims = _claims(members, options)
+    if problems:
+        claims = _routes_that_parse(instances, claims, policy.prefix)
+    elif not claims and options.protocol not in (Protocol.TCP, Protocol.UDP):
+        return None
+    else:
+        problems = [*check_combination(options), *_unmet(options, claims, policy)]
+    if problems:
+        place, reason = problems[0].place, problems[0].reason
+        return replace(base, claims=claims, quarantine=Quarantine(service=name, place=place, reason=reason))
+    warnings = _disagreements(members)
+    shares, share_warnings = _shares(members, override)
+    upstreams = _upstreams(base.ident, members, options, policy.seed)
+    alive = {upstream.variant for upstream in upstreams}
+    variants = _variants(shares, alive)
+    return replace(
+        base,
+        state=ServiceState.SERVED if any(variant.effective for variant in variants) else ServiceState.NOBODY,
+        options=options,
+        claims=claims,
+        htpasswd=policy.htpasswd.get(options.auth) if options.auth is not None else None,
+        variants=variants,
+        upstreams=upstreams,
+        split=_split(variants, upstreams, members),
+        instances=tuple(_report(member) for member in members),
+        warnings=(*warnings, *share_warnings),
+    )
+
+
+# --- judging instances ---------------------------------------------------------------------------------------------
+
+
+def _judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[_Member], list[TagError]]:
+    members, problems = [], []
+    for instance in instances:
+        try:
+            tags = parse_tags(instance.tags, instance.meta, policy.prefix)
+            endpoint = _endpoint(instance, policy)
+        except TagError as error:
+            problems.append(TagError(f"instance {instance.id!r:.80} on {instance.node!r:.80}: {error.place}", error.reason))
+            continue
+        members.append(_Member(instance, tags, endpoint, _weight(instance, tags)))
+    return members, problems
+
+
+def _endpoint(instance: Instance, policy: Policy) -> Endpoint | None:
+    """The address that nginx may connect to; None for an instance without a port."""
+    if instance.port == 0:
+        return None
+    if not 0 < instance.port < 65536:
+        raise TagError("port", f"{instance.port} is not from 1 to 65535")
+    try:
+        address = ip_address(instance.address)
+    except ValueError:
+        raise TagError(
+            "address",
+            f"{instance.address[:80]!r} is not an IP address; register one (nginx would have to resolve a name, and one"
+            " name that does not resolve rejects every service)",
+        ) from None
+    if getattr(address, "scope_id", None):
+        raise TagError("address", f"{instance.address!r} has a zone, which nginx cannot use")
+    networks = [network for network in policy.allowed if network.version == address.version]
+    if not any(address in network for network in networks) or any(
+        address in network for network in policy.denied if network.version == address.version
+    ):
+        raise TagError("address", f"{address} is outside the networks in which instances may live (proxy.allowed_addresses)")
+    endpoint = Endpoint.of(address, instance.port)
+    if endpoint in policy.denied_endpoints:
+        raise TagError("address", f"{endpoint} belongs to the proxy's own host and may not be an instance")
+    return endpoint
+
+
+def _weight(instance: Instance, tags: ProxyTags) -> int:
+    match instance.health:
+        case Health.CRITICAL | Health.MAINTENANCE:
+            return 0
+        case Health.WARNING:
+            return tags.weight if tags.weight is not None else max(0, instance.weight_warning)
+        case Health.PASSING:
+            return tags.weight if tags.weight is not None else max(0, instance.weight_passing)
+
+
+def _report(member: _Member) -> PlannedInstance:
+    instance = member.instance
+    if instance.health in (Health.CRITICAL, Health.MAINTENANCE):
+        state = InstanceState.UNHEALTHY
+    elif member.endpoint is None:
+        state = InstanceState.NO_PORT
+    elif member.weight == 0:
+        state = InstanceState.DRAINED
+    else:
+        state = InstanceState.SERVING
+    return PlannedInstance(
+        node=instance.node,
+        id=instance.id,
+        address=instance.address,
+        port=instance.port,
+        variant=member.variant,
+        weight=member.weight,
+        health=instance.health,
+        state=state,
+    )
+
+
+# --- what the instances state together -------------------------------------------------------------------------------
+
+
+def _newest_first(members: Iterable[_Member]) -> list[_Member]:
+    return sorted(members, key=lambda member: (-member.instance.modify_index, member.instance.key))
+
+
+def _merge(members: Iterable[_Member]) -> ProxyTags:
+    """For each key the value of the newest registration that states it: during a rolling deploy the new one is
+    meant, and an instance that is silent about ``auth`` does not open the service."""
+    merged: dict[str, Any] = {}
+    for member in _newest_first(members):
+        for field in fields(ProxyTags):
+            value = getattr(member.tags, field.name)
+            if field.name not in _PER_INSTANCE and value is not None:
+                merged.setdefault(field.name, value)
+    return ProxyTags(**merged)
+
+
+def _disagreements(members: Sequence[_Member]) -> list[str]:
+    warnings = []
+    for field in fields(ProxyTags):
+        if field.name in _PER_INSTANCE:
+            continue
+        values = {value for member in members if (value := getattr(member.tags, field.name)) is not None}
+        if len(values) > 1:
+            name = field.name.replace("_", "-")
+            warnings.append(f"instances disagree on {name}; the newest registration's value is used")
+    return warnings
+
+
+def _claims(members: Iterable[_Member], options: ProxyTags) -> tuple[Claim, ...]:
+    """The union over all instances, so that a route does not disappear while its tag changes one by one."""
+    if options.protocol in (Protocol.TCP, Protocol.UDP):
+        ports = {member.tags.listen for member in members if member.tags.listen is not None}
+        return tuple(PortClaim(options.protocol.value, port) for port in sorted(ports))
+    return _sorted_routes(RouteClaim(route.host or "", route.path) for member in members for route in member.tags.route)
+
+
+def _sorted_routes(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    return tuple(sorted(set(claims), key=str))
+
+
+def _routes_that_parse(instances: Iterable[Instance], claims: Iterable[Claim], prefix: str) -> tuple[Claim, ...]:
+    """What a quarantined service still holds: its requests get an answer of their own, and nobody else gets them."""
+    start = f"{prefix}.route="
+    found = set(claims)
+    for instance in instances:
+        for tag in instance.tags:
+            if tag.startswith(start):
+                with suppress(ValueError):
+                    route = parse_route(tag.removeprefix(start))
+                    found.add(RouteClaim(route.host or "", route.path))
+    return _sorted_routes(found)
+
+
+def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[TagError]:
+    """What the tags refer to and the operator does not have."""
+    problems = []
+    if options.auth is not None and options.auth not in policy.htpasswd:
+        known = ", ".join(sorted(policy.htpasswd)) or "none"
+        problems.append(TagError("auth", f"there is no htpasswd file {options.auth!r}; known: {known}"))
+    for claim in claims:
+        if isinstance(claim, RouteClaim):
+            if options.tls is not None and certificate_for(claim.host, options.tls, policy.certificates) is None:
+                known = ", ".join(certificate.name for certificate in policy.certificates) or "none"
+                wanted = f"that holds {claim.host!r}" if options.tls == "auto" else f"named {options.tls!r}"
+                problems.append(TagError("tls", f"there is no certificate {wanted}; known: {known}"))
+        elif claim.port in policy.reserved_ports:
+            problems.append(TagError("listen", f"port {claim.port} is in use by the proxy itself"))
+        elif claim.port not in policy.stream_ports:
+            allowed = f"{policy.stream_ports.start}-{policy.stream_ports.stop - 1}"
+            problems.append(TagError("listen", f"port {claim.port} is not in {allowed} (proxy.stream_ports)"))
+        elif not policy.streams:
+            problems.append(TagError("listen", "nginx.conf includes no stream.d, so there can be no TCP or UDP route"))
+    return problems
+
+
+# --- shares ------------------------------------------------------------------------------------------------------------
+
+
+def _shares(members: Iterable[_Member], override: str | None) -> tuple[dict[str, Share], list[str]]:
+    """Each variant's share: the operator's override, else the lowest that its instances state."""
+    asked: dict[str, Share] = {}
+    warnings = []
+    for member in members:
+        variant = member.tags.variant
+        if variant is None:
+            continue
+        known = asked.get(variant.name)
+        if known is not None and known != variant.share:
+            warnings.append(f"instances of variant {variant.name} disagree on its share; the lowest is used")
+        asked[variant.name] = variant.share if known is None else min(known, variant.share)
+    if override is not None:
+        try:
+            settled = parse_override(override)
+        except ValueError as error:
+            warnings.append(f"the override in KV is ignored: {error}")
+        else:
+            asked.update({name: share for name, share in settled.items() if name in asked})
+    return asked, sorted(set(warnings))
+
+
+def _variants(asked: Mapping[str, Share], alive: Iterable[str]) -> tuple[Variant, ...]:
+    # A variant that was set to 0 stays drained even where nobody else is left.
+    willing = frozenset(name for name in alive if asked.get(name) != 0)
+    effective = settle_shares(asked, willing)
+    rest = Share(max(0, 10_000 - sum(asked.values())))
+    names = sorted(asked, key=lambda name: (name != CANARY, name))
+    return (
+        Variant(name=STABLE, asked=rest, effective=effective.get(STABLE, Share(0))),
+        *(Variant(name=name, asked=asked[name], effective=effective.get(name, Share(0))) for name in names),
+    )
+
+
+# --- upstreams and split ---------------------------------------------------------------------------------------------
+
+
+def _upstreams(ident: Ident, members: Sequence[_Member], options: ProxyTags, seed: str) -> tuple[Upstream, ...]:
+    groups: dict[str, dict[Endpoint, int]] = {}
+    for member in members:
+        if member.endpoint is not None and member.weight > 0:
+            group = groups.setdefault(member.variant, {})
+            # The same address on two agents is one server, and stays one until both are gone.
+            group[member.endpoint] = max(group.get(member.endpoint, 0), member.weight)
+    stable = _servers(groups.get(STABLE, {}), seed)
+    balance = options.balance
+    may_back_up = balance is None or balance.by not in _NO_BACKUP
+    upstreams = []
+    for variant in sorted(groups, key=lambda name: (name != STABLE, name != CANARY, name)):
+        servers = _servers(groups[variant], seed)
+        if variant != STABLE and may_back_up:
+            own = groups[variant]
+            servers += tuple(replace(server, backup=True) for server in stable if server.endpoint not in own)
+        upstreams.append(Upstream(name=_upstream_name(ident, variant), variant=variant, servers=servers))
+    return tuple(upstreams)
+
+
+def _upstream_name(ident: Ident, variant: str) -> Ident:
+    # Variant names hold no underscore, so no two of them meet here.
+    return Ident(f"{ident}_{variant.replace('-', '_')}")
+
+
+def _servers(group: Mapping[Endpoint, int], seed: str) -> tuple[Server, ...]:
+    """Servers in an order of this proxy's own, so that not every proxy tries the same one first after a reload."""
+    divisor = math.gcd(*group.values()) if group else 1
+    weights = {endpoint: weight // divisor for endpoint, weight in group.items()}
+    total = sum(weights.values())
+    if total > MAX_WEIGHT_SUM:
+        weights = {endpoint: max(1, weight * MAX_WEIGHT_SUM // total) for endpoint, weight in weights.items()}
+    ordered = sorted(weights, key=lambda endpoint: sha256(f"{seed}\0{endpoint}".encode()).digest())
+    return tuple(Server(endpoint, weights[endpoint]) for endpoint in ordered)
+
+
+def _split(variants: Sequence[Variant], upstreams: Sequence[Upstream], members: Iterable[_Member]) -> Split | None:
+    names = {upstream.variant: upstream.name for upstream in upstreams}
+    effective = {variant.name: variant.effective for variant in variants}
+    pieces = tuple((size, names[variant]) for size, variant in ranges(effective))
+    if not pieces:
+        return None
+    force = _force_rules(members, names, pieces[-1][1])
+    if len(pieces) == 1 and not force and len(upstreams) == 1:
+        return None
+    return Split(pieces=pieces, force=force)
+
+
+def _force_rules(members: Iterable[_Member], names: Mapping[str, Ident], fallback: Ident) -> tuple[ForceRule, ...]:
+    """Rules point at the variant of the instance that states them; stated by a stable one, at the canary."""
+    rules: dict[tuple[str, str, str | None], ForceRule] = {}
+    stable = names.get(STABLE, fallback)
+    for member in sorted(members, key=lambda member: (member.variant != CANARY, member.variant == STABLE, member.variant)):
+        target = CANARY if member.variant == STABLE else member.variant
+        for force in member.tags.force:
+            rule = ForceRule(
+                source=force.source.value,
+                name=force.name,
+                value=force.value,
+                upstream=names.get(target, stable),
+                otherwise=stable,
+            )
+            rules.setdefault((rule.source, rule.name.lower(), rule.value), rule)
+    return tuple(rules[key] for key in sorted(rules, key=lambda key: (key[0] != "header", key[1], key[2] or "")))

@@ -1,0 +1,278 @@
+"""What a plan is made of. Every text in here was judged: it came through a type of `tags` or `ipaddress`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from types import MappingProxyType
+from typing import Final, NewType
+
+from proxygen.model import Health, ServiceName
+from proxygen.shares import Share
+from proxygen.tags import Host, IPNetwork, Path, ProxyTags
+
+Ident = NewType("Ident", str)
+"""A service's name inside nginx: ``[a-z0-9_]`` only, and unique by a hash of the real name."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """An address literal and a port. Names are refused: nginx's master would resolve them, and one failure
+    rejects the whole configuration."""
+
+    address: str
+    port: int
+
+    @classmethod
+    def of(cls, address: IPv4Address | IPv6Address, port: int) -> Endpoint:
+        return cls(f"[{address}]" if address.version == 6 else str(address), port)
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One line of an upstream."""
+
+    endpoint: Endpoint
+    weight: int
+    backup: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """One nginx upstream: the servers of one variant, and behind them, as backup, those of stable."""
+
+    name: Ident
+    variant: str
+    servers: tuple[Server, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForceRule:
+    """Requests whose header or cookie matches go to ``upstream`` whatever their share says."""
+
+    source: str
+    """``header`` or ``cookie``."""
+    name: str
+    value: str | None
+    """The exact value that matches; None: ``always`` goes to ``upstream``, ``never`` to ``otherwise``."""
+    upstream: Ident
+    otherwise: Ident
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """How requests are divided between upstreams: force rules first, then the hash ranges."""
+
+    pieces: tuple[tuple[Share, Ident], ...]
+    """(size in basis points, upstream), in the order of the hash space; sizes sum to 10 000."""
+    force: tuple[ForceRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A named subset of a service's instances."""
+
+    name: str
+    asked: Share
+    """What tags or the operator's override ask for."""
+    effective: Share
+    """What it gets, given who is there."""
+
+
+class InstanceState(StrEnum):
+    """Why an instance gets traffic or not."""
+
+    SERVING = "serving"
+    DRAINED = "drained"
+    """Its weight is 0."""
+    UNHEALTHY = "unhealthy"
+    NO_PORT = "no port"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedInstance:
+    """An instance as the plan sees it, for those who ask why."""
+
+    node: str
+    id: str
+    address: str
+    port: int
+    variant: str
+    weight: int
+    health: Health
+    state: InstanceState
+
+
+class ServiceState(StrEnum):
+    SERVED = "served"
+    NOBODY = "nobody"
+    """No instance can take a request: its routes answer 503."""
+    QUARANTINED = "quarantined"
+    """Left out: the routes that it holds answer 503."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine:
+    """Why one service is left out."""
+
+    service: ServiceName
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"service {self.service}: {self.place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RouteClaim:
+    """A host (None: any) and a path prefix that one service holds."""
+
+    host: str
+    """Empty for any host."""
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.host or '*any host*'}{self.path}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortClaim:
+    """A port on which one service's streams arrive."""
+
+    protocol: str
+    """``tcp`` or ``udp``."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.protocol} port {self.port}"
+
+
+Claim = RouteClaim | PortClaim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """A claim that two services make: who has it, who was told no."""
+
+    claim: Claim
+    holder: ServiceName
+    loser: ServiceName
+    reason: str = "held by an older claim"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One routed service, planned by itself: nothing here depends on any other service."""
+
+    name: ServiceName
+    ident: Ident
+    state: ServiceState
+    options: ProxyTags = ProxyTags()
+    """What its instances state together; per-instance keys are empty."""
+    claims: tuple[Claim, ...] = ()
+    """What it wants; `Plan.holders` says what it got."""
+    registered: int = 0
+    """Lowest CreateIndex of its instances: the age of a newcomer's claim."""
+    htpasswd: str | None = None
+    """Path of the file that the ``auth`` tag names."""
+    variants: tuple[Variant, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+    split: Split | None = None
+    """None: everything goes to the only upstream."""
+    instances: tuple[PlannedInstance, ...] = ()
+    warnings: tuple[str, ...] = ()
+    quarantine: Quarantine | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A certificate with its key, found on disk and seen to fit."""
+
+    name: str
+    hosts: tuple[str, ...]
+    """DNS names in it, lower case, wildcards as ``*.example.com``."""
+    certificate: str
+    key: str
+    fingerprint: str
+    """SHA-256 over both files: a renewed certificate makes a new generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One route inside a virtual server."""
+
+    path: Path
+    service: Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualServer:
+    """One host (None: the default server) with its routes."""
+
+    host: Host | None
+    locations: tuple[Location, ...]
+    """Sorted by path; nginx picks the longest prefix."""
+    certificate: Certificate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamServer:
+    """One TCP or UDP port."""
+
+    claim: PortClaim
+    service: Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a plan must know of the one before: who holds which claim, and the last override that parsed."""
+
+    holders: Mapping[Claim, ServiceName] = field(default_factory=lambda: MappingProxyType({}))
+    overrides: Mapping[ServiceName, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Who gets which traffic. The same plan renders to the same bytes."""
+
+    services: tuple[Service, ...]
+    """Routed services by name, quarantined ones included."""
+    servers: tuple[VirtualServer, ...]
+    """The default server first, then by host."""
+    streams: tuple[StreamServer, ...]
+    conflicts: tuple[Conflict, ...] = ()
+    memory: Memory = Memory()
+
+    @property
+    def quarantined(self) -> tuple[Quarantine, ...]:
+        return tuple(service.quarantine for service in self.services if service.quarantine)
+
+
+ANYWHERE: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the operator allows, and what the plan may refer to."""
+
+    prefix: str = "proxygen"
+    seed: str = ""
+    allowed: tuple[IPNetwork, ...] = ANYWHERE
+    denied: tuple[IPNetwork, ...] = ()
+    denied_endpoints: frozenset[Endpoint] = frozenset()
+    """Endpoints that only the sidecar itself may speak to: Consul's agent, the admin API, the stamp."""
+    claims: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Host pattern to the service name patterns that may claim it."""
+    streams: bool = True
+    """nginx.conf includes the stream part of a generation."""
+    stream_ports: range = range(1024, 65536)
+    reserved_ports: frozenset[int] = frozenset()
+    """Ports that the virtual servers, the stamp or the admin API listen on."""
+    certificates: tuple[Certificate, ...] = ()
+    htpasswd: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """htpasswd file's name to its path."""

@@ -1,0 +1,164 @@
+"""The one Jinja2 environment and the one way in which a value becomes nginx text.
+
+Every ``{{ … }}`` must end in the filter ``q``; anything else is refused while rendering. ``q`` takes typed
+values only, so what a template prints is a number, a variable that we named, or a quoted literal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from proxygen.errors import TemplateError
+
+_BARE: Final = re.compile(r"[A-Za-z0-9_./:=%+\[\]-]+")
+"""What needs no quotes: nothing in it ends a token, begins a variable or a comment."""
+
+MAX_TOKEN: Final = 4_000
+"""nginx reads at most 4 096 bytes of one token (ngx_conf_file.c); the rest is left for the quotes."""
+
+
+class Quoted(str):
+    """Text that nginx may read as it stands."""
+
+    __slots__ = ()
+
+
+class Block(Quoted):
+    """Whole lines: a rendered fragment, or a file of the operator's own."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An nginx variable; the name is ours or came through a type."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """Literals and variables in one token, such as ``https://${host}:8443``."""
+
+    parts: tuple[str | Variable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """A regular expression that we built; the only literal in which ``$`` may stand."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the operator's or ours; the only literal that may run over several lines."""
+
+    text: str
+
+
+def quote(value: object) -> Quoted:
+    """Turn one typed value into one nginx token.
+
+    In double quotes nginx gives a meaning to ``\\``, ``"`` and ``$`` only (ngx_conf_read_token); the first two
+    can be escaped, ``$`` cannot, so a literal with ``$`` is refused.
+    """
+    if isinstance(value, Quoted):
+        return value
+    if isinstance(value, bool) or value is None:
+        raise TemplateError(f"{value!r} has no form in nginx's language")
+    if isinstance(value, int):
+        return Quoted(str(value))
+    if isinstance(value, Variable):
+        return Quoted(f"${value.name}")
+    if isinstance(value, Expression):
+        return _token("".join(f"${{{part.name}}}" if isinstance(part, Variable) else _escape(part) for part in value.parts))
+    if isinstance(value, Regex):
+        return _token(_escape(value.pattern, dollar=True))
+    if isinstance(value, Page):
+        return _token(_escape(value.text))
+    if isinstance(value, Enum):
+        return quote(value.value)
+    if isinstance(value, str):
+        # A line break would end a comment in which a template prints the value.
+        if any(ord(character) < 32 for character in value):
+            raise TemplateError(f"{value!r} holds a control character")
+        return _token(_escape(value))
+    raise TemplateError(f"a {type(value).__name__} has no form in nginx's language")
+
+
+def _escape(text: str, *, dollar: bool = False) -> str:
+    if "$" in text and not dollar:
+        raise TemplateError(f"{text!r} holds a $, which nginx cannot be told to take literally")
+    if "\0" in text:
+        raise TemplateError("a NUL has no form in nginx's language")
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _token(text: str) -> Quoted:
+    if len(text.encode()) > MAX_TOKEN:
+        raise TemplateError(f"a value of {len(text.encode())} bytes is longer than nginx's {MAX_TOKEN}")
+    return Quoted(text if _BARE.fullmatch(text) else f'"{text}"')
+
+
+def _only_quoted(value: object) -> object:
+    if isinstance(value, Quoted):
+        return value
+    raise TemplateError(f"{value!r} is printed without the filter q")
+
+
+class Templates:
+    """The shipped templates, with the operator's own in front of them where the file name is the same."""
+
+    def __init__(self, own: Path | None = None) -> None:
+        if own is not None and not own.is_dir():
+            raise TemplateError(f"the templates directory {own} does not exist")
+        self.own: Final = own
+        folders = ([own] if own else []) + [_shipped()]
+        self._environment: Final = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(folders),
+            undefined=jinja2.StrictUndefined,
+            finalize=_only_quoted,
+            # nginx is not HTML: escaping is the filter q's work.
+            autoescape=False,  # noqa: S701
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            auto_reload=False,
+        )
+        self._environment.filters["q"] = quote
+
+    def render(self, name: str, context: Mapping[str, object]) -> Block:
+        """Render one template. Raise TemplateError with its name and line."""
+        try:
+            text = self._environment.get_template(name).render(context)
+        except TemplateError as error:
+            raise TemplateError(f"template {name}: {error}") from error
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(f"template {error.filename or name}:{error.lineno}: {error.message}") from error
+        except jinja2.TemplateError as error:
+            raise TemplateError(f"template {name}: {error.message or type(error).__name__}") from error
+        return Block(text if text.endswith("\n") or not text else text + "\n")
+
+    def read(self, name: str) -> str:
+        """Return a file of the templates directory as it is, such as a page."""
+        loader = self._environment.loader
+        assert loader is not None
+        try:
+            return loader.get_source(self._environment, name)[0]
+        except jinja2.TemplateNotFound as error:
+            raise TemplateError(f"template {name} is missing") from error
+
+
+def _shipped() -> Path:
+    """The wheel carries the templates inside the package; a checkout has them beside it."""
+    package = Path(__file__).parent
+    inside = package / "templates"
+    return inside if inside.is_dir() else package.parent / "templates"

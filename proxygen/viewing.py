@@ -1,0 +1,369 @@
+"""From the plan's types to the templates' views: where a default or a directive is decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proxygen.plan.types import ForceRule, Location, Service, ServiceState, Split, StreamServer, Upstream, VirtualServer
+from proxygen.tags import BalanceBy, Protocol, ProxyTags, StickyBy
+from proxygen.templating import Expression, Regex, Variable
+from proxygen.views import (
+    CertificateView,
+    LimitView,
+    ListenView,
+    LocationView,
+    MapLine,
+    MapView,
+    MatchView,
+    Piece,
+    ServerLine,
+    ServiceLabel,
+    ServiceView,
+    SplitView,
+    StreamView,
+    Template,
+    UpstreamView,
+    Value,
+    VirtualServerView,
+    Zone,
+)
+
+if TYPE_CHECKING:
+    from proxygen.render import Snippets
+
+DEFAULT_KEEPALIVE: Final = 16
+"""Idle connections to an upstream that each worker keeps."""
+
+STREAM_TIMEOUT: Final = {Protocol.TCP: 600_000, Protocol.UDP: 30_000}
+"""Milliseconds; nginx's own 10 minutes would keep a session per UDP client for that long."""
+
+_TEMPLATES: Final = {
+    Protocol.HTTP: Template.PROXY,
+    Protocol.HTTPS: Template.PROXY,
+    Protocol.GRPC: Template.GRPC,
+    Protocol.GRPCS: Template.GRPC,
+    Protocol.FASTCGI: Template.FASTCGI,
+    Protocol.UWSGI: Template.UWSGI,
+}
+_SCHEMES: Final = {
+    Protocol.HTTP: "http://",
+    Protocol.HTTPS: "https://",
+    Protocol.GRPC: "grpc://",
+    Protocol.GRPCS: "grpcs://",
+    Protocol.FASTCGI: "",
+    Protocol.UWSGI: "",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What rendering must know of nginx and of the operator's wishes, beside the plan."""
+
+    http: tuple[str, ...] = ("80",)
+    https: tuple[str, ...] = ("443",)
+    stream_address: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    hsts_max_age: int = 31_536_000
+    """Seconds."""
+    retry_after: int = 5
+    """Seconds."""
+    keepalive_min_timeout: bool = False
+    http2_directive: bool = False
+    reject_handshake: bool = False
+    operator_directives: frozenset[str] = frozenset()
+    """http-level directives that nginx.conf already holds and that may stand only once."""
+    operator_defaults: frozenset[str] = frozenset()
+    """Listen addresses for which nginx.conf already has a default server."""
+
+    def http_listens(self, *, default: bool) -> tuple[ListenView, ...]:
+        return tuple(ListenView(address=listen, default=default and self._free(listen)) for listen in self.http)
+
+    def https_listens(self, *, default: bool) -> tuple[ListenView, ...]:
+        return tuple(
+            ListenView(address=listen, tls=True, http2=not self.http2_directive, default=default and self._free(listen))
+            for listen in self.https
+        )
+
+    def _free(self, listen: str) -> bool:
+        return listen not in self.operator_defaults
+
+    @property
+    def https_port(self) -> str:
+        port = self.https[0].rpartition(":")[2] if self.https else "443"
+        return "" if port == "443" else f":{port}"
+
+
+# --- a service's upstreams, maps and split ---------------------------------------------------------------------
+
+
+def service_view(service: Service, around: Surroundings) -> ServiceView:
+    """What stands in http once per service."""
+    maps, splits = _division(service)
+    return ServiceView(
+        service=ServiceLabel(label=service.ident),
+        upstreams=_upstreams(service, keepalive=True),
+        maps=maps,
+        splits=splits,
+        zones=_zones(service),
+    )
+
+
+def _upstreams(service: Service, *, keepalive: bool) -> tuple[UpstreamView, ...]:
+    return tuple(_upstream(upstream, service.options, keepalive=keepalive) for upstream in service.upstreams)
+
+
+def _upstream(upstream: Upstream, options: ProxyTags, *, keepalive: bool) -> UpstreamView:
+    balance = options.balance
+    method = balance.by if balance else BalanceBy.ROUND_ROBIN
+    fail_timeout = options.fail_timeout
+    size = DEFAULT_KEEPALIVE if options.keepalive is None else options.keepalive
+    return UpstreamView(
+        name=upstream.name,
+        least_conn=method is BalanceBy.LEAST_CONN,
+        random=method is BalanceBy.RANDOM,
+        ip_hash=method is BalanceBy.IP_HASH,
+        hash=_hash_key(options),
+        servers=tuple(
+            ServerLine(
+                address=str(server.endpoint),
+                weight=server.weight,
+                max_fails=options.max_fails,
+                # nginx counts fail_timeout in whole seconds.
+                fail_timeout=None if fail_timeout is None else -(-fail_timeout // 1000),
+                backup=server.backup,
+            )
+            for server in upstream.servers
+        ),
+        keepalive=size if keepalive and size else None,
+    )
+
+
+def _hash_key(options: ProxyTags) -> Variable | None:
+    balance = options.balance
+    if balance is None:
+        return None
+    match balance.by:
+        case BalanceBy.HASH_URI:
+            return Variable("request_uri")
+        case BalanceBy.HASH_HEADER:
+            return _header(balance.name)
+        case BalanceBy.HASH_COOKIE:
+            return Variable(f"cookie_{balance.name}")
+    return None
+
+
+def _header(name: str | None) -> Variable:
+    return Variable(f"http_{(name or '').lower().replace('-', '_')}")
+
+
+def _zones(service: Service) -> tuple[Zone, ...]:
+    rate = service.options.rate
+    return () if rate is None else (Zone(zone=f"zone={_zone(service)}:1m", rate=f"rate={rate.requests}r/{rate.per}"),)
+
+
+def _zone(service: Service) -> str:
+    # One name per service, always keyed by the client's address: nginx refuses a reload that changes a zone's key.
+    return f"{service.ident}_rate"
+
+
+def _division(service: Service) -> tuple[tuple[MapView, ...], tuple[SplitView, ...]]:
+    """Force rules first, each falling to the next, the last to the split by share."""
+    split = service.split
+    if split is None:
+        return (), ()
+    maps: list[MapView] = []
+    splits: list[SplitView] = []
+    key_maps, key = _key(service)
+    maps += key_maps
+    rest: Value
+    chain = [_target_variable(service), *(Variable(f"{service.ident}_force{n}") for n in range(1, len(split.force)))]
+    if len(split.pieces) > 1:
+        share = Variable(f"{service.ident}_share") if split.force else chain[0]
+        splits.append(_split(split, Expression((key, service.ident)), share))
+        rest = share
+    else:
+        rest = split.pieces[0][1]
+    for position, rule in enumerate(split.force):
+        following = chain[position + 1] if position + 1 < len(chain) else rest
+        maps.append(_force(rule, chain[position], following))
+    return tuple(maps), tuple(splits)
+
+
+def _target_variable(service: Service) -> Variable:
+    return Variable(service.ident)
+
+
+def _split(split: Split, key: Expression, variable: Variable) -> SplitView:
+    *pieces, (_, rest) = split.pieces
+    return SplitView(
+        key=key,
+        variable=variable,
+        pieces=tuple(Piece(percent=f"{share // 100}.{share % 100:02}%", value=upstream) for share, upstream in pieces),
+        rest=rest,
+    )
+
+
+def _force(rule: ForceRule, variable: Variable, otherwise: Value) -> MapView:
+    source = _header(rule.name) if rule.source == "header" else Variable(f"cookie_{rule.name}")
+    lines: tuple[MapLine, ...]
+    if rule.value is not None:
+        lines = (MapLine(match=Regex(f"~^{_literal(rule.value)}$"), value=rule.upstream),)
+    else:
+        lines = (
+            MapLine(match=Regex("~^always$"), value=rule.upstream),
+            MapLine(match=Regex("~^never$"), value=rule.otherwise),
+        )
+    return MapView(source=source, variable=variable, default=otherwise, lines=lines)
+
+
+def _literal(text: str) -> str:
+    """A regular expression for exactly this text, without backslashes, which nginx would want doubled."""
+    return "".join(character if character.isalnum() or character in "/_-" else f"[{character}]" for character in text)
+
+
+def _key(service: Service) -> tuple[list[MapView], Variable]:
+    """The variable by which a client keeps its variant. An empty one would put everybody into the first range
+    of split_clients, so a request without the cookie or header gets a key of its own."""
+    sticky = service.options.sticky
+    request = Variable("request_id")
+    if sticky is None or sticky.by is StickyBy.NONE:
+        return [], request
+    if sticky.by is StickyBy.IP:
+        return [], Variable("remote_addr")
+    source = _header(sticky.name) if sticky.by is StickyBy.HEADER else Variable(f"cookie_{sticky.name}")
+    key = Variable(f"{service.ident}_key")
+    maps = [MapView(source=source, variable=key, default=source, lines=(MapLine(match="", value=request),))]
+    if sticky.by is StickyBy.COOKIE:
+        # Sent only to a client that has none, and not where the application sets it itself.
+        both = Expression((source, Variable(f"upstream_cookie_{sticky.name}")))
+        cookie = Expression((f"{sticky.name}=", request, "; Path=/; HttpOnly; SameSite=Lax"))
+        maps.append(
+            MapView(source=both, variable=_cookie_variable(service), default="", lines=(MapLine(match="", value=cookie),))
+        )
+    return maps, key
+
+
+def _cookie_variable(service: Service) -> Variable:
+    return Variable(f"{service.ident}_cookie")
+
+
+# --- virtual servers and their locations -------------------------------------------------------------------------
+
+
+def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets) -> VirtualServerView:
+    default = server.host is None
+    certificate = server.certificate
+    listens = around.http_listens(default=default)
+    if certificate is not None:
+        listens += around.https_listens(default=default)
+    return VirtualServerView(
+        name=server.host or "_",
+        listens=listens,
+        http2=around.http2_directive,
+        certificate=None
+        if certificate is None
+        else CertificateView(
+            certificate=certificate.certificate, key=certificate.key, fingerprint=certificate.fingerprint
+        ),
+        keepalive_min_timeout=around.keepalive_min_timeout,
+        trusted_proxies=around.trusted_proxies,
+        has_root=any(location.path == "/" for location in server.locations),
+        retry_after=around.retry_after,
+        snippets=snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ()),
+    )
+
+
+def location_view(location: Location, server: VirtualServer, around: Surroundings, snippets: Snippets) -> LocationView:
+    service, options = location.service, location.service.options
+    protocol = options.protocol or Protocol.HTTP
+    rate = options.rate
+    secure = server.certificate is not None
+    return LocationView(
+        matches=_matches(location.path),
+        unavailable=service.state is not ServiceState.SERVED,
+        redirect=Expression(("https://", Variable("host"), around.https_port, Variable("request_uri")))
+        if options.redirect_https and secure
+        else None,
+        hsts=f"max-age={around.hsts_max_age}" if options.hsts and secure else None,
+        deny=tuple(map(str, options.deny or ())),
+        allow=tuple(map(str, options.allow or ())),
+        htpasswd=service.htpasswd,
+        realm="restricted",
+        limit=None if rate is None else LimitView(zone=f"zone={_zone(service)}", burst=rate.burst),
+        body_size=options.body_size,
+        cookie=_cookie_variable(service) if _sets_cookie(service) else None,
+        strip=bool(options.strip_prefix) and location.path != "/",
+        protocol=_TEMPLATES[protocol],
+        tls_upstream=protocol in (Protocol.HTTPS, Protocol.GRPCS),
+        plain_connection=options.websocket is False,
+        connect_timeout=options.connect_timeout,
+        timeout=options.timeout,
+        no_retries=options.retries == 0,
+        tries=None if not options.retries else options.retries + 1,
+        target=_target(service, _SCHEMES[protocol]),
+        snippets=snippets[f"location-{service.name}.conf"],
+    )
+
+
+def _sets_cookie(service: Service) -> bool:
+    sticky = service.options.sticky
+    return service.split is not None and sticky is not None and sticky.by is StickyBy.COOKIE
+
+
+def _target(service: Service, scheme: str) -> Expression:
+    if service.split is not None:
+        return Expression((scheme, _target_variable(service)))
+    return Expression((scheme, service.upstreams[0].name if service.upstreams else "nobody"))
+
+
+def _matches(path: str) -> tuple[MatchView, ...]:
+    """A prefix takes whole segments: /api takes /api and /api/x, not /apix."""
+    pattern = _literal(path)
+    if path == "/":
+        return (MatchView(path="/", exact=False, strip=Regex("^/(.*)$")),)
+    return (
+        MatchView(path=path, exact=True, strip=Regex(f"^{pattern}()$")),
+        MatchView(path=f"{path}/", exact=False, strip=Regex(f"^{pattern}/(.*)$")),
+    )
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) -> StreamView:
+    service, options = stream.service, stream.service.options
+    protocol = Protocol(stream.claim.protocol)
+    split = service.split
+    splits: tuple[SplitView, ...] = ()
+    if split is not None:
+        splits = (_split(split, Expression((*_stream_key(options), service.ident)), _target_variable(service)),)
+    address = around.stream_address
+    return StreamView(
+        service=ServiceLabel(label=service.ident),
+        upstreams=_upstreams(service, keepalive=False),
+        splits=splits,
+        listens=(
+            ListenView(
+                address=f"{address}:{stream.claim.port}" if address else str(stream.claim.port),
+                udp=protocol is Protocol.UDP,
+            ),
+        ),
+        deny=tuple(map(str, options.deny or ())),
+        allow=tuple(map(str, options.allow or ())),
+        connect_timeout=options.connect_timeout,
+        timeout=options.timeout if options.timeout is not None else STREAM_TIMEOUT[protocol],
+        no_retries=options.retries == 0,
+        tries=None if not options.retries else options.retries + 1,
+        unavailable=service.state is not ServiceState.SERVED,
+        target=_target(service, ""),
+        snippets=snippets["stream.conf"],
+    )
+
+
+def _stream_key(options: ProxyTags) -> tuple[str | Variable, ...]:
+    """A session's key: its client's address where it is sticky, else something new for every session."""
+    if options.sticky is not None and options.sticky.by is StickyBy.IP:
+        return (Variable("remote_addr"),)
+    return tuple(Variable(name) for name in ("remote_addr", "remote_port", "connection", "msec"))
+

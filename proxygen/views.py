@@ -1,0 +1,249 @@
+"""What the templates see: one frozen class per template, filled with typed values and nothing to decide."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+from proxygen.templating import Block, Expression, Page, Regex, Variable
+
+Value = str | int | Variable | Expression | Regex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashSize:
+    """A table size of nginx, set explicitly: one long name must not reject everybody's configuration."""
+
+    directive: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenView:
+    address: str
+    tls: bool = False
+    http2: bool = False
+    default: bool = False
+    udp: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpView:
+    """http.conf.j2"""
+
+    hash_sizes: tuple[HashSize, ...]
+    reject_tls: bool
+    tls_listens: tuple[ListenView, ...]
+    not_found: Page
+    unavailable: Page
+    snippets: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLabel:
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLine:
+    address: str
+    weight: int
+    max_fails: int | None
+    fail_timeout: int | None
+    """Seconds."""
+    backup: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamView:
+    name: str
+    least_conn: bool
+    random: bool
+    ip_hash: bool
+    hash: Variable | None
+    servers: tuple[ServerLine, ...]
+    keepalive: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapLine:
+    match: Value
+    value: Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapView:
+    source: Value
+    variable: Variable
+    default: Value
+    lines: tuple[MapLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    percent: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitView:
+    key: Expression
+    variable: Variable
+    pieces: tuple[Piece, ...]
+    rest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    zone: str
+    """``zone=NAME:SIZE``: nginx knows quotes at the beginning of a token only, so such tokens come whole."""
+    rate: str
+    """``rate=…``"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceView:
+    """upstream.conf.j2"""
+
+    service: ServiceLabel
+    upstreams: tuple[UpstreamView, ...]
+    maps: tuple[MapView, ...]
+    splits: tuple[SplitView, ...]
+    zones: tuple[Zone, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchView:
+    path: str
+    exact: bool
+    strip: Regex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitView:
+    zone: str
+    """``zone=NAME``"""
+    burst: int
+
+
+class Template(Enum):
+    """The template that speaks a protocol; an Enum so that inert values keep it."""
+
+    PROXY = "proxy.conf.j2"
+    GRPC = "grpc.conf.j2"
+    FASTCGI = "fastcgi.conf.j2"
+    UWSGI = "uwsgi.conf.j2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocationView:
+    """location.conf.j2"""
+
+    matches: tuple[MatchView, ...]
+    unavailable: bool
+    redirect: Expression | None
+    hsts: str | None
+    deny: tuple[str, ...]
+    allow: tuple[str, ...]
+    htpasswd: str | None
+    realm: str
+    limit: LimitView | None
+    body_size: int | None
+    cookie: Variable | None
+    strip: bool
+    protocol: Template
+    tls_upstream: bool
+    plain_connection: bool
+    connect_timeout: int | None
+    """Milliseconds, as all time-outs here."""
+    timeout: int | None
+    no_retries: bool
+    tries: int | None
+    target: Expression
+    snippets: tuple[Block, ...]
+
+    @property
+    def protocol_template(self) -> str:
+        return self.protocol.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateView:
+    certificate: str
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualServerView:
+    """server.conf.j2"""
+
+    name: str
+    listens: tuple[ListenView, ...]
+    http2: bool
+    certificate: CertificateView | None
+    keepalive_min_timeout: bool
+    trusted_proxies: tuple[str, ...]
+    has_root: bool
+    retry_after: int
+    """Seconds."""
+    snippets: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamView:
+    """stream.conf.j2"""
+
+    service: ServiceLabel
+    upstreams: tuple[UpstreamView, ...]
+    splits: tuple[SplitView, ...]
+    listens: tuple[ListenView, ...]
+    deny: tuple[str, ...]
+    allow: tuple[str, ...]
+    connect_timeout: int | None
+    timeout: int
+    no_retries: bool
+    tries: int | None
+    unavailable: bool
+    target: Expression
+    snippets: tuple[Block, ...]
+
+
+_T = TypeVar("_T")
+
+
+def inert(view: _T) -> _T:
+    """The same view with every text replaced by a harmless one: what a template prints for it cannot have been
+    shaped by a value. Numbers, flags, enumerations, emptiness and the operator's own files stay."""
+    return _inert(view)  # type: ignore[no-any-return]
+
+
+def _inert(value: Any) -> Any:
+    match value:
+        case Block() | Enum() | Page() | bool() | int() | None:
+            return value
+        case str():
+            return "inert" if value else ""
+        case tuple():
+            return tuple(_inert(item) for item in value)
+        case Variable():
+            return Variable("inert")
+        case Regex():
+            return Regex("inert")
+        case Expression():
+            return Expression(("inert",))
+        case ServerLine():
+            # One address looks like any other: upstreams that differ in addresses and weights only share a shape.
+            return dataclasses.replace(value, address="inert", weight=min(value.weight, 2))
+        case HashSize():
+            return value
+    return dataclasses.replace(
+        value, **{field.name: _inert(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    )
+
+
+def as_context(view: Any) -> dict[str, object]:
+    """The view's fields by name, for a template."""
+    return {field.name: getattr(view, field.name) for field in dataclasses.fields(view)}

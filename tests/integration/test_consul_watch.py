@@ -1,0 +1,198 @@
+"""What happens in a real Consul arrives as a catalog."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proxygen.model import Catalog, Health, ServiceName
+from proxygen.settings import ConsulSettings
+from tests.consul.watching import ROUTE, health, ids, watching
+from tests.harness.consul import ConsulAgent
+
+
+def settings_for(agent: ConsulAgent, **knobs: Any) -> ConsulSettings:
+    return ConsulSettings(address=agent.address, **knobs)
+
+
+async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call the harness, which blocks, beside the loop."""
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+async def test_a_registration_and_each_of_its_changes_arrive_at_once(consul: ConsulAgent) -> None:
+    """Register, health, tag, Meta, weight and port changes and a deregistration are each seen within a second."""
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE], status="passing")
+    async with watching(settings_for(consul)) as one:
+        await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
+
+        async def soon(change: Callable[..., Any], seen: Callable[[Catalog], bool], *args: Any, **kwargs: Any) -> None:
+            await call(change, *args, **kwargs)
+            await one.until(seen, timeout=1.0)
+
+        await soon(
+            consul.register,
+            lambda catalog: ids(catalog, "web") == ["web-1", "web-2"],
+            "web",
+            id="web-2",
+            port=8002,
+            tags=[ROUTE],
+        )
+        await soon(consul.set_check, lambda c: health(c, "web")[0] is Health.CRITICAL, "web-1", "critical")
+        await soon(consul.set_check, lambda c: health(c, "web")[0] is Health.WARNING, "web-1", "warning")
+        await soon(consul.set_maintenance, lambda c: health(c, "web")[1] is Health.MAINTENANCE, "web-2", True)
+        await soon(
+            consul.register,
+            lambda c: c.services[ServiceName("web")][1].meta == (("proxygen-weight", "5"),),
+            "web",
+            id="web-2",
+            port=8002,
+            tags=[ROUTE],
+            meta={"proxygen-weight": "5"},
+        )
+        await soon(
+            consul.register,
+            lambda c: c.services[ServiceName("web")][1].weight_passing == 7,
+            "web",
+            id="web-2",
+            port=8002,
+            tags=[ROUTE],
+            weights=(7, 2),
+        )
+        await soon(consul.deregister, lambda c: ids(c, "web") == ["web-1"], "web-2")
+        await soon(consul.deregister, lambda c: c.services[ServiceName("web")] == (), "web-1")
+        assert one.watch.problem is None
+
+
+async def test_overrides_arrive_and_go(consul: ConsulAgent) -> None:
+    """A key under KV_PREFIX/canary is in the next catalog; a deleted one is not."""
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE])
+    async with watching(settings_for(consul)) as one:
+        await one.until(lambda catalog: not catalog.overrides)
+        await call(consul.kv_put, "proxygen/canary/web", '{"canary": "5%"}')
+        await one.until(lambda c: c.overrides == {"web": '{"canary": "5%"}'}, timeout=1.0)
+        await call(consul.kv_delete, "proxygen/canary/web")
+        await one.until(lambda c: not c.overrides, timeout=1.0)
+
+
+async def test_unrouted_services_and_other_keys_are_left_out(consul: ConsulAgent) -> None:
+    """Only services with proxy tags or proxy Meta are in the catalog."""
+    consul.register("db", id="db-1", port=5432, tags=["primary"])
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE])
+    consul.register("meta", id="meta-1", port=8002, meta={"proxygen-route": "meta.example.com"})
+    async with watching(settings_for(consul)) as one:
+        await one.until(lambda catalog: set(catalog.services) == {"meta", "web"})
+        await call(consul.register, "late", id="late-1", port=8003, meta={"proxygen-route": "late.example.com"})
+        await one.until(lambda catalog: ids(catalog, "late") == ["late-1"], timeout=1.0)
+
+
+async def test_meta_given_to_a_known_service_routes_it_within_the_sweep(consul: ConsulAgent) -> None:
+    """A service whose Meta gains a route later is found by the sweep."""
+    consul.register("db", id="db-1", port=5432)
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE])
+    async with watching(settings_for(consul, meta_sweep=0.5)) as one:
+        await one.until(lambda catalog: set(catalog.services) == {"web"})
+        await call(consul.register, "db", id="db-1", port=5432, meta={"proxygen-route": "db.example.com"})
+        await one.until(lambda catalog: ids(catalog, "db") == ["db-1"], timeout=3.0)
+
+
+async def test_a_service_that_loses_its_tags_is_seen_without_them(consul: ConsulAgent) -> None:
+    """A route ends by being observed to be gone, never by being left out."""
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE])
+    async with watching(settings_for(consul)) as one:
+        await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
+        await call(consul.register, "web", id="web-1", port=8001, tags=["plain"])
+        await one.until(lambda c: c.services[ServiceName("web")][0].tags == ("plain",), timeout=2.0)
+
+
+async def test_churn_without_content_puts_no_catalog(consul: ConsulAgent) -> None:
+    """T13: an index that moves every 50 ms with the same content puts nothing and costs a bounded number of requests."""
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE], status="passing")
+    async with watching(settings_for(consul)) as one:
+        await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
+        await one.slot.take()
+        requests = one.client.statistics.requests
+        for number in range(60):
+            await call(consul.set_check, "web-1", "passing", f"output {number}")
+            await asyncio.sleep(0.05)
+        assert await one.nothing_comes(0.2)
+        assert one.client.statistics.requests - requests < 40
+
+
+@pytest.mark.faults
+async def test_a_restart_with_a_lower_index_is_followed(make_consul: Callable[..., ConsulAgent]) -> None:
+    """T2, T4: an agent that forgot everything and counts from 1 again is read from the start within two seconds."""
+    agent = make_consul()
+    agent.start()
+    for number in range(30):
+        agent.register("web", id=f"web-{number}", port=8001 + number, tags=[ROUTE])
+    async with watching(settings_for(agent)) as one:
+        await one.until(lambda catalog: len(ids(catalog, "web")) == 30)
+        await call(agent.stop)
+        await asyncio.sleep(0.5)
+        assert one.watch.problem is not None
+        assert len(ids(one.slot.peek() or pytest.fail("no catalog"), "web")) == 30
+        await call(agent.start)
+        await call(agent.register, "web", id="web-new", port=9000, tags=[ROUTE])
+        await one.until(lambda catalog: ids(catalog, "web") == ["web-new"], timeout=3.0)
+        await asyncio.sleep(1.5)
+        assert one.watch.problem is None
+
+
+@pytest.mark.faults
+async def test_an_outage_changes_nothing(make_consul: Callable[..., ConsulAgent]) -> None:
+    """T4, T15: while Consul is down or frozen the last good catalog stays and freshness tells."""
+    agent = make_consul(persistent=True)
+    agent.start()
+    agent.register("web", id="web-1", port=8001, tags=[ROUTE])
+    async with watching(settings_for(agent, wait=1.0)) as one:
+        await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
+        await one.slot.take()
+        await call(agent.stop)
+        await asyncio.sleep(3)
+        assert one.watch.freshness() > 1.5
+        assert await one.nothing_comes(0.1)
+        await call(agent.start)
+        await call(agent.register, "web", id="web-2", port=8002, tags=[ROUTE])
+        await one.until(lambda catalog: "web-2" in ids(catalog, "web"), timeout=3.0)
+
+
+@pytest.mark.slow
+async def test_250_services_with_64_sockets(consul: ConsulAgent) -> None:
+    """T11: more services than sockets; each kind of change is still seen in about a second, and 64 is never passed."""
+    for number in range(250):
+        consul.register(f"s{number:03}", id=f"s{number:03}-1", port=8001, tags=[ROUTE], status="passing")
+    async with watching(settings_for(consul)) as one:
+        await one.until(lambda catalog: len(catalog.services) == 250, timeout=30.0)
+        sockets = 0
+
+        async def soon(change: Callable[..., Any], seen: Callable[[Catalog], bool], *args: Any, **kwargs: Any) -> None:
+            nonlocal sockets
+            await call(change, *args, **kwargs)
+            await one.until(seen, timeout=2.0)
+            sockets = max(sockets, one.client.statistics.sockets + one.client.statistics.waiting)
+
+        await soon(consul.set_check, lambda c: health(c, "s017") == [Health.CRITICAL], "s017-1", "critical")
+        await soon(
+            consul.register, lambda c: ids(c, "s100") == ["s100-1", "s100-2"], "s100", id="s100-2", port=1, tags=[ROUTE]
+        )
+        await soon(
+            consul.register,
+            lambda c: c.services[ServiceName("s200")][0].meta == (("proxygen-weight", "3"),),
+            "s200",
+            id="s200-1",
+            port=8001,
+            tags=[ROUTE],
+            status="passing",
+            meta={"proxygen-weight": "3"},
+        )
+        await soon(consul.deregister, lambda c: ids(c, "s100") == ["s100-1"], "s100-2")
+        await soon(consul.deregister, lambda c: c.services[ServiceName("s001")] == (), "s001-1")
+        await soon(
+            consul.register, lambda c: ids(c, "new") == ["new-1"], "new", id="new-1", port=2, tags=[ROUTE], status="passing"
+        )
+        assert 0 < sockets <= 64
+        assert one.watch.problem is None

@@ -1,0 +1,325 @@
+"""Applying generations to a real nginx, and what happens when it does not take them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxygen.errors import NginxUnavailable
+from proxygen.nginx.apply import Outcome
+from proxygen.nginx.publish import Output, current, generations, hold_output, publish
+from tests.harness.nginx import NginxServer
+from tests.harness.ports import free_port
+from tests.harness.tools import NginxBinary
+from tests.integration.proxy import Proxy
+
+MakeProxy = Callable[..., Awaitable[Proxy]]
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Iterator[Output]:
+    with hold_output(tmp_path / "output") as output:
+        yield output
+
+
+@pytest.fixture
+def make_proxy(output: Output, make_nginx: Callable[..., NginxServer]) -> MakeProxy:
+    """Make a proxy around a server that is not started."""
+
+    async def make(binary: NginxBinary, *, options: dict[str, object] | None = None, **server: object) -> Proxy:
+        return await Proxy.make(
+            make_nginx(binary, **server),
+            output,
+            port=free_port(),
+            **{"stamp": f"127.0.0.1:{free_port()}", **(options or {})},
+        )
+
+    return make
+
+
+@pytest.fixture
+async def proxy(nginx_binary: NginxBinary, make_proxy: MakeProxy) -> AsyncIterator[Proxy]:
+    """A running nginx that serves generation 1, proven."""
+    proxy = await make_proxy(nginx_binary)
+    proxy.server.start()
+    applied = await proxy.apply("one")
+    assert (applied.outcome, applied.generation) == (Outcome.APPLIED, 1)
+    yield proxy
+
+
+async def test_a_change_is_applied_and_proven(proxy: Proxy) -> None:
+    """When an apply is over, no worker is left that would answer with the old generation."""
+    before = proxy.server.accepting()
+    applied = await proxy.apply("two")
+    assert applied.outcome is Outcome.APPLIED
+    assert proxy.server.accepting().isdisjoint(before)
+    assert {await asyncio.to_thread(proxy.get) for _ in range(50)} == {"two"}
+    assert [generation.proven for generation in generations(proxy.output.directory)] == [True, True]
+    assert set(applied.durations) == {"drain", "publish", "reload", "prove"}
+
+
+async def test_an_output_with_a_unix_stamp_is_proven(
+    any_nginx_binary: NginxBinary, make_proxy: MakeProxy, short_directory: Path
+) -> None:
+    proxy = await make_proxy(any_nginx_binary, options={"stamp": f"unix:{short_directory}/stamp.sock"})
+    proxy.server.start()
+    assert (await proxy.apply("one")).outcome is Outcome.APPLIED
+    assert (await proxy.apply("two")).outcome is Outcome.APPLIED
+    assert await proxy.answers("two")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "quoted"),
+    [
+        ("limit_req_zone $uri zone=z:1m rate=9r/s;\n", "limit_req_zone $host zone=z:1m rate=9r/s;\n", "previously"),
+        ("proxy_cache_path DIR/a keys_zone=c:1m;\n", "proxy_cache_path DIR/b keys_zone=c:1m;\n", "previously"),
+    ],
+    ids=["zone-with-another-key", "cache-moved"],
+)
+async def test_what_the_master_refuses_in_silence_is_rolled_back(
+    proxy: Proxy, tmp_path: Path, first: str, second: str, quoted: str
+) -> None:
+    """It passes nginx -t; the master refuses it; the generation before serves on, and the log says why."""
+    (tmp_path / "cache").mkdir()
+    first, second = (text.replace("DIR", str(tmp_path / "cache")) for text in (first, second))
+    assert (await proxy.apply("two", http=first)).outcome is Outcome.APPLIED
+    candidate = proxy.candidate("three", http=second)
+    assert await proxy.passes_check(candidate, tmp_path / "scratch")
+    started = time.monotonic()
+    applied = await proxy.applier.apply(candidate, proxy.conf)
+    assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 2)
+    assert quoted in applied.reason
+    assert any(quoted in line for line in applied.log)
+    assert time.monotonic() - started < 4, "seen by the log, not by the deadline"
+    assert current(proxy.output.directory) == 2
+    assert await proxy.answers("two")
+    assert (await proxy.apply("four", http=first)).outcome is Outcome.APPLIED
+
+
+async def test_a_port_that_somebody_else_holds_is_rolled_back_and_taken_later(proxy: Proxy, tmp_path: Path) -> None:
+    """T8: nginx -t does not see it; nginx tries for 2.5 s; the old generation serves all the while."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        more = f"listen 127.0.0.1:{port};"
+        candidate = proxy.candidate("two", server=more)
+        assert await proxy.passes_check(candidate, tmp_path / "scratch")
+        applied = await proxy.applier.apply(candidate, proxy.conf)
+        assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
+        assert any("98: Address already in use" in line for line in applied.log)
+        assert await proxy.answers("one")
+    assert (await proxy.apply("two", server=more)).outcome is Outcome.APPLIED
+    assert await proxy.answers("two")
+
+
+async def test_a_missing_working_directory_never_reaches_nginx(
+    nginx_binary: NginxBinary, make_proxy: MakeProxy, tmp_path: Path
+) -> None:
+    """It passes nginx -t and a HUP would end every worker, and so would a HUP back to the generation before."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    proxy = await make_proxy(nginx_binary, main=f"working_directory {directory};")
+    proxy.server.start()
+    assert (await proxy.apply("one")).outcome is Outcome.APPLIED
+    directory.rmdir()
+    workers = proxy.server.workers()
+    applied = await proxy.apply("two")
+    assert (applied.outcome, applied.generation) == (Outcome.REJECTED, 1)
+    assert str(directory) in applied.reason
+    assert proxy.server.workers() == workers
+    assert await proxy.answers("one")
+    assert (await proxy.applier.roll_back(1, proxy.conf, test_seconds=0)).outcome is Outcome.UNCHANGED
+    directory.mkdir()
+    assert (await proxy.apply("two")).outcome is Outcome.APPLIED
+
+
+async def test_a_candidate_that_ends_every_worker_is_rolled_back_at_once(
+    make_proxy: MakeProxy, any_nginx_binary: NginxBinary, tmp_path: Path
+) -> None:
+    """A total outage that nginx -t cannot foresee: seen by the processes, long before the deadline."""
+    if any_nginx_binary.modules is None or not (any_nginx_binary.modules / "ngx_http_lua_module.so").exists():
+        pytest.skip("needs Debian's libnginx-mod-http-lua")
+    proxy = await make_proxy(any_nginx_binary, modules=["ndk_http", "ngx_http_lua"])
+    proxy.server.start()
+    assert (await proxy.apply("one")).outcome is Outcome.APPLIED
+    candidate = proxy.candidate("two", http="init_worker_by_lua_block { os.exit(2) }\n")
+    assert await proxy.passes_check(candidate, tmp_path / "scratch")
+    applied = await proxy.applier.apply(candidate, proxy.conf)
+    assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
+    assert "every worker ended" in applied.reason
+    assert applied.durations["prove"] < 2
+    assert await proxy.answers("one")
+    assert (await proxy.apply("three")).outcome is Outcome.APPLIED
+
+
+async def test_without_nginx_the_candidate_waits_for_it(any_nginx_binary: NginxBinary, make_proxy: MakeProxy) -> None:
+    """T9: nginx is absent; the error says so, the generation is there when nginx starts, and is proven then."""
+    proxy = await make_proxy(any_nginx_binary)
+    with pytest.raises(NginxUnavailable, match="start nginx"):
+        await proxy.apply("one")
+    with pytest.raises(NginxUnavailable, match="start nginx"):
+        await proxy.applier.finish_pending(proxy.conf, test_seconds=0)
+    assert current(proxy.output.directory) == 1
+    proxy.server.start()
+    assert (await proxy.applier.finish_pending(proxy.conf, test_seconds=0)).outcome is Outcome.UNCHANGED
+    assert await proxy.answers("one")
+    assert generations(proxy.output.directory)[0].proven
+
+
+async def test_a_master_that_hangs_is_given_up_and_serves_the_old_generation(proxy: Proxy) -> None:
+    """T9: the reload hangs; after the deadline the old generation is the live one, and stays so when nginx wakes."""
+    proxy.applier = proxy.make_applier(deadline="1s")
+    proxy.server.signal(signal.SIGSTOP)
+    try:
+        applied = await proxy.apply("two")
+    finally:
+        proxy.server.signal(signal.SIGCONT)
+    assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
+    assert "generation 1 answers" in applied.reason
+    assert await proxy.answers("one")
+    assert (await proxy.apply("three")).outcome is Outcome.APPLIED
+    assert await proxy.answers("three")
+
+
+async def test_an_nginx_that_hangs_whole_is_an_error_with_both_reasons(proxy: Proxy) -> None:
+    proxy.applier = proxy.make_applier(deadline="1s")
+    processes = [proxy.server.pid, *proxy.server.workers()]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(NginxUnavailable, match="generation 1 was restored, and then"):
+            await proxy.apply("two")
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+    assert current(proxy.output.directory) == 1
+    assert (await proxy.apply("three")).outcome is Outcome.APPLIED
+
+
+async def test_the_first_generation_can_be_rolled_back_too(
+    any_nginx_binary: NginxBinary, make_proxy: MakeProxy
+) -> None:
+    """nginx was there before proxygen; a first generation that it refuses leaves it as it was."""
+    proxy = await make_proxy(any_nginx_binary, http="limit_req_zone $uri zone=z:1m rate=9r/s;")
+    proxy.server.start()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        applied = await proxy.apply("one", server=f"listen 127.0.0.1:{taken.getsockname()[1]};")
+    assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, None)
+    assert not (proxy.output.directory / "current").is_symlink()
+    assert (await proxy.apply("two")).outcome is Outcome.APPLIED
+
+
+async def test_a_reload_that_a_crash_left_out_is_done_at_the_next_start(proxy: Proxy) -> None:
+    """T10: published, and killed before the reload."""
+    candidate = proxy.candidate("two")
+    publish(proxy.output, candidate.staged, candidate.manifest)
+    assert proxy.get() == "one"
+    applied = await proxy.applier.finish_pending(proxy.conf, test_seconds=0)
+    assert (applied.outcome, applied.generation) == (Outcome.APPLIED, 2)
+    assert proxy.get() == "two"
+    assert (await proxy.applier.finish_pending(proxy.conf, test_seconds=0)).outcome is Outcome.UNCHANGED
+
+
+async def test_an_operator_goes_back_to_the_generation_before_or_to_any(proxy: Proxy) -> None:
+    for body in ("two", "three"):
+        assert (await proxy.apply(body)).outcome is Outcome.APPLIED
+    back = await proxy.applier.roll_back(None, proxy.conf, test_seconds=0)
+    assert (back.outcome, back.generation) == (Outcome.APPLIED, 2)
+    assert proxy.get() == "two"
+    back = await proxy.applier.roll_back(1, proxy.conf, test_seconds=0)
+    assert (back.outcome, back.generation) == (Outcome.APPLIED, 1)
+    assert proxy.get() == "one"
+    assert (await proxy.apply("four")).generation == 4
+
+
+async def test_where_processes_cannot_be_seen_the_stamp_is_the_proof(
+    nginx_binary: NginxBinary, make_proxy: MakeProxy
+) -> None:
+    """A pid file that leads nowhere stands for another pid namespace; a command asks for the reload."""
+    server = {"workers": 2}
+    proxy = await make_proxy(nginx_binary, **server)
+    proxy.server.start()
+    blind = {"pid": "/nonexistent/nginx.pid", "conf": _renamed(proxy.server.conf)}
+    proxy.nginx = proxy.nginx.model_copy(
+        update={**blind, "reload": "command", "reload_command": ("kill", "-HUP", str(proxy.server.pid))}
+    )
+    proxy.applier = proxy.make_applier(overlap="400ms")
+    assert (await proxy.apply("one")).outcome is Outcome.APPLIED
+    applied = await proxy.apply("two")
+    assert applied.outcome is Outcome.APPLIED
+    assert applied.durations["prove"] > 0.4
+    assert {await asyncio.to_thread(proxy.get) for _ in range(50)} == {"two"}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        applied = await proxy.apply("three", server=f"listen 127.0.0.1:{taken.getsockname()[1]};")
+    assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 2)
+
+
+async def test_a_reload_command_that_fails_puts_the_old_generation_back(proxy: Proxy) -> None:
+    """Else nginx would meet, at its next start, a generation that was never proven."""
+    proxy.nginx = proxy.nginx.model_copy(
+        update={"reload": "command", "reload_command": ("sh", "-c", "echo no such container; exit 4")}
+    )
+    proxy.applier = proxy.make_applier(overlap="300ms")
+    applied = await proxy.apply("two")
+    assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
+    assert "ended with 4: no such container" in applied.reason
+    assert await proxy.answers("one")
+
+
+async def test_a_reload_waits_for_draining_workers_but_not_for_ever(proxy: Proxy) -> None:
+    """T30: old workers that still serve somebody are counted; above the cap the next reload waits."""
+    proxy.applier = proxy.make_applier(max_draining=1, max_draining_wait="1s")
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        # A request without its end keeps each of the workers that got one busy.
+        writers = [writer, *[(await asyncio.open_connection("127.0.0.1", proxy.port))[1] for _ in range(20)]]
+        for each in writers:
+            each.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        await asyncio.sleep(0.2)
+        first = await proxy.apply("two")
+        assert first.durations["drain"] < 0.5
+        second = await proxy.apply("three")
+        assert second.durations["drain"] >= 1
+        assert (first.outcome, second.outcome) == (Outcome.APPLIED, Outcome.APPLIED)
+    finally:
+        for each in writers:
+            each.close()
+
+
+async def test_two_applies_at_once_are_one_after_the_other(proxy: Proxy) -> None:
+    first, second = proxy.candidate("two"), None
+    task = asyncio.create_task(proxy.applier.apply(first, proxy.conf))
+    await asyncio.sleep(0.05)
+    second = proxy.candidate("three")
+    applied = await proxy.applier.apply(second, proxy.conf)
+    assert (await task).outcome is Outcome.APPLIED
+    assert applied.outcome is Outcome.APPLIED
+    assert proxy.get() == "three"
+
+
+async def test_a_master_of_somebody_else_says_which_right_is_missing(proxy: Proxy) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(NginxUnavailable, match="uid 65534 may not signal .* CAP_KILL"):
+            from proxygen.nginx.master import Master, send_reload
+
+            send_reload(Master(pid=proxy.server.pid, own_pid=proxy.server.pid))
+    finally:
+        os.seteuid(0)
+
+
+def _renamed(conf: Path) -> Path:
+    """The same conf under another name, so that no master is seen to run it."""
+    other = conf.with_name("elsewhere.conf")
+    with contextlib.suppress(FileExistsError):
+        os.link(conf, other)
+    return other
