@@ -5,7 +5,7 @@ Applications that register themselves import this package: it needs nothing but 
 """
 
 from proxygen.tags.keys import KEYS, Key
-from proxygen.tags.proxy import ProxyTags, TagValues
+from proxygen.tags.proxy import ProxyTags, TagValues, check_combination
 from proxygen.tags.texts import PREFIX, format_meta, format_tags, has_proxy_tags, lint_tags, parse_tags
 from proxygen.tags.values import (
     AUTO,
@@ -51,6 +51,7 @@ __all__ = [
     "StickyBy",
     "TagValues",
     "VariantTag",
+    "check_combination",
     "format_meta",
     "format_tags",
     "has_proxy_tags",

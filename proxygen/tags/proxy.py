@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Final, TypedDict, Unpack
 
@@ -50,8 +50,8 @@ class TagValues(TypedDict, total=False):
     retries: str | int | None
     keepalive: str | int | None
     rate: str | Rate | None
-    allow: str | Iterable[str | IPNetwork]
-    deny: str | Iterable[str | IPNetwork]
+    allow: str | Iterable[str | IPNetwork] | None
+    deny: str | Iterable[str | IPNetwork] | None
     auth: str | None
 
 
@@ -60,7 +60,8 @@ class ProxyTags:
     """What one instance asks of the proxy, in normal form; None or empty: the key is not stated.
 
     Built by keywords from the texts of tags or from values, ``ProxyTags(route=["app.example.com"], canary="10%")``;
-    raises TagError, whose place is the keyword, for what the grammar refuses.
+    raises TagError, whose place is the keyword, for what the grammar refuses. Whether the keys make sense together
+    is `check_combination`'s question, so that what several instances state can be merged before it is asked.
     """
 
     route: tuple[RouteTag, ...] = ()
@@ -88,8 +89,8 @@ class ProxyTags:
     retries: int | None = None
     keepalive: int | None = None
     rate: Rate | None = None
-    allow: tuple[IPNetwork, ...] = ()
-    deny: tuple[IPNetwork, ...] = ()
+    allow: tuple[IPNetwork, ...] | None = None
+    deny: tuple[IPNetwork, ...] | None = None
     auth: FileName | None = None
 
     def __init__(self, **values: Unpack[TagValues]) -> None:
@@ -102,8 +103,6 @@ class ProxyTags:
             if key is None:
                 raise TypeError(f"ProxyTags() got an unexpected keyword argument {name!r}")
             judged[key.field] = _judge(name, key, value)
-        for key_name, reason in contradictions(judged):
-            raise TagError(BY_NAME[key_name].field, reason)
         for field in fields(self):
             object.__setattr__(self, field.name, judged.get(field.name, field.default))
 
@@ -118,7 +117,7 @@ def _judge(name: str, key: Key, value: Any) -> Any:
     """
     if key.repeatable:
         return in_order({_judge_one(name, key, item) for item in ([value] if isinstance(value, str) else value)})
-    return () if value == () else _judge_one(name, key, value)
+    return _judge_one(name, key, value)
 
 
 def _judge_one(name: str, key: Key, value: Any) -> Any:
@@ -149,37 +148,45 @@ _HTTP_STICKY: Final = (StickyBy.COOKIE, StickyBy.HEADER)
 _HTTP_BALANCE: Final = (BalanceBy.IP_HASH, BalanceBy.HASH_URI, BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE)
 
 
-def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield a key and a reason for every combination that makes no sense on one instance; ``values`` is by field."""
-    protocol = values.get("protocol", Protocol.HTTP)
+def check_combination(tags: ProxyTags) -> tuple[TagError, ...]:
+    """Return what makes no sense together; the places are names of keys."""
+    return tuple(_contradictions(tags))
+
+
+def _contradictions(tags: ProxyTags) -> Iterator[TagError]:
+    protocol = tags.protocol or Protocol.HTTP
     if protocol.is_stream:
-        yield from _stream_contradictions(protocol, values)
-    elif "listen" in values:
-        yield "listen", f"only tcp and udp have a port of their own, and the protocol is {protocol}"
-    if protocol in (Protocol.FASTCGI, Protocol.UWSGI) and values.get("strip_prefix"):
-        yield "strip-prefix", f"{protocol} passes the path in a parameter; it cannot be stripped"
-    for name in ("redirect-https", "hsts"):
-        if values.get(BY_NAME[name].field) and "tls" not in values:
-            yield name, "there is no HTTPS without a certificate; add tls"
+        yield from _stream_contradictions(protocol, tags)
+    elif tags.listen is not None:
+        yield TagError("listen", f"only tcp and udp have a port of their own, and the protocol is {protocol}")
+    if protocol in (Protocol.FASTCGI, Protocol.UWSGI) and tags.strip_prefix:
+        yield TagError("strip-prefix", f"{protocol} passes the path in a parameter; it cannot be stripped")
+    for name, stated in (("redirect-https", tags.redirect_https), ("hsts", tags.hsts)):
+        if stated and tags.tls is None:
+            yield TagError(name, "there is no HTTPS without a certificate; add tls")
 
 
-def _stream_contradictions(protocol: Protocol, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if "listen" not in values:
-        yield "protocol", f"{protocol} needs a port to listen on; add listen"
+def _stream_contradictions(protocol: Protocol, tags: ProxyTags) -> Iterator[TagError]:
+    if tags.listen is None:
+        yield TagError("protocol", f"{protocol} needs a port to listen on; add listen")
     for name in _HTTP_ONLY:
-        value = values.get(BY_NAME[name].field)
+        value = getattr(tags, BY_NAME[name].field)
         # "false" asks for nothing that a stream lacks; a body size of 0 does, and it equals False.
         if not (value is None or value is False or value == ()):
-            yield name, f"{protocol} has no requests to apply it to"
-    sticky, balance = values.get("sticky"), values.get("balance")
-    if sticky and sticky.by in _HTTP_STICKY:
-        yield "sticky", f"{protocol} has no headers or cookies; write none or ip"
-    if balance and balance.by in _HTTP_BALANCE:
-        yield "balance", f"{protocol} has no requests to hash; write round_robin, least_conn or random"
+            yield TagError(name, f"{protocol} has no requests to apply it to")
+    if tags.sticky and tags.sticky.by in _HTTP_STICKY:
+        yield TagError("sticky", f"{protocol} has no headers or cookies; write none or ip")
+    if tags.balance and tags.balance.by in _HTTP_BALANCE:
+        yield TagError("balance", f"{protocol} has no requests to hash; write round_robin, least_conn or random")
 
 
 def format_values(tags: ProxyTags) -> Iterator[tuple[Key, str]]:
-    """Yield every stated key with its text, in the order of `KEYS`; a repeatable key once for each value."""
+    """Yield every stated key with its text, in the order of `KEYS`; a repeatable key once for each value.
+
+    Raise TagError for a combination that nobody could read back.
+    """
+    for problem in check_combination(tags):
+        raise problem
     for key in KEYS:
         value = getattr(tags, key.field)
         if value is None or value == ():

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from proxygen.errors import TagError, quoted
 from proxygen.tags.keys import BY_NAME, KEYS, Key
-from proxygen.tags.proxy import TWO_VARIANTS, ProxyTags, contradictions, format_values, in_order
+from proxygen.tags.proxy import TWO_VARIANTS, ProxyTags, check_combination, format_values, in_order
 
 PREFIX: Final = "proxygen"
 
@@ -32,10 +32,10 @@ def parse_tags(tags: Iterable[str], meta: Iterable[tuple[str, str]] = (), prefix
 
     Raise the first of the TagErrors that `lint_tags` finds.
     """
-    values, problems = _read(tags, meta, prefix)
+    proxy_tags, problems = _read(tags, meta, prefix)
     if problems:
         raise problems[0]
-    return ProxyTags(**values)
+    return proxy_tags
 
 
 def lint_tags(tags: Iterable[str], meta: Iterable[tuple[str, str]] = (), prefix: str = PREFIX) -> list[TagError]:
@@ -64,8 +64,8 @@ def has_proxy_tags(tags: Iterable[str], prefix: str = PREFIX) -> bool:
     return any(tag.startswith(f"{prefix}.") for tag in tags)
 
 
-def _read(tags: Iterable[str], meta: Iterable[tuple[str, str]], prefix: str) -> tuple[dict[str, Any], list[TagError]]:
-    """Return the values by field, and everything that is wrong."""
+def _read(tags: Iterable[str], meta: Iterable[tuple[str, str]], prefix: str) -> tuple[ProxyTags, list[TagError]]:
+    """Return what could be read, and everything that is wrong."""
     problems: list[TagError] = []
     stated = list(_from_tags(tags, prefix, problems))
     in_tags = {text.key.name for text in stated}
@@ -76,14 +76,14 @@ def _read(tags: Iterable[str], meta: Iterable[tuple[str, str]], prefix: str) -> 
     values: dict[str, Any] = {}
     for texts in by_key.values():
         key = texts[0].key
-        value = _value(key, texts, problems)
         if key.field in values:
             problems.append(TagError(texts[0].place, TWO_VARIANTS))
-        values[key.field] = value
+        values[key.field] = _value(key, texts, problems)
+    proxy_tags = ProxyTags(**values)
     if not problems:
-        places = {texts[0].key.name: texts[0].place for texts in by_key.values()}
-        problems += (TagError(places[name], reason) for name, reason in contradictions(values))
-    return values, problems
+        places = {name: texts[0].place for name, texts in by_key.items()}
+        problems += (TagError(places[problem.place], problem.reason) for problem in check_combination(proxy_tags))
+    return proxy_tags, problems
 
 
 def _from_tags(tags: Iterable[str], prefix: str, problems: list[TagError]) -> Iterator[_Text]:
@@ -115,8 +115,8 @@ def _from_meta(meta: Iterable[tuple[str, str]], prefix: str, problems: list[TagE
 
 def _unknown(name: str) -> str:
     close = get_close_matches(name[:64], BY_NAME, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{quoted(name)} is not a key; {hint}the keys are {', '.join(key.name for key in KEYS)}"
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{quoted(name)} is not a key{hint}; the keys are {', '.join(key.name for key in KEYS)}"
 
 
 def _value(key: Key, texts: list[_Text], problems: list[TagError]) -> Any:
