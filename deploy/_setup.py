@@ -73,8 +73,9 @@ def _run(command: list[str], *, env: dict[str, str] | None = None, cwd: Path | N
 
 
 def _path() -> str:
-    """Return PATH with the system's sbin, where Debian keeps nginx and a plain user's PATH does not reach."""
-    return os.pathsep.join(dict.fromkeys([*os.environ.get("PATH", "").split(os.pathsep), "/usr/sbin", "/sbin"]))
+    """Return PATH with the system's sbin, where Debian keeps nginx, and without our own links (a run inside a run)."""
+    folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/sbin", "/sbin"]
+    return os.pathsep.join(folder for folder in dict.fromkeys(folders) if folder != str(TOOLS))
 
 
 def _search(tool: str) -> str | None:

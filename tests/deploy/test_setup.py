@@ -1,0 +1,92 @@
+"""The set-up behind deploy/demo and tests/run uses what is there and says what is not."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "deploy" / "_setup.py"
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The set-up with a virtual environment of the test's own, in which everything counts as installed."""
+    spec = importlib.util.spec_from_file_location("_setup", SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "venv").mkdir()
+    for name, path in (("VENV", "venv"), ("TOOLS", "venv/tools"), ("STAMP", "venv/stamp")):
+        monkeypatch.setattr(module, name, tmp_path / path)
+    return module
+
+
+@pytest.fixture
+def own_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH of one folder with an nginx and a Consul of the user's own."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in ("nginx", "consul"):
+        (folder / tool).write_text("#!/bin/sh\n")
+        (folder / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("script", ["_setup.py", "demo", "../tests/run"])
+def test_an_old_python_can_read_it(script: str) -> None:
+    """Python 3.8 must get as far as saying that 3.11 is needed."""
+    ast.parse((SOURCE.parent / script).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+def test_an_old_python_alone_is_told_what_to_install(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "_version_of", lambda _: (3, 8))
+    with pytest.raises(setup.CannotSetUp, match=r"needs Python 3\.11 or later.*apt-get install python3\.11"):
+        setup._find_python()
+
+
+def test_a_program_that_is_no_python_is_no_python(setup: ModuleType) -> None:
+    assert setup._version_of("/bin/false") == ()
+    assert setup._version_of("/nowhere/python3") == ()
+
+
+def test_tools_on_path_are_used_as_they_are(setup: ModuleType, own_tools: Path) -> None:
+    environment = setup.set_up((), debian_nginx=False)
+    for tool in ("nginx", "consul"):
+        assert shutil.which(tool, path=environment["PATH"]) == str(own_tools / tool)
+
+
+def test_a_run_inside_a_run_links_to_the_tools_themselves(
+    setup: ModuleType, own_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inner run has the outer one's links on PATH; a link to itself would lead nowhere."""
+    environment = setup.set_up((), debian_nginx=False)
+    monkeypatch.setenv("PATH", f"{setup.TOOLS}:{environment['PATH']}")
+    setup.set_up((), debian_nginx=False)
+    assert (setup.TOOLS / "consul").resolve() == own_tools / "consul"
+
+
+def test_another_system_is_told_what_to_install(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(setup, "_os_ids", lambda: {"fedora"})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(setup.CannotSetUp, match="Consul is missing.*Fedora"):
+        setup._unpacked_consul()
+
+
+def test_a_stamp_holds_for_its_version_only(setup: ModuleType) -> None:
+    """Changed dependencies, or an environment that is gone, are installed again; more groups are added."""
+    python = setup.VENV / "bin" / "python"
+    setup.STAMP.write_text("digest\ndemo\ntest\n")
+    assert setup._stamped_groups("digest") == set()
+    python.parent.mkdir()
+    python.symlink_to("/bin/true")
+    assert setup._stamped_groups("digest") == {"demo", "test"}
+    assert setup._stamped_groups("another") == set()
