@@ -113,7 +113,7 @@ async def test_churn_without_content_puts_no_catalog(consul: ConsulAgent) -> Non
     consul.register("web", id="web-1", port=8001, tags=[ROUTE], status="passing")
     async with watching(settings_for(consul)) as one:
         await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
-        await one.slot.take()
+        await one.nothing_comes(0.2)
         requests = one.client.statistics.requests
         for number in range(60):
             await call(consul.set_check, "web-1", "passing", f"output {number}")
@@ -150,7 +150,7 @@ async def test_an_outage_changes_nothing(make_consul: Callable[..., ConsulAgent]
     agent.register("web", id="web-1", port=8001, tags=[ROUTE])
     async with watching(settings_for(agent, wait=1.0)) as one:
         await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
-        await one.slot.take()
+        await one.nothing_comes(0.2)
         await call(agent.stop)
         await asyncio.sleep(3)
         assert one.watch.freshness() > 1.5
