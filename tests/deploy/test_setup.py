@@ -77,7 +77,7 @@ def test_another_system_is_told_what_to_install(
 ) -> None:
     monkeypatch.setattr(setup, "_os_ids", lambda: {"fedora"})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(setup.CannotSetUp, match="Consul is missing.*Fedora"):
+    with pytest.raises(setup.CannotSetUp, match=r"Consul is missing.*Fedora"):
         setup._unpacked_consul()
 
 
@@ -90,3 +90,40 @@ def test_a_stamp_holds_for_its_version_only(setup: ModuleType) -> None:
     python.symlink_to("/bin/true")
     assert setup._stamped_groups("digest") == {"demo", "test"}
     assert setup._stamped_groups("another") == set()
+
+
+@pytest.mark.parametrize(
+    ("ids", "uris", "suite", "mirrors"),
+    [
+        (
+            {"debian"},
+            ["http://s.test/debian-security/", "http://m.test/debian/", "http://m.test/debian/", "http://o.test/apt/"],
+            "bullseye main",
+            ["http://m.test/debian/"],
+        ),
+        (
+            {"ubuntu", "debian"},
+            ["http://security.test/ubuntu/", "http://m.test/ubuntu/", "http://ppa.test/nginx/ubuntu-tools/"],
+            "jammy main universe",
+            ["http://m.test/ubuntu/", "http://security.test/ubuntu/"],
+        ),
+        ({"ubuntu"}, ["http://p.test/ubuntu-ports/"], "jammy main universe", ["http://p.test/ubuntu-ports/"]),
+        ({"debian"}, [], "bullseye main", []),
+    ],
+)
+def test_consul_is_asked_of_the_machines_own_mirrors_only(
+    setup: ModuleType,
+    own_tools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ids: set[str],
+    uris: list[str],
+    suite: str,
+    mirrors: list[str],
+) -> None:
+    """Each archive mirror once, one for security updates last, other repositories never."""
+    lines = "".join(f"echo {uri}\n" for uri in uris)
+    (own_tools / "apt-get").write_text(f"#!/bin/sh\n{lines}")
+    (own_tools / "apt-get").chmod(0o755)
+    monkeypatch.setattr(setup, "_os_ids", lambda: ids)
+    sources = setup._consul_sources()
+    assert [source.split("] ")[-1].removeprefix("deb ") for source in sources] == [f"{uri} {suite}" for uri in mirrors]
