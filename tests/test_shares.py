@@ -130,13 +130,8 @@ def test_override_that_says_something_else_is_refused_with_the_reason(text: str,
 
 @given(hostile_text())
 def test_hostile_override_is_refused_in_one_short_line(text: str) -> None:
-    try:
-        settled = parse_override(text)
-    except ValueError as error:
-        assert len(str(error)) < 1_000
-        assert "\n" not in str(error)
-    else:
-        assert all(0 <= share <= WHOLE for share in settled.values())
+    with pytest.raises(ValueError, match=r"\A[^\n]{1,1000}\Z"):
+        parse_override(text + "{")
 
 
 # --- settling --------------------------------------------------------------------------------------------------------

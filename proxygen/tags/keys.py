@@ -11,6 +11,7 @@ from typing import Any, Final
 from proxygen.errors import quoted
 from proxygen.shares import format_share
 from proxygen.tags.values import (
+    VariantTag,
     format_networks,
     parse_balance,
     parse_canary,
@@ -68,6 +69,11 @@ def _format_boolean(value: object) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
+def _format_canary(value: object) -> str:
+    # An application may write canary=12.5, which is no variant yet.
+    return format_share(value.share) if isinstance(value, VariantTag) else str(value)
+
+
 def _duration(text: str) -> int:
     milliseconds = parse_duration(text)
     if not 1 <= milliseconds <= _LONGEST_DURATION:
@@ -102,7 +108,7 @@ KEYS: Final = (
         example="10%",
         default="the instance belongs to stable",
         parse=parse_canary,
-        format=lambda variant: format_share(variant.share),
+        format=_format_canary,
     ),
     Key(
         name="variant",
@@ -223,7 +229,7 @@ KEYS: Final = (
         meaning="the longest silence between two reads from or writes to the instance",
         syntax="duration (1ms to 24h)",
         example="30s",
-        default="the proxy's setting",
+        default="60s; 10m for tcp, 30s for udp",
         parse=_duration,
         format=format_duration,
     ),
@@ -233,7 +239,7 @@ KEYS: Final = (
         meaning="the longest wait for a connection to the instance",
         syntax="duration (1ms to 24h)",
         example="2s",
-        default="the proxy's setting",
+        default="3s",
         parse=_duration,
         format=format_duration,
     ),
@@ -243,7 +249,7 @@ KEYS: Final = (
         meaning="the largest request body; 0 is unlimited",
         syntax="size (0 to 1024g)",
         example="10m",
-        default="the proxy's setting",
+        default="1m, as nginx has it",
         parse=_size,
         format=format_size,
     ),
@@ -253,7 +259,7 @@ KEYS: Final = (
         meaning="failures within fail-timeout after which an instance rests; 0 never",
         syntax="0 to 1000",
         example="3",
-        default="the proxy's setting",
+        default="1, as nginx has it",
         parse=_whole_number(0, 1000),
     ),
     Key(
@@ -262,7 +268,7 @@ KEYS: Final = (
         meaning="the window in which failures count, and how long an instance then rests",
         syntax="duration (1ms to 24h)",
         example="10s",
-        default="the proxy's setting",
+        default="10s, as nginx has it",
         parse=_duration,
         format=format_duration,
     ),
@@ -272,7 +278,7 @@ KEYS: Final = (
         meaning="how many more instances a failed request may try",
         syntax="0 to 20",
         example="2",
-        default="the proxy's setting",
+        default="2",
         parse=_whole_number(0, 20),
     ),
     Key(
@@ -281,7 +287,7 @@ KEYS: Final = (
         meaning="idle connections to the instances that each nginx worker keeps; 0 keeps none",
         syntax="0 to 10000",
         example="64",
-        default="the proxy's setting",
+        default="16",
         parse=_whole_number(0, 10_000),
     ),
     Key(
