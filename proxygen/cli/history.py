@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 
 from proxygen.admin.report import GenerationReport
@@ -34,23 +32,19 @@ def history(settings: Settings, as_json: bool) -> None:
         print_json(reports)
     elif reports:
         print_table(
-            ("GENERATION", "STATE", "CREATED", "DIGEST"),
-            ((report.number, report.outcome, report.created, report.digest[:_DIGEST_SHOWN]) for report in reports),
+            ("GENERATION", "STATE", "PUBLISHED", "DIGEST"),
+            ((report.number, report.outcome, report.published_at, report.digest[:_DIGEST_SHOWN]) for report in reports),
         )
     else:
         click.echo(f"no generation in {directory} yet", err=True)
 
 
 def report_generation(generation: Generation) -> GenerationReport:
-    """Return what the admin API and ``history`` say of a generation, from its manifest."""
-    created = generation.manifest.get("created")
-    if not isinstance(created, str):
-        modified = datetime.fromtimestamp(generation.path.stat().st_mtime, UTC)
-        created = modified.isoformat(timespec="seconds")
+    """Return what the admin API and ``history`` say of a generation."""
     return GenerationReport(
         number=generation.number,
-        digest=str(generation.manifest.get("digest", "")),
-        created=created,
+        digest=generation.stamp.digest,
+        published_at=generation.published_at,
         live=generation.live,
         outcome="live" if generation.live else "proven" if generation.proven else "not proven",
     )
