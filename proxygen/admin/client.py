@@ -18,8 +18,9 @@ from proxygen.settings import AdminSettings
 
 T = TypeVar("T")
 
-_PATIENCE: Final = 120.0
-"""Seconds; a rollback waits for draining workers and for the proof."""
+_ANSWER: Final = aiohttp.ClientTimeout(total=10, sock_connect=5)
+_CHANGE: Final = aiohttp.ClientTimeout(total=120, sock_connect=5)
+"""A rollback waits for draining workers and for the proof."""
 
 
 class AdminClient:
@@ -40,7 +41,8 @@ class AdminClient:
 
     async def _call(self, method: str, path: str, shape: type[T], *, body: object = None) -> T:
         try:
-            async with self._session.request(method, path, json=body) as response:
+            patience = _ANSWER if method == "GET" else _CHANGE
+            async with self._session.request(method, path, json=body, timeout=patience) as response:
                 content = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise SidecarUnavailable(f"no sidecar answers at {self._place} ({_reason(error)})") from error
@@ -68,8 +70,7 @@ async def connect(settings: AdminSettings, output: Path) -> AsyncIterator[AdminC
         connector, base, place = aiohttp.TCPConnector(), f"http://{settings.listen}", settings.listen
         if settings.token is not None:
             headers["Authorization"] = f"Bearer {settings.token.get_secret_value()}"
-    timeout = aiohttp.ClientTimeout(total=_PATIENCE, sock_connect=5)
-    async with aiohttp.ClientSession(base, connector=connector, headers=headers, timeout=timeout) as session:
+    async with aiohttp.ClientSession(base, connector=connector, headers=headers) as session:
         yield AdminClient(session, place)
 
 

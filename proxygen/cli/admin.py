@@ -50,7 +50,7 @@ def rollback(settings: Settings, generation: int | None) -> int:
 def release_hold(settings: Settings) -> int:
     """Let a plan through that the guard holds back because it is suspicious.
 
-    ``proxygen status`` says what is held and why. Exits 1 when nothing is held or the plan did not take.
+    "proxygen status" says what is held and why. Exits 1 when nothing is held or the plan did not take.
     """
     return _print_apply(asyncio.run(_release_hold(settings)))
 

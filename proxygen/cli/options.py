@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -13,7 +13,6 @@ from proxygen import log
 from proxygen.cli.lazy import SectionedOption
 from proxygen.settings import Knob, knobs, load
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 CONFIG_VARIABLE: Final = "PROXYGEN_CONFIG"

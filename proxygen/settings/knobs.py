@@ -88,7 +88,7 @@ class Knob:
         for attribute, words in (("gt", "more than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most")):
             limit = getattr(item, attribute, None)
             if limit is not None:
-                return f"{words} {format_duration(round(limit * 1000)) if self.is_duration else limit}"
+                return f"{words} {format_duration(round(limit * 1000)) if self.is_duration and limit else limit}"
         return ""
 
 

@@ -1,0 +1,146 @@
+"""The reference pages, written from the code: ``python -m proxygen.cli.reference docs/reference``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from proxygen.cli import proxygen
+from proxygen.cli.lazy import Command, SectionedOption
+from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
+from proxygen.tags import KEYS, PREFIX
+
+_NOTE: Final = "<!-- Written by `python -m proxygen.cli.reference docs/reference`. Change the code, then run it. -->"
+
+
+def pages() -> Mapping[str, str]:
+    """Return every reference page by its file's name."""
+    return {name: "\n".join([_NOTE, "", *write()]) + "\n" for name, write in _PAGES.items()}
+
+
+def main(directory: str) -> None:
+    """Write the pages into ``directory``."""
+    for name, text in pages().items():
+        path = Path(directory) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _settings() -> Iterator[str]:
+    yield "# Settings"
+    yield ""
+    yield "Each setting has a flag, an environment variable and a key in `proxygen.toml`. A flag goes before the"
+    yield "environment, the environment before the file, the file before the default. The file is the one that"
+    yield "`--config` or `PROXYGEN_CONFIG` names, else `proxygen.toml` in the working directory, if there is one."
+    yield "An empty variable counts as unset. Durations are a whole number and `ms`, `s`, `m`, `h` or `d`; in TOML a"
+    yield "bare number is seconds. Lists are separated by commas, or are lists in TOML."
+    for name, field in Settings.model_fields.items():
+        yield from ("", f"## `[{name}]`", "", f"{inspect.getdoc(field.annotation)}", "")
+        yield from _table(
+            ("Key", "Flag", "Variable", "Default", "Meaning"), (_row(knob) for knob in knobs() if knob.slice == name)
+        )
+    yield from ("", "## Consul's own variables", "")
+    yield "They are read as Consul's other tools read them, and stand just below `PROXYGEN_CONSUL_…`."
+    yield ""
+    yield from _table(
+        ("Variable", "Setting"), ((f"`{variable}`", f"`consul.{name}`") for variable, name in CONSUL_VARIABLES.items())
+    )
+
+
+def _row(knob: Knob) -> Sequence[str]:
+    flag = "only in TOML" if knob.is_table else f"`{knob.flag}`"
+    variable = "" if knob.is_table else f"`{knob.variable}`"
+    # The words true and false say no more than the default does.
+    allowed = "" if knob.is_boolean or not knob.allowed else f" ({knob.allowed})"
+    return f"`{knob.name}`", flag, variable, f"`{knob.default}`" if knob.default else "", knob.help + allowed
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands"
+    yield ""
+    yield "Every command takes `--help`, `--config FILE`, `--log-format text|json` and `--log-level LEVEL`, and flags"
+    yield "for the [settings](settings.md) that it uses. A wrong flag, setting or input is exit code 2, a Consul that does"
+    yield "not answer 3, an interrupt 130, and a bug 70."
+    for name, command in _walk(proxygen, ()):
+        yield from ("", f"## `proxygen {name}`", "", inspect.cleandoc(command.help or ""), "")
+        yield from _own_options(command)
+        slices = sorted({_slice(option) for option in command.params if isinstance(option, SectionedOption)} - {"log"})
+        if slices:
+            yield f"Settings: {', '.join(f'[`{name}`](settings.md#{name})' for name in slices)}."
+            yield ""
+        yield "```sh"
+        yield from command.examples
+        yield "```"
+
+
+def _walk(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[str, Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from _walk(command, (*path, name))
+        elif isinstance(command, Command):
+            yield " ".join((*path, name)), command
+
+
+def _own_options(command: Command) -> Iterator[str]:
+    context = click.Context(command)
+    usage = " ".join(part for part in command.collect_usage_pieces(context) if part != "[OPTIONS]")
+    own = [
+        option
+        for option in command.params
+        if isinstance(option, click.Option) and not isinstance(option, SectionedOption) and option.name != "config"
+    ]
+    if usage:
+        yield from (f"Arguments: `{usage}`", "")
+    records = [record for option in own if (record := option.get_help_record(context))]
+    if records:
+        yield from _table(("Flag", "Meaning"), ((f"`{flags}`", meaning) for flags, meaning in records))
+        yield ""
+
+
+def _slice(option: SectionedOption) -> str:
+    return option.section.removeprefix("Settings: ")
+
+
+def _tags() -> Iterator[str]:
+    yield "# Proxy tags"
+    yield ""
+    yield "A service is proxied when at least one of its instances carries a `route` tag. A tag is"
+    yield f"`{PREFIX}.KEY=VALUE` in Consul's `Tags`; the same keys may stand in the service's `Meta` as `{PREFIX}-KEY`,"
+    yield "where the values of a key that may repeat are separated by spaces. A tag goes before Meta. The prefix is"
+    yield "the setting `proxy.tag_prefix`. A tag that cannot be read quarantines its own service and no other."
+    yield ""
+    yield "`proxygen tags build` builds tags; `proxygen tags lint` checks a service definition before it is registered."
+    yield ""
+    yield from _table(
+        ("Key", "Value", "Meaning", "Default", "Example"),
+        (
+            (
+                f"`{key.name}`{' (may repeat)' if key.repeatable else ''}",
+                key.syntax,
+                key.meaning,
+                key.default,
+                f"`{PREFIX}.{key.name}={key.example}`",
+            )
+            for key in KEYS
+        ),
+    )
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(headings)} |"
+    yield f"|{'---|' * len(headings)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+_PAGES: Final = {"settings.md": _settings, "commands.md": _commands, "tags.md": _tags}
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
