@@ -39,7 +39,7 @@ class GenerationReport:
 
     number: int
     digest: str
-    published_at: str
+    created: str
     live: bool
     outcome: str = ""
     """``live``, ``proven`` (nginx was seen to serve it) or ``not proven``."""

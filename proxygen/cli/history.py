@@ -32,8 +32,8 @@ def history(settings: Settings, as_json: bool) -> None:
         print_json(reports)
     elif reports:
         print_table(
-            ("GENERATION", "STATE", "PUBLISHED", "DIGEST"),
-            ((report.number, report.outcome, report.published_at, report.digest[:_DIGEST_SHOWN]) for report in reports),
+            ("GENERATION", "STATE", "CREATED", "DIGEST"),
+            ((report.number, report.outcome, report.created, report.digest[:_DIGEST_SHOWN]) for report in reports),
         )
     else:
         click.echo(f"no generation in {directory} yet", err=True)
@@ -44,7 +44,7 @@ def report_generation(generation: Generation) -> GenerationReport:
     return GenerationReport(
         number=generation.number,
         digest=generation.stamp.digest,
-        published_at=generation.published_at,
+        created=generation.published_at,
         live=generation.live,
         outcome="live" if generation.live else "proven" if generation.proven else "not proven",
     )

@@ -64,8 +64,8 @@ def _commands() -> Iterator[str]:
     yield "# Commands"
     yield ""
     yield "Every command takes `--help`, `--config FILE`, `--log-format text|json` and `--log-level LEVEL`, and flags"
-    yield "for the [settings](settings.md) that it uses. A wrong flag, setting or input is exit code 2, a Consul that does"
-    yield "not answer 3, an interrupt 130, and a bug 70."
+    yield "for the [settings](settings.md) that it uses. A wrong flag, setting or input is exit code 2, a Consul that"
+    yield "does not answer 3, an interrupt 130, and a bug 70."
     for name, command in _walk(proxygen, ()):
         yield from ("", f"## `proxygen {name}`", "", inspect.cleandoc(command.help or ""), "")
         yield from _own_options(command)

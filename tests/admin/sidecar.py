@@ -59,7 +59,7 @@ class RememberingSidecar:
         return Readiness(reasons=self.reasons)
 
     def generations(self) -> tuple[GenerationReport, ...]:
-        return (GenerationReport(number=42, digest="abc", published_at="2026-01-01T00:00:00+00:00", live=True),)
+        return (GenerationReport(number=42, digest="abc", created="2026-01-01T00:00:00+00:00", live=True),)
 
     async def rollback(self, number: int | None) -> ApplyReport:
         if number == 13:
