@@ -66,7 +66,7 @@ async def inspect_binary(settings: NginxSettings) -> Binary:
     completed = await run((found, "-V"), timeout=settings.check_timeout)
     if completed.returncode != 0:
         raise NginxUnavailable(f"{found} -V ended with {completed.returncode}: {completed.output.strip()[:500]}")
-    return parse_version_output(completed.output, path=Path(found).absolute(), prefix=settings.prefix)
+    return parse_version_output(completed.output, path=Path(found), prefix=settings.prefix)
 
 
 def parse_version_output(text: str, *, path: Path, prefix: Path | None) -> Binary:
@@ -79,7 +79,7 @@ def parse_version_output(text: str, *, path: Path, prefix: Path | None) -> Binar
     values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     base = Path(os.path.abspath(prefix or values.get("--prefix", "/usr/local/nginx")))
     return Binary(
-        path=path,
+        path=Path(os.path.abspath(path)),
         version=(int(version[1]), int(version[2]), int(version[3])),
         modules=frozenset(match[1] for argument in arguments if (match := _MODULE.fullmatch(argument))),
         prefix=base,

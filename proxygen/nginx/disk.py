@@ -46,6 +46,16 @@ def _advice(directory: Path, error: OSError) -> str:
     )
 
 
+def is_mounted(path: Path) -> bool:
+    """Whether something is mounted there. `os.path.ismount` does not see bind mounts within one file system."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return os.path.ismount(path)
+    escaped = str(path).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
+    return any(line.split(" ")[4] == escaped for line in mounts.splitlines())
+
+
 def sync_directory(path: Path) -> None:
     """Make renames and new names in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -32,7 +32,11 @@ class Completed:
 
 
 async def run(
-    argv: tuple[str, ...], *, timeout: float, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+    argv: tuple[str, ...],
+    *,
+    timeout: float,  # noqa: ASYNC109 - it ends the program, not only our wait for it
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run a program to its end with no standard input. ``environment`` adds to ours.
 

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from proxygen.errors import OutputUnusable
-from proxygen.nginx.disk import explained, sync_directory, write_atomically
+from proxygen.nginx.disk import explained, is_mounted, sync_directory, write_atomically
 from proxygen.nginx.stamp import Stamp
 
 MANIFEST: Final = "manifest.json"
@@ -236,12 +236,11 @@ def _lock(lock: int, directory: Path) -> None:
 
 def _require_link(directory: Path) -> None:
     path = directory / _CURRENT
-    if not os.path.lexists(path):
+    if path.is_symlink() or not os.path.lexists(path):
         return
-    if os.path.ismount(path):
+    if is_mounted(path):
         raise OutputUnusable(f"{path} is a mount point, so it cannot be replaced; mount {directory} instead of it")
-    if not path.is_symlink():
-        raise OutputUnusable(f"{path} must be a symbolic link that proxygen makes; move what is there away")
+    raise OutputUnusable(f"{path} must be a symbolic link that proxygen makes; move what is there away")
 
 
 def _probe(directory: Path) -> None:

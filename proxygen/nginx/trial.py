@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ from proxygen.settings import NginxSettings
 _MESSAGE: Final = re.compile(r"^nginx: \[(?P<level>emerg|alert|crit|error|warn)\] (?P<text>.*)$", re.MULTILINE)
 _PLACE: Final = re.compile(r" in (?P<file>/\S+):(?P<line>\d+)$")
 _CONFLICT: Final = re.compile(r'^conflicting server name "(?P<name>[^"]*)" on ')
-_BIND: Final = re.compile(r"^bind\(\) to \S*?:(?P<port>\d+) failed")
+_BIND: Final = re.compile(r"bind\(\) to \S*?:(?P<port>\d+) failed[^|]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,17 @@ async def try_candidate(
         main = write_wrapper(conf, scratch, staged)
         completed = await run(check_command(settings, binary, conf, main), timeout=settings.check_timeout)
         return _read(completed, rendered, staged, scratch)
+
+
+def blame_log(lines: Iterable[str], rendered: Rendered) -> tuple[Refusal, ...]:
+    """Find the services that nginx's error log blames for a reload that it refused, such as by a taken port."""
+    found = []
+    for line in lines:
+        for bind in _BIND.finditer(line):
+            refusal = _about_port(int(bind["port"]), bind[0], rendered)
+            if refusal is not None and refusal not in found:
+                found.append(refusal)
+    return tuple(found)
 
 
 def _read(completed: Completed, rendered: Rendered, staged: Path, scratch: Path) -> Verdict:
@@ -75,7 +87,7 @@ def _trace(text: str, rendered: Rendered, staged: Path) -> Refusal | None:
         )
     if conflict := _CONFLICT.match(text):
         return _about_host(conflict["name"], text, rendered)
-    if bind := _BIND.match(text):
+    if bind := _BIND.search(text):
         return _about_port(int(bind["port"]), text, rendered)
     return None
 
@@ -96,9 +108,7 @@ def _about_host(name: str, text: str, rendered: Rendered) -> Refusal | None:
 
 
 def _about_port(port: int, text: str, rendered: Rendered) -> Refusal | None:
-    services: list[ServiceName] = [
-        stream.service.name for stream in rendered.plan.streams if stream.claim.port == port
-    ]
+    services: list[ServiceName] = [stream.service.name for stream in rendered.plan.streams if stream.claim.port == port]
     if not services:
         return None
-    return Refusal(gate="nginx -t", file="stream.d/streams.conf", line=0, services=tuple(services), reason=text)
+    return Refusal(gate="nginx", file="stream.d/streams.conf", line=0, services=tuple(services), reason=text)

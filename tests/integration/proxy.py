@@ -13,7 +13,7 @@ from pathlib import Path
 from proxygen.nginx.apply import Applied, Applier, Candidate
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.nginx.process import run
+from proxygen.nginx.process import Completed, run
 from proxygen.nginx.publish import Output, next_number, stage
 from proxygen.nginx.stamp import PATH, Stamp
 from proxygen.nginx.wrapper import check_command, write_wrapper
@@ -74,16 +74,18 @@ class Proxy:
     async def apply(self, body: str, *, http: str = "", server: str = "") -> Applied:
         return await self.applier.apply(self.candidate(body, http=http, server=server), self.conf)
 
-    async def passes_check(self, candidate: Candidate, scratch: Path) -> bool:
-        """Whether ``nginx -t`` accepts a candidate, as the second gate asks."""
+    async def check(self, candidate: Candidate, scratch: Path) -> Completed:
+        """Test a candidate with ``nginx -t``, as the second gate does."""
+        return await run(self._check_command(candidate, scratch), timeout=20)
+
+    def _check_command(self, candidate: Candidate, scratch: Path) -> tuple[str, ...]:
         scratch.mkdir()
         main = write_wrapper(self.conf, scratch, candidate.staged.path)
-        completed = await run(check_command(self.nginx, self.binary, self.conf, main), timeout=20)
-        return completed.returncode == 0
+        return check_command(self.nginx, self.binary, self.conf, main)
 
     def get(self) -> str:
         """What the site answers, on a connection of its own."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=2) as answer:  # noqa: S310 - loopback
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=2) as answer:
             text: str = answer.read().decode()
             return text
 

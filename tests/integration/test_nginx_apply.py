@@ -8,13 +8,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from proxygen.errors import NginxUnavailable
 from proxygen.nginx.apply import Outcome
+from proxygen.nginx.master import Master, send_reload
 from proxygen.nginx.publish import Output, current, generations, hold_output, publish
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
@@ -46,13 +47,13 @@ def make_proxy(output: Output, make_nginx: Callable[..., NginxServer]) -> MakePr
 
 
 @pytest.fixture
-async def proxy(nginx_binary: NginxBinary, make_proxy: MakeProxy) -> AsyncIterator[Proxy]:
+async def proxy(nginx_binary: NginxBinary, make_proxy: MakeProxy) -> Proxy:
     """A running nginx that serves generation 1, proven."""
     proxy = await make_proxy(nginx_binary)
     proxy.server.start()
     applied = await proxy.apply("one")
     assert (applied.outcome, applied.generation) == (Outcome.APPLIED, 1)
-    yield proxy
+    return proxy
 
 
 async def test_a_change_is_applied_and_proven(proxy: Proxy) -> None:
@@ -92,7 +93,7 @@ async def test_what_the_master_refuses_in_silence_is_rolled_back(
     first, second = (text.replace("DIR", str(tmp_path / "cache")) for text in (first, second))
     assert (await proxy.apply("two", http=first)).outcome is Outcome.APPLIED
     candidate = proxy.candidate("three", http=second)
-    assert await proxy.passes_check(candidate, tmp_path / "scratch")
+    assert (await proxy.check(candidate, tmp_path / "scratch")).returncode == 0
     started = time.monotonic()
     applied = await proxy.applier.apply(candidate, proxy.conf)
     assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 2)
@@ -110,10 +111,10 @@ async def test_a_port_that_somebody_else_holds_is_rolled_back_and_taken_later(pr
     with socket.create_server(("127.0.0.1", port)):
         more = f"listen 127.0.0.1:{port};"
         candidate = proxy.candidate("two", server=more)
-        assert await proxy.passes_check(candidate, tmp_path / "scratch")
+        assert (await proxy.check(candidate, tmp_path / "scratch")).returncode == 0
         applied = await proxy.applier.apply(candidate, proxy.conf)
         assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
-        assert any("98: Address already in use" in line for line in applied.log)
+        assert any("(98: Address" in line for line in applied.log)
         assert await proxy.answers("one")
     assert (await proxy.apply("two", server=more)).outcome is Outcome.APPLIED
     assert await proxy.answers("two")
@@ -150,7 +151,7 @@ async def test_a_candidate_that_ends_every_worker_is_rolled_back_at_once(
     proxy.server.start()
     assert (await proxy.apply("one")).outcome is Outcome.APPLIED
     candidate = proxy.candidate("two", http="init_worker_by_lua_block { os.exit(2) }\n")
-    assert await proxy.passes_check(candidate, tmp_path / "scratch")
+    assert (await proxy.check(candidate, tmp_path / "scratch")).returncode == 0
     applied = await proxy.applier.apply(candidate, proxy.conf)
     assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
     assert "every worker ended" in applied.reason
@@ -176,11 +177,11 @@ async def test_without_nginx_the_candidate_waits_for_it(any_nginx_binary: NginxB
 async def test_a_master_that_hangs_is_given_up_and_serves_the_old_generation(proxy: Proxy) -> None:
     """T9: the reload hangs; after the deadline the old generation is the live one, and stays so when nginx wakes."""
     proxy.applier = proxy.make_applier(deadline="1s")
-    proxy.server.signal(signal.SIGSTOP)
+    os.kill(proxy.server.pid, signal.SIGSTOP)
     try:
         applied = await proxy.apply("two")
     finally:
-        proxy.server.signal(signal.SIGCONT)
+        os.kill(proxy.server.pid, signal.SIGCONT)
     assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
     assert "generation 1 answers" in applied.reason
     assert await proxy.answers("one")
@@ -243,10 +244,9 @@ async def test_where_processes_cannot_be_seen_the_stamp_is_the_proof(
     nginx_binary: NginxBinary, make_proxy: MakeProxy
 ) -> None:
     """A pid file that leads nowhere stands for another pid namespace; a command asks for the reload."""
-    server = {"workers": 2}
-    proxy = await make_proxy(nginx_binary, **server)
+    proxy = await make_proxy(nginx_binary)
     proxy.server.start()
-    blind = {"pid": "/nonexistent/nginx.pid", "conf": _renamed(proxy.server.conf)}
+    blind = {"pid": Path("/nonexistent/nginx.pid"), "conf": _renamed(proxy.server.conf)}
     proxy.nginx = proxy.nginx.model_copy(
         update={**blind, "reload": "command", "reload_command": ("kill", "-HUP", str(proxy.server.pid))}
     )
@@ -276,12 +276,11 @@ async def test_a_reload_command_that_fails_puts_the_old_generation_back(proxy: P
 async def test_a_reload_waits_for_draining_workers_but_not_for_ever(proxy: Proxy) -> None:
     """T30: old workers that still serve somebody are counted; above the cap the next reload waits."""
     proxy.applier = proxy.make_applier(max_draining=1, max_draining_wait="1s")
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    # A request without its end keeps busy each of the workers that got one.
+    streams = [await asyncio.open_connection("127.0.0.1", proxy.port) for _ in range(20)]
     try:
-        # A request without its end keeps each of the workers that got one busy.
-        writers = [writer, *[(await asyncio.open_connection("127.0.0.1", proxy.port))[1] for _ in range(20)]]
-        for each in writers:
-            each.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        for _, writer in streams:
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
         await asyncio.sleep(0.2)
         first = await proxy.apply("two")
         assert first.durations["drain"] < 0.5
@@ -289,16 +288,15 @@ async def test_a_reload_waits_for_draining_workers_but_not_for_ever(proxy: Proxy
         assert second.durations["drain"] >= 1
         assert (first.outcome, second.outcome) == (Outcome.APPLIED, Outcome.APPLIED)
     finally:
-        for each in writers:
-            each.close()
+        for _, writer in streams:
+            writer.close()
 
 
 async def test_two_applies_at_once_are_one_after_the_other(proxy: Proxy) -> None:
-    first, second = proxy.candidate("two"), None
-    task = asyncio.create_task(proxy.applier.apply(first, proxy.conf))
-    await asyncio.sleep(0.05)
-    second = proxy.candidate("three")
-    applied = await proxy.applier.apply(second, proxy.conf)
+    task = asyncio.create_task(proxy.apply("two"))
+    while current(proxy.output.directory) != 2:  # noqa: ASYNC110 - the disk sends no event
+        await asyncio.sleep(0.01)
+    applied = await proxy.apply("three")
     assert (await task).outcome is Outcome.APPLIED
     assert applied.outcome is Outcome.APPLIED
     assert proxy.get() == "three"
@@ -307,14 +305,13 @@ async def test_two_applies_at_once_are_one_after_the_other(proxy: Proxy) -> None
 async def test_a_master_of_somebody_else_says_which_right_is_missing(proxy: Proxy) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
-    os.seteuid(65534)
+    # The saved uid leads back.
+    os.setresuid(65534, 65534, 0)
     try:
-        with pytest.raises(NginxUnavailable, match="uid 65534 may not signal .* CAP_KILL"):
-            from proxygen.nginx.master import Master, send_reload
-
+        with pytest.raises(NginxUnavailable, match=r"uid 65534 may not signal .* of uid 0.* CAP_KILL"):
             send_reload(Master(pid=proxy.server.pid, own_pid=proxy.server.pid))
     finally:
-        os.seteuid(0)
+        os.setresuid(0, 0, 0)
 
 
 def _renamed(conf: Path) -> Path:
