@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from proxygen.errors import BadInput, CheckRefused
 from proxygen.model import Catalog, ServiceName
-from proxygen.nginx.binary import Binary
+from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
-from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.nginx.trial import try_candidate
 from proxygen.operator_files import read_certificates, read_htpasswd, read_snippets
 from proxygen.plan import Planner
@@ -71,11 +71,18 @@ class Pipeline:
         certificates, self.problems = read_certificates(settings.proxy.certificates)
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
+        self._identity: Final = None if binary is None else _identity(binary.path)
         self._planner: Final = Planner(_policy(settings, conf, certificates=certificates))
         snippets = Snippets(files=read_snippets(settings.proxy.snippets))
         own = settings.proxy.templates is not None or settings.proxy.snippets is not None
         self._renderer: Final = Renderer(self.templates, _surroundings(settings.proxy, binary, conf), snippets)
         self._structure: Final = StructureGate(own_templates=own)
+
+    def is_outdated(self, conf: OperatorConf) -> bool:
+        """Whether nginx's binary or the operator's configuration is another one by now."""
+        if self.conf is None or self.binary is None:
+            return False
+        return conf.fingerprint != self.conf.fingerprint or _identity(self.binary.path) != self._identity
 
     def draft(
         self,
@@ -117,6 +124,24 @@ class Pipeline:
             drafted.rendered, staged, settings=self._settings.nginx, binary=self.binary, conf=self.conf
         )
         return verdict.refusals, verdict.remarks, verdict.seconds
+
+
+async def open_pipeline(settings: Settings) -> Pipeline:
+    """Build a pipeline around the nginx that is installed here. Raise NginxUnavailable where there is none, BadInput
+    where its configuration cannot be read or does not include the generations."""
+    binary = await inspect_binary(settings.nginx)
+    conf = read_operator_conf(settings.nginx, settings.output.directory, binary)
+    conf.require_include("http")
+    return Pipeline(settings, binary=binary, conf=conf)
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Changes when the file at ``path`` is replaced, as an upgrade does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def quarantines(refusals: tuple[Refusal, ...], known: Mapping[ServiceName, Quarantine]) -> dict[ServiceName, Quarantine]:

@@ -22,6 +22,10 @@ INTERNAL_ERROR: Final = 70
 """EX_SOFTWARE of sysexits.h."""
 
 COMMANDS: Final = {
+    "run": Entry("proxygen.cli.run:run", "Watch Consul and keep nginx serving what it says: the sidecar."),
+    "render": Entry("proxygen.cli.render:render", "Render what nginx would be given."),
+    "check": Entry("proxygen.cli.render:check", "Pass every gate; say what is left out and why."),
+    "diff": Entry("proxygen.cli.render:diff", "Show what would change against the live generation."),
     "snapshot": Entry("proxygen.cli.snapshot:snapshot", "Write the watched part of Consul to a file."),
     "status": Entry("proxygen.cli.admin:status", "Show what the running sidecar serves and why."),
     "history": Entry("proxygen.cli.history:history", "List the generations on disk."),

@@ -33,6 +33,7 @@ _SHORT: Final = 15.0
 """Longest time for a request that does not block."""
 _MARGIN: Final = 5.0
 """On top of a blocking query's own time, for Consul to gather and send the answer."""
+_TLS_FAREWELL: Final = 0.25
 _QUEUE: Final = 15.0
 """Longest wait for one of our own sockets; past it we say so instead of queueing in silence."""
 
@@ -208,6 +209,8 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+            # Transports close in the loop's next turn, with TLS after the peer's farewell; nothing awaits that for us.
+            await asyncio.sleep(_TLS_FAREWELL if self._tls is not None else 0)
 
 
 class ConsulClient(consul.base.Consul):  # type: ignore[misc]

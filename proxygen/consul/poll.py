@@ -25,9 +25,9 @@ _RATE: Final = 2.0
 
 
 class Poll:
-    """A standing question: ask, hand each new answer to ``heed``, ask again from there, for ever.
+    """A standing question: ask, hand the answer to ``heed``, ask again from there, for ever.
 
-    When ``heed`` raises CatalogUnavailable, the answer is not believed and the question is asked anew.
+    An answer may well be the same as the one before; ``heed`` compares contents. When ``heed`` raises CatalogUnavailable, the answer is not believed and the question is asked anew.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Poll:
         try:
             reply = await self._client.read(self._path, self._params, index=asked, consistency="any")
             self._index = self._next_index(asked, reply)
-            if reply.index != asked or not asked:
-                await self._heed(reply)
+            # Also where the index did not move: a token that lost a rule changes the content and no index.
+            await self._heed(reply)
         except CatalogUnavailable as error:
             self._index = 0
             self._down = True

@@ -60,6 +60,7 @@ class CatalogWatch:
         self._into = into
         self._ledger = Ledger()
         self._listing: dict[str, tuple[str, ...]] | None = None
+        self._listing_index = 0
         self._tagged: set[str] = set()
         self._routed: set[str] = set()
         self._candidates: set[str] = set()
@@ -142,8 +143,10 @@ class CatalogWatch:
         for name in added:
             self._route(name)
         retagged = [name for name in self._routed if listing.get(name) != before.get(name)]
-        self._follower.listing_moved(reply.index, retagged)
-        self._ask_candidates()
+        if reply.index != self._listing_index:
+            self._listing_index = reply.index
+            self._follower.listing_moved(reply.index, retagged)
+            self._ask_candidates()
         self._open_when_ready()
 
     def _let_go(self) -> None:

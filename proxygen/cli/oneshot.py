@@ -1,0 +1,129 @@
+"""What render, check and diff share: a catalog from a file or from Consul, and a pipeline around what is installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import click
+
+from proxygen.cli.output import printable, progress
+from proxygen.consul.acl import probe
+from proxygen.consul.catalog_file import read_catalog_file
+from proxygen.consul.client import ConsulClient
+from proxygen.consul.snapshot import fetch_catalog
+from proxygen.errors import BadInput, NginxUnavailable
+from proxygen.memory import recall
+from proxygen.model import Catalog, ServiceName
+from proxygen.nginx.binary import Binary, inspect_binary
+from proxygen.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.pipeline import Drafted, Pipeline
+from proxygen.plan.types import Plan, Quarantine
+from proxygen.settings import Settings
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def catalog_option(command: _Command) -> _Command:
+    """Give a command ``--catalog FILE``."""
+    return click.option(
+        "--catalog",
+        type=click.Path(path_type=Path, allow_dash=True, dir_okay=False),
+        metavar="FILE",
+        help="Read this file (what `proxygen snapshot` writes) instead of Consul; - is standard input.",
+    )(command)
+
+
+async def read_catalog(settings: Settings, file: Path | None) -> Catalog:
+    """Raise CatalogFileError or CatalogUnavailable."""
+    if file is not None:
+        try:
+            content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        except OSError as error:
+            raise BadInput(f"{file}: {error.strerror}") from error
+        return read_catalog_file(content)
+    progress(f"reading {settings.consul.address}")
+    async with ConsulClient(settings.consul) as client:
+        await probe(client)
+        return await fetch_catalog(client, tag_prefix=settings.proxy.tag_prefix)
+
+
+def draft(
+    pipeline: Pipeline, settings: Settings, catalog: Catalog, refused: Mapping[ServiceName, Quarantine] | None = None
+) -> Drafted:
+    """Draft with the claims that the sidecar of this host remembers, where there is one."""
+    return pipeline.draft(catalog, recall(settings.output.directory).plan, refused or {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A pipeline, and what the operator should know of the ground it stands on."""
+
+    pipeline: Pipeline
+    remarks: tuple[str, ...] = ()
+
+
+async def open_bench(settings: Settings) -> Bench:
+    """Build a pipeline that can render everywhere: nginx and its configuration are used where they are there."""
+    remarks = []
+    binary: Binary | None = None
+    conf: OperatorConf | None = None
+    try:
+        binary = await inspect_binary(settings.nginx)
+    except NginxUnavailable as error:
+        remarks.append(str(error))
+    else:
+        try:
+            conf = read_operator_conf(settings.nginx, settings.output.directory, binary)
+        except BadInput as error:
+            remarks.append(str(error))
+    if conf is not None and "http" not in conf.includes:
+        # Nothing of ours is in force there, so nothing in it says what our candidate will meet.
+        conf = None
+    pipeline = Pipeline(settings, binary=binary, conf=conf)
+    return Bench(pipeline=pipeline, remarks=(*remarks, *pipeline.problems))
+
+
+@contextmanager
+def standalone(settings: Settings, binary: Binary) -> Iterator[OperatorConf]:
+    """A smallest nginx.conf for ``nginx -t`` where the real one does not include the generations yet."""
+    with TemporaryDirectory(prefix="proxygen-conf-") as folder:
+        directory = Path(folder)
+        modules = Path("/etc/nginx/modules-enabled")
+        current = settings.output.directory.absolute() / "current"
+        stream = f"stream {{ include {current}/stream.d/*.conf; }}\n" if _has_stream(binary, modules) else ""
+        (directory / "nginx.conf").write_text(
+            (f"include {modules}/*.conf;\n" if modules.is_dir() else "")
+            + f"pid {directory}/nginx.pid;\nerror_log stderr;\nevents {{}}\n"
+            + f"http {{\n    access_log off;\n    include {current}/http.d/*.conf;\n}}\n"
+            + stream
+        )
+        nginx = settings.nginx.model_copy(update={"conf": directory / "nginx.conf"})
+        yield read_operator_conf(nginx, settings.output.directory, binary)
+
+
+def _has_stream(binary: Binary, modules: Path) -> bool:
+    if "stream" not in binary.modules:
+        return False
+    return "stream=dynamic" not in binary.modules or any(modules.glob("*stream.conf"))
+
+
+def say(text: str) -> None:
+    click.echo(f"proxygen: {printable(text)}", err=True)
+
+
+def say_problems(plan: Plan) -> None:
+    """Name on standard error what is left out, and who was told no."""
+    for quarantine in plan.quarantined:
+        say(f"quarantined {quarantine}")
+    for conflict in plan.conflicts:
+        holder = f"held by service {conflict.holder}" if conflict.holder else conflict.reason
+        say(f"conflict: service {conflict.loser} does not get {conflict.claim}: {holder}")
+    for service in plan.services:
+        for warning in service.warnings:
+            say(f"warning: service {service.name}: {warning}")

@@ -1,0 +1,177 @@
+"""One-shot debugging: render, check and diff. None of them touches the live generation."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from proxygen.cli.lazy import Command
+from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog, say, say_problems, standalone
+from proxygen.cli.options import settings_options
+from proxygen.errors import BadInput, CheckRefused, NginxUnavailable
+from proxygen.model import Catalog, ServiceName
+from proxygen.nginx.publish import current, write_files
+from proxygen.nginx.stamp import stamp_text
+from proxygen.pipeline import MAX_ROUNDS, STAMP_FILE, Drafted, Pipeline, quarantines
+from proxygen.plan.types import Quarantine
+from proxygen.render import Rendered
+from proxygen.settings import Settings
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "proxygen render",
+        "proxygen render --service web",
+        "proxygen snapshot -o now.json && proxygen render --catalog now.json --output /tmp/out",
+    ],
+)
+@settings_options()
+@catalog_option
+@click.option("--output", "target", default="-", metavar="DIR|-", help="Directory to write into; - prints to stdout.")
+@click.option("--service", metavar="NAME", help="Only what stands for this service.")
+def render(settings: Settings, catalog: Path | None, target: str, service: str | None) -> int:
+    """Render what nginx would be given, without touching the live generation.
+
+    Services that are left out are named on standard error. Exits 1 when a check refuses the whole.
+    """
+    drafted = asyncio.run(_drafted(settings, catalog))
+    say_problems(drafted.plan)
+    contents = _only(drafted, service) if service is not None else dict(drafted.rendered.contents)
+    if target == "-":
+        for path, content in contents.items():
+            click.echo(f"# {path}")
+            click.echo(content.decode(), nl=False)
+        return 0
+    _write(settings, Path(target), contents)
+    return 0
+
+
+async def _drafted(settings: Settings, catalog: Path | None) -> Drafted:
+    observed = await read_catalog(settings, catalog)
+    bench = await open_bench(settings)
+    return draft(bench.pipeline, settings, observed)
+
+
+def _only(drafted: Drafted, service: str) -> dict[str, bytes]:
+    if all(known.name != service for known in drafted.plan.services):
+        names = ", ".join(known.name for known in drafted.plan.services) or "none"
+        raise BadInput(f"--service: {service!r} is no routed service; routed are: {names}")
+    return dict(_units(drafted.rendered, service))
+
+
+def _units(rendered: Rendered, service: str) -> Iterator[tuple[str, bytes]]:
+    for file in rendered.files:
+        text = "".join(
+            unit.text for unit in file.units if any(service in owners for _, owners in unit.owners)
+        )
+        if text:
+            yield file.path, text.encode()
+
+
+def _write(settings: Settings, target: Path, contents: Mapping[str, bytes]) -> None:
+    live = settings.output.directory.resolve()
+    if target.resolve() == live or live in target.resolve().parents:
+        raise BadInput(f"--output {target} lies in the live output directory {live}; choose another one")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_files(target, contents)
+    except OSError as error:
+        raise BadInput(f"--output {target}: {error.strerror}") from error
+
+
+@click.command(cls=Command, examples=["proxygen check", "proxygen check --catalog production.json"])
+@settings_options()
+@catalog_option
+def check(settings: Settings, catalog: Path | None) -> int:
+    """Render to a scratch place and pass every gate; say per service what is left out and why.
+
+    Exits 0 when nothing is refused or quarantined, else 1.
+    """
+    return asyncio.run(_check(settings, catalog))
+
+
+async def _check(settings: Settings, catalog: Path | None) -> int:
+    observed = await read_catalog(settings, catalog)
+    bench = await open_bench(settings)
+    for remark in bench.remarks:
+        say(remark)
+    pipeline = bench.pipeline
+    if pipeline.binary is None:
+        raise NginxUnavailable("the second gate (nginx -t) cannot run without nginx's binary")
+    if pipeline.conf is None:
+        say(f"{settings.nginx.conf} does not include the generations yet; checking against a minimal nginx.conf")
+        with standalone(settings, pipeline.binary) as conf:
+            pipeline = Pipeline(settings, binary=pipeline.binary, conf=conf)
+            drafted = await _pass_all(pipeline, settings, observed)
+    else:
+        drafted = await _pass_all(pipeline, settings, observed)
+    say_problems(drafted.plan)
+    plan = drafted.plan
+    served = len(plan.services) - len(plan.quarantined)
+    click.echo(f"{served} services pass, {len(plan.quarantined)} quarantined, {len(plan.conflicts)} conflicts")
+    return 1 if plan.quarantined else 0
+
+
+async def _pass_all(pipeline: Pipeline, settings: Settings, catalog: Catalog) -> Drafted:
+    """Repeat the second gate without the services that it refuses, as the sidecar does."""
+    refused: dict[ServiceName, Quarantine] = {}
+    for _ in range(MAX_ROUNDS):
+        drafted = draft(pipeline, settings, catalog, refused)
+        with TemporaryDirectory(prefix="proxygen-candidate-") as folder:
+            files = {**drafted.rendered.contents, STAMP_FILE: pipeline.stamp_block(stamp_text(1, "0" * 16))}
+            write_files(Path(folder), {"http.d/": b"", "stream.d/": b"", **files})
+            refusals, remarks, _seconds = await pipeline.trial(drafted, Path(folder))
+        if not refusals:
+            for remark in remarks:
+                say(f"nginx remarks: {remark}")
+            return drafted
+        refused |= quarantines(refusals, refused)
+    raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
+
+
+@click.command(cls=Command, examples=["proxygen diff", "proxygen diff --catalog production.json"])
+@settings_options()
+@catalog_option
+def diff(settings: Settings, catalog: Path | None) -> int:
+    """Show what would change against the live generation, as a unified diff and one line of summary.
+
+    Exits 0 when nothing would change, else 1.
+    """
+    drafted = asyncio.run(_drafted(settings, catalog))
+    say_problems(drafted.plan)
+    live = _live_contents(settings.output.directory)
+    new = {path: content.decode() for path, content in drafted.rendered.contents.items()}
+    added = removed = files = 0
+    for path in sorted({*live, *new}):
+        lines = list(_diff(path, live.get(path, ""), new.get(path, "")))
+        files += bool(lines)
+        added += sum(line.startswith("+") and not line.startswith("+++") for line in lines)
+        removed += sum(line.startswith("-") and not line.startswith("---") for line in lines)
+        click.echo("".join(lines), nl=False)
+    number = current(settings.output.directory)
+    against = f"generation {number}" if number is not None else "no live generation"
+    click.echo(f"{files} files change against {against}: {added} lines added, {removed} removed")
+    return 1 if files else 0
+
+
+def _live_contents(output: Path) -> dict[str, str]:
+    root = output / "current"
+    return {
+        str(path.relative_to(root)): path.read_text()
+        for folder in ("http.d", "stream.d")
+        for path in sorted((root / folder).glob("*.conf"))
+        if str(path.relative_to(root)) != STAMP_FILE
+    }
+
+
+def _diff(path: str, live: str, new: str) -> Iterator[str]:
+    return difflib.unified_diff(
+        live.splitlines(keepends=True), new.splitlines(keepends=True), f"live/{path}", f"new/{path}"
+    )
+

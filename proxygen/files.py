@@ -1,0 +1,59 @@
+"""Notice that a file of the operator's changed: templates, snippets, certificates, htpasswd files, settings, nginx.conf."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from watchdog.events import FileClosedNoWriteEvent, FileOpenedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from proxygen.log import get_logger
+
+_log = get_logger(__name__)
+
+QUIET: Final = 0.2
+"""Seconds without another event before a change counts: an editor or a copy makes many of them."""
+
+
+@contextmanager
+def watching(directories: Iterable[Path], changed: Callable[[], None]) -> Iterator[None]:
+    """Call ``changed`` in the running event loop a moment after anything in one of the directories changed.
+
+    Directories are watched, never files: an editor replaces the file and the watch would stay with the old one.
+    """
+    handler = _Handler(asyncio.get_running_loop(), changed)
+    observer = Observer()
+    for directory in sorted({directory.resolve() for directory in directories}):
+        try:
+            observer.schedule(handler, str(directory), recursive=False)
+        except OSError as error:
+            _log.warning("directory not watched", directory=str(directory), reason=str(error))
+    observer.start()
+    try:
+        yield
+    finally:
+        observer.stop()
+        observer.join()
+
+
+class _Handler(FileSystemEventHandler):
+    """Runs in watchdog's thread; hands over to the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
+        self._loop = loop
+        self._changed = changed
+        self._pending: asyncio.TimerHandle | None = None
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        # Reading a file is no change, and nginx -t reads all of them.
+        if not isinstance(event, FileOpenedEvent | FileClosedNoWriteEvent):
+            self._loop.call_soon_threadsafe(self._restart)
+
+    def _restart(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+        self._pending = self._loop.call_later(QUIET, self._changed)

@@ -1,0 +1,327 @@
+"""The loop: start reading here.
+
+    catalog -> plan -> guard -> render -> first gate -> second gate -> publish -> reload -> proof -> outcome
+
+One slot holds the newest catalog. One task takes it, carries it through the stages and says how it ended; what
+arrives meanwhile coalesces behind it. Nothing that fails here ends the loop: what was live stays live, the reason is
+told, and the attempt is repeated with growing pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, NoReturn
+
+from proxygen import __version__
+from proxygen.aio import Latest
+from proxygen.errors import CatalogUnavailable, CheckRefused, ProxygenError
+from proxygen.guard import Held, guard
+from proxygen.log import get_logger
+from proxygen.memory import Remembered, recall, remember
+from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.nginx.apply import Applied, Applier, Candidate, Outcome
+from proxygen.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.nginx.publish import Output, current, discard, next_number, read_generation, stage
+from proxygen.nginx.stamp import Stamp, stamp_text
+from proxygen.nginx.trial import blame_log
+from proxygen.pipeline import MAX_ROUNDS, STAMP_FILE, Drafted, Pipeline, Timings, open_pipeline, quarantines
+from proxygen.plan.types import Plan, Quarantine
+from proxygen.settings import Settings
+
+_log = get_logger(__name__)
+
+DIGEST_LENGTH: Final = 16
+"""Hexadecimal digits of a rendering's digest that stand in its stamp."""
+
+_Work = Callable[[Timings], Awaitable[Applied]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One pass of the loop: what it decided and how long each stage took."""
+
+    outcome: Outcome
+    generation: int | None
+    reason: str
+    at: datetime
+    durations: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A service that a gate or nginx itself refused; left out until its registration or a file changes."""
+
+    instances: tuple[Instance, ...]
+    quarantine: Quarantine
+
+
+class Reconciler:
+    """Owns the order of things between a catalog and a proven generation."""
+
+    def __init__(self, settings: Settings, output: Output, pipeline: Pipeline, catalogs: Latest[Catalog]) -> None:
+        assert pipeline.binary is not None
+        self._settings: Final = settings
+        self._output: Final = output
+        self._pipeline = pipeline
+        self._catalogs: Final = catalogs
+        self._applier = self._new_applier()
+        self._remembered = recall(output.directory)
+        self._refused: dict[ServiceName, _Refused] = {}
+        self._files_changed = False
+        self._test_seconds = 0.0
+        self._failures = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self.plan: Plan | None = None
+        """The newest plan, live or not."""
+        self.held: Held | None = None
+        self.last: Step | None = None
+        self.live_since: datetime | None = None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self._pipeline
+
+    @property
+    def pinned(self) -> int | None:
+        return self._remembered.pinned
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> NoReturn:
+        """Reconcile until cancelled."""
+        await self._attempt(self._finish_pending)
+        reload = self._settings.reload
+        while True:
+            catalog = await self._catalogs.settled(reload.settle, reload.settle_max)
+            step = await self._attempt(lambda timings, catalog=catalog: self._reconcile(catalog, timings))  # type: ignore[misc]
+            if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
+                # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
+                await asyncio.sleep(reload.gap * (1 + reload.jitter * random.random()))  # noqa: S311
+
+    def files_changed(self) -> None:
+        """Read the operator's files anew and go over the newest catalog again."""
+        self._files_changed = True
+        self._again()
+
+    def _again(self) -> None:
+        newest = self._catalogs.peek()
+        if newest is not None:
+            self._catalogs.put(newest)
+
+    async def _attempt(self, work: _Work) -> Step:
+        """Run one pass; every way in which it can end becomes a step, one line in the log, and perhaps a retry."""
+        timings = Timings()
+        async with self._one_at_a_time:
+            try:
+                applied = await work(timings)
+            except ProxygenError as error:
+                applied = Applied(outcome=Outcome.REJECTED, generation=self._current(), reason=str(error))
+            step = _step(applied, timings)
+            self._conclude(step)
+        return step
+
+    def _conclude(self, step: Step) -> None:
+        if step.outcome is not Outcome.UNCHANGED or self.last is None or step.reason:
+            self.last = step
+        facts = {"generation": step.generation, "reason": step.reason or None}
+        seconds = {name: round(value, 4) for name, value in step.durations.items()}
+        match step.outcome:
+            case Outcome.APPLIED:
+                self.live_since = step.at
+                _log.info("generation applied", generation=step.generation, seconds=seconds)
+            case Outcome.UNCHANGED:
+                self.live_since = self.live_since or step.at
+                _log.debug("nothing to change", **facts)
+            case Outcome.HELD:
+                _log.warning("plan held", **facts)
+            case Outcome.REJECTED:
+                _log.error("candidate rejected", **facts)
+            case Outcome.ROLLED_BACK:
+                _log.error("reload rolled back", **facts)
+        self._schedule_retry(failed=step.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK))
+
+    def _schedule_retry(self, *, failed: bool) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._failures = self._failures + 1 if failed else 0
+        if failed:
+            reload = self._settings.reload
+            pause = min(reload.retry_max, reload.retry_min * 2 ** min(self._failures - 1, 16))
+            self._retry = asyncio.get_running_loop().call_later(pause, self._again)
+
+    # --- one pass --------------------------------------------------------------------------------------------------
+
+    async def _finish_pending(self, timings: Timings) -> Applied:
+        """A reload that a crash or an absent nginx left undone."""
+        return await self._applier.finish_pending(await self._conf(), test_seconds=self._test_seconds)
+
+    async def _reconcile(self, catalog: Catalog, timings: Timings) -> Applied:
+        await self._refresh_pipeline()
+        drafted = await self._draft(catalog, timings)
+        verdict = guard(drafted.plan, pinned=self.pinned)
+        self.plan = drafted.plan
+        if isinstance(verdict, Held):
+            self.held = verdict
+            return Applied(outcome=Outcome.HELD, generation=self._current(), reason=verdict.reason)
+        self.held = None
+        for _ in range(MAX_ROUNDS):
+            applied = await self._make_live(drafted, catalog, timings)
+            if applied is not None:
+                return applied
+            drafted = await self._draft(catalog, timings)
+            self.plan = drafted.plan
+        raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
+
+    async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
+        self._refused = {
+            name: refused
+            for name, refused in self._refused.items()
+            if catalog.services.get(name) == refused.instances
+        }
+        quarantined = {name: refused.quarantine for name, refused in self._refused.items()}
+        drafted = self._pipeline.draft(catalog, self._remembered.plan, quarantined, timings)
+        for name, quarantine in quarantines(drafted.refusals, {}).items():
+            self._refuse(name, quarantine, catalog)
+        return drafted
+
+    def _refuse(self, name: ServiceName, quarantine: Quarantine, catalog: Catalog) -> None:
+        self._refused[name] = _Refused(catalog.services.get(name, ()), quarantine)
+        _log.warning("service quarantined", service=name, place=quarantine.place, reason=quarantine.reason)
+
+    async def _make_live(self, drafted: Drafted, catalog: Catalog, timings: Timings) -> Applied | None:
+        """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
+        is needed."""
+        digest = drafted.rendered.digest[:DIGEST_LENGTH]
+        number = self._current()
+        live = read_generation(self._output.directory, number) if number is not None else None
+        if live is not None and live.stamp.digest == digest:
+            self._keep_in_mind(drafted.plan)
+            return await self._finish_pending(timings)
+        stamp = Stamp(generation=next_number(self._output), digest=digest)
+        files = {
+            **drafted.rendered.contents,
+            STAMP_FILE: self._pipeline.stamp_block(stamp_text(stamp.generation, stamp.digest)),
+        }
+        with timings.of("stage"):
+            staged = await asyncio.to_thread(stage, self._output, stamp, files)
+        try:
+            with timings.of("test"):
+                refusals, remarks, self._test_seconds = await self._pipeline.trial(drafted, staged.path)
+        except BaseException:
+            discard(staged)
+            raise
+        if refusals:
+            discard(staged)
+            known = {name: refused.quarantine for name, refused in self._refused.items()}
+            for name, quarantine in quarantines(refusals, known).items():
+                self._refuse(name, quarantine, catalog)
+            return None
+        for remark in remarks:
+            _log.debug("nginx remarks", remark=remark)
+        candidate = Candidate(staged=staged, manifest=_manifest(drafted.plan), test_seconds=self._test_seconds)
+        applied = await self._applier.apply(candidate, await self._conf())
+        if applied.outcome is Outcome.APPLIED:
+            self._keep_in_mind(drafted.plan)
+        elif applied.outcome is Outcome.ROLLED_BACK:
+            blamed = blame_log((applied.reason, *applied.log), drafted.rendered)
+            new = [refusal for refusal in blamed if not set(refusal.services) <= self._refused.keys()]
+            for name, quarantine in quarantines(tuple(new), {}).items():
+                self._refuse(name, quarantine, catalog)
+            if new:
+                _log.error("reload rolled back", generation=applied.generation, reason=applied.reason)
+                return None
+        return applied
+
+    def _keep_in_mind(self, plan: Plan) -> None:
+        if plan.memory != self._remembered.plan:
+            self._remembered = replace(self._remembered, plan=plan.memory)
+            self._save_memory()
+
+    def _save_memory(self) -> None:
+        try:
+            remember(self._output.directory, self._remembered)
+        except (OSError, ProxygenError) as error:
+            _log.error("memory not saved", reason=str(error))
+
+    # --- nginx's files ---------------------------------------------------------------------------------------------
+
+    async def _conf(self) -> OperatorConf:
+        assert self._pipeline.binary is not None
+        return await asyncio.to_thread(
+            read_operator_conf, self._settings.nginx, self._output.directory, self._pipeline.binary
+        )
+
+    async def _refresh_pipeline(self) -> None:
+        """Build the pipeline anew where nginx's binary, its configuration or a file of the operator's changed."""
+        if not self._files_changed and not self._pipeline.is_outdated(await self._conf()):
+            return
+        self._pipeline = await open_pipeline(self._settings)
+        self._files_changed = False
+        self._refused.clear()
+        self._applier = self._new_applier()
+        for problem in self._pipeline.problems:
+            _log.warning("file left out", reason=problem)
+
+    def _new_applier(self) -> Applier:
+        assert self._pipeline.binary is not None
+        settings = self._settings
+        return Applier(
+            self._output,
+            self._pipeline.binary,
+            nginx=settings.nginx,
+            reload=settings.reload,
+            keep=settings.output.keep,
+        )
+
+    def _current(self) -> int | None:
+        return current(self._output.directory)
+
+    # --- what the operator asks for ----------------------------------------------------------------------------------
+
+    async def roll_back(self, number: int | None) -> Step:
+        """Go back to an older generation and stay there until the hold is released. Raise OutputUnusable where
+        there is none of that number."""
+        async with self._one_at_a_time:
+            conf = await self._conf()
+            applied = await self._applier.roll_back(number, conf, test_seconds=self._test_seconds)
+            if applied.outcome is Outcome.APPLIED:
+                self._remembered = replace(self._remembered, pinned=applied.generation)
+                self._save_memory()
+            step = _step(applied, Timings())
+            self._conclude(step)
+        self._again()
+        return step
+
+    async def release_hold(self) -> Step:
+        """Let plans go live again, and return what became of the newest one."""
+        self._remembered = replace(self._remembered, pinned=None)
+        self._save_memory()
+        catalog = self._catalogs.peek()
+        if catalog is None:
+            raise CatalogUnavailable("the hold is released; Consul has not been read yet, so there is no plan to apply")
+        return await self._attempt(lambda timings: self._reconcile(catalog, timings))
+
+
+def _step(applied: Applied, timings: Timings) -> Step:
+    return Step(
+        outcome=applied.outcome,
+        generation=applied.generation,
+        reason=" | ".join((applied.reason, *applied.log)) if applied.log else applied.reason,
+        at=datetime.now(UTC),
+        durations={**timings.seconds, **applied.durations},
+    )
+
+
+def _manifest(plan: Plan) -> dict[str, object]:
+    """What a later reader wants to know of a generation without reading nginx's language."""
+    return {
+        "services": [service.name for service in plan.services if service.quarantine is None],
+        "quarantined": {quarantine.service: str(quarantine) for quarantine in plan.quarantined},
+        "proxygen": __version__,
+    }
