@@ -159,11 +159,13 @@ class ConsulAgent:
             with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback, http
                 text = answer.read()
         except urllib.error.HTTPError as error:
+            with error:
+                said = error.read().decode(errors="replace")
             if error.code == 404 and method == "GET":
                 return None
-            if error.code == 500 and b"leader" in (said := error.read()):
-                raise ConnectionError(said.decode()) from error
-            raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')}") from error
+            if error.code == 500 and "leader" in said:
+                raise ConnectionError(said) from error
+            raise RuntimeError(f"{method} {path}: {error.code} {said}") from error
         return json.loads(text) if text.strip() else None
 
     def get(self, path: str) -> Any:
