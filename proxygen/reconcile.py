@@ -135,7 +135,8 @@ class Reconciler:
                 self.live_since = step.at
                 _log.info("generation applied", generation=step.generation, seconds=seconds)
             case Outcome.UNCHANGED:
-                self.live_since = self.live_since or step.at
+                if step.generation is not None:
+                    self.live_since = self.live_since or step.at
                 _log.debug("nothing to change", **facts)
             case Outcome.HELD:
                 _log.warning("plan held", **facts)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
+from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary, find_nginx, missing
 
 
@@ -96,3 +97,24 @@ def nginx(nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> 
     server = make_nginx(nginx_binary)
     server.start()
     return server
+
+
+@pytest.fixture
+def make_sidecar(tmp_path: Path) -> Iterator[Callable[..., Sidecar]]:
+    """Make sidecars of a Consul, an nginx and settings; not started, stopped at the end."""
+    sidecars: list[Sidecar] = []
+
+    def make(consul: ConsulAgent | str, nginx: NginxServer, **settings: object) -> Sidecar:
+        knobs = {name.replace("__", "."): value for name, value in settings.items()}
+        sidecars.append(Sidecar(consul, nginx, tmp_path / f"sidecar{len(sidecars)}", knobs))
+        return sidecars[-1]
+
+    yield make
+    for sidecar in sidecars:
+        sidecar.kill()
+
+
+@pytest.fixture
+def sidecar(consul: ConsulAgent, nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
+    """A sidecar beside each kind of nginx; not started."""
+    return make_sidecar(consul, nginx)

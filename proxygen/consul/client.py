@@ -8,6 +8,8 @@ headers too. Nothing else in the project opens a connection to Consul.
 from __future__ import annotations
 
 import asyncio
+import ssl
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -33,7 +35,9 @@ _SHORT: Final = 15.0
 """Longest time for a request that does not block."""
 _MARGIN: Final = 5.0
 """On top of a blocking query's own time, for Consul to gather and send the answer."""
-_TLS_FAREWELL: Final = 0.25
+_TLS_FAREWELL: Final = 0.1
+"""Consul answers a TLS farewell on a cancelled long poll only when the poll would have ended; until then the socket
+would linger beside its successor, uncounted."""
 _QUEUE: Final = 15.0
 """Longest wait for one of our own sockets; past it we say so instead of queueing in silence."""
 
@@ -142,7 +146,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
             if self.address.socket is not None:
                 connector = aiohttp.UnixConnector(path=str(self.address.socket), limit=limit)
             else:
-                connector = aiohttp.TCPConnector(limit=limit, ssl=self._tls if self._tls is not None else True)
+                connector = _tcp_connector(limit, self._tls)
             self._session = aiohttp.ClientSession(connector=connector, auth=self._auth)
         return self._session
 
@@ -210,7 +214,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         if self._session is not None:
             await self._session.close()
             # Transports close in the loop's next turn, with TLS after the peer's farewell; nothing awaits that for us.
-            await asyncio.sleep(_TLS_FAREWELL if self._tls is not None else 0)
+            await asyncio.sleep(2 * _TLS_FAREWELL if self._tls is not None else 0)
 
 
 class ConsulClient(consul.base.Consul):  # type: ignore[misc]
@@ -262,6 +266,15 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
 
     async def close(self) -> None:
         await self.http.close()
+
+
+def _tcp_connector(limit: int, tls: ssl.SSLContext | None) -> aiohttp.TCPConnector:
+    if tls is None:
+        return aiohttp.TCPConnector(limit=limit)
+    with warnings.catch_warnings():
+        # Deprecated for aiohttp 4 without a successor that also covers single connections.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return aiohttp.TCPConnector(limit=limit, ssl=tls, ssl_shutdown_timeout=_TLS_FAREWELL)
 
 
 def _basic_auth(settings: ConsulSettings) -> aiohttp.BasicAuth | None:

@@ -27,7 +27,8 @@ _RATE: Final = 2.0
 class Poll:
     """A standing question: ask, hand the answer to ``heed``, ask again from there, for ever.
 
-    An answer may well be the same as the one before; ``heed`` compares contents. When ``heed`` raises CatalogUnavailable, the answer is not believed and the question is asked anew.
+    An answer may well be the same as the one before; ``heed`` compares contents. When it raises CatalogUnavailable,
+    the answer is not believed and the question is asked anew.
     """
 
     def __init__(

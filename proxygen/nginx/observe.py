@@ -76,23 +76,25 @@ async def prove(
     ``expected`` None: that no stamp answers, as before the first generation.
     """
     watch = _Watch(before=before, expected=expected, settings=settings)
-    while True:
-        watch.take(await read_stamp(address))
-        seconds = watch.now - watch.started
-        if watch.is_proven():
-            return Proven(seconds=seconds)
-        reason = watch.failure()
-        if reason is None and seconds > allowed:
-            reason = f"nginx did not confirm the reload within {seconds:.1f}s: {watch.missing(address)}"
-        if reason is not None:
-            return Unproven(
-                reason=reason,
-                log=tuple(map(str, before.log.lines)),
-                seconds=seconds,
-                served=watch.served,
-                served_for=watch.now - watch.served_since,
-            )
-        await asyncio.sleep(_PAUSE)
+    # An answer can take long (without workers a connection waits in the backlog); the processes tell sooner.
+    asking: asyncio.Task[Stamp | None] | None = None
+    try:
+        while True:
+            asking = asking or asyncio.create_task(read_stamp(address), name="ask nginx for its stamp")
+            answered, _ = await asyncio.wait({asking}, timeout=_PAUSE)
+            watch.see_processes()
+            if answered:
+                watch.take_answer(asking.result())
+                asking = None
+                if watch.is_proven():
+                    return Proven(seconds=watch.seconds)
+                await asyncio.sleep(_PAUSE)
+            reason = watch.failure() or watch.give_up(allowed, address)
+            if reason is not None:
+                return watch.unproven(reason)
+    finally:
+        if asking is not None:
+            asking.cancel()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,28 +112,36 @@ class _Watch:
     survivors: frozenset[int] = frozenset()
     """New workers that accept since `turned_over`."""
     turned_over: float | None = None
+    had_workers: bool = False
     without_workers: float | None = None
 
-    def take(self, served: Stamp | None) -> None:
-        """Take the answer of a moment ago, and look at the processes."""
+    @property
+    def seconds(self) -> float:
+        return self.now - self.started
+
+    def see_processes(self) -> None:
+        """Look at the master's children."""
         self.now = time.monotonic()
-        if served != self.served:
-            self.served, self.served_since = served, self.now
         if self.before.master is None or self.before.workers is None:
             return
         self.workers = workers(self.before.master)
         if self.workers is None:
             return
-        self._follow_turnover(self.workers)
-        empty = not self.workers.accepting and not self.workers.starting
-        self.without_workers = (self.without_workers or self.now) if empty else None
+        here = self.workers.accepting | self.workers.starting
+        # After an outage there is nobody to miss until the reload has brought somebody.
+        self.had_workers = self.had_workers or bool(here)
+        self.without_workers = (self.without_workers or self.now) if self.had_workers and not here else None
 
-    def _follow_turnover(self, seen: Workers) -> None:
-        assert self.before.workers is not None
+    def take_answer(self, served: Stamp | None) -> None:
+        """Take what nginx answered a moment ago, beside the processes seen since."""
+        if served != self.served:
+            self.served, self.served_since = served, self.now
+        if self.before.workers is None or self.workers is None:
+            return
         old = self.before.workers.accepting | self.before.workers.starting
-        new = seen.accepting - old
+        new = self.workers.accepting - old
         self.survivors = self.survivors & new if self.turned_over is not None else new
-        if self.served != self.expected or seen.accepting & old or not self.survivors:
+        if served != self.expected or self.workers.accepting & old or not self.survivors:
             self.turned_over = None
         elif self.turned_over is None:
             self.turned_over = self.now
@@ -153,14 +163,28 @@ class _Watch:
             return "every worker ended as soon as it was started"
         return None
 
-    def missing(self, address: str) -> str:
-        """What the proof still lacks."""
+    def give_up(self, allowed: float, address: str) -> str | None:
+        """Say what the proof still lacks once the time for it is over."""
+        if self.seconds <= allowed:
+            return None
+        return f"nginx did not confirm the reload within {self.seconds:.1f}s: {self._missing(address)}"
+
+    def _missing(self, address: str) -> str:
         if self.served != self.expected:
             return f"generation {self.served.generation} answers" if self.served else f"no stamp answers at {address}"
         if self.before.workers is not None and self.workers is not None:
             old = sorted(self.workers.accepting & self.before.workers.accepting)
             return f"old workers {', '.join(map(str, old))} still accept" if old else "no new worker stays alive"
         return "other generations answered in between"
+
+    def unproven(self, reason: str) -> Unproven:
+        return Unproven(
+            reason=reason,
+            log=tuple(map(str, self.before.log.lines)),
+            seconds=self.seconds,
+            served=self.served,
+            served_for=self.now - self.served_since,
+        )
 
 
 def _refusal(lines: Iterable[LogLine], master: Master | None) -> str | None:
