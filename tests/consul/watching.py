@@ -24,19 +24,19 @@ class Watching:
         self.slot: Latest[Catalog] = Latest()
         self.watch = CatalogWatch(client, tag_prefix="proxygen", into=self.slot)
 
-    async def until(self, condition: Callable[[Catalog], bool], *, timeout: float = 10.0) -> float:
+    async def until(self, condition: Callable[[Catalog], bool], *, within: float = 10.0) -> float:
         """Wait for a catalog that meets the condition; return the seconds that it took."""
         started = time.monotonic()
         while True:
             catalog = self.slot.peek()
             if catalog is not None and condition(catalog):
                 return time.monotonic() - started
-            remaining = started + timeout - time.monotonic()
+            remaining = started + within - time.monotonic()
             try:
                 async with asyncio.timeout(remaining):
                     await self.slot.take()
             except TimeoutError:
-                raise AssertionError(f"not within {timeout} s; problem: {self.watch.problem}; {catalog}") from None
+                raise AssertionError(f"not within {within} s; problem: {self.watch.problem}; {catalog}") from None
 
     async def nothing_comes(self, seconds: float) -> bool:
         """Tell whether no catalog is put for so long."""

@@ -31,7 +31,7 @@ async def test_a_registration_and_each_of_its_changes_arrive_at_once(consul: Con
 
         async def soon(change: Callable[..., Any], seen: Callable[[Catalog], bool], *args: Any, **kwargs: Any) -> None:
             await call(change, *args, **kwargs)
-            await one.until(seen, timeout=1.0)
+            await one.until(seen, within=1.0)
 
         await soon(
             consul.register,
@@ -73,9 +73,9 @@ async def test_overrides_arrive_and_go(consul: ConsulAgent) -> None:
     async with watching(settings_for(consul)) as one:
         await one.until(lambda catalog: not catalog.overrides)
         await call(consul.kv_put, "proxygen/canary/web", '{"canary": "5%"}')
-        await one.until(lambda c: c.overrides == {"web": '{"canary": "5%"}'}, timeout=1.0)
+        await one.until(lambda c: c.overrides == {"web": '{"canary": "5%"}'}, within=1.0)
         await call(consul.kv_delete, "proxygen/canary/web")
-        await one.until(lambda c: not c.overrides, timeout=1.0)
+        await one.until(lambda c: not c.overrides, within=1.0)
 
 
 async def test_unrouted_services_and_other_keys_are_left_out(consul: ConsulAgent) -> None:
@@ -86,7 +86,7 @@ async def test_unrouted_services_and_other_keys_are_left_out(consul: ConsulAgent
     async with watching(settings_for(consul)) as one:
         await one.until(lambda catalog: set(catalog.services) == {"meta", "web"})
         await call(consul.register, "late", id="late-1", port=8003, meta={"proxygen-route": "late.example.com"})
-        await one.until(lambda catalog: ids(catalog, "late") == ["late-1"], timeout=1.0)
+        await one.until(lambda catalog: ids(catalog, "late") == ["late-1"], within=1.0)
 
 
 async def test_meta_given_to_a_known_service_routes_it_within_the_sweep(consul: ConsulAgent) -> None:
@@ -96,7 +96,7 @@ async def test_meta_given_to_a_known_service_routes_it_within_the_sweep(consul: 
     async with watching(settings_for(consul, meta_sweep=0.5)) as one:
         await one.until(lambda catalog: set(catalog.services) == {"web"})
         await call(consul.register, "db", id="db-1", port=5432, meta={"proxygen-route": "db.example.com"})
-        await one.until(lambda catalog: ids(catalog, "db") == ["db-1"], timeout=3.0)
+        await one.until(lambda catalog: ids(catalog, "db") == ["db-1"], within=3.0)
 
 
 async def test_a_service_that_loses_its_tags_is_seen_without_them(consul: ConsulAgent) -> None:
@@ -105,11 +105,11 @@ async def test_a_service_that_loses_its_tags_is_seen_without_them(consul: Consul
     async with watching(settings_for(consul)) as one:
         await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
         await call(consul.register, "web", id="web-1", port=8001, tags=["plain"])
-        await one.until(lambda c: c.services[ServiceName("web")][0].tags == ("plain",), timeout=2.0)
+        await one.until(lambda c: c.services[ServiceName("web")][0].tags == ("plain",), within=2.0)
 
 
 async def test_churn_without_content_puts_no_catalog(consul: ConsulAgent) -> None:
-    """T13: an index that moves every 50 ms with the same content puts nothing and costs a bounded number of requests."""
+    """T13: an index that moves every 50 ms with the same content puts nothing, for a bounded number of requests."""
     consul.register("web", id="web-1", port=8001, tags=[ROUTE], status="passing")
     async with watching(settings_for(consul)) as one:
         await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
@@ -137,7 +137,7 @@ async def test_a_restart_with_a_lower_index_is_followed(make_consul: Callable[..
         assert len(ids(one.slot.peek() or pytest.fail("no catalog"), "web")) == 30
         await call(agent.start)
         await call(agent.register, "web", id="web-new", port=9000, tags=[ROUTE])
-        await one.until(lambda catalog: ids(catalog, "web") == ["web-new"], timeout=3.0)
+        await one.until(lambda catalog: ids(catalog, "web") == ["web-new"], within=3.0)
         await asyncio.sleep(1.5)
         assert one.watch.problem is None
 
@@ -157,7 +157,7 @@ async def test_an_outage_changes_nothing(make_consul: Callable[..., ConsulAgent]
         assert await one.nothing_comes(0.1)
         await call(agent.start)
         await call(agent.register, "web", id="web-2", port=8002, tags=[ROUTE])
-        await one.until(lambda catalog: "web-2" in ids(catalog, "web"), timeout=3.0)
+        await one.until(lambda catalog: "web-2" in ids(catalog, "web"), within=3.0)
 
 
 @pytest.mark.slow
@@ -166,13 +166,13 @@ async def test_250_services_with_64_sockets(consul: ConsulAgent) -> None:
     for number in range(250):
         consul.register(f"s{number:03}", id=f"s{number:03}-1", port=8001, tags=[ROUTE], status="passing")
     async with watching(settings_for(consul)) as one:
-        await one.until(lambda catalog: len(catalog.services) == 250, timeout=30.0)
+        await one.until(lambda catalog: len(catalog.services) == 250, within=30.0)
         sockets = 0
 
         async def soon(change: Callable[..., Any], seen: Callable[[Catalog], bool], *args: Any, **kwargs: Any) -> None:
             nonlocal sockets
             await call(change, *args, **kwargs)
-            await one.until(seen, timeout=2.0)
+            await one.until(seen, within=2.0)
             sockets = max(sockets, one.client.statistics.sockets + one.client.statistics.waiting)
 
         await soon(consul.set_check, lambda c: health(c, "s017") == [Health.CRITICAL], "s017-1", "critical")
@@ -192,7 +192,13 @@ async def test_250_services_with_64_sockets(consul: ConsulAgent) -> None:
         await soon(consul.deregister, lambda c: ids(c, "s100") == ["s100-1"], "s100-2")
         await soon(consul.deregister, lambda c: c.services[ServiceName("s001")] == (), "s001-1")
         await soon(
-            consul.register, lambda c: ids(c, "new") == ["new-1"], "new", id="new-1", port=2, tags=[ROUTE], status="passing"
+            consul.register,
+            lambda c: ids(c, "new") == ["new-1"],
+            "new",
+            id="new-1",
+            port=2,
+            tags=[ROUTE],
+            status="passing",
         )
         assert 0 < sockets <= 64
         assert one.watch.problem is None
