@@ -49,6 +49,8 @@ def test_contracts_hold(copy: Path) -> None:
         ("render.py", "import crossplane", "One door to crossplane"),
         ("nginx/publish.py", "import subprocess", "One door to processes"),
         ("nginx/stamp.py", "import aiohttp", "One door to Consul"),
+        ("reconcile.py", "import watchdog", "One door to watchdog"),
+        ("homeless.py", "", "Data flows one way"),
     ],
 )
 def test_planted_violation_is_caught(copy: Path, module: str, line: str, contract: str) -> None:
