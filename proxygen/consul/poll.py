@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from proxygen.aio import Pace, retrying
 from proxygen.consul.answers import Reply
-from proxygen.consul.client import ConsulClient, Params
+from proxygen.consul.client import Consistency, ConsulClient, Params
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.errors import CatalogUnavailable, ConsulUnreachable
 
@@ -69,7 +69,9 @@ class Poll:
     async def _ask(self) -> None:
         asked = self._index
         try:
-            reply = await self._client.read(self._path, self._params, index=asked, consistency="any")
+            # Where we start from is the leader's word; after that, any server that is not behind our index.
+            consistency: Consistency = "any" if asked else "default"
+            reply = await self._client.read(self._path, self._params, index=asked, consistency=consistency)
             self._index = self._next_index(asked, reply)
             # Also where the index did not move: a token that lost a rule changes the content and no index.
             await self._heed(reply)

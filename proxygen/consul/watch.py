@@ -123,7 +123,7 @@ class CatalogWatch:
         prefix = overrides_prefix(self._settings.kv_prefix)
         overrides = {} if reply.status == 404 else decode_overrides(reply.body, prefix)
         lost = [name for name in self._view.overrides if name not in overrides]
-        if lost or not self._has_overrides:
+        if lost:
             overrides = await confirm_overrides(self._client, lost)
         self._has_overrides = True
         self._view.observe_overrides(overrides)
@@ -133,7 +133,7 @@ class CatalogWatch:
         listing = decode_listing(reply.body)
         tagged = routed_names(listing, self._tag_prefix)
         seems_hidden = not is_whole(self._client, listing) or (not listing and reply.filtered_by_acls)
-        if self._listing is None or seems_hidden or self._tagged - tagged or self._routed - listing.keys():
+        if seems_hidden or self._tagged - tagged or self._routed - listing.keys():
             listing = await confirm_listing(self._client)
             tagged = routed_names(listing, self._tag_prefix)
         before, self._listing, self._tagged = self._listing or {}, listing, tagged

@@ -1,0 +1,198 @@
+"""Answers that no healthy Consul gives, and that must not reach the catalog."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from proxygen.model import Health, ServiceName
+from proxygen.settings import ConsulSettings
+from tests.consul.watching import ROUTE, Watching, health, ids, watching
+from tests.harness.fake_consul import FakeConsul, entry, fake_consul
+
+WEB = entry("web", "web-1", 8001, ROUTE)
+
+
+def settings_for(fake: FakeConsul, **knobs: Any) -> ConsulSettings:
+    return ConsulSettings(address=fake.address, **knobs)
+
+
+async def settled(one: Watching) -> None:
+    await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
+    await one.nothing_comes(0.2)
+
+
+async def test_an_index_that_goes_backwards_is_asked_anew() -> None:
+    """T1: the answer under a lower index is not believed; the one asked for from 0 is."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            fake.services["web"] = [WEB, entry("web", "web-2", 8002, ROUTE)]
+            fake.change(by=-90)
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=3.0)
+
+
+async def test_an_answer_without_a_leader_is_not_believed() -> None:
+    """T1: KnownLeader false freezes what was known, and says why."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            fake.known_leader = False
+            fake.put("web")
+            assert await one.nothing_comes(0.7)
+            assert "without a known leader" in (one.watch.problem or "")
+            fake.put("web", WEB, entry("web", "web-2", 8002, ROUTE))
+            fake.known_leader = True
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=3.0)
+
+
+async def test_an_answer_of_a_lagging_server_is_not_believed() -> None:
+    """LastContact above consul.max_staleness freezes what was known."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake, max_staleness=5.0)) as one:
+            await settled(one)
+            fake.last_contact_ms = 6000
+            fake.put("web")
+            assert await one.nothing_comes(0.7)
+            assert "6.0 s ago" in (one.watch.problem or "")
+
+
+@pytest.mark.parametrize("nothing", ["/v1/catalog/services", "/v1/health/service/web", "/v1/kv/proxygen/canary/"])
+async def test_200_with_nothing_on_a_hiccup_empties_nothing(nothing: str) -> None:
+    """T1: an empty answer is confirmed by a consistent read before it is believed."""
+    async with fake_consul() as fake:
+        fake.kv["proxygen/canary/web"] = "{}"
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+
+            def hiccup(request: web.Request) -> web.Response | None:
+                empty: object = {} if nothing.endswith("services") else []
+                return fake.reply(empty) if request.path == nothing and "consistent" not in request.query else None
+
+            fake.fault = hiccup
+            fake.change()
+            assert await one.nothing_comes(1.0)
+
+
+async def test_a_catalog_without_the_service_consul_is_not_believed() -> None:
+    """A token that lost its rights sees an empty catalog, consistently; that is no empty catalog."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            fake.services.clear()
+            fake.change()
+            assert await one.nothing_comes(1.0)
+            assert "service_prefix" in (one.watch.problem or "")
+
+
+async def test_429_is_waited_out_as_long_as_it_says() -> None:
+    """T12: no hot loop, and Retry-After is the least pause."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            fake.fault = lambda request: web.Response(status=429, headers={"Retry-After": "2"})
+            fake.requests.clear()
+            fake.change()
+            assert await one.nothing_comes(1.5)
+            # The three standing questions ask once each; a retry comes after two seconds at the earliest.
+            assert len(fake.requests) <= 3
+            assert one.watch.freshness() > 1.0
+            fake.fault = lambda request: None
+            fake.put("web", WEB, entry("web", "web-2", 8002, ROUTE))
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=4.0)
+
+
+async def test_half_the_calls_failing_loses_nothing() -> None:
+    """T12: every second answer is a 429; what is known stays and changes still arrive."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        count = 0
+
+        def every_second(request: web.Request) -> web.Response | None:
+            nonlocal count
+            count += 1
+            return web.Response(status=429) if count % 2 else None
+
+        fake.fault = every_second
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            fake.put("web", entry("web", "web-1", 8001, ROUTE, status="critical"))
+            await one.until(lambda catalog: health(catalog, "web") == [Health.CRITICAL], within=5.0)
+            assert count < 60
+
+
+async def test_a_vanished_service_is_observed_empty() -> None:
+    """Gone is (), not missing: only what was observed may empty an upstream."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            fake.put("web")
+            await one.until(lambda catalog: catalog.services.get(ServiceName("web")) == ())
+
+
+async def test_no_catalog_before_everything_was_observed() -> None:
+    """One routed service that does not answer holds back the first catalog, and only the first."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        fake.put("slow", entry("slow", "slow-1", 8002, ROUTE))
+        broken = "/v1/health/service/slow"
+        fake.fault = lambda request: web.Response(status=500) if request.path == broken else None
+        async with watching(settings_for(fake)) as one:
+            assert await one.nothing_comes(0.7)
+            fake.fault = lambda request: None
+            await one.until(lambda catalog: set(catalog.services) == {"web", "slow"}, within=5.0)
+            fake.fault = lambda request: web.Response(status=500) if request.path == broken else None
+            fake.put("web", WEB, entry("web", "web-2", 8003, ROUTE))
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=2.0)
+            assert ids(one.slot.peek() or pytest.fail("no catalog"), "slow") == ["slow-1"]
+
+
+async def test_a_name_that_no_url_brings_back_harms_nobody() -> None:
+    """T6: a service called with a slash or a newline is left out and holds nothing back."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        fake.services["a/b"] = [entry("a/b", "x", 1, ROUTE)]
+        fake.services["a\nb"] = [entry("a\nb", "y", 1, ROUTE)]
+        async with watching(settings_for(fake)) as one:
+            await one.until(lambda catalog: set(catalog.services) == {"web"})
+
+
+async def test_a_service_whose_instances_are_hidden_holds_back_nobody_else() -> None:
+    """Listed but never shown: the others are served, and the problem names the rule."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        fake.put("secret", entry("secret", "s-1", 8002, ROUTE))
+        fake.fault = lambda request: fake.reply([]) if request.path == "/v1/health/service/secret" else None
+        async with watching(settings_for(fake)) as one:
+            await one.until(lambda catalog: set(catalog.services) == {"web"})
+            assert "node_prefix" in (one.watch.problem or "")
+
+
+@pytest.mark.parametrize("sockets", [4, 64])
+async def test_both_ways_of_following_see_the_same(sockets: int) -> None:
+    """Health, Meta without a change of any check, and a service without checks arrive within about a second."""
+    async with fake_consul() as fake:
+        for number in range(12):
+            fake.put(f"s{number}", entry(f"s{number}", f"s{number}-1", 8000 + number, ROUTE))
+        async with watching(settings_for(fake, max_connections=sockets)) as one:
+            await one.until(lambda catalog: len(catalog.services) == 12)
+            fake.put("s3", entry("s3", "s3-1", 8003, ROUTE, status="warning"))
+            await one.until(lambda catalog: health(catalog, "s3") == [Health.WARNING], within=1.0)
+            changed = entry("s7", "s7-1", 9999, ROUTE)
+            fake.put("s7", changed)
+            await one.until(lambda c: c.services[ServiceName("s7")][0].port == 9999, within=2.0)
+            bare = entry("s8", "s8-2", 8108, ROUTE) | {"Checks": []}
+            fake.put("s8", entry("s8", "s8-1", 8008, ROUTE), bare)
+            await one.until(lambda c: ids(c, "s8") == ["s8-1", "s8-2"], within=2.0)
+            await asyncio.sleep(0.2)
+            assert one.client.statistics.sockets <= sockets

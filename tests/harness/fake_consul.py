@@ -1,0 +1,117 @@
+"""A small Consul for the answers that the real one cannot be made to give.
+
+It answers catalog/services, health/service, health/state/any and KV from plain data, with blocking queries. A test
+sets what is to go wrong: the index, the leader, a status, or an answer of nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from tests.harness.ports import free_port
+
+
+class FakeConsul:
+    """One index for everything; `change` moves it and wakes who waits."""
+
+    def __init__(self) -> None:
+        self.index = 100
+        self.services: dict[str, list[dict[str, Any]]] = {"consul": [entry("consul", "consul", 8300)]}
+        self.kv: dict[str, str] = {}
+        self.known_leader = True
+        self.last_contact_ms = 0
+        self.fault: Callable[[web.Request], web.Response | None] = lambda request: None
+        """Answers instead of us where it returns something."""
+        self.requests: list[web.Request] = []
+        self.address = f"127.0.0.1:{free_port()}"
+        self._moved = asyncio.Event()
+
+    def change(self, by: int = 1) -> None:
+        self.index += by
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def put(self, name: str, *entries: dict[str, Any]) -> None:
+        """Replace the instances of a service; none removes it."""
+        self.services[name] = list(entries)
+        if not entries:
+            del self.services[name]
+        self.change()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.requests.append(request)
+        faulty = self.fault(request)
+        if faulty is not None:
+            return faulty
+        asked = int(request.query.get("index", "0"))
+        wait = float(request.query.get("wait", "60000ms").removesuffix("ms")) / 1000
+        if asked >= self.index > 0:
+            try:
+                async with asyncio.timeout(wait):
+                    await self._moved.wait()
+            except TimeoutError:
+                pass
+        return self.reply(*self._content(request.path), consistent="consistent" in request.query)
+
+    def reply(self, body: object, status: int = 200, *, consistent: bool = False) -> web.Response:
+        """Answer with the headers of the moment; a consistent read always comes from the leader."""
+        leads = self.known_leader or consistent
+        headers = {
+            "X-Consul-Index": str(self.index),
+            "X-Consul-Knownleader": str(leads).lower(),
+            "X-Consul-Lastcontact": "0" if consistent else str(self.last_contact_ms),
+        }
+        return web.Response(text=json.dumps(body), status=status, headers=headers, content_type="application/json")
+
+    def _content(self, path: str) -> tuple[object, int]:
+        if path == "/v1/catalog/services":
+            return {name: _tags(entries) for name, entries in self.services.items()}, 200
+        if path.startswith("/v1/health/service/"):
+            return self.services.get(path.removeprefix("/v1/health/service/"), []), 200
+        if path == "/v1/health/state/any":
+            return [check for entries in self.services.values() for one in entries for check in one["Checks"]], 200
+        key = path.removeprefix("/v1/kv/")
+        pairs = [{"Key": one, "Value": _encoded(self.kv[one])} for one in sorted(self.kv) if one.startswith(key)]
+        return pairs, 200 if pairs else 404
+
+
+def entry(name: str, service_id: str, port: int, *tags: str, status: str = "passing") -> dict[str, Any]:
+    """Make one element of health/service."""
+    check = {"Node": "n1", "CheckID": f"check:{service_id}", "Status": status}
+    return {
+        "Node": {"Node": "n1", "Address": "127.0.0.1", "Datacenter": "dc1"},
+        "Service": {"ID": service_id, "Service": name, "Tags": list(tags), "Port": port, "Address": ""},
+        "Checks": [check | {"ServiceID": service_id, "ServiceName": name}],
+    }
+
+
+def _tags(entries: list[dict[str, Any]]) -> list[str]:
+    return sorted({tag for one in entries for tag in one["Service"]["Tags"]})
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@asynccontextmanager
+async def fake_consul() -> AsyncIterator[FakeConsul]:
+    """Run a fake Consul on loopback."""
+    fake = FakeConsul()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", fake._answer)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    host, port = fake.address.split(":")
+    await web.TCPSite(runner, host, int(port)).start()
+    try:
+        yield fake
+    finally:
+        fake.change()
+        await runner.cleanup()
