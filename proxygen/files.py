@@ -1,4 +1,4 @@
-"""Notice that a file of the operator's changed: templates, snippets, certificates, htpasswd files, settings, nginx.conf."""
+"""Notice that a file of the operator's changed: a template, a snippet, a certificate, nginx.conf, the settings."""
 
 from __future__ import annotations
 

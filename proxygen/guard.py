@@ -20,6 +20,6 @@ def guard(plan: Plan, *, pinned: int | None) -> Plan | Held:
     if pinned is not None:
         return Held(
             plan=plan,
-            reason=f"rolled back to generation {pinned} by the operator; `proxygen release-hold` lets new plans through",
+            reason=f"the operator went back to generation {pinned}; `proxygen release-hold` lets new plans through",
         )
     return plan

@@ -5,7 +5,7 @@ One JSON file in OUTPUT/state, replaced whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -42,7 +42,7 @@ class _File(msgspec.Struct, frozen=True):
 class Remembered:
     """The memory of the last plan that went live, and the operator's pin."""
 
-    plan: Memory = Memory()
+    plan: Memory = field(default_factory=Memory)
     pinned: int | None = None
     """The generation to which the operator went back; None: new plans may go live."""
 

@@ -53,7 +53,6 @@ class Instance:
         return (self.node, self.id)
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
     """The watched part of Consul at one moment.

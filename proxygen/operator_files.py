@@ -83,7 +83,11 @@ def _files(directory: Path, suffixes: tuple[str, ...] | None) -> Iterator[Path]:
     except OSError as error:
         raise BadInput(f"{directory}: {error.strerror}") from error
     for path in entries:
-        if path.is_file() and _can_be_named(path.stem if suffixes else path.name) and (not suffixes or path.suffix in suffixes):
+        if (
+            path.is_file()
+            and _can_be_named(path.stem if suffixes else path.name)
+            and (not suffixes or path.suffix in suffixes)
+        ):
             yield path
 
 

@@ -144,7 +144,9 @@ def _identity(path: Path) -> tuple[int, int, int]:
     return (status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
-def quarantines(refusals: tuple[Refusal, ...], known: Mapping[ServiceName, Quarantine]) -> dict[ServiceName, Quarantine]:
+def quarantines(
+    refusals: tuple[Refusal, ...], known: Mapping[ServiceName, Quarantine]
+) -> dict[ServiceName, Quarantine]:
     """Turn refusals into quarantines of the services whose lines they are.
 
     Raise CheckRefused where a refusal is nobody's, or only about services that are left out already.
@@ -160,7 +162,7 @@ def quarantines(refusals: tuple[Refusal, ...], known: Mapping[ServiceName, Quara
     return found
 
 
-# --- what the operator allows -------------------------------------------------------------------------------------------
+# --- what the operator allows
 
 
 def _policy(settings: Settings, conf: OperatorConf | None, *, certificates: tuple[Certificate, ...]) -> Policy:
@@ -194,6 +196,9 @@ def _ports(settings: Settings) -> frozenset[int]:
     return frozenset(int(text.rpartition(":")[2]) for text in listens if text.rpartition(":")[2].isdigit())
 
 
+_OWN_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, not bound
+
+
 def _private_endpoints(settings: Settings) -> Iterator[Endpoint]:
     """What a tag must never make the public reach: Consul's agent and the sidecar itself."""
     for text in (settings.nginx.stamp, settings.admin.listen, settings.consul.address):
@@ -201,7 +206,7 @@ def _private_endpoints(settings: Settings) -> Iterator[Endpoint]:
         if place.scheme == "unix" or text.startswith("unix:") or place.hostname is None:
             continue
         port = place.port or 8500
-        names = ("127.0.0.1", "[::1]") if place.hostname in ("localhost", "127.0.0.1", "::1", "0.0.0.0") else (place.hostname,)  # noqa: S104
+        names = ("127.0.0.1", "[::1]") if place.hostname in _OWN_NAMES else (place.hostname,)
         yield from (Endpoint(name, port) for name in names)
 
 
@@ -241,4 +246,3 @@ def _default_listens(conf: OperatorConf) -> frozenset[str]:
         if statement.directive.name == "listen"
         and {"default_server", "default"} & set(statement.directive.arguments[1:])
     )
-

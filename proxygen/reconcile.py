@@ -21,7 +21,7 @@ from proxygen.aio import Latest
 from proxygen.errors import CatalogUnavailable, CheckRefused, ProxygenError
 from proxygen.guard import Held, guard
 from proxygen.log import get_logger
-from proxygen.memory import Remembered, recall, remember
+from proxygen.memory import recall, remember
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.nginx.apply import Applied, Applier, Candidate, Outcome
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
@@ -90,7 +90,7 @@ class Reconciler:
     def pinned(self) -> int | None:
         return self._remembered.pinned
 
-    # --- the loop ------------------------------------------------------------------------------------------------
+    # --- the loop
 
     async def run(self) -> NoReturn:
         """Reconcile until cancelled."""
@@ -101,7 +101,7 @@ class Reconciler:
             step = await self._attempt(lambda timings, catalog=catalog: self._reconcile(catalog, timings))  # type: ignore[misc]
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
-                await asyncio.sleep(reload.gap * (1 + reload.jitter * random.random()))  # noqa: S311
+                await asyncio.sleep(reload.gap * (1 + reload.jitter * random.random()))
 
     def files_changed(self) -> None:
         """Read the operator's files anew and go over the newest catalog again."""
@@ -156,7 +156,7 @@ class Reconciler:
             pause = min(reload.retry_max, reload.retry_min * 2 ** min(self._failures - 1, 16))
             self._retry = asyncio.get_running_loop().call_later(pause, self._again)
 
-    # --- one pass --------------------------------------------------------------------------------------------------
+    # --- one pass
 
     async def _finish_pending(self, timings: Timings) -> Applied:
         """A reload that a crash or an absent nginx left undone."""
@@ -181,9 +181,7 @@ class Reconciler:
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._refused = {
-            name: refused
-            for name, refused in self._refused.items()
-            if catalog.services.get(name) == refused.instances
+            name: refused for name, refused in self._refused.items() if catalog.services.get(name) == refused.instances
         }
         quarantined = {name: refused.quarantine for name, refused in self._refused.items()}
         drafted = self._pipeline.draft(catalog, self._remembered.plan, quarantined, timings)
@@ -250,7 +248,7 @@ class Reconciler:
         except (OSError, ProxygenError) as error:
             _log.error("memory not saved", reason=str(error))
 
-    # --- nginx's files ---------------------------------------------------------------------------------------------
+    # --- nginx's files
 
     async def _conf(self) -> OperatorConf:
         assert self._pipeline.binary is not None
@@ -283,7 +281,7 @@ class Reconciler:
     def _current(self) -> int | None:
         return current(self._output.directory)
 
-    # --- what the operator asks for ----------------------------------------------------------------------------------
+    # --- what the operator asks for
 
     async def roll_back(self, number: int | None) -> Step:
         """Go back to an older generation and stay there until the hold is released. Raise OutputUnusable where

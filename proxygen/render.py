@@ -14,8 +14,8 @@ from proxygen.errors import TemplateError
 from proxygen.model import ServiceName
 from proxygen.plan.types import Plan, RouteClaim, Service, StreamServer, VirtualServer
 from proxygen.templating import Block, Page, Templates
-from proxygen.views import HashSize, HttpView, ListenView, as_context, inert
 from proxygen.viewing import Surroundings, location_view, server_view, service_view, stream_view
+from proxygen.views import HashSize, HttpView, as_context, inert
 
 Context = Literal["http", "stream"]
 
@@ -117,7 +117,9 @@ class Renderer:
 
     def render(self, plan: Plan) -> Rendered:
         """Raise TemplateError where a template cannot be filled."""
-        upstreams = tuple(self._service(service) for service in plan.services if service.upstreams and _speaks_http(service))
+        upstreams = tuple(
+            self._service(service) for service in plan.services if service.upstreams and _speaks_http(service)
+        )
         servers = tuple(self._server(server) for server in plan.servers)
         streams = tuple(self._stream(stream) for stream in plan.streams)
         self._forget(plan)
@@ -194,7 +196,9 @@ class Renderer:
         twin_key = ("server.conf.j2", inert(view))
         twin_frame = self._inert.get(twin_key)
         if twin_frame is None:
-            twin_frame = self._templates.render("server.conf.j2", {"server": inert(view), "locations": Block(_LOCATIONS)})
+            twin_frame = self._templates.render(
+                "server.conf.j2", {"server": inert(view), "locations": Block(_LOCATIONS)}
+            )
             self._inert[twin_key] = twin_frame
         body = "".join(text for text, _ in rendered)
         everyone = tuple(sorted({location.service.name for location in server.locations}))
@@ -229,7 +233,9 @@ class Renderer:
             return known[1]
         text, twin = self._pair("stream.conf.j2", stream_view(stream, self._around, self._snippets))
         name = stream.service.name
-        unit = Unit(context="stream", text=text, inert=twin, owners=((1, (name,)),), upstreams=_expected(stream.service))
+        unit = Unit(
+            context="stream", text=text, inert=twin, owners=((1, (name,)),), upstreams=_expected(stream.service)
+        )
         self._streams[name] = (stream, unit)
         return unit
 
@@ -263,7 +269,13 @@ def _same_server(known: VirtualServer, server: VirtualServer) -> bool:
 
 
 def _face(service: Service) -> tuple[object, ...]:
-    return (service.name, service.state, service.options, service.split is None, tuple(u.name for u in service.upstreams))
+    return (
+        service.name,
+        service.state,
+        service.options,
+        service.split is None,
+        tuple(u.name for u in service.upstreams),
+    )
 
 
 def _expected(service: Service) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -289,5 +301,3 @@ def _hash_sizes(plan: Plan) -> Iterable[HashSize]:
 def _power(count: int) -> int:
     """The next power of two, so that the size does not change with every service."""
     return max(4096, 1 << max(0, count - 1).bit_length())
-
-

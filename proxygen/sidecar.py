@@ -140,7 +140,7 @@ class RunningSidecar:
         yield from self._reconciler.pipeline.problems
         conf = self._reconciler.pipeline.conf
         if conf is not None and conf.worker_shutdown_timeout is None:
-            yield "nginx.conf sets no worker_shutdown_timeout: a worker with an open WebSocket stays for ever after a reload"
+            yield "nginx.conf sets no worker_shutdown_timeout: an old worker with an open WebSocket stays for ever"
 
     def _hold(self) -> HoldReport | None:
         held, step = self._reconciler.held, self._reconciler.last

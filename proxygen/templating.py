@@ -79,7 +79,9 @@ def quote(value: object) -> Quoted:
     if isinstance(value, Variable):
         return Quoted(f"${value.name}")
     if isinstance(value, Expression):
-        return _token("".join(f"${{{part.name}}}" if isinstance(part, Variable) else _escape(part) for part in value.parts))
+        return _token(
+            "".join(f"${{{part.name}}}" if isinstance(part, Variable) else _escape(part) for part in value.parts)
+        )
     if isinstance(value, Regex):
         return _token(_escape(value.pattern, dollar=True))
     if isinstance(value, Page):

@@ -94,7 +94,7 @@ class Surroundings:
         return "" if port == "443" else f":{port}"
 
 
-# --- a service's upstreams, maps and split ---------------------------------------------------------------------
+# --- a service's upstreams, maps and split
 
 
 def service_view(service: Service, around: Surroundings) -> ServiceView:
@@ -239,7 +239,9 @@ def _key(service: Service) -> tuple[list[MapView], Variable]:
         both = Expression((source, Variable(f"upstream_cookie_{sticky.name}")))
         cookie = Expression((f"{sticky.name}=", request, "; Path=/; HttpOnly; SameSite=Lax"))
         maps.append(
-            MapView(source=both, variable=_cookie_variable(service), default="", lines=(MapLine(match="", value=cookie),))
+            MapView(
+                source=both, variable=_cookie_variable(service), default="", lines=(MapLine(match="", value=cookie),)
+            )
         )
     return maps, key
 
@@ -248,7 +250,7 @@ def _cookie_variable(service: Service) -> Variable:
     return Variable(f"{service.ident}_cookie")
 
 
-# --- virtual servers and their locations -------------------------------------------------------------------------
+# --- virtual servers and their locations
 
 
 def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets) -> VirtualServerView:
@@ -328,7 +330,7 @@ def _matches(path: str) -> tuple[MatchView, ...]:
     )
 
 
-# --- streams --------------------------------------------------------------------------------------------------------
+# --- streams
 
 
 def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) -> StreamView:
@@ -366,4 +368,3 @@ def _stream_key(options: ProxyTags) -> tuple[str | Variable, ...]:
     if options.sticky is not None and options.sticky.by is StickyBy.IP:
         return (Variable("remote_addr"),)
     return tuple(Variable(name) for name in ("remote_addr", "remote_port", "connection", "msec"))
-

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "rollback": Entry("proxygen.cli.admin:rollback", "Go back to an earlier generation."),
     "release-hold": Entry("proxygen.cli.admin:release_hold", "Let a held plan through."),
     "canary": Entry("proxygen.cli.canary:canary", "Read and write a service's canary share."),
+    "demo": Entry("proxygen.cli.demo:demo", "Run the whole system on this machine and measure the split."),
     "tags": Entry("proxygen.cli.tags:tags", "Build, check and set proxy tags."),
 }
 

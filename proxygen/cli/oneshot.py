@@ -42,15 +42,19 @@ def catalog_option(command: _Command) -> _Command:
 async def read_catalog(settings: Settings, file: Path | None) -> Catalog:
     """Raise CatalogFileError or CatalogUnavailable."""
     if file is not None:
-        try:
-            content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        except OSError as error:
-            raise BadInput(f"{file}: {error.strerror}") from error
-        return read_catalog_file(content)
+        return _read_file(file)
     progress(f"reading {settings.consul.address}")
     async with ConsulClient(settings.consul) as client:
         await probe(client)
         return await fetch_catalog(client, tag_prefix=settings.proxy.tag_prefix)
+
+
+def _read_file(file: Path) -> Catalog:
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}") from error
+    return read_catalog_file(content)
 
 
 def draft(

@@ -67,9 +67,7 @@ def _only(drafted: Drafted, service: str) -> dict[str, bytes]:
 
 def _units(rendered: Rendered, service: str) -> Iterator[tuple[str, bytes]]:
     for file in rendered.files:
-        text = "".join(
-            unit.text for unit in file.units if any(service in owners for _, owners in unit.owners)
-        )
+        text = "".join(unit.text for unit in file.units if any(service in owners for _, owners in unit.owners))
         if text:
             yield file.path, text.encode()
 
@@ -174,4 +172,3 @@ def _diff(path: str, live: str, new: str) -> Iterator[str]:
     return difflib.unified_diff(
         live.splitlines(keepends=True), new.splitlines(keepends=True), f"live/{path}", f"new/{path}"
     )
-

@@ -185,16 +185,15 @@ class Applier:
                 # Most likely what failed a moment ago; what counts now is which generation answers.
                 before = before.unseen()
             verdict = await self._prove(before, fallback, attempt.allowed)
-        if isinstance(verdict, Proven) or (fallback is not None and self._still_serves(verdict, fallback)):
+            if isinstance(verdict, Unproven) and fallback is not None and verdict.served == fallback:
+                # A master that takes no reload, or only now wrote the end of the first one: what counts is who answers.
+                verdict = await self._prove(before.unseen(), fallback, attempt.allowed)
+        if isinstance(verdict, Proven):
             return Applied(
                 outcome=Outcome.ROLLED_BACK, generation=number, reason=reason, log=log, durations=attempt.durations
             )
         went_back = f"generation {number}" if number else "the state before the first generation"
         raise NginxUnavailable(f"{reason}; {went_back} was restored, and then: {verdict.reason}")
-
-    def _still_serves(self, verdict: Unproven, fallback: Stamp) -> bool:
-        """Whether a master that takes no reload at least goes on with the old generation."""
-        return verdict.served == fallback and verdict.served_for >= self._reload.overlap
 
     async def _prove(self, before: Before, stamp: Stamp | None, allowed: float) -> Proven | Unproven:
         return await prove(before, stamp, address=self._nginx.stamp, settings=self._reload, allowed=allowed)

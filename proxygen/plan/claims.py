@@ -45,7 +45,9 @@ def settle_claims(
         conflicts.extend(
             Conflict(claim=claim, holder=winner.name, loser=rival.name) for rival in rivals if rival.name != winner.name
         )
-    return MappingProxyType(holders), tuple(sorted(conflicts, key=lambda conflict: (str(conflict.claim), conflict.loser)))
+    return MappingProxyType(holders), tuple(
+        sorted(conflicts, key=lambda conflict: (str(conflict.claim), conflict.loser))
+    )
 
 
 def _may_claim(service: ServiceName, claim: Claim, rules: Mapping[str, tuple[str, ...]]) -> bool:

@@ -47,11 +47,7 @@ def _wider(host: str) -> Iterable[str]:
     """Yield the wildcards that cover a host, the closest first, and last any host ("")."""
     if not host:
         return
-    rest = host.removeprefix("*.")
-    if rest == host:
-        rest = host.partition(".")[2]
-    else:
-        rest = rest.partition(".")[2]
+    rest = host.removeprefix("*.").partition(".")[2]
     while rest:
         yield f"*.{rest}"
         rest = rest.partition(".")[2]

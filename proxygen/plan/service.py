@@ -71,7 +71,9 @@ def ident_of(name: ServiceName) -> Ident:
     return Ident(f"svc_{readable}_{sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}")
 
 
-def plan_service(name: ServiceName, instances: Sequence[Instance], override: str | None, policy: Policy) -> Service | None:
+def plan_service(
+    name: ServiceName, instances: Sequence[Instance], override: str | None, policy: Policy
+) -> Service | None:
     """Plan one service; None where no instance asks to be proxied.
 
     What is wrong with it is in `Service.quarantine`; nothing is raised.
@@ -113,7 +115,7 @@ def plan_service(name: ServiceName, instances: Sequence[Instance], override: str
     )
 
 
-# --- judging instances ---------------------------------------------------------------------------------------------
+# --- judging instances
 
 
 def _judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[_Member], list[TagError]]:
@@ -123,7 +125,9 @@ def _judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[_Member]
             tags = parse_tags(instance.tags, instance.meta, policy.prefix)
             endpoint = _endpoint(instance, policy)
         except TagError as error:
-            problems.append(TagError(f"instance {instance.id!r:.80} on {instance.node!r:.80}: {error.place}", error.reason))
+            problems.append(
+                TagError(f"instance {instance.id!r:.80} on {instance.node!r:.80}: {error.place}", error.reason)
+            )
             continue
         members.append(_Member(instance, tags, endpoint, _weight(instance, tags)))
     return members, problems
@@ -149,7 +153,9 @@ def _endpoint(instance: Instance, policy: Policy) -> Endpoint | None:
     if not any(address in network for network in networks) or any(
         address in network for network in policy.denied if network.version == address.version
     ):
-        raise TagError("address", f"{address} is outside the networks in which instances may live (proxy.allowed_addresses)")
+        raise TagError(
+            "address", f"{address} is outside the networks in which instances may live (proxy.allowed_addresses)"
+        )
     endpoint = Endpoint.of(address, instance.port)
     if endpoint in policy.denied_endpoints:
         raise TagError("address", f"{endpoint} belongs to the proxy's own host and may not be an instance")
@@ -188,7 +194,7 @@ def _report(member: _Member) -> PlannedInstance:
     )
 
 
-# --- what the instances state together -------------------------------------------------------------------------------
+# --- what the instances state together
 
 
 def _newest_first(members: Iterable[_Member]) -> list[_Member]:
@@ -266,7 +272,7 @@ def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[
     return problems
 
 
-# --- shares ------------------------------------------------------------------------------------------------------------
+# --- shares
 
 
 def _shares(members: Iterable[_Member], override: str | None) -> tuple[dict[str, Share], list[str]]:
@@ -303,7 +309,7 @@ def _variants(asked: Mapping[str, Share], alive: Iterable[str]) -> tuple[Variant
     )
 
 
-# --- upstreams and split ---------------------------------------------------------------------------------------------
+# --- upstreams and split
 
 
 def _upstreams(ident: Ident, members: Sequence[_Member], options: ProxyTags, seed: str) -> tuple[Upstream, ...]:
@@ -358,7 +364,9 @@ def _force_rules(members: Iterable[_Member], names: Mapping[str, Ident], fallbac
     """Rules point at the variant of the instance that states them; stated by a stable one, at the canary."""
     rules: dict[tuple[str, str, str | None], ForceRule] = {}
     stable = names.get(STABLE, fallback)
-    for member in sorted(members, key=lambda member: (member.variant != CANARY, member.variant == STABLE, member.variant)):
+    for member in sorted(
+        members, key=lambda member: (member.variant != CANARY, member.variant == STABLE, member.variant)
+    ):
         target = CANARY if member.variant == STABLE else member.variant
         for force in member.tags.force:
             rule = ForceRule(

@@ -172,7 +172,7 @@ class Service:
     name: ServiceName
     ident: Ident
     state: ServiceState
-    options: ProxyTags = ProxyTags()
+    options: ProxyTags = field(default_factory=ProxyTags)
     """What its instances state together; per-instance keys are empty."""
     claims: tuple[Claim, ...] = ()
     """What it wants; `Plan.holders` says what it got."""
@@ -246,7 +246,7 @@ class Plan:
     """The default server first, then by host."""
     streams: tuple[StreamServer, ...]
     conflicts: tuple[Conflict, ...] = ()
-    memory: Memory = Memory()
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def quarantined(self) -> tuple[Quarantine, ...]:

@@ -25,7 +25,11 @@ class Sidecar:
     """
 
     def __init__(
-        self, consul: ConsulAgent | str, nginx: NginxServer, directory: Path, settings: Mapping[str, object] | None = None
+        self,
+        consul: ConsulAgent | str,
+        nginx: NginxServer,
+        directory: Path,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         self.http = free_port()
         self.https = free_port()
@@ -54,7 +58,7 @@ class Sidecar:
 
     def start(self, *, ready: bool = True) -> None:
         """Start, and wait until a generation is live and Consul's data is fresh."""
-        command = [sys.executable, "-m", "proxygen", "run", "--config", self.config]
+        command = [sys.executable, "-m", "proxygen", "run", "--config", str(self.config)]
         self._process = process.start(command, log=self.log)
         if ready:
             self.wait_ready()
