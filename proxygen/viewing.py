@@ -271,7 +271,6 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         keepalive_min_timeout=around.keepalive_min_timeout,
         trusted_proxies=around.trusted_proxies,
         has_root=any(location.path == "/" for location in server.locations),
-        retry_after=around.retry_after,
         snippets=snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ()),
     )
 
@@ -284,6 +283,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     return LocationView(
         matches=_matches(location.path),
         unavailable=service.state is not ServiceState.SERVED,
+        retry_after=around.retry_after,
         redirect=Expression(("https://", Variable("host"), around.https_port, Variable("request_uri")))
         if options.redirect_https and secure
         else None,

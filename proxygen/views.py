@@ -143,6 +143,8 @@ class LocationView:
 
     matches: tuple[MatchView, ...]
     unavailable: bool
+    retry_after: int
+    """Seconds."""
     redirect: Expression | None
     hsts: str | None
     deny: tuple[str, ...]
@@ -187,8 +189,6 @@ class VirtualServerView:
     keepalive_min_timeout: bool
     trusted_proxies: tuple[str, ...]
     has_root: bool
-    retry_after: int
-    """Seconds."""
     snippets: tuple[Block, ...]
 
 

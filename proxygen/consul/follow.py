@@ -149,8 +149,10 @@ class DetectChanges:
         self._fetcher.forget(name)
 
     def listing_moved(self, index: int, retagged: Iterable[str]) -> None:
-        self._fetcher.ask(name for name in retagged if name in self._names)
-        self._moves.put_nowait(index)
+        # Before the first list of checks nothing has been read that could have changed.
+        if self._checks is not None:
+            self._fetcher.ask(name for name in retagged if name in self._names)
+            self._moves.put_nowait(index)
 
     def stop(self) -> None:
         for task in self._tasks:

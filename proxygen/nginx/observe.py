@@ -37,8 +37,8 @@ class Before:
     log: LogTail
 
     def unseen(self) -> Before:
-        """The same, for a proof that rests on the stamp alone."""
-        return replace(self, workers=None)
+        """The same, for a proof that rests on the stamp alone: the log may still tell of an earlier reload."""
+        return replace(self, workers=None, log=LogTail(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

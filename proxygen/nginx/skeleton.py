@@ -24,7 +24,7 @@ _PROXY = frozenset(
 
 _LOCATION = frozenset(
     {
-        "if", "return", "internal", "default_type", "add_header", "deny", "allow", "auth_basic", "auth_basic_user_file",
+        "if", "return", "default_type", "add_header", "deny", "allow", "auth_basic", "auth_basic_user_file",
         "limit_req", "limit_req_status", "client_max_body_size", "rewrite", "proxy_pass", "proxy_ssl_server_name",
         "proxy_ssl_name", "grpc_pass", "grpc_set_header", "grpc_ssl_server_name", "grpc_ssl_name",
         "grpc_connect_timeout", "grpc_read_timeout", "grpc_send_timeout", "grpc_next_upstream",
@@ -48,7 +48,7 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     | {
         "listen", "server_name", "http2", "ssl_certificate", "ssl_certificate_key", "ssl_protocols",
         "ssl_session_timeout", "ssl_session_tickets", "ssl_reject_handshake", "keepalive_min_timeout",
-        "keepalive_timeout", "access_log", "set_real_ip_from", "real_ip_header", "real_ip_recursive", "error_page",
+        "keepalive_timeout", "access_log", "set_real_ip_from", "real_ip_header", "real_ip_recursive",
         "location",
     },
     ("http", "server", "location"): _PROXY | _LOCATION,
