@@ -121,6 +121,16 @@ async def test_a_port_that_somebody_else_holds_is_rolled_back_and_taken_later(pr
     assert await proxy.answers("two")
 
 
+async def test_a_refusal_that_comes_after_the_deadline_does_not_count_against_the_way_back(proxy: Proxy) -> None:
+    """nginx writes its last word on a taken port after 2.5 s; by then the old generation is being restored."""
+    proxy.applier = proxy.make_applier(deadline="1s")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        applied = await proxy.apply("two", server=f"listen 127.0.0.1:{taken.getsockname()[1]};")
+    assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
+    assert await proxy.answers("one")
+    assert (await proxy.apply("three")).outcome is Outcome.APPLIED
+
+
 async def test_a_missing_working_directory_never_reaches_nginx(
     nginx_binary: NginxBinary, make_proxy: MakeProxy, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def _run(directory: Path, code: str) -> str:
     """Run code as root of a mount namespace; return what it printed."""
     completed = subprocess.run(
         ["unshare", "--mount", sys.executable, "-c", _PRELUDE + code, str(directory)],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=60,

@@ -177,6 +177,7 @@ def test_a_full_disk_is_refused_and_recovered_from(output: Output, directory: Pa
     assert _publish(output, "x" * 5000) == 2
 
 
+_CHECKOUT = Path(__file__).parents[2]
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -212,7 +213,7 @@ def test_killed_at_any_step_nothing_is_lost(directory: Path) -> None:
     fatal = killed = 0
     while killed == fatal:
         fatal += 1
-        child = subprocess.run([sys.executable, "-c", _CHILD, str(directory), str(fatal)], check=False)
+        child = subprocess.run([sys.executable, "-c", _CHILD, str(directory), str(fatal)], cwd=_CHECKOUT, check=False)
         killed += child.returncode == -signal.SIGKILL
         assert child.returncode in {0, -signal.SIGKILL}
         live = current(directory)
