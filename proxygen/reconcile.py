@@ -10,7 +10,10 @@ told, and the attempt is repeated with growing pauses.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,6 +40,9 @@ _log = get_logger(__name__)
 DIGEST_LENGTH: Final = 16
 """Hexadecimal digits of a rendering's digest that stand in its stamp."""
 
+MAX_DOUBLINGS: Final = 5
+"""Of the pause before a service that a reload stumbled over is tried again: 30 s becomes 16 minutes at most."""
+
 _Work = Callable[[Timings], Awaitable[Applied]]
 
 
@@ -57,6 +63,8 @@ class _Refused:
 
     instances: tuple[Instance, ...]
     quarantine: Quarantine
+    until: float = math.inf
+    """Monotonic time at which it is tried again: what a reload stumbled over, such as a taken port, may be gone."""
 
 
 class Reconciler:
@@ -71,6 +79,7 @@ class Reconciler:
         self._applier = self._new_applier()
         self._remembered = recall(output.directory)
         self._refused: dict[ServiceName, _Refused] = {}
+        self._setbacks: Counter[ServiceName] = Counter()
         self._files_changed = False
         self._test_seconds = 0.0
         self._failures = 0
@@ -181,7 +190,9 @@ class Reconciler:
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._refused = {
-            name: refused for name, refused in self._refused.items() if catalog.services.get(name) == refused.instances
+            name: refused
+            for name, refused in self._refused.items()
+            if catalog.services.get(name) == refused.instances and time.monotonic() < refused.until
         }
         quarantined = {name: refused.quarantine for name, refused in self._refused.items()}
         drafted = self._pipeline.draft(catalog, self._remembered.plan, quarantined, timings)
@@ -189,8 +200,8 @@ class Reconciler:
             self._refuse(name, quarantine, catalog)
         return drafted
 
-    def _refuse(self, name: ServiceName, quarantine: Quarantine, catalog: Catalog) -> None:
-        self._refused[name] = _Refused(catalog.services.get(name, ()), quarantine)
+    def _refuse(self, name: ServiceName, quarantine: Quarantine, catalog: Catalog, *, until: float = math.inf) -> None:
+        self._refused[name] = _Refused(catalog.services.get(name, ()), quarantine, until)
         _log.warning("service quarantined", service=name, place=quarantine.place, reason=quarantine.reason)
 
     async def _make_live(self, drafted: Drafted, catalog: Catalog, timings: Timings) -> Applied | None:
@@ -230,12 +241,20 @@ class Reconciler:
         elif applied.outcome is Outcome.ROLLED_BACK:
             blamed = blame_log((applied.reason, *applied.log), drafted.rendered)
             new = [refusal for refusal in blamed if not set(refusal.services) <= self._refused.keys()]
-            for name, quarantine in quarantines(tuple(new), {}).items():
-                self._refuse(name, quarantine, catalog)
             if new:
                 _log.error("reload rolled back", generation=applied.generation, reason=applied.reason)
+                for name, quarantine in quarantines(tuple(new), {}).items():
+                    self._refuse(name, quarantine, catalog, until=self._try_again_later(name))
                 return None
         return applied
+
+    def _try_again_later(self, name: ServiceName) -> float:
+        """Set the time at which a service that a reload stumbled over gets another chance; the pauses double."""
+        self._setbacks[name] += 1
+        reload = self._settings.reload
+        pause = reload.retry_max * 2 ** min(self._setbacks[name] - 1, MAX_DOUBLINGS)
+        asyncio.get_running_loop().call_later(pause + 0.1, self._again)
+        return time.monotonic() + pause
 
     def _keep_in_mind(self, plan: Plan) -> None:
         if plan.memory != self._remembered.plan:
