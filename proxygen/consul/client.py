@@ -8,6 +8,7 @@ headers too. Nothing else in the project opens a connection to Consul.
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -64,7 +65,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         self._settings = settings
         self._token = TokenSource(settings)
         self._tls = tls_context(settings) if self.address.scheme == "https" else None
-        self._auth = _basic_auth(settings)
+        self._headers = _basic_authentication(settings)
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._session: aiohttp.ClientSession | None = None
         self._requests = 0
@@ -113,7 +114,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
                 method,
                 url,
                 data=data or None,
-                headers={"X-Consul-Token": token} if token else {},
+                headers=self._headers | ({"X-Consul-Token": token} if token else {}),
                 timeout=aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT),
                 # A redirect could carry the token to another host.
                 allow_redirects=False,
@@ -147,7 +148,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
                 connector = aiohttp.UnixConnector(path=str(self.address.socket), limit=limit)
             else:
                 connector = _tcp_connector(limit, self._tls)
-            self._session = aiohttp.ClientSession(connector=connector, auth=self._auth)
+            self._session = aiohttp.ClientSession(connector=connector)
         return self._session
 
     def _tenancy(self) -> list[tuple[str, str]]:
@@ -277,13 +278,13 @@ def _tcp_connector(limit: int, tls: ssl.SSLContext | None) -> aiohttp.TCPConnect
         return aiohttp.TCPConnector(limit=limit, ssl=tls, ssl_shutdown_timeout=_TLS_FAREWELL)
 
 
-def _basic_auth(settings: ConsulSettings) -> aiohttp.BasicAuth | None:
+def _basic_authentication(settings: ConsulSettings) -> dict[str, str]:
     if settings.auth is None:
-        return None
-    user, colon, password = settings.auth.get_secret_value().partition(":")
-    if not colon:
+        return {}
+    pair = settings.auth.get_secret_value()
+    if ":" not in pair:
         raise SettingsError("consul.auth is not USER:PASSWORD")
-    return aiohttp.BasicAuth(user, password, encoding="utf-8")
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def _reason(error: Exception, deadline: float) -> str:

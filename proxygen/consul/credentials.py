@@ -17,6 +17,8 @@ class TokenSource:
         self._file = settings.token_file
         self._stamp: tuple[int, int, int] | None = None
         self._token = settings.token.get_secret_value() if settings.token is not None else ""
+        if self._token and not _is_token(self._token):
+            raise SettingsError("consul.token is not one line of plain text")
         if self._file is not None:
             self._token = self._read(self._file)
 
@@ -48,11 +50,15 @@ class TokenSource:
             raise SettingsError(f"consul.token_file {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise SettingsError(f"consul.token_file {path} is not text") from error
-        # A line break in a header value would be another header.
-        if not token.isprintable() or not token.isascii() or not token:
+        if not _is_token(token):
             raise SettingsError(f"consul.token_file {path} does not hold one line with a token")
         self._stamp = stamp
         return token
+
+
+def _is_token(text: str) -> bool:
+    # A line break in a header's value would be another header.
+    return bool(text) and text.isascii() and text.isprintable()
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

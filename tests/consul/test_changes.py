@@ -1,0 +1,39 @@
+"""What a difference between two lists of checks touches."""
+
+from __future__ import annotations
+
+from proxygen.consul.changes import compare_checks, index_checks
+from proxygen.consul.decode import Check
+
+
+def check(node: str, check_id: str, status: str = "passing", service: str = "") -> Check:
+    return Check(node=node, check_id=check_id, status=status, service_name=service, service_id=f"{service}-1")
+
+
+def test_equal_lists_touch_nothing_whatever_their_order() -> None:
+    checks = [check("n1", "a", service="web"), check("n1", "b", service="db")]
+    changed = compare_checks(index_checks(checks), index_checks(reversed(checks)))
+    assert not changed.services
+    assert not changed.nodes
+
+
+def test_a_check_that_comes_goes_or_turns_touches_its_service_alone() -> None:
+    before = index_checks([check("n1", "turns", service="a"), check("n1", "goes", service="b"), check("n1", "x")])
+    after = index_checks(
+        [check("n1", "turns", "critical", service="a"), check("n2", "comes", service="c"), check("n1", "x")]
+    )
+    changed = compare_checks(before, after)
+    assert changed.services == {"a", "b", "c"}
+    assert not changed.nodes
+
+
+def test_a_nodes_own_check_touches_the_node() -> None:
+    changed = compare_checks(index_checks([check("n1", "serfHealth")]), index_checks([]))
+    assert changed.nodes == {"n1"}
+    assert not changed.services
+
+
+def test_a_check_that_moves_to_another_service_touches_both() -> None:
+    before = index_checks([check("n1", "c", service="a")])
+    after = index_checks([check("n1", "c", service="b")])
+    assert compare_checks(before, after).services == {"a", "b"}

@@ -1,0 +1,132 @@
+"""Consul's JSON as typed values: the rules of facts that no API documents in one place."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from proxygen.consul.decode import (
+    Check,
+    aggregate,
+    carries_proxy_keys,
+    decode_entries,
+    decode_listing,
+    decode_overrides,
+    instances_of,
+    is_askable,
+    routed_names,
+)
+from proxygen.errors import CatalogUnavailable
+from proxygen.model import Health, Instance
+
+
+def entry(**service: Any) -> dict[str, Any]:
+    checks = service.pop("Checks", [])
+    node = service.pop("Node", {"Node": "n1", "Address": "10.0.0.9", "Datacenter": "dc1"})
+    return {"Node": node, "Service": {"ID": "web-1", "Service": "web", "Port": 80} | service, "Checks": checks}
+
+
+def instances(*entries: dict[str, Any], name: str = "web") -> tuple[Instance, ...]:
+    return instances_of(name, decode_entries(json.dumps(entries).encode()))
+
+
+@pytest.mark.parametrize(
+    ("checks", "health"),
+    [
+        ([], Health.PASSING),
+        ([("a", "passing")], Health.PASSING),
+        ([("a", "passing"), ("b", "warning")], Health.WARNING),
+        ([("a", "warning"), ("serfHealth", "critical")], Health.CRITICAL),
+        ([("a", "passing"), ("b", "something new")], Health.CRITICAL),
+        ([("a", "")], Health.CRITICAL),
+        ([("_node_maintenance", "critical")], Health.MAINTENANCE),
+        ([("_service_maintenance:web-1", "critical"), ("a", "passing")], Health.MAINTENANCE),
+        ([("_service_maintenance:web-10", "critical")], Health.CRITICAL),
+    ],
+)
+def test_the_worst_check_decides(checks: list[tuple[str, str]], health: Health) -> None:
+    """An unknown status is critical; maintenance is told apart from it."""
+    assert aggregate("web-1", [Check(check_id=check_id, status=status) for check_id, status in checks]) is health
+
+
+def test_an_instance_without_an_address_has_its_nodes() -> None:
+    assert instances(entry())[0].address == "10.0.0.9"
+    assert instances(entry(Address="10.1.1.1"))[0].address == "10.1.1.1"
+
+
+def test_weights_default_to_one_and_keep_an_explicit_zero() -> None:
+    assert (instances(entry())[0].weight_passing, instances(entry())[0].weight_warning) == (1, 1)
+    weighted = instances(entry(Weights={"Passing": 5, "Warning": 0}))[0]
+    assert (weighted.weight_passing, weighted.weight_warning) == (5, 0)
+
+
+def test_an_instance_is_identified_by_node_and_id() -> None:
+    """T24: the same id on two nodes is two instances; the same id twice on one node is one."""
+    other = {"Node": "n0", "Address": "10.0.0.8"}
+    found = instances(entry(), entry(Node=other), entry())
+    assert [instance.key for instance in found] == [("n0", "web-1"), ("n1", "web-1")]
+
+
+def test_only_exactly_this_service_is_taken() -> None:
+    """Consul matches names without case, and lists Connect proxies under the name that they stand for."""
+    assert instances(entry(Service="Web")) == ()
+    assert instances(entry(Kind="connect-proxy")) == ()
+    assert instances(entry(Service="consul"), name="consul") == ()
+
+
+def test_null_stands_for_nothing() -> None:
+    """Consul sends null for empty lists and maps, depending on the version."""
+    found = instances(entry(Tags=None, Meta=None, Weights=None, Kind=None, Checks=None))
+    assert found[0].tags == ()
+    assert found[0].meta == ()
+    assert decode_listing(b'{"web": null}') == {"web": ()}
+
+
+def test_meta_is_sorted_and_tags_keep_their_order() -> None:
+    found = instances(entry(Tags=["b", "a"], Meta={"z": "1", "a": "2"}))[0]
+    assert found.tags == ("b", "a")
+    assert found.meta == (("a", "2"), ("z", "1"))
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"{}", b'[{"Node": {}}]', b'[{"Node": 1}]', b"\xff", b"[" * 10_000])
+def test_what_cannot_be_read_is_a_failure_and_no_absence(body: bytes) -> None:
+    with pytest.raises(CatalogUnavailable):
+        decode_entries(body)
+
+
+def test_overrides_are_the_keys_below_the_prefix() -> None:
+    value = base64.b64encode(b'{"canary": "5%"}').decode()
+    pairs = [
+        {"Key": "proxygen/canary/", "Value": None},
+        {"Key": "proxygen/canary/web", "Value": value},
+        {"Key": "proxygen/canary/empty", "Value": None},
+        {"Key": "proxygen/canary/folder/", "Value": None},
+    ]
+    found = decode_overrides(json.dumps(pairs).encode(), "proxygen/canary/")
+    assert found == {"web": '{"canary": "5%"}', "empty": ""}
+
+
+def test_bytes_that_are_no_text_stay_one_services_trouble() -> None:
+    pairs = [{"Key": "p/canary/web", "Value": base64.b64encode(b"\xff\x00").decode()}]
+    assert decode_overrides(json.dumps(pairs).encode(), "p/canary/") == {"web": "�\x00"}
+
+
+def test_a_route_may_stand_in_tags_or_meta() -> None:
+    listing = {"a": ("proxygen.route=x",), "b": ("proxygenx.route=x",), "c": (), "consul": ("proxygen.route=x",)}
+    assert routed_names(listing, "proxygen") == {"a"}
+    assert carries_proxy_keys(instances(entry(Meta={"proxygen-route": "x"})), "proxygen")
+    assert not carries_proxy_keys(instances(entry(Meta={"other": "x"}, Tags=["x"])), "proxygen")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\nb", "a\x00b", "\x7f"])
+def test_names_that_no_url_brings_back(name: str) -> None:
+    assert not is_askable(name)
+    assert routed_names({name: ("proxygen.route=x",)}, "proxygen") == set()
+
+
+@pytest.mark.parametrize("name", ["web", "a b", "a;b", "ü", "a%2Fb", "a?b#c", "..."])
+def test_names_that_can_be_asked_for(name: str) -> None:
+    assert is_askable(name)
