@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -11,13 +12,32 @@ import click
 
 from proxygen import log
 from proxygen.cli.lazy import SectionedOption
-from proxygen.settings import Knob, knobs, load
+from proxygen.settings import DEFAULT_FILE, Knob, Settings, knobs, load
 
 R = TypeVar("R")
 
 CONFIG_VARIABLE: Final = "PROXYGEN_CONFIG"
 
 _SHORT_FLAGS: Final = {"output.directory": "--output"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a command's settings come from, so that they can be read again while it runs."""
+
+    flags: Mapping[str, str]
+    """By ``slice.name``, as given on the command line."""
+    config: Path | None
+
+    @property
+    def file(self) -> Path | None:
+        """The settings file that counts; None where there is none."""
+        default = Path(DEFAULT_FILE)
+        return self.config or (default if default.is_file() else None)
+
+    def load(self) -> Settings:
+        """Read file and environment and lay the flags over them. Raise SettingsError."""
+        return load(self.flags, file=self.config)
 
 
 def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -27,19 +47,33 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
     among them. Stand directly below ``@click.command``: a flag that the command declares itself (``render
     --output``) is then left to the command.
     """
+
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        @functools.wraps(command)
+        def with_settings(*arguments: Any, source: Source, **options: Any) -> R:
+            settings = source.load()
+            log.configure(format=settings.log.format, level=settings.log.level)
+            return command(*arguments, settings=settings, **options)
+
+        return source_options(*names)(with_settings)
+
+    return decorate
+
+
+def source_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Like `settings_options`, for a command that reads its settings itself, more than once: it gets ``source``."""
     chosen = [knob for knob in knobs() if not names or {knob.slice, knob.key} & {*names, "log"}]
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         own = {name for parameter in getattr(command, "__click_params__", ()) for name in parameter.opts}
 
         @functools.wraps(command)
-        def with_settings(*arguments: Any, config: Path | None, **options: Any) -> R:
+        def with_source(*arguments: Any, config: Path | None, **options: Any) -> R:
             flags = {knob.key: options.pop(_parameter(knob)) for knob in chosen if not knob.is_table}
-            settings = load({key: value for key, value in flags.items() if value is not None}, file=config)
-            log.configure(format=settings.log.format, level=settings.log.level)
-            return command(*arguments, settings=settings, **options)
+            given = {key: value for key, value in flags.items() if value is not None}
+            return command(*arguments, source=Source(flags=given, config=config), **options)
 
-        decorated: Callable[..., R] = with_settings
+        decorated: Callable[..., R] = with_source
         for knob in reversed(chosen):
             if not knob.is_table:
                 decorated = _option(knob, own)(decorated)

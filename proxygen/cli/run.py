@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 
 import click
@@ -14,18 +16,18 @@ from proxygen import __version__
 from proxygen.admin.server import serving
 from proxygen.aio import Latest, retrying, start_eternal
 from proxygen.cli.lazy import Command
-from proxygen.cli.options import settings_options
+from proxygen.cli.options import Source, source_options
 from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
-from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, SettingsError
+from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
 from proxygen.files import watching
-from proxygen.log import get_logger
+from proxygen.log import configure, get_logger
 from proxygen.model import Catalog
 from proxygen.nginx.publish import Output, hold_output
 from proxygen.pipeline import open_pipeline
 from proxygen.reconcile import Reconciler
-from proxygen.settings import Settings
+from proxygen.settings import Settings, knobs
 from proxygen.sidecar import RunningSidecar
 
 _log = get_logger(__name__)
@@ -35,35 +37,101 @@ _log = get_logger(__name__)
     cls=Command,
     examples=["proxygen run", "proxygen run --config /etc/proxygen.toml --log-format json"],
 )
-@settings_options()
-def run(settings: Settings) -> int:
+@source_options()
+def run(source: Source) -> int:
     """Watch Consul, and keep nginx serving what it says: the sidecar.
 
-    Runs until SIGTERM. SIGHUP reads the operator's files (templates, certificates, snippets) again. Exits 0 after a
-    clean stop, 2 when a setting cannot be used.
+    Runs until SIGTERM. A changed file (settings, templates, certificates, snippets) is read again by itself, all of
+    them on SIGHUP; settings that cannot be used leave the old ones in force. Exits 0 after a clean stop, 2 when a
+    setting cannot be used at the start.
     """
-    return asyncio.run(_run(settings))
+    return asyncio.run(_run(source))
 
 
-async def _run(settings: Settings) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    with hold_output(settings.output.directory) as output:
-        async with asyncio.TaskGroup() as group:
-            sidecar = group.create_task(_sidecar(settings, output), name="sidecar")
-            await asyncio.wait(
-                {sidecar, group.create_task(stop.wait(), name="wait for the signal to stop")},
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            stop.set()
-            sidecar.cancel()
+async def _run(source: Source) -> int:
+    """Run one sidecar after the other, each with newer settings, while nginx goes on serving."""
+    reader = _SettingsReader(source)
+    wanted: Settings | None = reader.newest
+    good: Settings | None = None
+    with _listening(source) as calls:
+        while wanted is not None:
+            directory = wanted.output.directory
+            try:
+                with hold_output(directory) as output:
+                    while wanted is not None and wanted.output.directory == directory:
+                        async with _assembled(wanted, output) as parts:
+                            good = wanted
+                            wanted = await _serve(parts, reader, calls)
+            except ProxygenError as error:
+                if good is None or wanted is good:
+                    raise
+                _log.error("settings not taken, the old ones stay", reason=str(error))
+                wanted = good
     _log.info("stopped")
     return 0
 
 
-async def _sidecar(settings: Settings, output: Output) -> None:
+class _Call(Enum):
+    """What the outside tells a running sidecar."""
+
+    STOP = auto()
+    HANGUP = auto()
+    SETTINGS_CHANGED = auto()
+
+
+@contextmanager
+def _listening(source: Source) -> Iterator[asyncio.Queue[_Call]]:
+    calls: asyncio.Queue[_Call] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number, call in (
+        (signal.SIGTERM, _Call.STOP),
+        (signal.SIGINT, _Call.STOP),
+        (signal.SIGHUP, _Call.HANGUP),
+    ):
+        loop.add_signal_handler(number, calls.put_nowait, call)
+    with ExitStack() as stack:
+        if source.file is not None:
+            directories = [source.file.absolute().parent]
+            stack.enter_context(watching(directories, lambda: calls.put_nowait(_Call.SETTINGS_CHANGED)))
+        yield calls
+
+
+class _SettingsReader:
+    """The settings as last read. Settings that were tried in vain are no news when they are read again."""
+
+    def __init__(self, source: Source) -> None:
+        """Raise SettingsError."""
+        self._source = source
+        self.newest = source.load()
+        """The last ones that could be read."""
+        self.problem = ""
+        """Why the last reading failed; "" where it did not."""
+        configure(format=self.newest.log.format, level=self.newest.log.level)
+
+    def read(self) -> bool:
+        """Read again, and return whether anything is different from the last time."""
+        before = (self.newest, self.problem)
+        try:
+            self.newest, self.problem = self._source.load(), ""
+        except SettingsError as error:
+            self.problem = str(error)
+        return (self.newest, self.problem) != before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """A sidecar that is put together and does not work yet."""
+
+    settings: Settings
+    client: ConsulClient
+    watch: CatalogWatch
+    reconciler: Reconciler
+
+
+@asynccontextmanager
+async def _assembled(settings: Settings, output: Output) -> AsyncIterator[_Parts]:
+    """Raise BadInput where the settings, or the files that they name, cannot be used here."""
+    configure(format=settings.log.format, level=settings.log.level)
     try:
         pipeline = await open_pipeline(settings)
     except NginxUnavailable as error:
@@ -85,11 +153,45 @@ async def _sidecar(settings: Settings, output: Output) -> None:
         sidecar = RunningSidecar(settings, reconciler, watch, client)
         await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
         stack.enter_context(watching(_directories(settings), reconciler.files_changed))
-        _on_hangup(stack, reconciler.files_changed)
-        async with asyncio.TaskGroup() as group:
-            start_eternal(group, reconciler.run(), name="reconcile")
-            start_eternal(group, watch.run(), name="watch of Consul")
-            group.create_task(_say_what_is_denied(client), name="probe of the token")
+        yield _Parts(settings=settings, client=client, watch=watch, reconciler=reconciler)
+
+
+async def _serve(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call]) -> Settings | None:
+    """Work until there are other settings to work with, or until told to stop: None."""
+    async with asyncio.TaskGroup() as group:
+        tasks = (
+            start_eternal(group, parts.reconciler.run(), name="reconcile"),
+            start_eternal(group, parts.watch.run(), name="watch of Consul"),
+            group.create_task(_say_what_is_denied(parts.client), name="probe of the token"),
+        )
+        wanted = await _other_settings(parts, reader, calls)
+        for task in tasks:
+            task.cancel()
+    return wanted
+
+
+async def _other_settings(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call]) -> Settings | None:
+    while (call := await calls.get()) is not _Call.STOP:
+        is_news = reader.read()
+        if not is_news and call is not _Call.HANGUP:
+            continue
+        if reader.problem:
+            _log.error("settings refused, the old ones stay", reason=reader.problem)
+        elif reader.newest != parts.settings:
+            _log.info("settings changed", keys=_differences(parts.settings, reader.newest))
+            return reader.newest
+        if call is _Call.HANGUP:
+            parts.reconciler.files_changed()
+    return None
+
+
+def _differences(old: Settings, new: Settings) -> list[str]:
+    """Which knobs differ; never their values, which may be secrets."""
+
+    def value(settings: Settings, slice_name: str, name: str) -> object:
+        return getattr(getattr(settings, slice_name), name)
+
+    return [knob.key for knob in knobs() if value(old, knob.slice, knob.name) != value(new, knob.slice, knob.name)]
 
 
 async def _say_what_is_denied(client: ConsulClient) -> None:
@@ -110,9 +212,3 @@ def _directories(settings: Settings) -> Iterator[Path]:
         if directory is not None:
             yield directory
     yield settings.nginx.conf.parent
-
-
-def _on_hangup(stack: AsyncExitStack, changed: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, changed)
-    stack.callback(loop.remove_signal_handler, signal.SIGHUP)
