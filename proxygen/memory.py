@@ -5,6 +5,7 @@ One JSON file in OUTPUT/state, replaced whole.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ import msgspec
 from proxygen.model import ServiceName
 from proxygen.nginx.disk import write_atomically
 from proxygen.plan.types import Claim, Memory, PortClaim, RouteClaim
+from proxygen.shares import parse_override
 
 _FILE: Final = "state/memory.json"
 
@@ -57,10 +59,16 @@ def recall(output: Path) -> Remembered:
         RouteClaim(route.host, route.path): ServiceName(route.service) for route in file.routes
     }
     holders.update((PortClaim(port.protocol, port.port), ServiceName(port.service)) for port in file.ports)
-    overrides = {ServiceName(name): text for name, text in file.overrides.items()}
+    overrides = {ServiceName(name): text for name, text in file.overrides.items() if _parses(text)}
     return Remembered(
         plan=Memory(holders=MappingProxyType(holders), overrides=MappingProxyType(overrides)), pinned=file.pinned
     )
+
+
+def _parses(override: str) -> bool:
+    with suppress(ValueError):
+        return parse_override(override) is not None
+    return False
 
 
 def remember(output: Path, remembered: Remembered) -> None:

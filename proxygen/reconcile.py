@@ -252,7 +252,7 @@ class Reconciler:
         """Set the time at which a service that a reload stumbled over gets another chance; the pauses double."""
         self._setbacks[name] += 1
         reload = self._settings.reload
-        pause = reload.retry_max * 2 ** min(self._setbacks[name] - 1, MAX_DOUBLINGS)
+        pause = reload.retry_max * (1 << min(self._setbacks[name] - 1, MAX_DOUBLINGS))
         asyncio.get_running_loop().call_later(pause + 0.1, self._again)
         return time.monotonic() + pause
 

@@ -115,7 +115,7 @@ def _upstreams(service: Service, *, keepalive: bool) -> tuple[UpstreamView, ...]
 
 def _upstream(upstream: Upstream, options: ProxyTags, *, keepalive: bool) -> UpstreamView:
     balance = options.balance
-    method = balance.by if balance else BalanceBy.ROUND_ROBIN
+    method = balance.by if balance and upstream.balanced else BalanceBy.ROUND_ROBIN
     fail_timeout = options.fail_timeout
     size = DEFAULT_KEEPALIVE if options.keepalive is None else options.keepalive
     return UpstreamView(
@@ -123,7 +123,7 @@ def _upstream(upstream: Upstream, options: ProxyTags, *, keepalive: bool) -> Ups
         least_conn=method is BalanceBy.LEAST_CONN,
         random=method is BalanceBy.RANDOM,
         ip_hash=method is BalanceBy.IP_HASH,
-        hash=_hash_key(options),
+        hash=_hash_key(options) if upstream.balanced else None,
         servers=tuple(
             ServerLine(
                 address=str(server.endpoint),

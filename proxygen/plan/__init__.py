@@ -28,25 +28,30 @@ def plan_routes(
     return Planner(policy).plan(catalog, memory or Memory(), refused or {})
 
 
+_Known = dict[ServiceName, tuple[tuple[Instance, ...], str | None, Service | None]]
+"""Per service: its inputs, and what was planned from them."""
+
+
 class Planner:
     """Plans catalogs one after the other. Services whose inputs did not change are taken from the last plan."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy: Final = policy
-        self._known: dict[ServiceName, tuple[tuple[Instance, ...], str | None, Service | None]] = {}
+        self._known: _Known = {}
 
     def plan(self, catalog: Catalog, memory: Memory, refused: Mapping[ServiceName, Quarantine]) -> Plan:
         """``refused`` names services that a gate refused: they are quarantined with the gate's reason."""
-        overrides = _overrides(catalog, memory)
+        overrides, unreadable = _overrides(catalog, memory)
         services: dict[ServiceName, Service] = {}
-        known: dict[ServiceName, tuple[tuple[Instance, ...], str | None, Service | None]] = {}
+        known: _Known = {}
         for name in sorted(catalog.services):
             instances, override = catalog.services[name], overrides.get(name)
             before = self._known.get(name)
             if before is not None and before[1] == override and (before[0] is instances or before[0] == instances):
                 service = before[2]
             else:
-                service = plan_service(name, instances, override, self._policy)
+                shares = None if override is None else parse_override(override)
+                service = plan_service(name, instances, shares, self._policy)
             known[name] = (instances, override, service)
             if service is None:
                 continue
@@ -58,6 +63,8 @@ class Planner:
                     split=None,
                     quarantine=refused[name],
                 )
+            if name in unreadable:
+                service = replace(service, warnings=(*service.warnings, unreadable[name]))
             services[name] = service
         self._known = known
         holders, conflicts = settle_claims(services.values(), memory.holders, self._policy.claims)
@@ -74,15 +81,21 @@ class Planner:
         )
 
 
-def _overrides(catalog: Catalog, memory: Memory) -> Mapping[ServiceName, str]:
-    """The operator's overrides; one that does not parse leaves the last one that did in force, because the
-    share in the tags may be far from what the operator last asked for."""
-    settled = {}
+def _overrides(catalog: Catalog, memory: Memory) -> tuple[Mapping[ServiceName, str], Mapping[ServiceName, str]]:
+    """The operator's overrides that parse, and what is wrong with the others.
+
+    One that does not parse leaves the last one that did in force: the share in the tags may be far from what the
+    operator last asked for.
+    """
+    settled, unreadable = {}, {}
     for name, text in catalog.overrides.items():
         try:
             parse_override(text)
-        except ValueError:
-            settled[name] = memory.overrides.get(name, text)
+        except ValueError as error:
+            before = memory.overrides.get(name)
+            if before is not None:
+                settled[name] = before
+            unreadable[name] = f"the override in KV is ignored and {before or 'the tags'} stays in force: {error}"
         else:
             settled[name] = text
-    return MappingProxyType(settled)
+    return MappingProxyType(settled), MappingProxyType(unreadable)

@@ -32,7 +32,7 @@ from proxygen.plan.types import (
     Upstream,
     Variant,
 )
-from proxygen.shares import CANARY, STABLE, Share, parse_override, ranges, settle_shares
+from proxygen.shares import CANARY, STABLE, Share, ranges, settle_shares
 from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination, parse_route, parse_tags
 
 _PER_INSTANCE: Final = frozenset({"route", "force", "variant", "weight"})
@@ -72,7 +72,7 @@ def ident_of(name: ServiceName) -> Ident:
 
 
 def plan_service(
-    name: ServiceName, instances: Sequence[Instance], override: str | None, policy: Policy
+    name: ServiceName, instances: Sequence[Instance], override: Mapping[str, Share] | None, policy: Policy
 ) -> Service | None:
     """Plan one service; None where no instance asks to be proxied.
 
@@ -275,7 +275,7 @@ def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[
 # --- shares
 
 
-def _shares(members: Iterable[_Member], override: str | None) -> tuple[dict[str, Share], list[str]]:
+def _shares(members: Iterable[_Member], override: Mapping[str, Share] | None) -> tuple[dict[str, Share], list[str]]:
     """Each variant's share: the operator's override, else the lowest that its instances state."""
     asked: dict[str, Share] = {}
     warnings = []
@@ -288,12 +288,7 @@ def _shares(members: Iterable[_Member], override: str | None) -> tuple[dict[str,
             warnings.append(f"instances of variant {variant.name} disagree on its share; the lowest is used")
         asked[variant.name] = variant.share if known is None else min(known, variant.share)
     if override is not None:
-        try:
-            settled = parse_override(override)
-        except ValueError as error:
-            warnings.append(f"the override in KV is ignored: {error}")
-        else:
-            asked.update({name: share for name, share in settled.items() if name in asked})
+        asked.update({name: share for name, share in override.items() if name in asked})
     return asked, sorted(set(warnings))
 
 
@@ -324,11 +319,19 @@ def _upstreams(ident: Ident, members: Sequence[_Member], options: ProxyTags, see
     may_back_up = balance is None or balance.by not in _NO_BACKUP
     upstreams = []
     for variant in sorted(groups, key=lambda name: (name != STABLE, name != CANARY, name)):
-        servers = _servers(groups[variant], seed)
-        if variant != STABLE and may_back_up:
-            own = groups[variant]
+        own = groups[variant]
+        servers = _servers(own, seed)
+        is_backed = variant != STABLE and (may_back_up or len(own) == 1)
+        if is_backed:
             servers += tuple(replace(server, backup=True) for server in stable if server.endpoint not in own)
-        upstreams.append(Upstream(name=_upstream_name(ident, variant), variant=variant, servers=servers))
+        upstreams.append(
+            Upstream(
+                name=_upstream_name(ident, variant),
+                variant=variant,
+                servers=servers,
+                balanced=may_back_up or not is_backed,
+            )
+        )
     return tuple(upstreams)
 
 

@@ -49,6 +49,9 @@ class Upstream:
     name: Ident
     variant: str
     servers: tuple[Server, ...]
+    balanced: bool = True
+    """False: the service's method is left out, because there is one server to choose from and nginx would refuse
+    the backups behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
