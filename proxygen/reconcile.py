@@ -26,7 +26,7 @@ from proxygen.guard import Held, guard
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
 from proxygen.model import Catalog, Instance, ServiceName
-from proxygen.nginx.apply import Applied, Applier, Candidate, Outcome
+from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.nginx.publish import Output, current, discard, next_number, read_generation, stage
 from proxygen.nginx.stamp import Stamp, stamp_text
@@ -234,7 +234,7 @@ class Reconciler:
             return None
         for remark in remarks:
             _log.debug("nginx remarks", remark=remark)
-        candidate = Candidate(staged=staged, manifest=_manifest(drafted.plan), test_seconds=self._test_seconds)
+        candidate = Checked(staged=staged, manifest=_manifest(drafted.plan), test_seconds=self._test_seconds)
         applied = await self._applier.apply(candidate, await self._conf())
         if applied.outcome is Outcome.APPLIED:
             self._keep_in_mind(drafted.plan)

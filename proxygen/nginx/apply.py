@@ -58,7 +58,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Checked:
     """A staged generation that both gates let through."""
 
     staged: Staged
@@ -99,7 +99,7 @@ class Applier:
         self._keep = keep
         self._one_at_a_time = asyncio.Lock()
 
-    async def apply(self, candidate: Candidate, conf: OperatorConf) -> Applied:
+    async def apply(self, candidate: Checked, conf: OperatorConf) -> Applied:
         """Make a candidate live.
 
         Raise NginxUnavailable when there is no nginx to ask: the candidate is published then, nginx reads it when it

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from proxygen.nginx.apply import Applied, Applier, Candidate
+from proxygen.nginx.apply import Applied, Applier, Checked
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.nginx.process import Completed, run
@@ -60,7 +60,7 @@ class Proxy:
     def conf(self) -> OperatorConf:
         return read_operator_conf(self.nginx, self.output.directory, self.binary)
 
-    def candidate(self, body: str, *, http: str = "", server: str = "") -> Candidate:
+    def candidate(self, body: str, *, http: str = "", server: str = "") -> Checked:
         """Stage a generation; ``http`` is text beside the site, ``server`` text inside it."""
         number = next_number(self.output)
         stamp = Stamp(generation=number, digest=hashlib.sha256(f"{body}{http}{server}".encode()).hexdigest()[:16])
@@ -69,16 +69,16 @@ class Proxy:
             "http.d/stamp.conf": _STAMP.format(listen=self.nginx.stamp, path=PATH, stamp=stamp),
         }
         staged = stage(self.output, stamp, {name: text.encode() for name, text in files.items()})
-        return Candidate(staged=staged, manifest={"body": body}, test_seconds=0.05)
+        return Checked(staged=staged, manifest={"body": body}, test_seconds=0.05)
 
     async def apply(self, body: str, *, http: str = "", server: str = "") -> Applied:
         return await self.applier.apply(self.candidate(body, http=http, server=server), self.conf)
 
-    async def check(self, candidate: Candidate, scratch: Path) -> Completed:
+    async def check(self, candidate: Checked, scratch: Path) -> Completed:
         """Test a candidate with ``nginx -t``, as the second gate does."""
         return await run(self._check_command(candidate, scratch), timeout=20)
 
-    def _check_command(self, candidate: Candidate, scratch: Path) -> tuple[str, ...]:
+    def _check_command(self, candidate: Checked, scratch: Path) -> tuple[str, ...]:
         scratch.mkdir()
         main = write_wrapper(self.conf, scratch, candidate.staged.path)
         return check_command(self.nginx, self.binary, self.conf, main)
