@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from proxygen.errors import TagError
@@ -139,6 +139,7 @@ def _endpoint(instance: Instance, policy: Policy) -> Endpoint | None:
         return None
     if not 0 < instance.port < 65536:
         raise TagError("port", f"{instance.port} is not from 1 to 65535")
+    address: IPv4Address | IPv6Address
     try:
         address = ip_address(instance.address)
     except ValueError:
@@ -147,8 +148,11 @@ def _endpoint(instance: Instance, policy: Policy) -> Endpoint | None:
             f"{instance.address[:80]!r} is not an IP address; register one (nginx would have to resolve a name, and one"
             " name that does not resolve rejects every service)",
         ) from None
-    if getattr(address, "scope_id", None):
-        raise TagError("address", f"{instance.address!r} has a zone, which nginx cannot use")
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise TagError("address", f"{address} has a zone, which nginx cannot use")
+        # ::ffff:169.254.169.254 reaches the IPv4 address, so it is judged as one.
+        address = address.ipv4_mapped or address
     networks = [network for network in policy.allowed if network.version == address.version]
     if not any(address in network for network in networks) or any(
         address in network for network in policy.denied if network.version == address.version
