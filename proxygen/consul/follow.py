@@ -22,7 +22,7 @@ from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import confirm_absence, service_path
 from proxygen.consul.view import View
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.errors import CatalogUnavailable
 
 _MOST_READERS: Final = 10
 _SWEEP_GAP: Final = 0.5
@@ -42,8 +42,8 @@ class Watcher(Protocol):
         """Take in the entries of a service; return whether they are new."""
         ...
 
-    def refused(self, name: str) -> None:
-        """Take in that Consul does not show this service to us."""
+    def failed(self, name: str, error: CatalogUnavailable) -> None:
+        """Take in that the service could not be read."""
         ...
 
 
@@ -61,19 +61,6 @@ class Follower(Protocol):
     def stop(self) -> None: ...
 
 
-async def _checked_absence(
-    client: ConsulClient, watcher: Watcher, name: str, entries: tuple[Entry, ...]
-) -> tuple[Entry, ...]:
-    """Return the entries, confirmed where there are none."""
-    try:
-        return entries or await confirm_absence(client, name)
-    except ConsulUnreachable:
-        raise
-    except CatalogUnavailable:
-        watcher.refused(name)
-        raise
-
-
 class PollEach:
     """One blocking query for each service."""
 
@@ -86,7 +73,14 @@ class PollEach:
 
     def follow(self, name: str) -> None:
         source = f"service {name}"
-        poll = Poll(self._client, self._ledger, partial(self._heed, name), source=source, path=service_path(name))
+        poll = Poll(
+            self._client,
+            self._ledger,
+            partial(self._heed, name),
+            source=source,
+            path=service_path(name),
+            on_failure=partial(self._watcher.failed, name),
+        )
         self._tasks[name] = start_eternal(self._group, poll.run(), name=f"watch of {source}")
 
     def unfollow(self, name: str) -> None:
@@ -101,7 +95,7 @@ class PollEach:
         self._tasks.clear()
 
     async def _heed(self, name: str, reply: Reply) -> None:
-        entries = await _checked_absence(self._client, self._watcher, name, decode_entries(reply.body))
+        entries = decode_entries(reply.body) or await confirm_absence(self._client, name)
         if self._watcher.is_routed(name):
             self._watcher.observe(name, entries)
 
@@ -189,12 +183,19 @@ class DetectChanges:
     async def _read(self, name: str, urgent: bool) -> bool:
         if name not in self._names:
             return False
+        try:
+            return await self._read_routed(name, urgent)
+        except CatalogUnavailable as error:
+            self._watcher.failed(name, error)
+            raise
+
+    async def _read_routed(self, name: str, urgent: bool) -> bool:
         # A detector's news may come from a server that is ahead of the next one asked: the leader is behind nobody.
         reply = await self._client.read(service_path(name), consistency="default" if urgent else "any")
         if not urgent and reply.index < self._indexes.get(name, 0):
             self._fetcher.ask((name,))
             return False
-        entries = await _checked_absence(self._client, self._watcher, name, decode_entries(reply.body))
+        entries = decode_entries(reply.body) or await confirm_absence(self._client, name)
         if name not in self._names:
             return False
         self._indexes[name] = reply.index

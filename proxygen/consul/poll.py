@@ -41,6 +41,7 @@ class Poll:
         path: str,
         params: Params = (),
         pathfinder: bool = False,
+        on_failure: Callable[[CatalogUnavailable], None] = lambda error: None,
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -49,6 +50,7 @@ class Poll:
         self._path = path
         self._params = tuple(params)
         self._pathfinder = pathfinder
+        self._on_failure = on_failure
         self._index = 0
         self._down = False
 
@@ -79,6 +81,7 @@ class Poll:
             self._index = 0
             self._down = True
             self._ledger.failed(self._source, error)
+            self._on_failure(error)
             raise
         self._ledger.believed(self._source)
         if self._down:

@@ -13,10 +13,22 @@ import msgspec
 
 from proxygen.consul.client import Consistency, ConsulClient
 from proxygen.consul.decode import CONSUL_SERVICE, Entry, decode_entries, decode_listing, decode_overrides
-from proxygen.errors import AccessDenied
+from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 from proxygen.model import ServiceName
 
 LISTING_PATH = "/v1/catalog/services"
+
+
+class InstancesHidden(AccessDenied):
+    """A service is listed, but none of its instances is shown to our token."""
+
+
+def is_about_one_service(error: CatalogUnavailable) -> bool:
+    """Tell whether a failure to read a service is that service's own, such as a name that Consul answers with 400.
+
+    Such a failure lasts; who waits for all services must not wait for this one.
+    """
+    return isinstance(error, InstancesHidden) or not isinstance(error, ConsulUnreachable | AccessDenied)
 
 
 def overrides_prefix(kv_prefix: str) -> str:
@@ -78,7 +90,7 @@ async def confirm_absence(client: ConsulClient, name: str) -> tuple[Entry, ...]:
     # It may have been registered between the two reads.
     entries = decode_entries((await client.read(service_path(name), consistency="consistent")).body)
     if not entries:
-        raise AccessDenied(
+        raise InstancesHidden(
             f"Consul lists the service {name!r} but none of its instances; "
             'the token needs node_prefix "" { policy = "read" }'
         )

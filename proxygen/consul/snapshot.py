@@ -22,19 +22,26 @@ from proxygen.consul.reads import (
     confirm_absence,
     confirm_listing,
     confirm_overrides,
+    is_about_one_service,
     overrides_prefix,
     read_datacenter,
     service_path,
 )
 from proxygen.errors import CatalogFileError, CatalogUnavailable
+from proxygen.log import get_logger
 from proxygen.model import Catalog
+
+_log: Final = get_logger(__name__)
 
 _READERS: Final = 10
 _RAW_ENTRIES: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 async def fetch_catalog(client: ConsulClient, *, tag_prefix: str) -> Catalog:
-    """Read the catalog once. Raise CatalogUnavailable when anything in it cannot be read or believed."""
+    """Read the catalog once. Raise CatalogUnavailable when it cannot be read or believed.
+
+    A single service that Consul does not show is left out, with a warning in the log.
+    """
     try:
         return catalog_of(await _gather(client, tag_prefix))
     except CatalogFileError as error:
@@ -55,14 +62,15 @@ async def _gather(client: ConsulClient, tag_prefix: str) -> RawCatalog:
         names = sorted(tagged)
     limit = asyncio.Semaphore(min(_READERS, client.settings.max_connections))
 
-    async def read(name: str) -> tuple[str, list[msgspec.Raw]]:
+    async def read(name: str) -> list[msgspec.Raw] | CatalogUnavailable:
         async with limit:
-            body = (await client.read(service_path(name))).body
-            entries = decode_entries(body)
-            if name in tagged and not entries and await confirm_absence(client, name):
-                body = (await client.read(service_path(name))).body
-            routed = name in tagged or carries_proxy_keys(instances_of(name, entries), tag_prefix)
-            return name, _RAW_ENTRIES.decode(body) if routed else []
+            try:
+                return await _read_routed(client, name, tag_prefix, is_tagged=name in tagged)
+            except CatalogUnavailable as error:
+                if not is_about_one_service(error):
+                    raise
+                _log.warning("service left out", service=name, reason=str(error))
+                return error
 
     readers = [asyncio.create_task(read(name), name=f"snapshot of {name}") for name in names]
     try:
@@ -70,10 +78,27 @@ async def _gather(client: ConsulClient, tag_prefix: str) -> RawCatalog:
     finally:
         for reader in readers:
             reader.cancel()
+    refusals = [one for one in found if isinstance(one, CatalogUnavailable)]
+    if refusals and not any(isinstance(one, list) and one for one in found):
+        raise refusals[0]
     overrides = await confirm_overrides(client, ())
     prefix = overrides_prefix(client.settings.kv_prefix)
     return RawCatalog(
         datacenter=datacenter,
-        services={name: entries for name, entries in found if entries or name in tagged},
+        services={
+            name: entries
+            for name, entries in zip(names, found, strict=True)
+            if isinstance(entries, list) and (entries or name in tagged)
+        },
         kv={f"{prefix}{name}": value for name, value in overrides.items()},
     )
+
+
+async def _read_routed(client: ConsulClient, name: str, tag_prefix: str, *, is_tagged: bool) -> list[msgspec.Raw]:
+    """Return the raw entries of a service; none where it has no tag and its Meta does not route it either."""
+    body = (await client.read(service_path(name))).body
+    entries = decode_entries(body)
+    if is_tagged and not entries and await confirm_absence(client, name):
+        body = (await client.read(service_path(name), consistency="consistent")).body
+    routed = is_tagged or carries_proxy_keys(instances_of(name, entries), tag_prefix)
+    return _RAW_ENTRIES.decode(body) if routed else []

@@ -32,13 +32,14 @@ from proxygen.consul.reads import (
     LISTING_PATH,
     confirm_listing,
     confirm_overrides,
+    is_about_one_service,
     is_whole,
     overrides_prefix,
     read_datacenter,
     service_path,
 )
 from proxygen.consul.view import View
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.errors import CatalogUnavailable
 from proxygen.log import get_logger
 from proxygen.model import Catalog
 
@@ -204,14 +205,12 @@ class CatalogWatch:
         if name not in self._candidates:
             return False
         try:
-            reply = await self._client.read(service_path(name), consistency="any")
-        except ConsulUnreachable:
+            entries = decode_entries((await self._client.read(service_path(name), consistency="any")).body)
+        except CatalogUnavailable as error:
+            if is_about_one_service(error):
+                self._asked.add(name)
+                self._open_when_ready()
             raise
-        except CatalogUnavailable:
-            self._asked.add(name)
-            self._open_when_ready()
-            raise
-        entries = decode_entries(reply.body)
         self._asked.add(name)
         is_new = name in self._candidates and carries_proxy_keys(instances_of(name, entries), self._tag_prefix)
         if is_new:
@@ -236,9 +235,10 @@ class CatalogWatch:
         self._open_when_ready()
         return is_new
 
-    def refused(self, name: str) -> None:
-        self._refused.add(name)
-        self._open_when_ready()
+    def failed(self, name: str, error: CatalogUnavailable) -> None:
+        if name in self._routed and is_about_one_service(error):
+            self._refused.add(name)
+            self._open_when_ready()
 
     def _open_when_ready(self) -> None:
         """Show the catalog once everything routed was observed.

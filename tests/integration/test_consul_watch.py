@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proxygen.consul.snapshot import fetch_catalog
 from proxygen.model import Catalog, Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, health, ids, watching
@@ -202,3 +203,34 @@ async def test_250_services_with_64_sockets(consul: ConsulAgent) -> None:
         )
         assert 0 < sockets <= 64
         assert one.watch.problem is None
+
+
+@pytest.mark.parametrize("sockets", [4, 64])
+async def test_hostile_names_harm_nobody(consul: ConsulAgent, sockets: int) -> None:
+    """T6: whatever Consul accepts as a name, the other services are served and each change still arrives."""
+    names = [
+        "a;b{}\"'$",
+        " lead",
+        "trail ",
+        "Case",
+        "case",
+        "q?x=1#f",
+        "100%",
+        "%2e%2e",
+        "..",
+        "a/b",
+        "n\nl",
+        "x" * 3000,
+    ]
+    for number, name in enumerate([*names, "nul\x00", "ü", "turned\u202e"]):
+        consul.register(name, id=f"odd-{number}", port=1000 + number, tags=[ROUTE])
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE])
+    async with watching(settings_for(consul, max_connections=sockets)) as one:
+        await one.until(lambda catalog: ids(catalog, "web") == ["web-1"] and ids(catalog, "case") == ["odd-4"])
+        await call(consul.register, "web", id="web-2", port=8002, tags=[ROUTE])
+        await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=2.0)
+        catalog = one.slot.peek() or pytest.fail("no catalog")
+        assert {"Case", "a;b{}\"'$", "q?x=1#f", "100%", "ü"} <= set(catalog.services)
+        assert "a/b" not in catalog.services
+        once = await fetch_catalog(one.client, tag_prefix="proxygen")
+        assert once.services == catalog.services
