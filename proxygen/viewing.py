@@ -178,7 +178,8 @@ def _division(service: Service) -> tuple[tuple[MapView, ...], tuple[SplitView, .
     maps += key_maps
     rest: Value
     chain = [_target_variable(service), *(Variable(f"{service.ident}_force{n}") for n in range(1, len(split.force)))]
-    if len(split.pieces) > 1:
+    if len(split.pieces) > 1 or not split.force:
+        # With one piece too: the virtual servers then stay as they are when a share reaches 0 % or 100 %.
         share = Variable(f"{service.ident}_share") if split.force else chain[0]
         splits.append(_split(split, Expression((key, service.ident)), share))
         rest = share
@@ -326,7 +327,8 @@ def _matches(path: str) -> tuple[MatchView, ...]:
         return (MatchView(path="/", exact=False, strip=Regex("^/(.*)$")),)
     return (
         MatchView(path=path, exact=True, strip=Regex(f"^{pattern}()$")),
-        MatchView(path=f"{path}/", exact=False, strip=Regex(f"^{pattern}/(.*)$")),
+        # (?s): a %0a in the request's path must not keep the prefix on it.
+        MatchView(path=f"{path}/", exact=False, strip=Regex(f"(?s)^{pattern}/(.*)$")),
     )
 
 
