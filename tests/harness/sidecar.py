@@ -108,9 +108,8 @@ class Sidecar:
 
     def command(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Run another proxygen command with the same settings."""
-        name, *rest = arguments
         return subprocess.run(
-            [sys.executable, "-m", "proxygen", name, "--config", str(self.config), *rest],
+            [sys.executable, "-m", "proxygen", *arguments, "--config", str(self.config)],
             capture_output=True,
             text=True,
             timeout=timeout,
