@@ -64,7 +64,10 @@ class Sidecar:
             self.wait_ready()
 
     def wait_ready(self, timeout: float = 20.0) -> None:
-        process.wait_until(self._is_ready, what=f"the sidecar ready\n{self.tail()}", timeout=timeout)
+        try:
+            process.wait_until(self._is_ready, what="the sidecar ready", timeout=timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self.tail()}") from error
 
     def _is_ready(self) -> bool:
         if not self.running:
