@@ -103,8 +103,9 @@ class Fetcher:
 class Sweep:
     """Reads a whole set of services again when something moved that says not what.
 
-    A lone move is followed at once. While moves go on and nothing new is found, the gap between two sweeps
-    doubles up to ``longest_gap``; it is never shorter than the sweep itself took.
+    A lone move is followed at once. While moves go on and nothing new is found, the gap between two sweeps doubles
+    up to ``longest_gap``, or up to four times what the sweep took where that is more: a churning catalog of any size
+    costs at most a fifth of our time.
     """
 
     def __init__(
@@ -133,8 +134,10 @@ class Sweep:
             started, found = time.monotonic(), self._fetcher.found
             self._fetcher.ask(self._names(), urgent=False)
             await self._fetcher.drained()
-            gap = self._gap if self._fetcher.found > found else min(gap * 2, self._longest_gap)
-            await asyncio.sleep(max(gap, time.monotonic() - started))
+            took = time.monotonic() - started
+            longest = max(self._longest_gap, 4 * took)
+            gap = self._gap if self._fetcher.found > found else min(gap * 2, longest)
+            await asyncio.sleep(max(gap, took))
 
 
 def _source(name: str) -> str:

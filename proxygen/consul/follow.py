@@ -26,7 +26,9 @@ from proxygen.errors import CatalogUnavailable
 
 _MOST_READERS: Final = 10
 _SWEEP_GAP: Final = 0.5
-_LONGEST_SWEEP_GAP: Final = 15.0
+_LONGEST_SWEEP_GAP: Final = 1.0
+_EXPLAINED_SWEEP: Final = 15.0
+"""Seconds until the sweep after a move that is explained."""
 _RESYNC: Final = 300.0
 """Seconds after which every service is read again, for what no detector shows, such as a node's new address."""
 _EXPLAINED_WITHIN: Final = 0.15
@@ -176,7 +178,7 @@ class DetectChanges:
                 index = self._moves.get_nowait()
             if self._view.newest == index:
                 # The newest registration has been read; others that came in the same moment can wait.
-                asyncio.get_running_loop().call_later(_LONGEST_SWEEP_GAP, self._sweep.moved)
+                asyncio.get_running_loop().call_later(_EXPLAINED_SWEEP, self._sweep.moved)
             else:
                 self._sweep.moved()
 
