@@ -135,7 +135,9 @@ class Reconciler:
         return step
 
     def _conclude(self, step: Step) -> None:
-        if step.outcome is not Outcome.UNCHANGED or self.last is None or step.reason:
+        # "Nothing to change" hides no success, and it ends a failure: its cause is gone.
+        is_news = step.outcome is not Outcome.UNCHANGED or bool(step.reason)
+        if is_news or self.last is None or self.last.outcome is not Outcome.APPLIED:
             self.last = step
         facts = {"generation": step.generation, "reason": step.reason or None}
         seconds = {name: round(value, 4) for name, value in step.durations.items()}
