@@ -1,0 +1,244 @@
+"""Incidents that others had, with the whole sidecar on a real Consul and a real nginx."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from tests.harness.app import App
+from tests.harness.consul import ConsulAgent
+from tests.harness.load import Load
+from tests.harness.nginx import NginxServer
+from tests.harness.sidecar import Sidecar
+from tests.harness.tools import NginxBinary
+from tests.integration.waiting import HOST, ROUTE, answers, outcome, said, status_of, steady_load, until
+
+MakeSidecar = Callable[..., Sidecar]
+
+HOSTILE = {
+    "host-with-syntax": ["proxygen.route=evil;}.example.com"],
+    "host-that-ends-the-block": ["proxygen.route=evil.example.com; } server { listen 81"],
+    "path-with-brace": ["proxygen.route=evil.example.com/{ /x"],
+    "weight-that-is-no-number": ["proxygen.route=evil1.example.com", "proxygen.weight=heavy"],
+    "empty-host": ["proxygen.route="],
+    "newline": ["proxygen.route=evil2.example.com\n/x"],
+    "tab": ["proxygen.route=evil3.example.com/\tx"],
+    "dollar": ["proxygen.route=$host/"],
+    "regular-expression": ["proxygen.route=~^.*$"],
+    "quote": ['proxygen.route=evil4.example.com/"x'],
+}
+
+
+@pytest.fixture
+def server(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
+    """One nginx, not started."""
+    return make_nginx(any_nginx_binary)
+
+
+@pytest.fixture
+def running(server: NginxServer) -> NginxServer:
+    server.start()
+    return server
+
+
+async def test_t6_a_hostile_tag_takes_out_its_own_service_alone(
+    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects tags with nginx syntax, control characters and nonsense, all at once. Each of their services is
+    quarantined with the tag as the place; every other service is served, before and after."""
+    sidecar = make_sidecar(consul, running)
+    with App("web-1") as app:
+        consul.register("web", port=app.port, tags=[ROUTE])
+        sidecar.start()
+        async with steady_load(sidecar):
+            for name, tags in HOSTILE.items():
+                consul.register(name, port=app.port, tags=tags)
+            await until(
+                lambda: {item["service"] for item in sidecar.status()["quarantined"]} == HOSTILE.keys(),
+                "every hostile service quarantined, and nobody else",
+            )
+            consul.register("late", port=app.port, tags=["proxygen.route=late.example.com"])
+            await answers(sidecar, "late.example.com")
+        for item in sidecar.status()["quarantined"]:
+            keys = [tag.partition("=")[0] for tag in HOSTILE[item["service"]]]
+            assert any(item["place"].endswith(key) for key in keys)
+            assert item["reason"]
+    assert not said(sidecar, "candidate rejected")
+    assert not said(sidecar, "reload rolled back")
+    assert "emerg" not in running.errors()
+
+
+async def test_t9_nginx_that_is_absent_is_waited_for(
+    consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects a start without nginx. The sidecar lives, says what is missing, asks again with growing pauses, and
+    is ready by itself once nginx is there."""
+    sidecar = make_sidecar(consul, server)
+    with App("web-1") as app:
+        consul.register("web", port=app.port, tags=[ROUTE])
+        sidecar.start(ready=False)
+        await outcome(sidecar, "candidate rejected")
+        await asyncio.sleep(3)
+        attempts = said(sidecar, "candidate rejected")
+        assert 2 <= len(attempts) <= 5, "0.5 s, 1 s, 2 s … between attempts"
+        assert all("start nginx" in attempt["reason"] for attempt in attempts)
+        code, body = sidecar.request("/readyz")
+        assert code == 503
+        assert any("start nginx" in reason for reason in body["reasons"])
+        assert sidecar.request("/healthz")[0] == 200
+        server.start()
+        await answers(sidecar)
+        sidecar.wait_ready()
+    assert sidecar.generation() == 1, "no attempt made a generation of its own"
+
+
+@pytest.mark.faults
+async def test_t9_a_master_that_hangs_costs_nobody_a_request(
+    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects a master that is stopped (SIGSTOP) when it is asked to reload. After the deadline the old generation
+    is the live one again, its workers serve all along, and the change goes through once the master wakes."""
+    sidecar = make_sidecar(consul, running, reload__deadline="1s", reload__overlap="300ms")
+    with App("web-1") as app:
+        consul.register("web", port=app.port, tags=[ROUTE])
+        sidecar.start()
+        async with steady_load(sidecar):
+            running.send_signal(signal.SIGSTOP)
+            try:
+                consul.register("new", port=app.port, tags=["proxygen.route=new.example.com"])
+                event = await outcome(sidecar, "reload rolled back")
+            finally:
+                running.send_signal(signal.SIGCONT)
+            assert "did not confirm the reload" in event["reason"]
+            assert event["generation"] == 1
+            await answers(sidecar, "new.example.com")
+        await until(lambda: sidecar.request("/readyz")[0] == 200, "ready again")
+
+
+async def test_t18_twenty_services_that_change_together_are_one_reload(
+    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects twenty registrations within the settle time: one candidate is checked, nginx reloads once."""
+    sidecar = make_sidecar(consul, running, reload__settle="500ms", reload__settle_max="10s")
+    with App("web-1") as app:
+        consul.register("web", port=app.port, tags=[ROUTE])
+        sidecar.start()
+        applies, reloads, generation = sidecar.applies(), _reloads(running), sidecar.generation()
+        assert generation is not None
+        with ThreadPoolExecutor(4) as pool:
+            list(
+                pool.map(
+                    lambda number: consul.register(
+                        f"web{number}", port=app.port, tags=[f"proxygen.route=web{number}.example.com"]
+                    ),
+                    range(20),
+                )
+            )
+        for number in range(20):
+            await answers(sidecar, f"web{number}.example.com")
+        await asyncio.sleep(1)
+    assert sidecar.applies() == applies + 1
+    assert _reloads(running) == reloads + 1
+    assert sidecar.generation() == generation + 1
+
+
+async def test_t26_a_rolling_deploy_never_loses_its_route(
+    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects a rolling deploy: tags change on one instance after the other, and each is replaced by a new one,
+    while another service wants the same host. No request fails, and the other service never gets one."""
+    sidecar = make_sidecar(consul, running)
+    with ExitStack() as stack:
+        old = [stack.enter_context(App(f"old-{number}")) for number in range(3)]
+        new = [stack.enter_context(App(f"new-{number}")) for number in range(3)]
+        rival = stack.enter_context(App("rival"))
+        before = [consul.register("web", port=app.port, tags=[ROUTE, "proxygen.timeout=5s"]) for app in old]
+        consul.register("rival", port=rival.port, tags=[ROUTE])
+        sidecar.start()
+        async with steady_load(sidecar) as tally:
+            for app in old:
+                consul.register("web", port=app.port, tags=[ROUTE, f"{ROUTE}/v2", "proxygen.timeout=9s"])
+                await asyncio.sleep(0.4)
+            for service, app in zip(before, new, strict=True):
+                consul.register("web", port=app.port, tags=[ROUTE, f"{ROUTE}/v2", "proxygen.timeout=9s"])
+                await asyncio.sleep(0.4)
+                consul.deregister(service)
+                await asyncio.sleep(0.4)
+            for app in new:
+                await answers(sidecar, by=app.name)
+        assert tally.by_instance["rival"] == 0
+        (conflict,) = sidecar.status()["conflicts"]
+        assert (conflict["holder"], conflict["loser"]) == ("web", "rival")
+    assert sidecar.applies() > 3, "the deploy was seen in steps"
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary", "server_of_all"),
+    [(0, 1, "canary"), (1, 0, "stable")],
+    ids=["no-stable-instance", "no-canary"],
+)
+@pytest.mark.parametrize("share", ["100%", "30%"])
+async def test_t27_whoever_is_there_serves(
+    consul: ConsulAgent,
+    running: NginxServer,
+    make_sidecar: MakeSidecar,
+    stable: int,
+    canary: int,
+    server_of_all: str,
+    share: str,
+) -> None:
+    """Injects a split of which one side has no instance: the other side serves everything, whatever the share."""
+    sidecar = make_sidecar(consul, running)
+    with App("stable") as stable_app, App("canary") as canary_app:
+        if stable:
+            consul.register("web", port=stable_app.port, tags=[ROUTE])
+        if canary:
+            consul.register("web", port=canary_app.port, tags=[ROUTE, f"proxygen.canary={share}"])
+        consul.kv_put("proxygen/canary/web", f'{{"canary": "{share}"}}')
+        sidecar.start()
+        await answers(sidecar)
+        tally = await Load("127.0.0.1", sidecar.http, headers={"Host": HOST}).send(100)
+    assert dict(tally.by_instance) == {server_of_all: 100}
+
+
+async def test_t27_a_canary_at_zero_stays_drained_even_where_nobody_else_is_left(
+    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects an aborted canary (0 %) without a stable instance: an operator who took it out gets a 503, not it."""
+    sidecar = make_sidecar(consul, running)
+    with App("canary") as app:
+        consul.register("web", port=app.port, tags=[ROUTE, "proxygen.canary=0%"])
+        sidecar.start()
+        await answers(sidecar, status=503)
+        assert app.requests == 0
+
+
+async def test_t27_a_side_that_dies_leaves_its_share_to_the_other(
+    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects canary 100 % and then critical checks: first the canary's, then everybody's, then the stable's."""
+    sidecar = make_sidecar(consul, running)
+    with App("stable") as stable_app, App("canary") as canary_app:
+        stable = consul.register("web", port=stable_app.port, tags=[ROUTE], status="passing")
+        canary = consul.register("web", port=canary_app.port, tags=[ROUTE, "proxygen.canary=100%"], status="passing")
+        sidecar.start()
+        await answers(sidecar, by="canary")
+        consul.set_check(canary, "critical")
+        await answers(sidecar, by="stable")
+        consul.set_check(stable, "critical")
+        await answers(sidecar, status=503)
+        consul.set_check(canary, "passing")
+        await answers(sidecar, by="canary")
+        consul.set_check(stable, "passing")
+        await asyncio.sleep(0.5)
+        assert await status_of(sidecar) == 200
+
+
+def _reloads(server: NginxServer) -> int:
+    """How often nginx read its configuration again."""
+    return server.errors().count("(SIGHUP) received")

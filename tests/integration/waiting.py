@@ -1,0 +1,64 @@
+"""Waiting for what a sidecar comes to do, and load that must not notice it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tests.harness.load import Load, Tally, fetch
+from tests.harness.process import wait_until
+from tests.harness.sidecar import Sidecar
+
+HOST = "web.example.com"
+ROUTE = f"proxygen.route={HOST}"
+
+
+async def until(condition: Callable[[], object], what: str, *, timeout: float = 15.0) -> None:  # noqa: ASYNC109
+    """Wait without blocking the loop, in which the load runs."""
+    await asyncio.to_thread(wait_until, condition, what=what, timeout=timeout)
+
+
+async def answers(sidecar: Sidecar, host: str = HOST, status: int = 200, path: str = "/", *, by: str = "") -> None:
+    """Wait until a request for the host is answered with the status, and by the instance where one is named."""
+    answer: object = None
+    for _ in range(300):
+        try:
+            answer = await fetch("127.0.0.1", sidecar.http, path, {"Host": host})
+        except (OSError, EOFError) as error:
+            answer = error
+        if isinstance(answer, tuple) and answer[0] == status and by in ("", answer[1]):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{host}{path} answered {answer}, not {status} {by}\n{sidecar.tail()}")
+
+
+async def status_of(sidecar: Sidecar, host: str = HOST, path: str = "/") -> int:
+    """What a request for the host is answered with now."""
+    return (await fetch("127.0.0.1", sidecar.http, path, {"Host": host}))[0]
+
+
+def said(sidecar: Sidecar, event: str) -> list[dict[str, Any]]:
+    """The log's lines of one event."""
+    return [line for line in sidecar.events() if line.get("event") == event]
+
+
+async def outcome(sidecar: Sidecar, event: str, *, after: int = 0) -> dict[str, Any]:
+    """Wait for one more line of an event than there were, and return the newest."""
+    await until(lambda: len(said(sidecar, event)) > after, f"{event!r}\n{sidecar.tail()}")
+    return said(sidecar, event)[-1]
+
+
+@asynccontextmanager
+async def steady_load(sidecar: Sidecar, host: str = HOST) -> AsyncIterator[Tally]:
+    """Send requests, each on a new connection, while the block runs; none of them may fail."""
+    load = Load("127.0.0.1", sidecar.http, headers={"Host": host}, clients=2, pause=0.01)
+    task = asyncio.create_task(load.send(100_000))
+    try:
+        yield load.tally
+    finally:
+        load.stop()
+        await task
+    assert load.tally.ok > 0
+    assert not load.tally.failures, load.tally.failures
