@@ -50,10 +50,10 @@ def proxygen() -> None:
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_command_line(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every error ends here, as one line on standard error."""
     try:
         code = _invoke(arguments)

@@ -34,7 +34,7 @@ def proxygen(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 
     def run(*arguments: str) -> Finished:
         capsys.readouterr()
-        code = cli.run(arguments)
+        code = cli.run_command_line(arguments)
         captured = capsys.readouterr()
         return Finished(code=code, out=captured.out, err=captured.err)
 

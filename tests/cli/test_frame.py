@@ -38,7 +38,7 @@ EVERY = commands(group)
 def test_help_imports_nothing_heavy() -> None:
     """`proxygen --help` answers at once."""
     program = (
-        "import sys; from proxygen.cli import run; code = run(['--help']); "
+        "import sys; from proxygen.cli import run_command_line; code = run_command_line(['--help']); "
         f"print([name for name in {HEAVY!r} if name in sys.modules], code, file=sys.stderr)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
