@@ -279,7 +279,6 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
 def location_view(location: Location, server: VirtualServer, around: Surroundings, snippets: Snippets) -> LocationView:
     service, options = location.service, location.service.options
     protocol = options.protocol or Protocol.HTTP
-    rate = options.rate
     secure = server.certificate is not None
     return LocationView(
         matches=_matches(location.path),
@@ -293,7 +292,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         allow=tuple(map(str, options.allow or ())),
         htpasswd=service.htpasswd,
         realm="restricted",
-        limit=None if rate is None else LimitView(zone=f"zone={_zone(service)}", burst=rate.burst),
+        limit=_limit(service),
         body_size=options.body_size,
         cookie=_cookie_variable(service) if _sets_cookie(service) else None,
         strip=bool(options.strip_prefix) and location.path != "/",
@@ -307,6 +306,15 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         target=_target(service, _SCHEMES[protocol]),
         snippets=snippets[f"location-{service.name}.conf"],
     )
+
+
+def _limit(service: Service) -> LimitView | None:
+    """None for a service that is not served: without upstreams its zone is not declared, and nginx refuses everybody's
+    configuration for a zone that nobody declares."""
+    rate = service.options.rate
+    if rate is None or service.state is not ServiceState.SERVED:
+        return None
+    return LimitView(zone=f"zone={_zone(service)}", burst=rate.burst)
 
 
 def _sets_cookie(service: Service) -> bool:
@@ -337,7 +345,7 @@ def _matches(path: str) -> tuple[MatchView, ...]:
 
 def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) -> StreamView:
     service, options = stream.service, stream.service.options
-    protocol = Protocol(stream.claim.protocol)
+    protocol = Protocol(stream.claims[0].protocol)
     split = service.split
     splits: tuple[SplitView, ...] = ()
     if split is not None:
@@ -347,11 +355,12 @@ def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) 
         service=ServiceLabel(label=service.ident),
         upstreams=_upstreams(service, keepalive=False),
         splits=splits,
-        listens=(
+        listens=tuple(
             ListenView(
-                address=f"{address}:{stream.claim.port}" if address else str(stream.claim.port),
+                address=f"{address}:{claim.port}" if address else str(claim.port),
                 udp=protocol is Protocol.UDP,
-            ),
+            )
+            for claim in stream.claims
         ),
         deny=tuple(map(str, options.deny or ())),
         allow=tuple(map(str, options.allow or ())),

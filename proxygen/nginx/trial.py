@@ -19,7 +19,11 @@ from proxygen.nginx.wrapper import check_command, operators_names, write_wrapper
 from proxygen.render import Rendered
 from proxygen.settings import NginxSettings
 
-_MESSAGE: Final = re.compile(r"^nginx: \[(?P<level>emerg|alert|crit|error|warn)\] (?P<text>.*)$", re.MULTILINE)
+# With `-e stderr` nginx writes its messages as it writes its log, without it as "nginx: [emerg] …".
+_MESSAGE: Final = re.compile(
+    r"^(?:nginx:|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) \[(?P<level>emerg|alert|crit|error|warn)\] (?:\d+#\d+: )?(?P<text>.*)$",
+    re.MULTILINE,
+)
 _PLACE: Final = re.compile(r" in (?P<file>/\S+):(?P<line>\d+)$")
 _CONFLICT: Final = re.compile(r'^conflicting server name "(?P<name>[^"]*)" on ')
 _BIND: Final = re.compile(r"bind\(\) to \S*?:(?P<port>\d+) failed[^|]*")
@@ -108,7 +112,9 @@ def _about_host(name: str, text: str, rendered: Rendered) -> Refusal | None:
 
 
 def _about_port(port: int, text: str, rendered: Rendered) -> Refusal | None:
-    services: list[ServiceName] = [stream.service.name for stream in rendered.plan.streams if stream.claim.port == port]
+    services: list[ServiceName] = [
+        stream.service.name for stream in rendered.plan.streams if any(claim.port == port for claim in stream.claims)
+    ]
     if not services:
         return None
     return Refusal(gate="nginx", file="stream.d/streams.conf", line=0, services=tuple(services), reason=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,7 +13,17 @@ from proxygen.plan.certificates import choose_certificates
 from proxygen.plan.claims import settle_claims
 from proxygen.plan.hosts import virtual_servers
 from proxygen.plan.service import plan_service
-from proxygen.plan.types import Memory, Plan, Policy, PortClaim, Quarantine, Service, ServiceState, StreamServer
+from proxygen.plan.types import (
+    Claim,
+    Memory,
+    Plan,
+    Policy,
+    PortClaim,
+    Quarantine,
+    Service,
+    ServiceState,
+    StreamServer,
+)
 from proxygen.shares import parse_override
 
 __all__ = ["Planner", "plan_routes"]
@@ -71,14 +82,19 @@ class Planner:
         certificates = choose_certificates(services, holders, self._policy.certificates)
         return Plan(
             services=tuple(services.values()),
-            servers=virtual_servers(services, holders, certificates),
-            streams=tuple(
-                StreamServer(claim, services[holders[claim]])
-                for claim in sorted(claim for claim in holders if isinstance(claim, PortClaim))
-            ),
+            servers=virtual_servers(services, holders, certificates, self._policy.claims),
+            streams=_streams(services, holders),
             conflicts=conflicts,
             memory=Memory(holders=holders, overrides=overrides),
         )
+
+
+def _streams(services: Mapping[ServiceName, Service], holders: Mapping[Claim, ServiceName]) -> tuple[StreamServer, ...]:
+    ports: dict[ServiceName, list[PortClaim]] = defaultdict(list)
+    for claim, name in holders.items():
+        if isinstance(claim, PortClaim):
+            ports[name].append(claim)
+    return tuple(StreamServer(tuple(sorted(ports[name])), services[name]) for name in sorted(ports))
 
 
 def _overrides(catalog: Catalog, memory: Memory) -> tuple[Mapping[ServiceName, str], Mapping[ServiceName, str]]:

@@ -26,7 +26,7 @@ def settle_claims(
     conflicts = []
     for service in services:
         for claim in service.claims:
-            if _may_claim(service.name, claim, rules):
+            if may_claim(service.name, claim, rules):
                 wanted[claim].append(service)
             else:
                 conflicts.append(
@@ -50,7 +50,7 @@ def settle_claims(
     )
 
 
-def _may_claim(service: ServiceName, claim: Claim, rules: Mapping[str, tuple[str, ...]]) -> bool:
+def may_claim(service: ServiceName, claim: Claim, rules: Mapping[str, tuple[str, ...]]) -> bool:
     """A host that a rule names belongs to the services of that rule; a host that no rule names is free."""
     if not isinstance(claim, RouteClaim):
         return True

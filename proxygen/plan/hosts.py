@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from proxygen.model import ServiceName
+from proxygen.plan.claims import may_claim
 from proxygen.plan.types import Certificate, Claim, Location, RouteClaim, Service, VirtualServer
 from proxygen.tags import Host, Path
 
@@ -16,12 +17,14 @@ def virtual_servers(
     services: Mapping[ServiceName, Service],
     holders: Mapping[Claim, ServiceName],
     certificates: Mapping[str, Certificate],
+    rules: Mapping[str, tuple[str, ...]],
 ) -> tuple[VirtualServer, ...]:
     """One virtual server per host, the default server first.
 
     The most specific host decides first, then the longest path (as in the Gateway API's precedence): a route
     of a wildcard or of any host serves a named host only at paths that no route of the named host covers. So
-    nobody takes a path away from a host by claiming it for all hosts.
+    nobody takes a path away from a host by claiming it for all hosts, and a host that the operator's rules reserve
+    is served by those that may claim it only.
     """
     own: dict[str, _Routes] = defaultdict(dict)
     own[""] = {}
@@ -32,7 +35,12 @@ def virtual_servers(
     for host in sorted(own):
         routes = dict(own[host])
         for wider in _wider(host):
-            _fall_back(routes, own.get(wider, {}))
+            allowed = {
+                path: service
+                for path, service in own.get(wider, {}).items()
+                if may_claim(service.name, RouteClaim(host, path), rules)
+            }
+            _fall_back(routes, allowed)
         servers.append(
             VirtualServer(
                 host=Host(host) if host else None,

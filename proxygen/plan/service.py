@@ -33,7 +33,7 @@ from proxygen.plan.types import (
     Variant,
 )
 from proxygen.shares import CANARY, STABLE, Share, ranges, settle_shares
-from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination, parse_route, parse_tags
+from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination, has_proxy_tags, parse_route, parse_tags
 
 _PER_INSTANCE: Final = frozenset({"route", "force", "variant", "weight"})
 _NO_BACKUP: Final = frozenset(
@@ -66,9 +66,10 @@ class _Member:
 
 
 def ident_of(name: ServiceName) -> Ident:
-    """A name for nginx that no other service's name can turn into."""
+    """A name for nginx that no other service's name can turn into; 64 bits of the hash, because a name with the same
+    32 can be searched for, and two upstreams of one name would be refused for everybody."""
     readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40]
-    return Ident(f"svc_{readable}_{sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}")
+    return Ident(f"svc_{readable}_{sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}")
 
 
 def plan_service(
@@ -78,6 +79,8 @@ def plan_service(
 
     What is wrong with it is in `Service.quarantine`; nothing is raised.
     """
+    if not any(_asks(instance, policy.prefix) for instance in instances):
+        return None
     base = Service(
         name=name,
         ident=ident_of(name),
@@ -93,6 +96,7 @@ def plan_service(
         return None
     else:
         problems = [*check_combination(options), *_unmet(options, claims, policy)]
+    claims = tuple(claim for claim in claims if isinstance(claim, RouteClaim) or not _refusal(claim, policy))
     if problems:
         place, reason = problems[0].place, problems[0].reason
         return replace(base, claims=claims, quarantine=Quarantine(service=name, place=place, reason=reason))
@@ -116,6 +120,11 @@ def plan_service(
 
 
 # --- judging instances
+
+
+def _asks(instance: Instance, prefix: str) -> bool:
+    """Whether anything of an instance is meant for the proxy; of the others nothing is judged."""
+    return has_proxy_tags(instance.tags, prefix) or any(key.startswith(f"{prefix}-") for key, _ in instance.meta)
 
 
 def _judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[_Member], list[TagError]]:
@@ -246,11 +255,13 @@ def _routes_that_parse(instances: Iterable[Instance], claims: Iterable[Claim], p
     start = f"{prefix}.route="
     found = set(claims)
     for instance in instances:
-        for tag in instance.tags:
-            if tag.startswith(start):
-                with suppress(ValueError):
-                    route = parse_route(tag.removeprefix(start))
-                    found.add(RouteClaim(route.host or "", route.path))
+        texts = [tag.removeprefix(start) for tag in instance.tags if tag.startswith(start)]
+        if not texts:
+            texts = dict(instance.meta).get(f"{prefix}-route", "").split(" ")
+        for text in texts:
+            with suppress(ValueError):
+                route = parse_route(text)
+                found.add(RouteClaim(route.host or "", route.path))
     return _sorted_routes(found)
 
 
@@ -266,14 +277,20 @@ def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[
                 known = ", ".join(certificate.name for certificate in policy.certificates) or "none"
                 wanted = f"that holds {claim.host!r}" if options.tls == "auto" else f"named {options.tls!r}"
                 problems.append(TagError("tls", f"there is no certificate {wanted}; known: {known}"))
-        elif claim.port in policy.reserved_ports:
-            problems.append(TagError("listen", f"port {claim.port} is in use by the proxy itself"))
-        elif claim.port not in policy.stream_ports:
-            allowed = f"{policy.stream_ports.start}-{policy.stream_ports.stop - 1}"
-            problems.append(TagError("listen", f"port {claim.port} is not in {allowed} (proxy.stream_ports)"))
-        elif not policy.streams:
-            problems.append(TagError("listen", "nginx.conf includes no stream.d, so there can be no TCP or UDP route"))
+        elif reason := _refusal(claim, policy):
+            problems.append(TagError("listen", reason))
     return problems
+
+
+def _refusal(claim: PortClaim, policy: Policy) -> str:
+    """Why nobody may hold this port, or "". nginx must not be told to bind it even for a service in quarantine: it
+    would refuse the reload, and with it every service."""
+    if claim.port in policy.reserved_ports:
+        return f"port {claim.port} is in use by the proxy itself"
+    if claim.port not in policy.stream_ports:
+        allowed = f"{policy.stream_ports.start}-{policy.stream_ports.stop - 1}"
+        return f"port {claim.port} is not in {allowed} (proxy.stream_ports)"
+    return "" if policy.streams else "nginx.conf includes no stream.d, so there can be no TCP or UDP route"
 
 
 # --- shares

@@ -225,9 +225,10 @@ class VirtualServer:
 
 @dataclass(frozen=True, slots=True)
 class StreamServer:
-    """One TCP or UDP port."""
+    """The TCP or UDP ports of one service: more than one while a rolling deploy changes the port."""
 
-    claim: PortClaim
+    claims: tuple[PortClaim, ...]
+    """Never empty; sorted, and of one protocol."""
     service: Service
 
 

@@ -1,0 +1,101 @@
+"""From routes to virtual servers: which of several routes takes a request."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxygen.plan.types import Certificate, Policy
+from tests.plan.catalogs import instance, plan, routes
+
+
+def _planned(*stated: str) -> dict[str, str]:
+    """Each route by a service of its own name."""
+    return routes(plan(*(instance(route, number, f"route={route}") for number, route in enumerate(stated, 1))))
+
+
+def test_every_host_has_one_virtual_server_and_the_default_stands_first() -> None:
+    planned = plan(
+        instance("a", 1, "route=a.example.com", "route=b.example.com/x"), instance("b", 2, "route=a.example.com/y")
+    )
+    assert [server.host for server in planned.servers] == [None, "a.example.com", "b.example.com"]
+
+
+def test_there_is_a_default_server_without_any_service() -> None:
+    assert [server.host for server in plan().servers] == [None]
+
+
+def test_a_wildcard_serves_a_named_host_where_that_has_no_route() -> None:
+    found = _planned("app.example.com/own", "*.example.com")
+    assert found["app.example.com/own"] == "app.example.com/own"
+    assert found["app.example.com/"] == "*.example.com"
+
+
+def test_a_wider_claim_never_takes_a_path_from_a_named_host() -> None:
+    found = _planned("app.example.com", "*.example.com/login", "/login")
+    assert [route for route in found if route.startswith("app.")] == ["app.example.com/"]
+
+
+def test_the_closest_wildcard_comes_first() -> None:
+    found = _planned("x.b.example.com/own", "*.b.example.com/p", "*.example.com/p", "*.example.com/q", "/p", "/r")
+    assert found["x.b.example.com/p"] == "*.b.example.com/p"
+    assert found["x.b.example.com/q"] == "*.example.com/q"
+    assert found["x.b.example.com/r"] == "/r"
+    assert found["*.b.example.com/q"] == "*.example.com/q"
+
+
+def test_a_wildcard_does_not_serve_the_name_that_it_hangs_on() -> None:
+    assert "example.com/q" not in _planned("example.com/own", "*.example.com/q")
+
+
+def test_api_does_not_cover_apix() -> None:
+    assert _planned("app.example.com/api", "/apix", "/api/x")["app.example.com/apix"] == "/apix"
+    assert "app.example.com/api/x" not in _planned("app.example.com/api", "/apix", "/api/x")
+
+
+_CERTIFICATES = tuple(
+    Certificate(name=name, hosts=hosts, certificate=f"/c/{name}.crt", key=f"/c/{name}.key", fingerprint=name)
+    for name, hosts in {
+        "wild": ("*.example.com",),
+        "exact": ("app.example.com",),
+        "other": ("other.example.org",),
+    }.items()
+)
+
+
+def test_auto_takes_the_certificate_that_names_the_host_before_a_wildcard() -> None:
+    policy = Policy(certificates=_CERTIFICATES)
+    members = [
+        instance(host, number, f"route={host}", "tls=auto")
+        for number, host in enumerate(["app.example.com", "web.example.com", "*.example.com", "a.b.example.com"], 1)
+    ]
+    planned = plan(*members, policy=policy)
+    chosen = {server.host: server.certificate and server.certificate.name for server in planned.servers}
+    assert chosen["app.example.com"] == "exact"
+    assert chosen["web.example.com"] == "wild"
+    assert chosen["*.example.com"] == "wild"
+    assert chosen["a.b.example.com"] is None
+    assert [item.service for item in planned.quarantined] == ["a.b.example.com"]
+
+
+def test_a_certificate_by_name_is_taken_as_the_operator_named_it() -> None:
+    policy = Policy(certificates=_CERTIFICATES)
+    planned = plan(instance("web", 1, "route=web.example.net", "tls=other"), policy=policy)
+    assert planned.servers[1].certificate == _CERTIFICATES[2]
+
+
+_ROUTES = st.lists(
+    st.builds(
+        lambda host, path: f"{host}{path}",
+        st.sampled_from(["a.example.com", "b.a.example.com", "*.example.com", "*.a.example.com", ""]),
+        st.sampled_from(["/", "/p", "/p/q", "/px"]),
+    ),
+    unique=True,
+    max_size=12,
+)
+
+
+@given(_ROUTES)
+def test_every_route_is_served_at_its_own_place_whatever_else_is_claimed(stated: list[str]) -> None:
+    found = _planned(*stated)
+    assert {route: found[route] for route in stated} == {route: route for route in stated}

@@ -1,0 +1,338 @@
+"""Laws of one planned service: shares, weights, upstreams, what is quarantined and what is told."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxygen.model import Health, ServiceName
+from proxygen.plan.service import MAX_WEIGHT_SUM, ident_of
+from proxygen.plan.types import InstanceState, Policy, PortClaim, RouteClaim, ServiceState
+from proxygen.shares import WHOLE
+from tests.plan.catalogs import addresses, instance, plan, routes, service, shares, upstream
+
+WEB = "route=web.example.com"
+
+
+# --- shares
+
+
+def test_a_share_does_not_depend_on_how_many_instances_either_side_has() -> None:
+    for stable in (1, 2, 5, 20):
+        for canaries in (1, 3):
+            members = [instance("web", number, WEB) for number in range(1, stable + 1)]
+            members += [instance("web", 100 + number, WEB, "canary=5%") for number in range(canaries)]
+            assert shares(service(plan(*members), "web")) == {"stable": 9500, "canary": 500}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["canary=", "variant=blue:", ""]), st.integers(0, 100), st.booleans())))
+def test_shares_sum_to_the_whole_or_nobody_is_served(members: list[tuple[str, int, bool]]) -> None:
+    planned = plan(
+        *(
+            instance(
+                "web",
+                number,
+                WEB,
+                *([f"{key}{share}%"] if key else []),
+                health=Health.PASSING if healthy else Health.CRITICAL,
+            )
+            for number, (key, share, healthy) in enumerate(members, 1)
+        )
+    )
+    for each in planned.services:
+        total = sum(shares(each).values())
+        assert total == (WHOLE if each.state is ServiceState.SERVED else 0)
+        alive = {found.variant for found in each.upstreams}
+        assert all(share == 0 for name, share in shares(each).items() if name not in alive)
+        if each.split is not None:
+            assert sum(size for size, _ in each.split.pieces) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable_is_there", "expected"),
+    [
+        ("100%", True, {"stable": 0, "canary": 10_000}),
+        ("100%", False, {"stable": 0, "canary": 10_000}),
+        ("10%", False, {"stable": 0, "canary": 10_000}),
+        ("0%", True, {"stable": 10_000, "canary": 0}),
+        ("0.01%", True, {"stable": 9_999, "canary": 1}),
+    ],
+)
+def test_whoever_is_there_serves(canary: str, stable_is_there: bool, expected: dict[str, int]) -> None:
+    """T27: a canary without stable instances, and the two ends of the scale."""
+    stable = [instance("web", 1, WEB)] if stable_is_there else []
+    planned = service(plan(*stable, instance("web", 2, WEB, f"canary={canary}")), "web")
+    assert shares(planned) == expected
+    assert planned.state is ServiceState.SERVED
+
+
+def test_a_canary_at_zero_gets_nothing_even_when_it_is_alone() -> None:
+    planned = service(plan(instance("web", 1, WEB, "canary=0")), "web")
+    assert shares(planned) == {"stable": 0, "canary": 0}
+    assert planned.state is ServiceState.NOBODY
+
+
+def test_stable_alone_gets_everything_though_a_canary_is_down() -> None:
+    down = instance("web", 2, WEB, "canary=30%", health=Health.CRITICAL)
+    planned = service(plan(instance("web", 1, WEB), down), "web")
+    assert shares(planned) == {"stable": 10_000, "canary": 0}
+    assert [variant.asked for variant in planned.variants] == [7_000, 3_000]
+
+
+def test_instances_that_disagree_on_a_share_get_the_lowest_and_a_warning() -> None:
+    canaries = [instance("web", number, WEB, f"canary={share}%") for number, share in ((2, 30), (3, 10), (4, 20))]
+    planned = service(plan(instance("web", 1, WEB), *canaries), "web")
+    assert shares(planned)["canary"] == 1_000
+    assert any("disagree on its share" in warning for warning in planned.warnings)
+
+
+def test_an_override_wins_over_the_tags() -> None:
+    members = [instance("web", 1, WEB), instance("web", 2, WEB, "canary=10%")]
+    assert shares(service(plan(*members, web='{"canary": "12.5%"}'), "web"))["canary"] == 1_250
+
+
+def test_an_override_for_a_variant_that_nobody_registers_changes_nothing() -> None:
+    assert plan(instance("web", 1, WEB), web='{"canary": "50%"}').services == plan(instance("web", 1, WEB)).services
+
+
+def test_an_override_that_does_not_parse_leaves_the_last_one_in_force_and_says_so() -> None:
+    members = [instance("web", 1, WEB), instance("web", 2, WEB, "canary=10%")]
+    good = plan(*members, web='{"canary": "40%"}')
+    bad = plan(*members, memory=good.memory, web='{"canary": "fourty"}')
+    assert shares(service(bad, "web"))["canary"] == 4_000
+    assert any("fourty" in warning for warning in service(bad, "web").warnings)
+    still_bad = plan(*members, memory=bad.memory, web="{")
+    assert shares(service(still_bad, "web"))["canary"] == 4_000
+
+
+# --- upstreams
+
+
+def test_stable_stands_behind_the_canary_and_never_the_canary_behind_stable() -> None:
+    planned = service(plan(instance("web", 1, WEB), instance("web", 2, WEB, "canary=5%")), "web")
+    assert addresses(upstream(planned, "canary")) == {"10.0.0.2"}
+    assert addresses(upstream(planned, "canary"), backup=True) == {"10.0.0.1"}
+    assert addresses(upstream(planned, "stable"), backup=True) == set()
+
+
+def test_one_address_on_two_agents_is_one_server_until_both_are_gone() -> None:
+    """T24."""
+    same = {"address": "10.0.0.9", "port": 80}
+    first, second = (instance("web", number, WEB, **same) for number in (1, 2))
+    for members in ((first, second), (first,), (second,)):
+        servers = upstream(service(plan(*members), "web"), "stable").servers
+        assert [str(server.endpoint) for server in servers] == ["10.0.0.9:80"]
+        assert servers[0].weight == 1
+
+
+def test_one_address_as_canary_and_stable_is_no_backup_of_itself() -> None:
+    members = [instance("web", 1, WEB), instance("web", 2, WEB, "canary=5%", address="10.0.0.1")]
+    canary = upstream(service(plan(*members), "web"), "canary")
+    assert len(canary.servers) == 1
+
+
+@given(st.lists(st.integers(-5, 70_000), min_size=1, max_size=30))
+def test_weights_keep_their_order_and_none_that_is_positive_becomes_zero(weights: list[int]) -> None:
+    members = [instance("web", number, WEB, weight_passing=weight) for number, weight in enumerate(weights, 1)]
+    planned = service(plan(*members), "web")
+    asked = {f"10.0.0.{number}": weight for number, weight in enumerate(weights, 1) if weight > 0}
+    if not asked:
+        assert planned.upstreams == ()
+        return
+    servers = upstream(planned, "stable").servers
+    got = {server.endpoint.address: server.weight for server in servers}
+    assert got.keys() == asked.keys()
+    assert all(weight >= 1 for weight in got.values())
+    assert sum(got.values()) <= MAX_WEIGHT_SUM + len(got)
+    ordered = sorted(asked, key=lambda address: asked[address])
+    assert [got[address] for address in ordered] == sorted(got.values())
+
+
+@pytest.mark.parametrize(
+    ("health", "tags", "expected"),
+    [
+        (Health.PASSING, (), 5),
+        (Health.WARNING, (), 2),
+        (Health.CRITICAL, (), 0),
+        (Health.MAINTENANCE, (), 0),
+        (Health.PASSING, ("weight=7",), 7),
+        (Health.CRITICAL, ("weight=7",), 0),
+        (Health.PASSING, ("weight=0",), 0),
+    ],
+)
+def test_health_and_tags_decide_the_weight(health: Health, tags: tuple[str, ...], expected: int) -> None:
+    one = instance("web", 1, WEB, *tags, health=health, weight_passing=5, weight_warning=2)
+    planned = service(plan(one), "web")
+    assert planned.instances[0].weight == expected
+    assert (planned.state is ServiceState.SERVED) is (expected > 0)
+
+
+def test_every_instance_that_gets_nothing_says_why() -> None:
+    members = [
+        instance("web", 1, WEB),
+        instance("web", 2, WEB, "weight=0"),
+        instance("web", 3, WEB, health=Health.CRITICAL),
+        instance("web", 4, WEB, port=0),
+    ]
+    states = {each.id: each.state for each in service(plan(*members), "web").instances}
+    assert list(states.values()) == [
+        InstanceState.SERVING,
+        InstanceState.DRAINED,
+        InstanceState.UNHEALTHY,
+        InstanceState.NO_PORT,
+    ]
+
+
+def test_servers_stand_in_an_order_of_each_proxys_own_that_does_not_change() -> None:
+    members = [instance("web", number, WEB) for number in range(1, 9)]
+    orders = {
+        seed: [server.endpoint.address for server in upstream(service(planned, "web"), "stable").servers]
+        for seed in ("a", "b", "c")
+        if (planned := plan(*members, policy=Policy(seed=seed)))
+    }
+    assert len({tuple(order) for order in orders.values()}) > 1
+    again = plan(*reversed(members), policy=Policy(seed="a"))
+    assert [each.endpoint.address for each in upstream(service(again, "web"), "stable").servers] == orders["a"]
+
+
+# --- what instances state together
+
+
+def test_the_newest_registration_decides_an_option_and_a_disagreement_is_told() -> None:
+    old = instance("web", 1, WEB, "timeout=10s", modify_index=10)
+    new = instance("web", 2, WEB, "timeout=20s", modify_index=20)
+    for members in ((old, new), (new, old)):
+        planned = service(plan(*members), "web")
+        assert planned.options.timeout == 20_000
+        assert any("timeout" in warning for warning in planned.warnings)
+
+
+def test_silence_does_not_take_an_option_away() -> None:
+    """An instance that says nothing about ``auth`` must not open the service."""
+    policy = Policy(htpasswd={"staff": "/etc/htpasswd/staff"})
+    members = [instance("web", 1, WEB, "auth=staff"), instance("web", 2, WEB, modify_index=99)]
+    assert service(plan(*members, policy=policy), "web").htpasswd == "/etc/htpasswd/staff"
+
+
+def test_a_tag_that_changes_on_one_instance_after_the_other_never_takes_a_route_away() -> None:
+    """T26: a rolling deploy moves the route from /old to /new."""
+    steps = [("old", "old", "old"), ("new", "old", "old"), ("new", "new", "old"), ("new", "new", "new")]
+    for step in steps:
+        members = [instance("web", number, f"route=web.example.com/{path}") for number, path in enumerate(step, 1)]
+        found = routes(plan(*members))
+        assert found == {f"web.example.com/{path}": "web" for path in set(step)}
+
+
+def test_a_port_that_changes_on_one_instance_after_the_other_stays_open_with_the_new_one() -> None:
+    members = [instance("db", number, "protocol=tcp", f"listen={5430 + number}") for number in (1, 2)]
+    planned = plan(*members)
+    assert [stream.claims for stream in planned.streams] == [(PortClaim("tcp", 5431), PortClaim("tcp", 5432))]
+
+
+# --- quarantine
+
+
+@pytest.mark.parametrize(
+    ("tag", "place"),
+    [
+        ("canary=ten", "proxygen.canary"),
+        ("weight=-1", "proxygen.weight"),
+        ("listen=5432", "proxygen.listen"),
+        ("hsts=true", "proxygen.hsts"),
+        ("nonsense=1", "proxygen.nonsense"),
+        ("auth=nobody-has-this", "auth"),
+        ("tls=nobody-has-this", "tls"),
+    ],
+)
+def test_a_bad_tag_quarantines_its_own_service_and_leaves_the_others_as_they_were(tag: str, place: str) -> None:
+    """T6."""
+    good = instance("good", 1, "route=good.example.com")
+    planned = plan(good, instance("bad", 2, "route=bad.example.com", tag))
+    assert service(planned, "good") == service(plan(good), "good")
+    bad = service(planned, "bad")
+    assert bad.state is ServiceState.QUARANTINED
+    assert bad.quarantine is not None
+    assert place in bad.quarantine.place
+    assert bad.upstreams == ()
+    assert routes(planned)["bad.example.com/"] == "bad"
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"address": "localhost"}, "address"),
+        ({"address": "10.0.0.1:80; server 192.0.2.6"}, "address"),
+        ({"address": "unix:/run/docker.sock"}, "address"),
+        ({"address": "fe80::1%eth0"}, "address"),
+        ({"address": ""}, "address"),
+        ({"port": -1}, "port"),
+        ({"port": 65536}, "port"),
+    ],
+)
+def test_an_address_that_is_none_quarantines_the_service(fields: dict[str, object], place: str) -> None:
+    bad = service(plan(instance("web", 1, WEB, **fields)), "web")
+    assert bad.quarantine is not None
+    assert bad.quarantine.place.endswith(place)
+
+
+def test_an_instance_may_not_point_at_what_only_the_proxy_may_reach() -> None:
+    policy = Policy(denied_endpoints=frozenset(), denied=())
+    one = instance("web", 1, WEB, address="127.0.0.1", port=8500)
+    assert service(plan(one, policy=policy), "web").state is ServiceState.SERVED
+    endpoint = upstream(service(plan(one, policy=policy), "web"), "stable").servers[0].endpoint
+    guarded = Policy(denied_endpoints=frozenset({endpoint}))
+    for address in ("127.0.0.1", "::ffff:127.0.0.1"):
+        asking = instance("web", 1, WEB, address=address, port=8500)
+        assert service(plan(asking, policy=guarded), "web").state is ServiceState.QUARANTINED
+
+
+def test_a_quarantined_service_keeps_its_routes_so_that_nobody_takes_them() -> None:
+    bad = instance("bad", 1, WEB, "weight=x")
+    in_meta = instance("meta", 2, "weight=x", meta=(("proxygen-route", "meta.example.com meta.example.org"),))
+    thief = instance("thief", 3, WEB, "route=meta.example.org")
+    planned = plan(bad, in_meta, thief)
+    assert routes(planned) == {
+        "web.example.com/": "bad",
+        "meta.example.com/": "meta",
+        "meta.example.org/": "meta",
+    }
+    assert {conflict.loser for conflict in planned.conflicts} == {"thief"}
+
+
+@pytest.mark.parametrize("port", [80, 22])
+def test_a_port_that_nobody_may_have_is_never_planned(port: int) -> None:
+    """A virtual server's port or one below the range: nginx would fail to bind it, and refuse everybody's reload."""
+    policy = Policy(reserved_ports=frozenset({80}))
+    planned = plan(instance("db", 1, "protocol=tcp", f"listen={port}"), policy=policy)
+    assert service(planned, "db").state is ServiceState.QUARANTINED
+    assert planned.streams == ()
+
+
+def test_a_service_without_proxy_tags_is_not_judged() -> None:
+    assert plan(instance("redis", 1, address="redis.internal", port=-1)).services == ()
+
+
+def test_a_service_with_proxy_tags_but_no_route_is_not_proxied() -> None:
+    assert plan(instance("web", 1, "weight=3")).services == ()
+
+
+# --- names
+
+
+def test_names_that_look_alike_to_nginx_get_different_idents() -> None:
+    names = ["web", "Web", "WEB", "w.e.b", "w_e_b", "w-e-b", "web ", "web\n", "w\ud800eb", "wеb", "", "_", "x" * 5000]
+    idents = [ident_of(ServiceName(name)) for name in names]
+    assert len({ident.lower() for ident in idents}) == len(names)
+    assert all(len(ident) < 64 and ident.isascii() and ident.replace("_", "a").isalnum() for ident in idents)
+
+
+def test_an_instance_that_appears_does_not_change_what_others_are_called() -> None:
+    before = service(plan(instance("web", 1, WEB)), "web")
+    after = service(plan(instance("web", 1, WEB), instance("web", 2, WEB)), "web")
+    assert [each.name for each in before.upstreams] == [each.name for each in after.upstreams]
+
+
+def test_a_route_is_claimed_once_however_many_instances_state_it() -> None:
+    planned = service(plan(*(instance("web", number, WEB) for number in range(1, 4))), "web")
+    assert planned.claims == (RouteClaim("web.example.com", "/"),)
