@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,18 @@ def watching(directories: Iterable[Path], changed: Callable[[], None]) -> Iterat
     finally:
         observer.stop()
         observer.join()
+
+
+def state_of(paths: Iterable[Path]) -> frozenset[tuple[Path, int, int, int]]:
+    """Return something that differs when one of the files, or a file in one of the directories, is another one."""
+    found = set()
+    for path in paths:
+        with suppress(OSError):
+            for file in path.iterdir() if path.is_dir() else (path,):
+                with suppress(OSError):
+                    status = file.stat()
+                    found.add((file, status.st_ino, status.st_size, status.st_mtime_ns))
+    return frozenset(found)
 
 
 class _Handler(FileSystemEventHandler):

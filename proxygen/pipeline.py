@@ -78,6 +78,13 @@ class Pipeline:
         self._renderer: Final = Renderer(self.templates, _surroundings(settings.proxy, binary, conf), snippets)
         self._structure: Final = StructureGate(own_templates=own)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The operator's files and directories of files that decide what is rendered and checked."""
+        proxy = self._settings.proxy
+        directories = (proxy.templates, proxy.snippets, proxy.certificates, proxy.htpasswd)
+        return (*filter(None, directories), *(self.conf.texts if self.conf is not None else ()))
+
     def is_outdated(self, conf: OperatorConf) -> bool:
         """Whether nginx's binary or the operator's configuration is another one by now."""
         if self.conf is None or self.binary is None:

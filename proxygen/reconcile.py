@@ -22,6 +22,7 @@ from typing import Final, NoReturn
 from proxygen import __version__
 from proxygen.aio import Latest
 from proxygen.errors import CatalogUnavailable, CheckRefused, ProxygenError
+from proxygen.files import state_of
 from proxygen.guard import Held, guard
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
@@ -80,6 +81,7 @@ class Reconciler:
         self._remembered = recall(output.directory)
         self._refused: dict[ServiceName, _Refused] = {}
         self._setbacks: Counter[ServiceName] = Counter()
+        self._files = state_of(pipeline.files)
         self._files_changed = False
         self._test_seconds = 0.0
         self._failures = 0
@@ -111,6 +113,14 @@ class Reconciler:
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
                 await asyncio.sleep(reload.gap * (1 + reload.jitter * random.random()))
+
+    def files_touched(self) -> None:
+        """Look whether a file of the operator's is another one by now: logs often lie beside nginx.conf, and each
+        ``nginx -t`` touches them."""
+        state = state_of(self._pipeline.files)
+        if state != self._files:
+            self._files = state
+            self.files_changed()
 
     def files_changed(self) -> None:
         """Read the operator's files anew and go over the newest catalog again."""

@@ -152,7 +152,7 @@ async def _assembled(settings: Settings, output: Output) -> AsyncIterator[_Parts
         watch = CatalogWatch(client, tag_prefix=settings.proxy.tag_prefix, into=catalogs)
         sidecar = RunningSidecar(settings, reconciler, watch, client)
         await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
-        stack.enter_context(watching(_directories(settings), reconciler.files_changed))
+        stack.enter_context(watching(_directories(settings), reconciler.files_touched))
         yield _Parts(settings=settings, client=client, watch=watch, reconciler=reconciler)
 
 
