@@ -63,7 +63,15 @@ class Upstreams:
 
     def start(self) -> Self:
         log = self._directory / "upstreams.log"
-        command = [self._binary, "-p", self._directory, "-c", self._directory / "upstreams.conf", "-e", log]
+        command: list[str | Path] = [
+            self._binary,
+            "-p",
+            self._directory,
+            "-c",
+            self._directory / "upstreams.conf",
+            "-e",
+            log,
+        ]
         self._process = process.start(command, log=log)
         process.wait_until(self._listens, what=f"upstreams {', '.join(self.ports)}")
         return self

@@ -1,0 +1,152 @@
+"""How long a change in Consul takes to be felt by nginx's clients, beside consul-template.
+
+``python -m tests.bench.propagation`` measures at 10, 200 and 1,000 services. All contenders watch the same Consul in
+turns: each starts from nothing, is measured for some changes, and ends; then the next one. So whatever else the
+machine does meets all of them, and none is slowed by another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tests.bench.contenders import ConsulTemplate, Contender, Maker, Proxygen, find_consul_template
+from tests.bench.fleet import CANARY, NAMES, NEWCOMER, Fleet
+from tests.bench.probe import until_answered_by, until_not_answered_by, until_served, write
+from tests.bench.report import Record, as_json, table
+from tests.bench.upstreams import Upstreams
+from tests.harness.consul import ConsulAgent
+from tests.harness.tools import find_nginx
+
+QUIET: Final = 1.0
+"""Seconds between two changes: what is measured is a lone change, not one that waits for the end of the one before."""
+
+# consul-template holds a connection for each service; Consul's default allows 200.
+_LIMITS: Final = {"limits": {"http_max_conns_per_client": 10_000}}
+
+
+async def measure(contender: Contender, fleet: Fleet, changed: Sequence[str], record: Record) -> None:
+    """Let a contender start from nothing and feel every kind of change on each of the services."""
+    for service in changed:
+        fleet.add_canary(service)
+    try:
+        begun = time.perf_counter()
+        await asyncio.to_thread(contender.start)
+        record.seconds["cold start"].append(await until_served(contender, fleet.services, begun))
+        await asyncio.sleep(2 * QUIET)
+        record.started.append(contender.usage())
+        for service in changed:
+            await _change(contender, fleet, service, record)
+        record.ended.append(contender.usage())
+    finally:
+        contender.stop()
+        for service in changed:
+            fleet.remove(service, CANARY)
+
+
+async def _change(contender: Contender, fleet: Fleet, service: str, record: Record) -> None:
+    felt = partial(until_answered_by, contender, service)
+    gone = partial(until_not_answered_by, contender, service)
+    steps = (
+        ("registered", felt, NEWCOMER, fleet.add, (service,)),
+        ("critical", gone, NEWCOMER, fleet.set_health, (service, "critical")),
+        ("passing again", felt, NEWCOMER, fleet.set_health, (service, "passing")),
+        ("deregistered", gone, NEWCOMER, fleet.remove, (service,)),
+        ("canary to 100 % in KV", felt, CANARY, fleet.set_share, (service, "100%")),
+        ("canary off again", gone, CANARY, fleet.unset_share, (service,)),
+    )
+    for change, seen, name, make, arguments in steps:
+        writing = asyncio.create_task(write(make, *arguments), name=change)
+        begun = time.perf_counter()
+        record.seconds[change].append(await seen(name, begun))
+        await writing
+        record.changes += 1
+        await asyncio.sleep(QUIET)
+
+
+async def compare(
+    fleet: Fleet, makers: Mapping[str, Maker], directory: Path, *, turns: int, changes: int
+) -> dict[str, Record]:
+    """Give each contender its turns, one after the other."""
+    records = {name: Record() for name in makers}
+    for turn in range(turns):
+        for name, make in makers.items():
+            first = turn * changes
+            changed = [fleet.services[(first + number) % fleet.size] for number in range(changes)]
+            say(f"  {fleet.size} services, turn {turn + 1} of {turns}: {name}")
+            place = Path(tempfile.mkdtemp(dir=directory))
+            await measure(make(place), fleet, changed, records[name])
+    return records
+
+
+@contextmanager
+def fleet_of(size: int, directory: Path) -> Iterator[Fleet]:
+    """A Consul of its own with so many services, and their upstreams."""
+    consul = ConsulAgent(directory / "consul", config=_LIMITS)
+    with Upstreams(directory / "upstreams", NAMES) as upstreams:
+        consul.start()
+        try:
+            fleet = Fleet(consul, upstreams, size)
+            fleet.register()
+            yield fleet
+        finally:
+            consul.kill()
+
+
+def makers_for(consul: ConsulAgent, nginx: str) -> dict[str, Maker]:
+    """Return proxygen first, and consul-template in both ways where it is on PATH."""
+    binary = find_nginx(nginx)
+    if binary is None:
+        raise SystemExit(f"nginx ({nginx}) is not installed here")
+    makers: dict[str, Maker] = {"proxygen": partial(Proxygen, consul, binary)}
+    program = find_consul_template()
+    if program is None:
+        say("consul-template is not on PATH: proxygen is measured alone")
+    else:
+        makers["consul-template"] = partial(ConsulTemplate, program, consul, binary, checked=False)
+        makers["consul-template, -t"] = partial(ConsulTemplate, program, consul, binary, checked=True)
+    return makers
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.propagation", description=__doc__.split("\n")[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 200, 1000], help="numbers of services")
+    parser.add_argument("--turns", type=int, default=4, help="starts from nothing of each contender")
+    parser.add_argument("--changes", type=int, default=8, help="services changed in each turn, in six ways each")
+    parser.add_argument("--nginx", choices=["debian", "wheel"], default="debian", help="which nginx")
+    parser.add_argument("--json", type=Path, help="write all figures to this file too")
+    arguments = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    figures = {}
+    for size in arguments.sizes:
+        with tempfile.TemporaryDirectory(prefix="proxygen-bench-") as folder:
+            directory = Path(folder)
+            with fleet_of(size, directory) as fleet:
+                makers = makers_for(fleet.consul, arguments.nginx)
+                (directory / "turns").mkdir()
+                records = asyncio.run(
+                    compare(fleet, makers, directory / "turns", turns=arguments.turns, changes=arguments.changes)
+                )
+        print("\n".join(table(size, records)), flush=True)
+        figures[str(size)] = as_json(records)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Measurements as a table for people, and as JSON for machines."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.bench.contenders import Usage
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that was seen of one contender at one size."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By change; ``cold start`` is one of them."""
+    started: list[Usage] = field(default_factory=list)
+    """Of each start, once everything was served."""
+    ended: list[Usage] = field(default_factory=list)
+    """The same at the end of each turn."""
+    changes: int = 0
+
+    @property
+    def cpu_start(self) -> float:
+        return statistics.mean(usage.cpu for usage in self.started)
+
+    @property
+    def cpu_change(self) -> float:
+        """CPU seconds by change."""
+        return (sum(usage.cpu for usage in self.ended) - sum(usage.cpu for usage in self.started)) / self.changes
+
+    @property
+    def peak(self) -> float:
+        """MiB."""
+        return max(usage.peak for usage in self.ended) / 2**20
+
+    @property
+    def sockets(self) -> int:
+        return max(usage.sockets for usage in (*self.started, *self.ended))
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """Return the smallest value that is not exceeded by ``part`` of all (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
+
+
+def table(size: int, records: Mapping[str, Record]) -> Iterable[str]:
+    """Yield lines; a ratio is the contender's median as a multiple of proxygen's."""
+    changes = list(next(iter(records.values())).seconds)
+    yield f"{size} services x 3 instances"
+    yield f"  {'':22}" + "".join(f"{name:>34}" for name in records)
+    own = next(iter(records.values()))
+    for change in changes:
+        cells = []
+        for record in records.values():
+            values = record.seconds[change]
+            ratio = quantile(values, 0.5) / quantile(own.seconds[change], 0.5)
+            told = " / ".join(f"{quantile(values, part) * 1000:.0f}" for part in (0.5, 0.9, 0.99))
+            cells.append(f"{told} ms  x{ratio:.2f}")
+        yield f"  {change:22}" + "".join(f"{cell:>34}" for cell in cells)
+    rows = {
+        "CPU, cold start": [f"{record.cpu_start:.2f} s" for record in records.values()],
+        "CPU, each change": [f"{record.cpu_change * 1000:.0f} ms" for record in records.values()],
+        "peak memory": [f"{record.peak:.0f} MiB" for record in records.values()],
+        "sockets to Consul": [str(record.sockets) for record in records.values()],
+    }
+    for title, cells in rows.items():
+        yield f"  {title:22}" + "".join(f"{cell:>34}" for cell in cells)
+
+
+def as_json(records: Mapping[str, Record]) -> dict[str, Any]:
+    return {
+        name: {
+            "milliseconds": {
+                change: {f"p{part:g}": round(quantile(values, part / 100) * 1000, 1) for part in (50, 90, 99)}
+                for change, values in record.seconds.items()
+            },
+            "samples": {change: len(values) for change, values in record.seconds.items()},
+            "cpu_start_seconds": round(record.cpu_start, 3),
+            "cpu_change_seconds": round(record.cpu_change, 4),
+            "peak_mib": round(record.peak, 1),
+            "sockets": record.sockets,
+        }
+        for name, record in records.items()
+    }
