@@ -54,8 +54,8 @@ class Drafted:
 
     plan: Plan
     rendered: Rendered
-    refusals: tuple[Refusal, ...] = ()
-    """What the gates said of services that are therefore left out."""
+    left_out: Mapping[ServiceName, Quarantine] = field(default_factory=dict)
+    """The services that the gate refused on the way here."""
 
 
 class Pipeline:
@@ -103,20 +103,18 @@ class Pipeline:
         Raise CheckRefused where a refusal cannot be traced to a service.
         """
         timings = timings or Timings()
-        left_out = dict(refused)
-        said: list[Refusal] = []
+        left_out: dict[ServiceName, Quarantine] = {}
         for _ in range(MAX_ROUNDS):
             with timings.of("plan"):
-                plan = self._planner.plan(catalog, memory, left_out)
+                plan = self._planner.plan(catalog, memory, {**refused, **left_out})
             with timings.of("render"):
                 rendered = self._renderer.render(plan)
             with timings.of("check"):
                 refusals = self._structure.refusals(rendered)
             if not refusals:
-                return Drafted(plan=plan, rendered=rendered, refusals=tuple(said))
-            said += refusals
-            left_out |= quarantines(refusals, left_out)
-        raise CheckRefused(f"the first gate refused {MAX_ROUNDS} times in a row, last: {said[-1]}")
+                return Drafted(plan=plan, rendered=rendered, left_out=left_out)
+            left_out |= quarantines(refusals, {**refused, **left_out})
+        raise CheckRefused(f"the first gate refused {MAX_ROUNDS} times in a row, last: {refusals[-1]}")
 
     def stamp_block(self, stamp: str) -> bytes:
         """The virtual server that tells the generation on the private address."""
@@ -156,17 +154,24 @@ def quarantines(
 ) -> dict[ServiceName, Quarantine]:
     """Turn refusals into quarantines of the services whose lines they are.
 
-    Raise CheckRefused where a refusal is nobody's, or only about services that are left out already.
+    A service that is refused even in quarantine is withdrawn: its routes are not answered at all. Raise CheckRefused
+    where a refusal is nobody's, or only about services that are withdrawn already.
     """
     found: dict[ServiceName, Quarantine] = {}
     for refusal in refusals:
-        new = [name for name in refusal.services if name not in known]
-        if not new:
+        blamed = [name for name in refusal.services if name not in known or not known[name].withdrawn]
+        if not blamed:
             raise CheckRefused(str(refusal))
-        for name in new:
-            place = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
-            found[name] = Quarantine(service=name, place=place, reason=f"{refusal.gate}: {refusal.reason}")
+        for name in blamed:
+            if name not in found or not found[name].withdrawn:
+                found[name] = _quarantine(name, refusal, again=name in known)
     return found
+
+
+def _quarantine(name: ServiceName, refusal: Refusal, *, again: bool) -> Quarantine:
+    place = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
+    reason = f"{refusal.gate}: {refusal.reason}"
+    return Quarantine(service=name, place=place, reason=reason, withdrawn=refusal.claim or again)
 
 
 # --- what the operator allows

@@ -208,7 +208,7 @@ class Reconciler:
         }
         quarantined = {name: refused.quarantine for name, refused in self._refused.items()}
         drafted = self._pipeline.draft(catalog, self._remembered.plan, quarantined, timings)
-        for name, quarantine in quarantines(drafted.refusals, {}).items():
+        for name, quarantine in drafted.left_out.items():
             self._refuse(name, quarantine, catalog)
         return drafted
 

@@ -304,7 +304,8 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         no_retries=options.retries == 0,
         tries=None if not options.retries else options.retries + 1,
         target=_target(service, _SCHEMES[protocol]),
-        snippets=snippets[f"location-{service.name}.conf"],
+        # In quarantine a fragment is left out too: it may be what nginx refuses.
+        snippets=snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else (),
     )
 
 

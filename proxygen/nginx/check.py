@@ -30,6 +30,8 @@ class Refusal:
     line: int
     services: tuple[ServiceName, ...]
     reason: str
+    claim: bool = False
+    """Whether the host or the port is refused, and not what is said about it."""
 
     def __str__(self) -> str:
         whose = f" (service {', '.join(self.services)})" if self.services else ""

@@ -16,12 +16,13 @@ from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import OperatorConf
 from proxygen.nginx.process import Completed, run
 from proxygen.nginx.wrapper import check_command, operators_names, write_wrapper
+from proxygen.plan.types import RouteClaim, Service
 from proxygen.render import Rendered
 from proxygen.settings import NginxSettings
 
 # With `-e stderr` nginx writes its messages as it writes its log, without it as "nginx: [emerg] …".
 _MESSAGE: Final = re.compile(
-    r"^(?:nginx:|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) \[(?P<level>emerg|alert|crit|error|warn)\] (?:\d+#\d+: )?(?P<text>.*)$",
+    r"^(?:nginx:|\d{4}/\d\d/\d\d [\d:]{8}) \[(?P<level>emerg|alert|crit|error|warn)\] (?:\d+#\d+: )?(?P<text>.*)$",
     re.MULTILINE,
 )
 _PLACE: Final = re.compile(r" in (?P<file>/\S+):(?P<line>\d+)$")
@@ -100,15 +101,21 @@ def _about_host(name: str, text: str, rendered: Rendered) -> Refusal | None:
     """nginx names no line for a host that stands in two virtual servers: the operator's own and ours."""
     for server in rendered.plan.servers:
         if server.host == name:
-            services = tuple(sorted({location.service.name for location in server.locations}))
+            # Not those whose route for a wider host is only answered here too.
+            owners = {item.service.name for item in server.locations if _claims(item.service, name)}
             return Refusal(
                 gate="nginx -t",
                 file="http.d/20-servers.conf",
                 line=0,
-                services=services,
+                services=tuple(sorted(owners)),
                 reason=f"{text}; nginx.conf serves this host itself",
+                claim=True,
             )
     return None
+
+
+def _claims(service: Service, host: str) -> bool:
+    return any(isinstance(claim, RouteClaim) and claim.host == host for claim in service.claims)
 
 
 def _about_port(port: int, text: str, rendered: Rendered) -> Refusal | None:
@@ -117,4 +124,6 @@ def _about_port(port: int, text: str, rendered: Rendered) -> Refusal | None:
     ]
     if not services:
         return None
-    return Refusal(gate="nginx", file="stream.d/streams.conf", line=0, services=tuple(services), reason=text)
+    return Refusal(
+        gate="nginx", file="stream.d/streams.conf", line=0, services=tuple(services), reason=text, claim=True
+    )

@@ -66,7 +66,7 @@ class Planner:
             known[name] = (instances, override, service)
             if service is None:
                 continue
-            if name in refused and service.quarantine is None:
+            if name in refused and (service.quarantine is None or refused[name].withdrawn):
                 service = replace(
                     service,
                     state=ServiceState.QUARANTINED,
@@ -79,14 +79,19 @@ class Planner:
             services[name] = service
         self._known = known
         holders, conflicts = settle_claims(services.values(), memory.holders, self._policy.claims)
-        certificates = choose_certificates(services, holders, self._policy.certificates)
+        answered = {claim: name for claim, name in holders.items() if not _is_withdrawn(services[name])}
+        certificates = choose_certificates(services, answered, self._policy.certificates)
         return Plan(
             services=tuple(services.values()),
-            servers=virtual_servers(services, holders, certificates, self._policy.claims),
-            streams=_streams(services, holders),
+            servers=virtual_servers(services, answered, certificates, self._policy.claims),
+            streams=_streams(services, answered),
             conflicts=conflicts,
             memory=Memory(holders=holders, overrides=overrides),
         )
+
+
+def _is_withdrawn(service: Service) -> bool:
+    return service.quarantine is not None and service.quarantine.withdrawn
 
 
 def _streams(services: Mapping[ServiceName, Service], holders: Mapping[Claim, ServiceName]) -> tuple[StreamServer, ...]:

@@ -126,6 +126,8 @@ class Quarantine:
     service: ServiceName
     place: str
     reason: str
+    withdrawn: bool = False
+    """nginx refuses its hosts or ports themselves: not even a page of ours can stand there."""
 
     def __str__(self) -> str:
         return f"service {self.service}: {self.place}: {self.reason}"
