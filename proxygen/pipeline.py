@@ -243,6 +243,7 @@ def _surroundings(proxy: ProxySettings, binary: Binary | None, conf: OperatorCon
         hsts_max_age=int(proxy.hsts_max_age),
         retry_after=int(proxy.retry_after),
         keepalive_min_timeout=binary is not None and binary.keepalive_min_timeout,
+        keepalive_by_default=binary is not None and binary.keepalive_by_default,
         http2_directive=binary is not None and binary.http2_directive,
         reject_handshake=binary is None or binary.reject_handshake,
         operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,

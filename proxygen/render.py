@@ -163,6 +163,7 @@ class Renderer:
             and not any(server.host is None and server.certificate for server in plan.servers)
             and around.reject_handshake,
             tls_listens=around.https_listens(default=True),
+            hsts=f"max-age={around.hsts_max_age}",
             not_found=self._pages["404.html"],
             unavailable=self._pages["503.html"],
             snippets=self._snippets["http.conf"],

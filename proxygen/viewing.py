@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 DEFAULT_KEEPALIVE: Final = 16
 """Idle connections to an upstream that each worker keeps."""
 
+CONNECT_TIMEOUT: Final = 3_000
+"""Milliseconds; nginx's own minute would keep a request waiting for a host that is gone."""
+
+TRIES: Final = 3
+
 STREAM_TIMEOUT: Final = {Protocol.TCP: 600_000, Protocol.UDP: 30_000}
 """Milliseconds; nginx's own 10 minutes would keep a session per UDP client for that long."""
 
@@ -69,6 +74,7 @@ class Surroundings:
     retry_after: int = 5
     """Seconds."""
     keepalive_min_timeout: bool = False
+    keepalive_by_default: bool = False
     http2_directive: bool = False
     reject_handshake: bool = False
     operator_directives: frozenset[str] = frozenset()
@@ -102,22 +108,26 @@ def service_view(service: Service, around: Surroundings) -> ServiceView:
     maps, splits = _division(service)
     return ServiceView(
         service=ServiceLabel(label=service.ident),
-        upstreams=_upstreams(service, keepalive=True),
+        upstreams=_upstreams(service, _keepalive(service.options, around)),
         maps=maps,
         splits=splits,
         zones=_zones(service),
     )
 
 
-def _upstreams(service: Service, *, keepalive: bool) -> tuple[UpstreamView, ...]:
-    return tuple(_upstream(upstream, service.options, keepalive=keepalive) for upstream in service.upstreams)
+def _keepalive(options: ProxyTags, around: Surroundings) -> int | None:
+    size = DEFAULT_KEEPALIVE if options.keepalive is None else options.keepalive
+    return size if size or around.keepalive_by_default else None
 
 
-def _upstream(upstream: Upstream, options: ProxyTags, *, keepalive: bool) -> UpstreamView:
+def _upstreams(service: Service, keepalive: int | None) -> tuple[UpstreamView, ...]:
+    return tuple(_upstream(upstream, service.options, keepalive) for upstream in service.upstreams)
+
+
+def _upstream(upstream: Upstream, options: ProxyTags, keepalive: int | None) -> UpstreamView:
     balance = options.balance
     method = balance.by if balance and upstream.balanced else BalanceBy.ROUND_ROBIN
     fail_timeout = options.fail_timeout
-    size = DEFAULT_KEEPALIVE if options.keepalive is None else options.keepalive
     return UpstreamView(
         name=upstream.name,
         least_conn=method is BalanceBy.LEAST_CONN,
@@ -135,7 +145,7 @@ def _upstream(upstream: Upstream, options: ProxyTags, *, keepalive: bool) -> Ups
             )
             for server in upstream.servers
         ),
-        keepalive=size if keepalive and size else None,
+        keepalive=keepalive,
     )
 
 
@@ -287,7 +297,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         redirect=Expression(("https://", Variable("host"), around.https_port, Variable("request_uri")))
         if options.redirect_https and secure
         else None,
-        hsts=f"max-age={around.hsts_max_age}" if options.hsts and secure else None,
+        hsts=bool(options.hsts) and secure,
         deny=tuple(map(str, options.deny or ())),
         allow=tuple(map(str, options.allow or ())),
         htpasswd=service.htpasswd,
@@ -299,14 +309,22 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         protocol=_TEMPLATES[protocol],
         tls_upstream=protocol in (Protocol.HTTPS, Protocol.GRPCS),
         plain_connection=options.websocket is False,
-        connect_timeout=options.connect_timeout,
+        connect_timeout=_connect_timeout(options),
         timeout=options.timeout,
         no_retries=options.retries == 0,
-        tries=None if not options.retries else options.retries + 1,
+        tries=_tries(options),
         target=_target(service, _SCHEMES[protocol]),
         # In quarantine a fragment is left out too: it may be what nginx refuses.
         snippets=snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else (),
     )
+
+
+def _connect_timeout(options: ProxyTags) -> int:
+    return CONNECT_TIMEOUT if options.connect_timeout is None else options.connect_timeout
+
+
+def _tries(options: ProxyTags) -> int:
+    return TRIES if options.retries is None else options.retries + 1
 
 
 def _limit(service: Service) -> LimitView | None:
@@ -354,7 +372,7 @@ def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) 
     address = around.stream_address
     return StreamView(
         service=ServiceLabel(label=service.ident),
-        upstreams=_upstreams(service, keepalive=False),
+        upstreams=_upstreams(service, None),
         splits=splits,
         listens=tuple(
             ListenView(
@@ -365,10 +383,10 @@ def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) 
         ),
         deny=tuple(map(str, options.deny or ())),
         allow=tuple(map(str, options.allow or ())),
-        connect_timeout=options.connect_timeout,
+        connect_timeout=_connect_timeout(options),
         timeout=options.timeout if options.timeout is not None else STREAM_TIMEOUT[protocol],
         no_retries=options.retries == 0,
-        tries=None if not options.retries else options.retries + 1,
+        tries=_tries(options),
         unavailable=service.state is not ServiceState.SERVED,
         target=_target(service, ""),
         snippets=snippets["stream.conf"],

@@ -36,6 +36,7 @@ class HttpView:
     hash_sizes: tuple[HashSize, ...]
     reject_tls: bool
     tls_listens: tuple[ListenView, ...]
+    hsts: str
     not_found: Page
     unavailable: Page
     snippets: tuple[Block, ...]
@@ -146,7 +147,7 @@ class LocationView:
     retry_after: int
     """Seconds."""
     redirect: Expression | None
-    hsts: str | None
+    hsts: bool
     deny: tuple[str, ...]
     allow: tuple[str, ...]
     htpasswd: str | None
@@ -158,11 +159,11 @@ class LocationView:
     protocol: Template
     tls_upstream: bool
     plain_connection: bool
-    connect_timeout: int | None
+    connect_timeout: int
     """Milliseconds, as all time-outs here."""
     timeout: int | None
     no_retries: bool
-    tries: int | None
+    tries: int
     target: Expression
     snippets: tuple[Block, ...]
 
@@ -202,10 +203,10 @@ class StreamView:
     listens: tuple[ListenView, ...]
     deny: tuple[str, ...]
     allow: tuple[str, ...]
-    connect_timeout: int | None
+    connect_timeout: int
     timeout: int
     no_retries: bool
-    tries: int | None
+    tries: int
     unavailable: bool
     target: Expression
     snippets: tuple[Block, ...]

@@ -45,6 +45,11 @@ class Binary:
         return self.version >= (1, 25, 1)
 
     @property
+    def keepalive_by_default(self) -> bool:
+        """Whether idle connections to instances are kept unless ``keepalive 0`` says no; before, 0 was refused."""
+        return self.version >= (1, 29, 7)
+
+    @property
     def reject_handshake(self) -> bool:
         """Whether ``ssl_reject_handshake`` exists."""
         return self.version >= (1, 19, 4)
