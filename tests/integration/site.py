@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -102,6 +101,7 @@ class Site:
         self.nginx = nginx
         self.sidecar = sidecar
         self.authority = authority
+        self.apps: list[App] = []
         self._closers: list[Callable[[], None]] = []
 
     # --- what is behind nginx ----------------------------------------------------------------------------------------
@@ -109,6 +109,7 @@ class Site:
     def app(self, name: str, *, tls: ssl.SSLContext | None = None) -> App:
         app = App(name, tls=tls).start()
         self._closers.append(app.stop)
+        self.apps.append(app)
         return app
 
     def keep(self, instance: Any) -> Any:
@@ -138,7 +139,7 @@ class Site:
         proven = {event["generation"] for event in self.sidecar.events() if event.get("event") == "generation applied"}
         if number not in proven:
             return ""
-        directory = self.sidecar.output / "current"
+        directory = self.sidecar.output / "generations" / f"{number:06}"
         return "".join(path.read_text() for path in sorted(directory.glob("*.d/*.conf")))
 
     def until(self, *texts: str) -> None:
@@ -193,11 +194,3 @@ class Site:
             der = tls.getpeercert(binary_form=True)
             assert der is not None
             return der
-
-
-@dataclass(frozen=True, slots=True)
-class SiteFiles:
-    """The operator's own directories of a site."""
-
-    certificates: Path
-    htpasswd: Path
