@@ -18,6 +18,9 @@ _log = get_logger(__name__)
 QUIET: Final = 0.2
 """Seconds without another event before a change counts: an editor or a copy makes many of them."""
 
+LONGEST: Final = 1.0
+"""Seconds after the first event at which it counts at the latest: a log beside the files is never quiet under load."""
+
 
 @contextmanager
 def watching(directories: Iterable[Path], changed: Callable[[], None]) -> Iterator[None]:
@@ -59,6 +62,7 @@ class _Handler(FileSystemEventHandler):
         self._loop = loop
         self._changed = changed
         self._pending: asyncio.TimerHandle | None = None
+        self._latest = 0.0
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         # Reading a file is no change, and nginx -t reads all of them.
@@ -66,6 +70,13 @@ class _Handler(FileSystemEventHandler):
             self._loop.call_soon_threadsafe(self._restart)
 
     def _restart(self) -> None:
-        if self._pending is not None:
+        now = self._loop.time()
+        if self._pending is None:
+            self._latest = now + LONGEST
+        else:
             self._pending.cancel()
-        self._pending = self._loop.call_later(QUIET, self._changed)
+        self._pending = self._loop.call_at(min(now + QUIET, self._latest), self._report)
+
+    def _report(self) -> None:
+        self._pending = None
+        self._changed()

@@ -68,6 +68,14 @@ class _Refused:
     """Monotonic time at which it is tried again: what a reload stumbled over, such as a taken port, may be gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Outage:
+    """A candidate ended every worker; the next one is kept back until then, or until the operator's files change."""
+
+    until: float
+    reason: str
+
+
 class Reconciler:
     """Owns the order of things between a catalog and a proven generation."""
 
@@ -81,6 +89,8 @@ class Reconciler:
         self._remembered = recall(output.directory)
         self._refused: dict[ServiceName, _Refused] = {}
         self._setbacks: Counter[ServiceName] = Counter()
+        self._outage: _Outage | None = None
+        self._outages = 0
         self._files = state_of(pipeline.files)
         self._files_changed = False
         self._test_seconds = 0.0
@@ -225,6 +235,8 @@ class Reconciler:
         if live is not None and live.stamp.digest == digest:
             self._keep_in_mind(drafted.plan)
             return await self._finish_pending(timings)
+        if self._outage is not None and time.monotonic() < self._outage.until:
+            raise CheckRefused(f"kept back, since the last candidate took nginx down: {self._outage.reason}")
         stamp = Stamp(generation=next_number(self._output), digest=digest)
         files = {
             **drafted.rendered.contents,
@@ -250,11 +262,15 @@ class Reconciler:
         applied = await self._applier.apply(candidate, await self._conf())
         if applied.outcome is Outcome.APPLIED:
             self._keep_in_mind(drafted.plan)
+            self._outage, self._outages = None, 0
+        elif applied.ended_workers:
+            self._outage = _Outage(self._pause(self._outages), applied.reason)
+            self._outages += 1
         elif applied.outcome is Outcome.ROLLED_BACK:
             blamed = blame_log((applied.reason, *applied.log), drafted.rendered)
             new = [refusal for refusal in blamed if not set(refusal.services) <= self._refused.keys()]
             if new:
-                _log.error("reload rolled back", generation=applied.generation, reason=applied.reason)
+                _log.error("reload rolled back", generation=applied.generation, reason=_reason(applied))
                 for name, quarantine in quarantines(tuple(new), {}).items():
                     self._refuse(name, quarantine, catalog, until=self._try_again_later(name))
                 return None
@@ -263,8 +279,11 @@ class Reconciler:
     def _try_again_later(self, name: ServiceName) -> float:
         """Set the time at which a service that a reload stumbled over gets another chance; the pauses double."""
         self._setbacks[name] += 1
-        reload = self._settings.reload
-        pause = reload.retry_max * (1 << min(self._setbacks[name] - 1, MAX_DOUBLINGS))
+        return self._pause(self._setbacks[name] - 1)
+
+    def _pause(self, doublings: int) -> float:
+        """Return the end of a pause, after which the newest catalog is gone over again."""
+        pause = self._settings.reload.retry_max * (1 << min(doublings, MAX_DOUBLINGS))
         asyncio.get_running_loop().call_later(pause + 0.1, self._again)
         return time.monotonic() + pause
 
@@ -294,6 +313,7 @@ class Reconciler:
         self._pipeline = await open_pipeline(self._settings)
         self._files_changed = False
         self._refused.clear()
+        self._outage, self._outages = None, 0
         self._applier = self._new_applier()
         for problem in self._pipeline.problems:
             _log.warning("file left out", reason=problem)
@@ -342,10 +362,14 @@ def _step(applied: Applied, timings: Timings) -> Step:
     return Step(
         outcome=applied.outcome,
         generation=applied.generation,
-        reason=" | ".join((applied.reason, *applied.log)) if applied.log else applied.reason,
+        reason=_reason(applied),
         at=datetime.now(UTC),
         durations={**timings.seconds, **applied.durations},
     )
+
+
+def _reason(applied: Applied) -> str:
+    return " | ".join((applied.reason, *applied.log))
 
 
 def _manifest(plan: Plan) -> dict[str, object]:

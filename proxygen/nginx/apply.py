@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -53,6 +53,8 @@ class Applied:
     reason: str = ""
     log: tuple[str, ...] = ()
     """nginx's error log on it, where it wrote any."""
+    ended_workers: bool = False
+    """The candidate left nginx without workers until the rollback."""
     durations: Mapping[str, float] = field(default_factory=dict)
     """Seconds by step: drain, publish, reload, prove, restore."""
 
@@ -168,7 +170,8 @@ class Applier:
         with attempt.timed("prove"):
             verdict = await self._prove(before, stamp, attempt.allowed)
         if isinstance(verdict, Unproven):
-            return await self._restore(attempt, verdict.reason, verdict.log)
+            applied = await self._restore(attempt, verdict.reason, verdict.log)
+            return replace(applied, ended_workers=verdict.ended_workers)
         await asyncio.to_thread(self._keep_house, stamp.generation, attempt.fallback)
         return Applied(outcome=Outcome.APPLIED, generation=stamp.generation, durations=attempt.durations)
 

@@ -25,6 +25,7 @@ _PAUSE: Final = 0.02
 _NO_WORKERS: Final = 0.15
 # nginx tries five times in 2.5 s to bind a port, and says so each time; only the last word counts.
 _NOT_YET: Final = "bind() to "
+_ENDED: Final = "every worker ended as soon as it was started"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class Unproven:
     """What answered last."""
     served_for: float
     """For how long nothing else did."""
+    ended_workers: bool
+    """It left nginx without workers: another attempt is another outage."""
 
 
 def look(conf: OperatorConf, binary: Binary) -> Before:
@@ -160,7 +163,7 @@ class _Watch:
         if master is not None and not is_alive(master):
             return f"nginx's master process {master.pid} is gone"
         if self.without_workers is not None and self.now - self.without_workers >= _NO_WORKERS:
-            return "every worker ended as soon as it was started"
+            return _ENDED
         return None
 
     def give_up(self, allowed: float, address: str) -> str | None:
@@ -184,6 +187,7 @@ class _Watch:
             seconds=self.seconds,
             served=self.served,
             served_for=self.now - self.served_since,
+            ended_workers=reason == _ENDED,
         )
 
 
