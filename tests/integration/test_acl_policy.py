@@ -1,0 +1,132 @@
+"""The policies of docs/how-to/acl-policy.md on a real Consul that denies by default: enough, and nothing to spare."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.harness import process
+from tests.harness.app import App
+from tests.harness.consul import ConsulAgent
+from tests.harness.load import fetch
+from tests.harness.nginx import NginxServer
+from tests.harness.sidecar import Sidecar
+from tests.harness.tools import NginxBinary
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "acl-policy.md"
+SIDECAR, OPERATOR, TEAM, DEPLOY = (
+    block.strip().splitlines() for block in re.findall(r"```hcl\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+)
+ROUTE = "proxygen.route=web.example.com"
+INSTANCE = "web-1"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    config = {"acl": {"enabled": True, "default_policy": "deny"}}
+    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=config)
+    agent.start()
+    try:
+        agent.token = agent.put("/v1/acl/bootstrap")["SecretID"]
+        agent.put("/v1/agent/token/agent", {"Token": agent.token})
+        process.wait_until(lambda: agent.get("/v1/catalog/nodes"), what="the agent's node")
+        yield agent
+    finally:
+        agent.stop()
+
+
+@pytest.fixture
+def app(guarded: ConsulAgent) -> Iterator[App]:
+    """One instance of the service web, its route included."""
+    with App(INSTANCE) as app:
+        guarded.register("web", id=INSTANCE, port=app.port, tags=[ROUTE, "proxygen.canary=10%"])
+        process.wait_until(lambda: guarded.instances("web"), what="the service")
+        yield app
+        guarded.deregister(INSTANCE)
+
+
+def token(agent: ConsulAgent, rules: Sequence[str]) -> str:
+    name = f"p{uuid.uuid4().hex}"
+    agent.put("/v1/acl/policy", {"Name": name, "Rules": "\n".join(rules)})
+    return str(agent.put("/v1/acl/token", {"Policies": [{"Name": name}]})["SecretID"])
+
+
+def proxygen(agent: ConsulAgent, rules: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proxygen", *arguments],
+        env={"CONSUL_HTTP_ADDR": agent.address, "CONSUL_HTTP_TOKEN": token(agent, rules), "PATH": "/usr/sbin:/usr/bin"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def without(rules: Sequence[str]) -> list[object]:
+    """Return the rules with one of them taken away, for each of them."""
+    return [pytest.param([rule for rule in rules if rule != gone], id=gone.split(" {")[0]) for gone in rules]
+
+
+async def test_the_sidecar_serves_with_its_policy(
+    guarded: ConsulAgent,
+    app: App,
+    any_nginx_binary: NginxBinary,
+    make_nginx: Callable[..., NginxServer],
+    make_sidecar: Callable[..., Sidecar],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "consul.token"
+    file.write_text(await asyncio.to_thread(token, guarded, SIDECAR))
+    nginx = make_nginx(any_nginx_binary)
+    nginx.start()
+    sidecar = make_sidecar(guarded, nginx, consul__token_file=str(file))
+    sidecar.start()
+    assert await fetch("127.0.0.1", sidecar.http, "/", {"Host": "web.example.com"}) == (200, INSTANCE)
+    assert not [event for event in sidecar.events() if event.get("level") in ("warning", "error")]
+
+
+def test_the_one_shot_commands_read_with_the_sidecars_policy(guarded: ConsulAgent, app: App) -> None:
+    done = proxygen(guarded, SIDECAR, "snapshot")
+    assert done.returncode == 0, done.stderr
+    assert ROUTE in done.stdout
+
+
+@pytest.mark.parametrize("rules", without(SIDECAR))
+def test_the_sidecars_policy_has_no_rule_to_spare(guarded: ConsulAgent, app: App, rules: list[str]) -> None:
+    done = proxygen(guarded, rules, "render")
+    (missing,) = set(SIDECAR) - set(rules)
+    assert done.returncode == 3
+    assert missing.split(" {")[0] in done.stderr
+
+
+@pytest.mark.parametrize("rules", [OPERATOR, TEAM], ids=["operator", "team"])
+def test_operators_move_a_canary_with_their_policy(guarded: ConsulAgent, app: App, rules: list[str]) -> None:
+    for arguments in (("set", "web", "20%"), ("promote", "web"), ("abort", "web"), ("show", "web")):
+        done = proxygen(guarded, rules, "canary", *arguments)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split() == ["canary", "0%", "10%", "0%"]
+
+
+@pytest.mark.parametrize("rules", without(OPERATOR) + without(TEAM))
+def test_the_operators_policies_have_no_rule_to_spare(guarded: ConsulAgent, app: App, rules: list[str]) -> None:
+    assert proxygen(guarded, rules, "canary", "set", "web", "20%").returncode == 3
+
+
+def test_a_deploy_job_sets_tags_with_its_policy(guarded: ConsulAgent, app: App) -> None:
+    done = proxygen(guarded, DEPLOY, "tags", "set", INSTANCE, "canary=25%")
+    assert done.returncode == 0, done.stderr
+    assert "proxygen.canary=25%" in guarded.get(f"/v1/agent/service/{INSTANCE}")["Tags"]
+
+
+def test_the_deploy_jobs_policy_is_for_its_own_service(guarded: ConsulAgent, app: App) -> None:
+    others = [rule.replace('"web"', '"shop"') for rule in DEPLOY]
+    assert proxygen(guarded, others, "tags", "set", INSTANCE, "canary=30%").returncode == 3
+    assert "proxygen.canary=30%" not in guarded.get(f"/v1/agent/service/{INSTANCE}")["Tags"]
