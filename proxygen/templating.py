@@ -72,6 +72,8 @@ def quote(value: object) -> Quoted:
     """
     if isinstance(value, Quoted):
         return value
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # raises with the name that nobody defined
     if isinstance(value, bool) or value is None:
         raise TemplateError(f"{value!r} has no form in nginx's language")
     if isinstance(value, int):

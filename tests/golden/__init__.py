@@ -1,0 +1,31 @@
+"""One small catalog and the files that it becomes. ``python -m tests.golden`` writes them anew; read the diff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxygen.consul.catalog_file import read_catalog_file
+from proxygen.plan import plan_routes
+from proxygen.plan.types import Certificate, Policy
+from proxygen.render import Rendered, Renderer, Snippets
+from proxygen.templating import Templates
+from proxygen.viewing import Surroundings
+
+HERE = Path(__file__).parent
+
+
+def rendered() -> Rendered:
+    """What the catalog becomes on nginx 1.31 with a certificate and a password file."""
+    certificate = Certificate(
+        name="example",
+        hosts=("*.example.com",),
+        certificate="/etc/proxygen/certificates/example.crt",
+        key="/etc/proxygen/certificates/example.key",
+        fingerprint="sha256-of-both-files",
+    )
+    policy = Policy(seed="golden", certificates=(certificate,), htpasswd={"staff": "/etc/proxygen/htpasswd/staff"})
+    around = Surroundings(
+        keepalive_min_timeout=True, keepalive_by_default=True, http2_directive=True, reject_handshake=True
+    )
+    plan = plan_routes(read_catalog_file((HERE / "catalog.json").read_bytes()), policy)
+    return Renderer(Templates(), around, Snippets()).render(plan)

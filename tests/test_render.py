@@ -1,0 +1,219 @@
+"""Rendering: the same plan gives the same bytes, however it was reached, and every line has its owner."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxygen.errors import TemplateError
+from proxygen.model import Health, Instance
+from proxygen.plan import Planner
+from proxygen.plan.types import Certificate, Memory, Plan, Policy
+from proxygen.render import Rendered, Renderer, Snippets
+from proxygen.templating import Templates
+from proxygen.viewing import Surroundings
+from tests import golden
+from tests.plan.catalogs import catalog, instance, plan
+
+TEMPLATES = Templates()
+
+
+def render(planned: Plan, *, around: Surroundings | None = None, **snippets: str) -> Rendered:
+    files = {f"{name.replace('_', '-')}.conf": text for name, text in snippets.items()}
+    return Renderer(TEMPLATES, around or Surroundings(), Snippets(files=files)).render(planned)
+
+
+def text(rendered: Rendered, path: str = "http.d/20-servers.conf") -> str:
+    return rendered.contents[path].decode()
+
+
+# --- the files themselves
+
+
+def test_a_small_catalog_becomes_the_files_that_the_manual_shows() -> None:
+    """tests/golden holds the catalog and the files; ``python -m tests.golden`` writes them anew."""
+    files = golden.rendered().contents
+    expected = {f"{path.parent.name}/{path.name}": path.read_text() for path in golden.HERE.glob("*.d/*.conf")}
+    assert {path: content.decode() for path, content in files.items()} == expected
+
+
+def test_an_empty_catalog_still_answers_unknown_hosts() -> None:
+    rendered = render(plan())
+    assert [file.path for file in rendered.files] == ["http.d/00-http.conf", "http.d/20-servers.conf"]
+    assert "return 404" in text(rendered)
+
+
+def test_a_service_that_nobody_can_serve_keeps_its_route_and_names_nothing_that_is_not_declared() -> None:
+    """The limit's zone stands beside the upstreams; without them nginx would refuse it, and with it everybody."""
+    planned = plan(instance("a", 1, "route=a.example.com", "rate=1r/s", "sticky=cookie", health=Health.CRITICAL))
+    servers = text(render(planned))
+    assert "server_name a.example.com;" in servers
+    assert "limit_req" not in servers
+    assert "$svc_" not in servers
+
+
+def test_a_service_with_several_ports_declares_its_upstream_once() -> None:
+    members = [instance("db", number, "protocol=tcp", f"listen={5430 + number}") for number in (1, 2)]
+    streams = text(render(plan(*members)), "stream.d/streams.conf")
+    assert streams.count("upstream ") == 1
+    assert (streams.count("listen 5431;"), streams.count("listen 5432;")) == (1, 1)
+
+
+def test_operators_snippets_stand_where_their_names_say() -> None:
+    planned = plan(
+        instance("web", 1, "route=web.example.com"),
+        instance("api", 2, "route=api.example.com"),
+        instance("db", 3, "protocol=tcp", "listen=5432"),
+    )
+    rendered = render(
+        planned,
+        http="# in http",
+        server="# in every server",
+        server_web_example_com="# unknown",
+        location_api="# in api",
+        stream="# in stream",
+    )
+    assert text(rendered, "http.d/00-http.conf").count("# in http\n") == 1
+    servers = text(rendered)
+    assert servers.count("# in every server\n") == servers.count("server {")
+    assert servers.count("# in api\n") == 1
+    assert text(rendered, "stream.d/streams.conf").count("# in stream\n") == 1
+
+
+@pytest.mark.parametrize("page", ["$http_cookie", "x" * 4_000])
+def test_a_page_that_nginx_could_not_take_is_refused(page: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("templates")
+    (directory / "404.html").write_text(page)
+    with pytest.raises(TemplateError, match=r"404\.html"):
+        Renderer(Templates(directory), Surroundings(), Snippets())
+
+
+# --- the same bytes
+
+
+_TAGS = st.lists(
+    st.sampled_from(
+        [
+            "route=a.example.com",
+            "route=b.example.com/p",
+            "route=*.example.com",
+            "route=/any",
+            "canary=10%",
+            "canary=0%",
+            "variant=blue:20%",
+            "sticky=cookie",
+            "force=header:X-Canary",
+            "weight=3",
+            "weight=heavy",
+            "balance=hash:$uri",
+            "rate=5r/s",
+            "timeout=5s",
+            "strip-prefix=true",
+            "tls=auto",
+            "protocol=tcp",
+            "protocol=grpc",
+            "listen=5432",
+            "listen=5433",
+        ]
+    ),
+    max_size=6,
+    unique=True,
+)
+_INSTANCES = st.lists(
+    st.builds(
+        lambda service, number, tags, health, weight: instance(
+            service, number, *tags, health=health, weight_passing=weight
+        ),
+        st.sampled_from(["a", "b", "c", "d"]),
+        st.integers(1, 6),
+        _TAGS,
+        st.sampled_from([Health.PASSING, Health.PASSING, Health.WARNING, Health.CRITICAL]),
+        st.integers(0, 3),
+    ),
+    max_size=10,
+    unique_by=lambda one: (one.service, one.key),
+)
+_POLICY = Policy(
+    certificates=(Certificate(name="c", hosts=("*.example.com",), certificate="/c", key="/k", fingerprint="f"),)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_INSTANCES, min_size=2, max_size=5))
+def test_what_is_rendered_after_other_catalogs_is_what_is_rendered_alone(history: list[list[Instance]]) -> None:
+    """Nothing that the planner and the renderer remember shows in the result."""
+    planner, renderer, memory = Planner(_POLICY), Renderer(TEMPLATES, Surroundings(), Snippets()), Memory()
+    for members in history:
+        now = catalog(*members)
+        planned = planner.plan(now, memory, {})
+        fresh = Planner(_POLICY).plan(now, memory, {})
+        assert planned == fresh
+        incremental, alone = renderer.render(planned), render(fresh)
+        assert incremental.contents == alone.contents
+        assert incremental.digest == alone.digest
+        memory = planned.memory
+
+
+@settings(max_examples=30, deadline=None)
+@given(_INSTANCES, st.randoms(use_true_random=False))
+def test_the_order_in_which_consul_lists_things_does_not_show(members: list[Instance], random: object) -> None:
+    shuffled = list(members)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert render(plan(*members, policy=_POLICY)).contents == render(plan(*shuffled, policy=_POLICY)).contents
+
+
+def test_a_change_in_one_service_changes_no_other_services_lines() -> None:
+    others = [instance(name, number, f"route={name}.example.com") for number, name in enumerate("xyz", 1)]
+    before = render(plan(*others, instance("web", 9, "route=web.example.com")))
+    after = render(plan(*others, instance("web", 9, "route=web.example.com", "rate=1r/s", "canary=5%", "timeout=1s")))
+    changed = {name for name in ("x", "y", "z", "web") if _lines_of(before, name) != _lines_of(after, name)}
+    assert changed == {"web"}
+
+
+def test_a_renewed_certificate_makes_another_configuration() -> None:
+    """Its path is the same; without its fingerprint in the text nothing would be reloaded."""
+    one = instance("web", 1, "route=web.example.com", "tls=auto")
+    old = _POLICY.certificates[0]
+    renewed = Policy(certificates=(dataclasses.replace(old, fingerprint="g"),))
+    assert render(plan(one, policy=_POLICY)).digest != render(plan(one, policy=renewed)).digest
+
+
+# --- owners
+
+
+def test_every_line_of_a_service_is_owned_by_it() -> None:
+    planned = plan(
+        instance("one", 1, "route=shared.example.com", "rate=1r/s", port=1001),
+        instance("two", 2, "route=shared.example.com/two", "timeout=2s", port=1002),
+        instance("three", 3, "route=own.example.com", port=1003),
+        instance("four", 4, "protocol=tcp", "listen=5432", port=1004),
+    )
+    rendered = render(planned)
+    idents = {service.ident: service.name for service in planned.services}
+    seen = set()
+    for file in rendered.files:
+        for number, line in enumerate(file.text.splitlines(), 1):
+            for ident, name in idents.items():
+                if ident in line:
+                    assert file.owners_at(number) == (name,), (file.path, number, line)
+                    seen.add(name)
+    assert seen == {"one", "two", "three", "four"}
+
+
+def test_a_shared_line_is_owned_by_all_who_share_it() -> None:
+    planned = plan(instance("one", 1, "route=shared.example.com"), instance("two", 2, "route=shared.example.com/two"))
+    (servers,) = [file for file in render(planned).files if file.path == "http.d/20-servers.conf"]
+    line = servers.text.splitlines().index("    server_name shared.example.com;") + 1
+    assert servers.owners_at(line) == ("one", "two")
+
+
+def _lines_of(rendered: Rendered, name: str) -> list[str]:
+    return [
+        line
+        for file in rendered.files
+        for number, line in enumerate(file.text.splitlines(), 1)
+        if file.owners_at(number) == (name,)
+    ]

@@ -1,0 +1,125 @@
+"""The one way in which a value becomes nginx text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import crossplane
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxygen.errors import TemplateError
+from proxygen.templating import MAX_TOKEN, Block, Expression, Page, Regex, Templates, Variable, quote
+from tests.corpora import hostile_text
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("quoted") / "quoted.conf"
+
+
+@given(hostile_text() | st.text(max_size=60))
+def test_any_text_becomes_one_token_or_is_refused(scratch: Path, value: str) -> None:
+    try:
+        token = quote(value)
+        scratch.write_text(f"before {token} after;\nlast;\n", encoding="utf-8")
+    except (TemplateError, UnicodeEncodeError):
+        assert (
+            "$" in value
+            or len(value.encode(errors="replace")) > MAX_TOKEN
+            or any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in value)
+        )
+        return
+    document = crossplane.parse(str(scratch), single=True, check_ctx=False, check_args=False)
+    first, last = document["config"][0]["parsed"]
+    assert (first["args"][0], len(first["args"]), first["args"][-1]) == ("before", 3, "after") or (
+        first["directive"],
+        len(first["args"]),
+        first["args"][-1],
+    ) == ("before", 2, "after")
+    assert last["directive"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("value", "token"),
+    [
+        (8080, "8080"),
+        ("10.0.0.1:80", "10.0.0.1:80"),
+        ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+        ("", '""'),
+        ("a b", '"a b"'),
+        ('say "hi"', '"say \\"hi\\""'),
+        ("back\\slash", '"back\\\\slash"'),
+        ("*.example.com", '"*.example.com"'),
+        ("#no comment", '"#no comment"'),
+        (Variable("request_uri"), "$request_uri"),
+        (Expression(("https://", Variable("host"), ":8443")), '"https://${host}:8443"'),
+        (Regex("^/api/(.*)$"), '"^/api/(.*)$"'),
+        (Page("<p>\ntwo lines</p>"), '"<p>\ntwo lines</p>"'),
+        (Block("as it is;\n"), "as it is;\n"),
+    ],
+)
+def test_each_kind_of_value_has_its_form(value: object, token: str) -> None:
+    assert quote(value) == token
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "$http_cookie",
+        "a\nb",
+        "tab\t",
+        "nul\0",
+        "x" * (MAX_TOKEN + 1),
+        Page("$args"),
+        Expression(("$evil",)),
+        None,
+        True,
+        1.5,
+        ["list"],
+        {"a": 1},
+        object(),
+    ],
+)
+def test_a_value_without_a_safe_form_is_refused(value: object) -> None:
+    with pytest.raises(TemplateError):
+        quote(value)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ name }}", "without the filter q"),
+        ("{{ (name | q)[1:] }}", "without the filter q"),
+        ("{{ name | upper }}", "without the filter q"),
+        ("{{ missing | q }}", "missing"),
+        ("{{ name.missing | q }}", "missing"),
+        ("line one\n{% if %}", "own.j2:2"),
+        ("{% include 'absent.j2' %}", "absent.j2"),
+    ],
+)
+def test_a_template_that_prints_what_it_must_not_is_refused_by_name(
+    tmp_path: Path, template: str, message: str
+) -> None:
+    (tmp_path / "own.j2").write_text(template)
+    with pytest.raises(TemplateError, match=r"own\.j2") as refused:
+        Templates(tmp_path).render("own.j2", {"name": "a b"})
+    assert message in str(refused.value)
+
+
+def test_an_operators_template_replaces_ours_of_the_same_name_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "404.html").write_text("gone")
+    templates = Templates(tmp_path)
+    assert templates.read("404.html") == "gone"
+    assert "503" in templates.read("503.html")
+
+
+def test_a_templates_directory_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TemplateError, match="does not exist"):
+        Templates(tmp_path / "absent")
+
+
+def test_what_is_rendered_ends_with_a_line_break(tmp_path: Path) -> None:
+    (tmp_path / "own.j2").write_text("directive;")
+    assert Templates(tmp_path).render("own.j2", {}) == "directive;\n"
