@@ -101,6 +101,9 @@ _LOCATIONS: Final = "\0locations\0"
 
 MAX_PAGE: Final = 3_800
 
+MAX_SHAPES: Final = 2_000
+"""Inert twins that are kept. Numbers are part of a shape: a service whose tags change for ever makes ever new ones."""
+
 
 class Renderer:
     """Renders plans one after the other and remembers the units of the last one."""
@@ -117,6 +120,8 @@ class Renderer:
 
     def render(self, plan: Plan) -> Rendered:
         """Raise TemplateError where a template cannot be filled."""
+        if len(self._inert) > MAX_SHAPES:
+            self._inert.clear()
         upstreams = tuple(
             self._service(service) for service in plan.services if service.upstreams and _speaks_http(service)
         )

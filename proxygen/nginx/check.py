@@ -18,7 +18,7 @@ import crossplane
 from proxygen.errors import CheckRefused
 from proxygen.model import ServiceName
 from proxygen.nginx.skeleton import Node, Oddity, difference, forbidden, skeleton
-from proxygen.render import Rendered, Unit
+from proxygen.render import MAX_SHAPES, Rendered, Unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,8 @@ class StructureGate:
 
     def _learn(self, units: Sequence[Unit]) -> None:
         """Parse the inert twins that are new; units of one shape share one twin."""
+        if len(self._inert) > MAX_SHAPES:
+            self._inert.clear()
         twins = {(unit.context, str(unit.inert)) for unit in units} - self._inert.keys()
         ordered = sorted(twins)
         for twin, (tree, error) in zip(ordered, _parse(ordered), strict=True):

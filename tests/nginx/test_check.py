@@ -10,7 +10,7 @@ import pytest
 from proxygen.errors import CheckRefused, TemplateError
 from proxygen.nginx.check import StructureGate
 from proxygen.plan.types import Plan
-from proxygen.render import Rendered, RenderedFile, Renderer, Snippets, Unit
+from proxygen.render import MAX_SHAPES, Rendered, RenderedFile, Renderer, Snippets, Unit
 from proxygen.tags import Host
 from proxygen.tags import Path as RoutePath
 from proxygen.templating import Block, Templates
@@ -182,6 +182,20 @@ def test_operators_templates_may_say_more_than_ours(tmp_path: Path) -> None:
 def test_operators_snippets_pass_with_what_they_say() -> None:
     rendered = _render(_neighbours(), **{"location-evil.conf": "        add_header X-Snippet yes;\n        gzip on;\n"})
     assert StructureGate(own_templates=True).refusals(rendered) == ()
+
+
+def test_shapes_that_come_and_go_are_forgotten() -> None:
+    """A service whose time-out changes for ever must not fill the memory with what it once looked like."""
+    renderer, gate = Renderer(Templates(), Surroundings(), Snippets()), StructureGate(own_templates=False)
+    for round_ in range(5):
+        start = 1 + round_ * 600
+        members = [
+            instance(f"s{number}", number, f"route=s{number}.example.com", f"timeout={start + number}ms")
+            for number in range(600)
+        ]
+        assert gate.refusals(renderer.render(plan(*members))) == ()
+    assert len(renderer._inert) < MAX_SHAPES + 700
+    assert len(gate._inert) < MAX_SHAPES + 700
 
 
 def test_a_large_catalog_and_a_small_change_to_it_both_pass() -> None:
