@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NewType
 
@@ -119,15 +119,11 @@ def apportion(whole: int, weights: Mapping[str, int]) -> dict[str, Share]:
 def ranges(shares: Mapping[str, Share]) -> tuple[tuple[Share, str], ...]:
     """Cut the hash space into (size, variant) pieces, bottom to top, without empty ones.
 
-    The first named variant stands at the bottom, the second at the top, any others above the first, and stable in
-    the gap between: with one or two named variants a growing share takes keys from stable and moves no other key.
-    The canary is the first, then names go by the alphabet, whatever their shares, so that growth changes no order.
+    The canary stands at the bottom, all other named variants are stacked from the top down by the alphabet, and
+    stable has the gap between: a canary that comes, grows or goes takes keys from stable and gives them back, and
+    moves no other key; nor does one other variant. Of several others, one that grows shifts those below it.
     """
-    first, second, others = _places(name for name in shares if name != STABLE)
-    order = [*first, *others, STABLE, *second]
+    others = sorted(name for name in shares if name not in (STABLE, CANARY))
+    order = [CANARY, STABLE, *reversed(others)]
     return tuple((shares[name], name) for name in order if shares.get(name))
 
-
-def _places(named: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
-    order = sorted(named, key=lambda name: (name != CANARY, name))
-    return order[:1], order[1:2], order[2:]

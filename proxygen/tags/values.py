@@ -39,7 +39,9 @@ _RATE: Final = re.compile(r"([1-9][0-9]{0,6})r/([sm])(?::(0|[1-9][0-9]{0,6}))?")
 _NETWORK: Final = re.compile(r"[0-9A-Fa-f.:]{1,45}(?:/[0-9]{1,3})?")
 
 _LONGEST_HOST: Final = 253
-_LONGEST_PATH: Final = 512
+_LONGEST_PATH: Final = 254
+"""Seen on nginx 1.22.1: a location's name of 257 characters takes the requests for / (its length seems to be kept in
+one byte). A slash is added at the end."""
 _MOST_REQUESTS: Final = 1_000_000
 
 
