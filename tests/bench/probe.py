@@ -11,7 +11,7 @@ from tests.bench.contenders import Contender
 from tests.bench.fleet import host_of
 from tests.harness.load import fetch
 
-PAUSE: Final = 0.001
+PAUSE: Final = 0.0025
 PATIENCE: Final = 60.0
 _GONE_REQUESTS: Final = 40
 _GONE_SECONDS: Final = 0.4
