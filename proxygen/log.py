@@ -20,7 +20,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 HIDDEN: Final = "(hidden)"
 
 _SECRET_WORDS: Final = frozenset({"token", "auth", "authorization", "password", "secret"})
-_SECRET_TEXT: Final = re.compile(r"(?i)(bearer\s+|(?<=//)[^/\s:@]+:|token=)[^\s,;&@'\"]+")
+_SECRET_TEXT: Final = re.compile(r"(?i)(bearer\s+|(?<=//)[^/\s:@]+:(?=[^/\s@]+@)|token=)[^\s,;&@'\"]+")
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 

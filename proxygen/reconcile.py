@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Final, NoReturn
 
 from proxygen import __version__
@@ -29,11 +30,12 @@ from proxygen.memory import recall, remember
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.nginx.publish import Output, current, discard, next_number, read_generation, stage
+from proxygen.nginx.publish import Generation, Output, current, discard, next_number, read_generation, stage
 from proxygen.nginx.stamp import Stamp, stamp_text
 from proxygen.nginx.trial import blame_log
 from proxygen.pipeline import MAX_ROUNDS, STAMP_FILE, Drafted, Pipeline, Timings, open_pipeline, quarantines
 from proxygen.plan.types import Plan, Quarantine
+from proxygen.render import Rendered
 from proxygen.settings import Settings
 
 _log = get_logger(__name__)
@@ -191,6 +193,10 @@ class Reconciler:
 
     async def _finish_pending(self, timings: Timings) -> Applied:
         """A reload that a crash or an absent nginx left undone."""
+        live = self._live()
+        if live is not None and not self._tells_its_stamp(live):
+            # nginx.stamp was changed since: nobody can prove it, and the next generation replaces it.
+            return Applied(outcome=Outcome.UNCHANGED, generation=None)
         return await self._applier.finish_pending(await self._conf(), test_seconds=self._test_seconds)
 
     async def _reconcile(self, catalog: Catalog, timings: Timings) -> Applied:
@@ -229,9 +235,8 @@ class Reconciler:
     async def _make_live(self, drafted: Drafted, catalog: Catalog, timings: Timings) -> Applied | None:
         """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
         is needed."""
-        digest = drafted.rendered.digest[:DIGEST_LENGTH]
-        number = self._current()
-        live = read_generation(self._output.directory, number) if number is not None else None
+        digest = self._digest(drafted.rendered)
+        live = self._live()
         if live is not None and live.stamp.digest == digest:
             self._keep_in_mind(drafted.plan)
             return await self._finish_pending(timings)
@@ -331,6 +336,23 @@ class Reconciler:
 
     def _current(self) -> int | None:
         return current(self._output.directory)
+
+    def _live(self) -> Generation | None:
+        number = self._current()
+        return read_generation(self._output.directory, number) if number is not None else None
+
+    def _digest(self, rendered: Rendered) -> str:
+        """Of all that nginx is given: the address at which it tells its stamp belongs to that, the number does not."""
+        stamp = self._pipeline.stamp_block(stamp_text(1, "0" * DIGEST_LENGTH))
+        return sha256(rendered.digest.encode() + stamp).hexdigest()[:DIGEST_LENGTH]
+
+    def _tells_its_stamp(self, generation: Generation) -> bool:
+        """Whether it does so where we would ask today."""
+        try:
+            written = (generation.path / STAMP_FILE).read_bytes()
+        except OSError:
+            return False
+        return written == self._pipeline.stamp_block(str(generation.stamp))
 
     # --- what the operator asks for
 

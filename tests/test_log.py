@@ -49,6 +49,13 @@ def test_no_secret_reaches_the_log(form: str, fields: dict[str, object], capsys:
     assert SECRET not in written
 
 
+def test_an_address_keeps_its_port(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what stands before an @ can be a password."""
+    configure(format="json")
+    get_logger("test").info("asked", error="Consul at http://127.0.0.1:8500 does not answer: mail ops@example.com")
+    assert "http://127.0.0.1:8500 does" in capsys.readouterr().err
+
+
 def test_a_file_that_holds_a_token_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     configure(format="json")
     get_logger("test").info("read", token_file="/run/secrets/token", author="someone")

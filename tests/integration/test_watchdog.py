@@ -183,6 +183,18 @@ async def test_changed_settings_are_taken_while_nginx_goes_on_serving(site: Site
     assert site.sidecar.stop() == 0
 
 
+async def test_a_stamp_that_moves_is_proven_at_its_new_address(site: Site) -> None:
+    """The live generation tells its stamp at the old address: nobody waits for it at the new one."""
+    site.sidecar.start()
+    address = next(line.split('"')[1] for line in site.sidecar.config.read_text().splitlines() if "stamp = " in line)
+    async with steady_load(site.sidecar):
+        edit(site, address, f"127.0.0.1:{free_port()}")
+        await until(lambda: site.sidecar.generation() == 2, "a generation with the new address")
+        await until(lambda: site.sidecar.request("/readyz")[0] == 200, "ready")
+    assert not said(site.sidecar, "candidate rejected")
+    assert not said(site.sidecar, "reload rolled back")
+
+
 async def test_invalid_settings_are_one_line_and_the_old_ones_stay(site: Site) -> None:
     """However often something beside the file is written; SIGHUP says it again, and the mended file counts."""
     site.sidecar.start()

@@ -55,6 +55,8 @@ async def steady_load(sidecar: Sidecar, host: str = HOST) -> AsyncIterator[Tally
     """Send requests, each on a new connection, while the block runs; none of them may fail."""
     load = Load("127.0.0.1", sidecar.http, headers={"Host": host}, clients=2, pause=0.01)
     task = asyncio.create_task(load.send(100_000))
+    # A stop before the first request would be overruled by the start.
+    await until(lambda: load.tally.total, "the load's first request")
     try:
         yield load.tally
     finally:
