@@ -176,8 +176,9 @@ class DetectChanges:
             await asyncio.sleep(_EXPLAINED_WITHIN)
             while not self._moves.empty():
                 index = self._moves.get_nowait()
-            if self._view.newest == index:
-                # The newest registration has been read; others that came in the same moment can wait.
+            # A registration names the index that it was written at; of a deregistration only the service's own answer
+            # tells. Others that came in the same moment can wait.
+            if self._view.newest == index or index in self._indexes.values():
                 asyncio.get_running_loop().call_later(_EXPLAINED_SWEEP, self._sweep.moved)
             else:
                 self._sweep.moved()

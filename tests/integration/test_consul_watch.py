@@ -205,6 +205,21 @@ async def test_250_services_with_64_sockets(consul: ConsulAgent) -> None:
         assert one.watch.problem is None
 
 
+async def test_a_deregistration_makes_nobody_else_read_again(consul: ConsulAgent) -> None:
+    """With more services than sockets, the answer for the service that lost an instance explains the catalog's move."""
+    for number in range(80):
+        consul.register(f"s{number:03}", id=f"s{number:03}-1", port=8001, tags=[ROUTE], status="passing")
+    consul.register("s007", id="s007-2", port=8002, tags=[ROUTE], status="passing")
+    async with watching(settings_for(consul)) as one:
+        await one.until(lambda catalog: len(catalog.services) == 80, within=30.0)
+        await asyncio.sleep(2)
+        before = one.client.statistics.requests
+        await call(consul.deregister, "s007-2")
+        await one.until(lambda catalog: ids(catalog, "s007") == ["s007-1"], within=2.0)
+        await asyncio.sleep(2)
+        assert one.client.statistics.requests - before < 40
+
+
 @pytest.mark.parametrize("sockets", [4, 64])
 async def test_hostile_names_harm_nobody(consul: ConsulAgent, sockets: int) -> None:
     """T6: whatever Consul accepts as a name, the other services are served and each change still arrives."""
