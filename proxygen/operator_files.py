@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -47,6 +48,8 @@ def _certificate(path: Path) -> Certificate:
     ]
     if forms[0] != forms[1]:
         raise ValueError(f"the key {key_path.name} does not belong to it")
+    # OpenSSL's own judgement, which nginx shares: too short a key, too weak a signature.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key_path)
     try:
         names = leaf.extensions.get_extension_for_class(SubjectAlternativeName).value.get_values_for_type(DNSName)
     except ExtensionNotFound:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from proxygen.nginx.trial import try_candidate
 from proxygen.operator_files import read_certificates, read_htpasswd, read_snippets
 from proxygen.plan import Planner
 from proxygen.plan.types import Certificate, Endpoint, Memory, Plan, Policy, Quarantine
-from proxygen.render import Rendered, Renderer, Snippets
+from proxygen.render import SMALLEST_BUCKETS, Rendered, Renderer, Snippets
 from proxygen.settings import ProxySettings, Settings
 from proxygen.tags import IPNetwork
 from proxygen.templating import Templates
@@ -137,7 +137,24 @@ async def open_pipeline(settings: Settings) -> Pipeline:
     binary = await inspect_binary(settings.nginx)
     conf = read_operator_conf(settings.nginx, settings.output.directory, binary)
     conf.require_include("http")
+    _require_buckets(conf)
     return Pipeline(settings, binary=binary, conf=conf)
+
+
+def _require_buckets(conf: OperatorConf) -> None:
+    """Raise BadInput where nginx.conf sets a hash bucket in which a name that the types allow does not fit: that one
+    service would have everybody's configuration refused."""
+    for statement in conf.statements:
+        directive = statement.directive
+        least = SMALLEST_BUCKETS.get(directive.name)
+        if least is None or statement.context not in (("http",), ("stream",)):
+            continue
+        size = directive.arguments[0] if directive.arguments else ""
+        if not size.isdigit() or int(size) < least:
+            raise BadInput(
+                f"{statement.file}:{directive.line}: {directive.name} {size} is too small for the longest names that"
+                f" services may have; set at least {least}, or remove the line and proxygen sets it"
+            )
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -163,15 +180,23 @@ def quarantines(
         if not blamed:
             raise CheckRefused(str(refusal))
         for name in blamed:
-            if name not in found or not found[name].withdrawn:
-                found[name] = _quarantine(name, refusal, again=name in known)
+            found[name] = _quarantine(name, refusal, known.get(name), found.get(name))
     return found
 
 
-def _quarantine(name: ServiceName, refusal: Refusal, *, again: bool) -> Quarantine:
+def _quarantine(
+    name: ServiceName, refusal: Refusal, before: Quarantine | None, so_far: Quarantine | None
+) -> Quarantine:
     place = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
-    reason = f"{refusal.gate}: {refusal.reason}"
-    return Quarantine(service=name, place=place, reason=reason, withdrawn=refusal.claim or again)
+    lost = (before.lost if before else frozenset()) | (so_far.lost if so_far else frozenset()) | refusal.claims
+    is_new = bool(refusal.claims - (before.lost if before else frozenset()))
+    return Quarantine(
+        service=name,
+        place=so_far.place if so_far else place,
+        reason=so_far.reason if so_far else f"{refusal.gate}: {refusal.reason}",
+        lost=lost,
+        withdrawn=before is not None and not is_new,
+    )
 
 
 # --- what the operator allows
@@ -187,6 +212,8 @@ def _policy(settings: Settings, conf: OperatorConf | None, *, certificates: tupl
         allowed=_networks(proxy.allowed_addresses, "proxy.allowed_addresses"),
         denied=_networks(proxy.denied_addresses, "proxy.denied_addresses"),
         denied_endpoints=frozenset(_private_endpoints(settings)),
+        own_addresses=_addresses(socket.gethostname()),
+        wildcard_ports=frozenset(_wildcard_ports(settings)),
         claims=proxy.claims,
         streams=conf is None or "stream" in conf.includes,
         stream_ports=range(int(low), int(high or low) + 1),
@@ -208,18 +235,43 @@ def _ports(settings: Settings) -> frozenset[int]:
     return frozenset(int(text.rpartition(":")[2]) for text in listens if text.rpartition(":")[2].isdigit())
 
 
-_OWN_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, not bound
+def _own_places(settings: Settings) -> Iterator[tuple[str, int]]:
+    """(host or "", port) of all that must not be reached through a tag: Consul's agent, the sidecar, nginx itself."""
+    proxy = settings.proxy
+    for listen in (*proxy.http_listen, *proxy.https_listen, settings.nginx.stamp, settings.admin.listen):
+        host, _, port = listen.rpartition(":")
+        if port.isdigit():
+            yield host.strip("[]"), int(port)
+    consul = settings.consul.address
+    place = urlsplit(consul if "//" in consul else f"//{consul}")
+    if place.scheme != "unix" and place.hostname:
+        yield place.hostname, place.port or 8500
+
+
+def _addresses(host: str) -> frozenset[IPv4Address | IPv6Address]:
+    """What a host's name stands for; an address stands for itself."""
+    if host == "localhost":
+        return frozenset({ip_address("127.0.0.1"), ip_address("::1")})
+    try:
+        return frozenset({ip_address(host)})
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return frozenset()
+    return frozenset(ip_address(str(item[4][0]).partition("%")[0]) for item in found)
 
 
 def _private_endpoints(settings: Settings) -> Iterator[Endpoint]:
-    """What a tag must never make the public reach: Consul's agent and the sidecar itself."""
-    for text in (settings.nginx.stamp, settings.admin.listen, settings.consul.address):
-        place = urlsplit(text if "//" in text else f"//{text}")
-        if place.scheme == "unix" or text.startswith("unix:") or place.hostname is None:
-            continue
-        port = place.port or 8500
-        names = ("127.0.0.1", "[::1]") if place.hostname in _OWN_NAMES else (place.hostname,)
-        yield from (Endpoint(name, port) for name in names)
+    for host, port in _own_places(settings):
+        yield from (Endpoint.of(address, port) for address in _addresses(host) if host)
+
+
+def _wildcard_ports(settings: Settings) -> Iterator[int]:
+    for host, port in _own_places(settings):
+        if not host or any(address.is_unspecified for address in _addresses(host)):
+            yield port
 
 
 _ONCE: Final = frozenset(
@@ -247,6 +299,7 @@ def _surroundings(proxy: ProxySettings, binary: Binary | None, conf: OperatorCon
         http2_directive=binary is not None and binary.http2_directive,
         reject_handshake=binary is None or binary.reject_handshake,
         operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
+        operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
         operator_defaults=frozenset() if conf is None else _default_listens(conf),
     )
 

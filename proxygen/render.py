@@ -14,8 +14,8 @@ from proxygen.errors import TemplateError
 from proxygen.model import ServiceName
 from proxygen.plan.types import Plan, RouteClaim, Service, StreamServer, VirtualServer
 from proxygen.templating import Block, Page, Templates
-from proxygen.viewing import Surroundings, location_view, server_view, service_view, stream_view
-from proxygen.views import HashSize, HttpView, as_context, inert
+from proxygen.viewing import Surroundings, location_view, server_view, service_view, stream_view, tries
+from proxygen.views import HashSize, HttpView, StreamDefaultsView, as_context, inert
 
 Context = Literal["http", "stream"]
 
@@ -132,6 +132,7 @@ class Renderer:
             RenderedFile("http.d/00-http.conf", (self._http(plan),)),
             RenderedFile("http.d/10-upstreams.conf", upstreams),
             RenderedFile("http.d/20-servers.conf", servers),
+            RenderedFile("stream.d/00-stream.conf", (self._stream_defaults(plan),) if streams else ()),
             RenderedFile("stream.d/streams.conf", streams),
         ]
         return Rendered(plan=plan, files=tuple(file for file in files if file.units))
@@ -176,6 +177,14 @@ class Renderer:
         text, twin = self._pair("http.conf.j2", view)
         return Unit(context="http", text=text, inert=twin)
 
+    def _stream_defaults(self, plan: Plan) -> Unit:
+        sizes = (size for size in _hash_sizes(plan) if size.directive.startswith("variables_"))
+        view = StreamDefaultsView(
+            hash_sizes=tuple(size for size in sizes if size.directive not in self._around.operator_stream_directives)
+        )
+        text, twin = self._pair("stream-defaults.conf.j2", view)
+        return Unit(context="stream", text=text, inert=twin)
+
     def _service(self, service: Service) -> Unit:
         known = self._services.get(service.name)
         if known is not None and (known[0] is service or known[0] == service):
@@ -207,7 +216,11 @@ class Renderer:
             )
             self._inert[twin_key] = twin_frame
         body = "".join(text for text, _ in rendered)
-        everyone = tuple(sorted({location.service.name for location in server.locations}))
+        # What is wrong with the frame is the fault of those who ask for this host; of nobody where a fragment of the
+        # operator's stands in it.
+        present = {item.service.name for item in server.locations}
+        claimants = {item.service.name for item in server.locations if item.service.claims_host(key)} or present
+        everyone = () if view.snippets else tuple(sorted(claimants))
         owners: list[tuple[int, tuple[ServiceName, ...]]] = [(1, everyone)]
         line = 1 + _before(frame).count("\n")
         for name, count in lines:
@@ -239,9 +252,8 @@ class Renderer:
             return known[1]
         text, twin = self._pair("stream.conf.j2", stream_view(stream, self._around, self._snippets))
         name = stream.service.name
-        unit = Unit(
-            context="stream", text=text, inert=twin, owners=((1, (name,)),), upstreams=_expected(stream.service)
-        )
+        owners = () if self._snippets["stream.conf"] else (name,)
+        unit = Unit(context="stream", text=text, inert=twin, owners=((1, owners),), upstreams=_expected(stream.service))
         self._streams[name] = (stream, unit)
         return unit
 
@@ -280,7 +292,8 @@ def _face(service: Service) -> tuple[object, ...]:
         service.state,
         service.options,
         service.split is None,
-        tuple(u.name for u in service.upstreams),
+        tuple(upstream.name for upstream in service.upstreams),
+        tries(service),
     )
 
 
@@ -290,18 +303,20 @@ def _expected(service: Service) -> tuple[tuple[str, tuple[str, ...]], ...]:
     )
 
 
-def _hash_sizes(plan: Plan) -> Iterable[HashSize]:
-    """Sizes that hold for the longest name that the types allow and for as many names as there are.
+SMALLEST_BUCKETS: Final = MappingProxyType(
+    {"server_names_hash_bucket_size": 512, "map_hash_bucket_size": 512, "variables_hash_bucket_size": 256}
+)
+"""Bytes that hold the longest name that the types allow: a host of 253 characters, a forced value of 128, a variable
+of 80. At nginx's default of 64 a host of 47 characters is refused, and with it everybody's configuration."""
 
-    With two servers, a name of 47 characters is refused at nginx's default bucket of 64 bytes, so one service
-    could break all: a bucket of 512 holds the longest host (253) and the longest value that a tag may force.
-    """
-    yield HashSize(directive="server_names_hash_bucket_size", value=512)
-    yield HashSize(directive="server_names_hash_max_size", value=_power(2 * len(plan.servers)))
-    yield HashSize(directive="map_hash_bucket_size", value=512)
-    yield HashSize(directive="map_hash_max_size", value=4096)
-    yield HashSize(directive="variables_hash_bucket_size", value=256)
-    yield HashSize(directive="variables_hash_max_size", value=_power(4 * len(plan.services)))
+
+def _hash_sizes(plan: Plan) -> Iterable[HashSize]:
+    """Sizes for the longest names and for as many names as there are."""
+    names = {"server_names": 2 * len(plan.servers), "map": 0, "variables": 4 * len(plan.services)}
+    for table, count in names.items():
+        bucket = f"{table}_hash_bucket_size"
+        yield HashSize(directive=bucket, value=SMALLEST_BUCKETS[bucket])
+        yield HashSize(directive=f"{table}_hash_max_size", value=_power(count))
 
 
 def _power(count: int) -> int:

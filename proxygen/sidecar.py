@@ -73,7 +73,7 @@ class RunningSidecar:
                 for item in (plan.quarantined if plan else ())
             ),
             conflicts=tuple(
-                ConflictReport(route=str(item.claim), holder=item.holder, loser=item.loser)
+                ConflictReport(route=str(item.claim), holder=item.holder or "", loser=item.loser)
                 for item in (plan.conflicts if plan else ())
             ),
             warnings=tuple(self._warnings(plan)),

@@ -79,6 +79,7 @@ class Surroundings:
     reject_handshake: bool = False
     operator_directives: frozenset[str] = frozenset()
     """http-level directives that nginx.conf already holds and that may stand only once."""
+    operator_stream_directives: frozenset[str] = frozenset()
     operator_defaults: frozenset[str] = frozenset()
     """Listen addresses for which nginx.conf already has a default server."""
 
@@ -312,7 +313,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         connect_timeout=_connect_timeout(options),
         timeout=options.timeout,
         no_retries=options.retries == 0,
-        tries=_tries(options),
+        tries=tries(service),
         target=_target(service, _SCHEMES[protocol]),
         # In quarantine a fragment is left out too: it may be what nginx refuses.
         snippets=snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else (),
@@ -323,8 +324,10 @@ def _connect_timeout(options: ProxyTags) -> int:
     return CONNECT_TIMEOUT if options.connect_timeout is None else options.connect_timeout
 
 
-def _tries(options: ProxyTags) -> int:
-    return TRIES if options.retries is None else options.retries + 1
+def tries(service: Service) -> int:
+    """How many servers may be asked for one request: by default enough to get past dead canaries to the backup."""
+    retries = service.options.retries
+    return max(TRIES, service.before_backup + 1) if retries is None else retries + 1
 
 
 def _limit(service: Service) -> LimitView | None:
@@ -386,7 +389,7 @@ def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) 
         connect_timeout=_connect_timeout(options),
         timeout=options.timeout if options.timeout is not None else STREAM_TIMEOUT[protocol],
         no_retries=options.retries == 0,
-        tries=_tries(options),
+        tries=tries(service),
         unavailable=service.state is not ServiceState.SERVED,
         target=_target(service, ""),
         snippets=snippets["stream.conf"],

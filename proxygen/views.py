@@ -43,6 +43,13 @@ class HttpView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamDefaultsView:
+    """stream-defaults.conf.j2"""
+
+    hash_sizes: tuple[HashSize, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLabel:
     label: str
 

@@ -8,13 +8,15 @@ from proxygen.errors import CheckRefused
 from proxygen.model import ServiceName
 from proxygen.nginx.check import Refusal
 from proxygen.pipeline import quarantines
+from proxygen.plan.types import Claim, PortClaim
 
 WEB = ServiceName("web")
+PORT = PortClaim("tcp", 5432)
 
 
-def refusal(*services: ServiceName, claim: bool = False) -> Refusal:
+def refusal(*services: ServiceName, claims: frozenset[Claim] = frozenset()) -> Refusal:
     return Refusal(
-        gate="nginx -t", file="http.d/20-servers.conf", line=7, services=services, reason="nonsense", claim=claim
+        gate="nginx -t", file="http.d/20-servers.conf", line=7, services=services, reason="nonsense", claims=claims
     )
 
 
@@ -32,10 +34,22 @@ def test_a_service_that_is_refused_in_quarantine_too_is_withdrawn() -> None:
         quarantines((refusal(WEB),), again)
 
 
-@pytest.mark.parametrize("refusals", [(True, False), (False, True)])
-def test_a_refused_host_or_port_is_withdrawn_at_once(refusals: tuple[bool, ...]) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_refused_host_or_port_is_lost_at_once_and_nothing_else(first: int) -> None:
     """Whatever else is refused of the same service in the same run."""
-    assert quarantines(tuple(refusal(WEB, claim=claim) for claim in refusals), {})[WEB].withdrawn
+    both = (refusal(WEB, claims=frozenset({PORT})), refusal(WEB))
+    found = quarantines((both[first], both[1 - first]), {})
+    assert found[WEB].lost == {PORT}
+    assert not found[WEB].withdrawn
+
+
+def test_a_second_refused_host_withdraws_nothing_yet() -> None:
+    """nginx names one at a time."""
+    known = quarantines((refusal(WEB, claims=frozenset({PORT})),), {})
+    other = PortClaim("tcp", 5433)
+    again = quarantines((refusal(WEB, claims=frozenset({other})),), known)
+    assert again[WEB].lost == {PORT, other}
+    assert not again[WEB].withdrawn
 
 
 def test_a_refusal_that_is_nobodys_refuses_the_whole() -> None:

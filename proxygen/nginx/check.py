@@ -18,6 +18,7 @@ import crossplane
 from proxygen.errors import CheckRefused
 from proxygen.model import ServiceName
 from proxygen.nginx.skeleton import Node, Oddity, difference, forbidden, skeleton
+from proxygen.plan.types import Claim
 from proxygen.render import MAX_SHAPES, Rendered, Unit
 
 
@@ -30,8 +31,8 @@ class Refusal:
     line: int
     services: tuple[ServiceName, ...]
     reason: str
-    claim: bool = False
-    """Whether the host or the port is refused, and not what is said about it."""
+    claims: frozenset[Claim] = frozenset()
+    """The hosts or ports that are refused themselves, and not what is said about them."""
 
     def __str__(self) -> str:
         whose = f" (service {', '.join(self.services)})" if self.services else ""

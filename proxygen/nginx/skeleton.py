@@ -53,7 +53,9 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     },
     ("http", "server", "location"): _PROXY | _LOCATION,
     ("http", "server", "location", "if"): frozenset({"return"}),
-    ("stream",): frozenset({"upstream", "server", "split_clients"}),
+    ("stream",): frozenset(
+        {"upstream", "server", "split_clients", "variables_hash_bucket_size", "variables_hash_max_size"}
+    ),
     ("stream", "upstream"): frozenset({"server", "least_conn", "random", "hash"}),
     ("stream", "server"): frozenset(
         {

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from proxygen.errors import CheckRefused
-from proxygen.model import ServiceName
 from proxygen.nginx.binary import Binary
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import OperatorConf
 from proxygen.nginx.process import Completed, run
 from proxygen.nginx.wrapper import check_command, operators_names, write_wrapper
-from proxygen.plan.types import RouteClaim, Service
+from proxygen.plan.types import RouteClaim
 from proxygen.render import Rendered
 from proxygen.settings import NginxSettings
 
@@ -94,7 +93,7 @@ def _trace(text: str, rendered: Rendered, staged: Path) -> Refusal | None:
         return _about_host(conflict["name"], text, rendered)
     if bind := _BIND.search(text):
         return _about_port(int(bind["port"]), text, rendered)
-    return None
+    return _about_certificate(text, rendered)
 
 
 def _about_host(name: str, text: str, rendered: Rendered) -> Refusal | None:
@@ -102,28 +101,46 @@ def _about_host(name: str, text: str, rendered: Rendered) -> Refusal | None:
     for server in rendered.plan.servers:
         if server.host == name:
             # Not those whose route for a wider host is only answered here too.
-            owners = {item.service.name for item in server.locations if _claims(item.service, name)}
+            owners = [item.service for item in server.locations if item.service.claims_host(name)]
             return Refusal(
                 gate="nginx -t",
                 file="http.d/20-servers.conf",
                 line=0,
-                services=tuple(sorted(owners)),
+                services=tuple(sorted({service.name for service in owners})),
                 reason=f"{text}; nginx.conf serves this host itself",
-                claim=True,
+                claims=frozenset(
+                    claim
+                    for service in owners
+                    for claim in service.claims
+                    if isinstance(claim, RouteClaim) and claim.host == name
+                ),
             )
     return None
 
 
-def _claims(service: Service, host: str) -> bool:
-    return any(isinstance(claim, RouteClaim) and claim.host == host for claim in service.claims)
+def _about_certificate(text: str, rendered: Rendered) -> Refusal | None:
+    """nginx names the file, not the line that names it."""
+    for server in rendered.plan.servers:
+        certificate = server.certificate
+        if certificate is not None and (f'"{certificate.certificate}"' in text or f'"{certificate.key}"' in text):
+            owners = {item.service.name for item in server.locations if item.service.options.tls is not None}
+            return Refusal(
+                gate="nginx -t", file="http.d/20-servers.conf", line=0, services=tuple(sorted(owners)), reason=text
+            )
+    return None
 
 
 def _about_port(port: int, text: str, rendered: Rendered) -> Refusal | None:
-    services: list[ServiceName] = [
-        stream.service.name for stream in rendered.plan.streams if any(claim.port == port for claim in stream.claims)
-    ]
-    if not services:
+    refused = {
+        claim: stream.service.name for stream in rendered.plan.streams for claim in stream.claims if claim.port == port
+    }
+    if not refused:
         return None
     return Refusal(
-        gate="nginx", file="stream.d/streams.conf", line=0, services=tuple(services), reason=text, claim=True
+        gate="nginx",
+        file="stream.d/streams.conf",
+        line=0,
+        services=tuple(sorted(set(refused.values()))),
+        reason=text,
+        claims=frozenset(refused),
     )

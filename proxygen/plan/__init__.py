@@ -66,7 +66,7 @@ class Planner:
             known[name] = (instances, override, service)
             if service is None:
                 continue
-            if name in refused and (service.quarantine is None or refused[name].withdrawn):
+            if name in refused and (service.quarantine is None or refused[name].lost or refused[name].withdrawn):
                 service = replace(
                     service,
                     state=ServiceState.QUARANTINED,
@@ -79,7 +79,7 @@ class Planner:
             services[name] = service
         self._known = known
         holders, conflicts = settle_claims(services.values(), memory.holders, self._policy.claims)
-        answered = {claim: name for claim, name in holders.items() if not _is_withdrawn(services[name])}
+        answered = {claim: name for claim, name in holders.items() if _is_answered(claim, services[name])}
         certificates = choose_certificates(services, answered, self._policy.certificates)
         return Plan(
             services=tuple(services.values()),
@@ -90,8 +90,9 @@ class Planner:
         )
 
 
-def _is_withdrawn(service: Service) -> bool:
-    return service.quarantine is not None and service.quarantine.withdrawn
+def _is_answered(claim: Claim, service: Service) -> bool:
+    quarantine = service.quarantine
+    return quarantine is None or not (quarantine.withdrawn or claim in quarantine.lost)
 
 
 def _streams(services: Mapping[ServiceName, Service], holders: Mapping[Claim, ServiceName]) -> tuple[StreamServer, ...]:

@@ -32,7 +32,7 @@ def settle_claims(
                 conflicts.append(
                     Conflict(
                         claim=claim,
-                        holder=ServiceName(""),
+                        holder=None,
                         loser=service.name,
                         reason="the operator's policy (proxy.claims) does not let this service claim this host",
                     )

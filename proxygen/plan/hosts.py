@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from proxygen.model import ServiceName
+from proxygen.plan.certificates import certificate_for
 from proxygen.plan.claims import may_claim
 from proxygen.plan.types import Certificate, Claim, Location, RouteClaim, Service, VirtualServer
-from proxygen.tags import Host, Path
+from proxygen.tags import AUTO, Host, Path
 
 _Routes = dict[Path, Service]
 
@@ -45,10 +46,20 @@ def virtual_servers(
             VirtualServer(
                 host=Host(host) if host else None,
                 locations=tuple(Location(path, routes[path]) for path in sorted(routes)),
-                certificate=certificates.get(host),
+                certificate=certificates.get(host) or _wider_certificate(host, certificates),
             )
         )
     return tuple(servers)
+
+
+def _wider_certificate(host: str, certificates: Mapping[str, Certificate]) -> Certificate | None:
+    """The certificate of a wildcard that holds this host too: a path that is claimed for one host must not take
+    HTTPS away from what the wildcard serves there."""
+    for wider in _wider(host):
+        certificate = certificates.get(wider)
+        if certificate is not None and certificate_for(host, AUTO, (certificate,)) is not None:
+            return certificate
+    return None
 
 
 def _wider(host: str) -> Iterable[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
@@ -48,7 +48,19 @@ _NO_BACKUP: Final = frozenset(
 """Methods with which nginx refuses ``backup``."""
 
 MAX_WEIGHT_SUM: Final = 10_000
-"""nginx keeps the sum of weights in an int and ``hash … consistent`` reserves 160 points for each unit."""
+"""nginx keeps the sum of weights in an int."""
+
+MAX_HASH_WEIGHT_SUM: Final = 100
+"""``hash … consistent`` reserves 160 points for each unit of weight and sorts them at every reload."""
+
+MAX_ROUTES: Final = 100
+MAX_WIDE_ROUTES: Final = 20
+"""Routes of any host or a wildcard stand in every virtual server that they cover."""
+MAX_FORCE_RULES: Final = 20
+MAX_VARIANTS: Final = 16
+"""What one service may cost all others in memory and reload time."""
+
+_HASHES: Final = frozenset({BalanceBy.HASH_URI, BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,7 @@ def plan_service(
     elif not claims and options.protocol not in (Protocol.TCP, Protocol.UDP):
         return None
     else:
-        problems = [*check_combination(options), *_unmet(options, claims, policy)]
+        problems = [*check_combination(options), *_unmet(options, claims, policy), *_excesses(members, claims)]
     claims = tuple(claim for claim in claims if isinstance(claim, RouteClaim) or not _refusal(claim, policy))
     if problems:
         place, reason = problems[0].place, problems[0].reason
@@ -170,7 +182,8 @@ def _endpoint(instance: Instance, policy: Policy) -> Endpoint | None:
             "address", f"{address} is outside the networks in which instances may live (proxy.allowed_addresses)"
         )
     endpoint = Endpoint.of(address, instance.port)
-    if endpoint in policy.denied_endpoints:
+    is_own = address.is_loopback or address in policy.own_addresses
+    if endpoint in policy.denied_endpoints or (is_own and instance.port in policy.wildcard_ports):
         raise TagError("address", f"{endpoint} belongs to the proxy's own host and may not be an instance")
     return endpoint
 
@@ -262,6 +275,12 @@ def _routes_that_parse(instances: Iterable[Instance], claims: Iterable[Claim], p
             with suppress(ValueError):
                 route = parse_route(text)
                 found.add(RouteClaim(route.host or "", route.path))
+        with suppress(TagError):
+            # Its port too, where the tags that name it are right by themselves.
+            own = [tag for tag in instance.tags if tag.startswith((f"{prefix}.protocol=", f"{prefix}.listen="))]
+            tags = parse_tags(own, (), prefix)
+            if tags.protocol is not None and tags.listen is not None:
+                found.add(PortClaim(tags.protocol.value, tags.listen))
     return _sorted_routes(found)
 
 
@@ -291,6 +310,21 @@ def _refusal(claim: PortClaim, policy: Policy) -> str:
         allowed = f"{policy.stream_ports.start}-{policy.stream_ports.stop - 1}"
         return f"port {claim.port} is not in {allowed} (proxy.stream_ports)"
     return "" if policy.streams else "nginx.conf includes no stream.d, so there can be no TCP or UDP route"
+
+
+def _excesses(members: Sequence[_Member], claims: Sequence[Claim]) -> Iterator[TagError]:
+    wide = [claim for claim in claims if isinstance(claim, RouteClaim) and (not claim.host or claim.host[0] == "*")]
+    force = {rule for member in members for rule in member.tags.force}
+    variants = {member.variant for member in members}
+    for key, count, most in (
+        ("route", len(claims), MAX_ROUTES),
+        ("route", len(wide), MAX_WIDE_ROUTES),
+        ("force", len(force), MAX_FORCE_RULES),
+        ("variant", len(variants), MAX_VARIANTS),
+    ):
+        if count > most:
+            what = "routes of any host or a wildcard" if key == "route" and most == MAX_WIDE_ROUTES else f"{key}s"
+            yield TagError(key, f"{count} {what} are more than the {most} that one service may have")
 
 
 # --- shares
@@ -335,13 +369,14 @@ def _upstreams(ident: Ident, members: Sequence[_Member], options: ProxyTags, see
             group = groups.setdefault(member.variant, {})
             # The same address on two agents is one server, and stays one until both are gone.
             group[member.endpoint] = max(group.get(member.endpoint, 0), member.weight)
-    stable = _servers(groups.get(STABLE, {}), seed)
     balance = options.balance
+    is_hashed = balance is not None and balance.by in _HASHES
+    stable = _servers(groups.get(STABLE, {}), seed, is_hashed=is_hashed)
     may_back_up = balance is None or balance.by not in _NO_BACKUP
     upstreams = []
     for variant in sorted(groups, key=lambda name: (name != STABLE, name != CANARY, name)):
         own = groups[variant]
-        servers = _servers(own, seed)
+        servers = _servers(own, seed, is_hashed=is_hashed)
         is_backed = variant != STABLE and (may_back_up or len(own) == 1)
         if is_backed:
             servers += tuple(replace(server, backup=True) for server in stable if server.endpoint not in own)
@@ -361,13 +396,14 @@ def _upstream_name(ident: Ident, variant: str) -> Ident:
     return Ident(f"{ident}_{variant.replace('-', '_')}")
 
 
-def _servers(group: Mapping[Endpoint, int], seed: str) -> tuple[Server, ...]:
+def _servers(group: Mapping[Endpoint, int], seed: str, *, is_hashed: bool) -> tuple[Server, ...]:
     """Servers in an order of this proxy's own, so that not every proxy tries the same one first after a reload."""
     divisor = math.gcd(*group.values()) if group else 1
     weights = {endpoint: weight // divisor for endpoint, weight in group.items()}
     total = sum(weights.values())
-    if total > MAX_WEIGHT_SUM:
-        weights = {endpoint: max(1, weight * MAX_WEIGHT_SUM // total) for endpoint, weight in weights.items()}
+    most = max(MAX_HASH_WEIGHT_SUM, len(group)) if is_hashed else MAX_WEIGHT_SUM
+    if total > most:
+        weights = {endpoint: max(1, weight * most // total) for endpoint, weight in weights.items()}
     ordered = sorted(weights, key=lambda endpoint: sha256(f"{seed}\0{endpoint}".encode()).digest())
     return tuple(Server(endpoint, weights[endpoint]) for endpoint in ordered)
 

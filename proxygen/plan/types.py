@@ -126,8 +126,10 @@ class Quarantine:
     service: ServiceName
     place: str
     reason: str
+    lost: frozenset[Claim] = frozenset()
+    """Hosts or ports that nginx itself refuses: not even a page of ours can stand there."""
     withdrawn: bool = False
-    """nginx refuses its hosts or ports themselves: not even a page of ours can stand there."""
+    """Refused in quarantine too: none of its routes is answered."""
 
     def __str__(self) -> str:
         return f"service {self.service}: {self.place}: {self.reason}"
@@ -165,7 +167,8 @@ class Conflict:
     """A claim that two services make: who has it, who was told no."""
 
     claim: Claim
-    holder: ServiceName
+    holder: ServiceName | None
+    """None: nobody; the operator's policy refuses the loser."""
     loser: ServiceName
     reason: str = "held by an older claim"
 
@@ -192,6 +195,16 @@ class Service:
     instances: tuple[PlannedInstance, ...] = ()
     warnings: tuple[str, ...] = ()
     quarantine: Quarantine | None = None
+
+    @property
+    def before_backup(self) -> int:
+        """How many servers can fail a request before it reaches a backup: the most of any upstream that has some."""
+        backed = (upstream.servers for upstream in self.upstreams if upstream.servers[-1].backup)
+        return max((sum(not server.backup for server in servers) for servers in backed), default=0)
+
+    def claims_host(self, host: str) -> bool:
+        """Whether it asks for routes of this very host, and is not only served there by a wider one."""
+        return any(isinstance(claim, RouteClaim) and claim.host == host for claim in self.claims)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +284,12 @@ class Policy:
     allowed: tuple[IPNetwork, ...] = ANYWHERE
     denied: tuple[IPNetwork, ...] = ()
     denied_endpoints: frozenset[Endpoint] = frozenset()
-    """Endpoints that only the sidecar itself may speak to: Consul's agent, the admin API, the stamp."""
+    """Endpoints that only the sidecar itself may speak to: Consul's agent, the admin API, the stamp; and the proxy's
+    own, which would send a request round in circles."""
+    own_addresses: frozenset[IPv4Address | IPv6Address] = frozenset()
+    """This host's own addresses, beside loopback."""
+    wildcard_ports: frozenset[int] = frozenset()
+    """Ports on which something of ours listens on all of this host's addresses."""
     claims: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Host pattern to the service name patterns that may claim it."""
     streams: bool = True
