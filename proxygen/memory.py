@@ -53,7 +53,7 @@ def recall(output: Path) -> Remembered:
     """Read what the last run left; nothing where it left nothing, or nothing that can be read."""
     try:
         file = msgspec.json.decode((output / _FILE).read_bytes(), type=_File)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return Remembered()
     holders: dict[Claim, ServiceName] = {
         RouteClaim(route.host, route.path): ServiceName(route.service) for route in file.routes

@@ -53,6 +53,9 @@ def test_entries_stay_exactly_as_consul_returned_them() -> None:
         ),
         ({"datacenter": "dc1", "services": {}, "kv": {"canary": "{}"}}, "PREFIX/canary/SERVICE"),
         ({"datacenter": "dc1", "services": {}, "kv": {"p/canary/web": {"canary": 1}}}, "kv"),
+        ({"datacenter": "dc1", "services": {"web\ud800": []}}, "malformed"),
+        ({"datacenter": "dc1", "services": {"web": [WEB | {"Node": {"Node": "\ud800"}}]}}, "malformed"),
+        ({"datacenter": "dc1", "services": {}, "kv": {"p/canary/\ud800": "{}"}}, "malformed"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(document: object, place: str) -> None:

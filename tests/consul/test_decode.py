@@ -97,6 +97,15 @@ def test_what_cannot_be_read_is_a_failure_and_no_absence(body: bytes) -> None:
         decode_entries(body)
 
 
+@pytest.mark.parametrize("text", [rb"\ud800", rb"a\udfff", rb"\ud83d\u0041", b"\xed\xa0\x80"])
+def test_half_a_surrogate_pair_is_no_text(text: bytes) -> None:
+    """Nobody could write such a name down again, into our memory or into nginx's files; Consul never sends one."""
+    with pytest.raises(CatalogUnavailable):
+        decode_listing(b'{"web%s": ["proxygen.route=web.example.com"]}' % text)
+    with pytest.raises(CatalogUnavailable):
+        decode_overrides(b'[{"Key": "p/canary/web%s", "Value": null}]' % text, "p/canary/")
+
+
 def test_overrides_are_the_keys_below_the_prefix() -> None:
     value = base64.b64encode(b'{"canary": "5%"}').decode()
     pairs = [
