@@ -119,15 +119,20 @@ def _only_quoted(value: object) -> object:
 
 
 class Templates:
-    """The shipped templates, with the operator's own in front of them where the file name is the same."""
+    """The shipped templates, with the operator's own in front of them where the file name is the same.
+
+    All files are read when it is made: however they change afterwards, the same templates render.
+    """
 
     def __init__(self, own: Path | None = None) -> None:
+        """Raise TemplateError where the directory cannot be read. A file that cannot be used is refused by `render`
+        or `read`: what an editor leaves beside the templates is nobody's template."""
         if own is not None and not own.is_dir():
             raise TemplateError(f"the templates directory {own} does not exist")
         self.own: Final = own
-        folders = ([own] if own else []) + [_shipped()]
+        self._files: Final = _read_all(_shipped()) | (_read_all(own) if own is not None else {})
         self._environment: Final = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(folders),
+            loader=jinja2.FunctionLoader(self._source),
             undefined=jinja2.StrictUndefined,
             finalize=_only_quoted,
             # nginx is not HTML: escaping is the filter q's work.
@@ -149,16 +154,49 @@ class Templates:
             raise TemplateError(f"template {error.filename or name}:{error.lineno}: {error.message}") from error
         except jinja2.TemplateError as error:
             raise TemplateError(f"template {name}: {error.message or type(error).__name__}") from error
+        except Exception as error:
+            # A template is a program: it can divide by zero, add None to a number, or run out of stack.
+            raise TemplateError(f"template {name}: {type(error).__name__}: {error}") from error
         return Block(text if text.endswith("\n") or not text else text + "\n")
 
     def read(self, name: str) -> str:
         """Return a file of the templates directory as it is, such as a page."""
-        loader = self._environment.loader
-        assert loader is not None
+        found = self._source(name)
+        if found is None:
+            raise TemplateError(f"template {name} is missing")
+        return found[0]
+
+    def _source(self, name: str) -> tuple[str, str, None] | None:
+        """Return a file's text and path, as jinja2 wants them."""
+        file = self._files.get(name)
+        if file is None:
+            return None
+        if isinstance(file.content, OSError):
+            raise TemplateError(f"{file.path} cannot be read: {file.content.strerror}") from file.content
         try:
-            return loader.get_source(self._environment, name)[0]
-        except jinja2.TemplateNotFound as error:
-            raise TemplateError(f"template {name} is missing") from error
+            text = file.content.decode()
+        except UnicodeDecodeError as error:
+            raise TemplateError(f"{file.path} is not UTF-8: {error.reason} at byte {error.start}") from error
+        # As a file that is opened as text.
+        return text.replace("\r\n", "\n").replace("\r", "\n"), str(file.path), None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    content: bytes | OSError
+
+
+def _read_all(directory: Path) -> dict[str, _File]:
+    """Read every regular file below a directory, by its path inside."""
+    return {path.relative_to(directory).as_posix(): _read(path) for path in directory.rglob("*") if path.is_file()}
+
+
+def _read(path: Path) -> _File:
+    try:
+        return _File(path, path.read_bytes())
+    except OSError as error:
+        return _File(path, error)
 
 
 def _shipped() -> Path:

@@ -97,6 +97,10 @@ def test_a_value_without_a_safe_form_is_refused(value: object) -> None:
         ("{{ name.missing | q }}", "missing"),
         ("line one\n{% if %}", "own.j2:2"),
         ("{% include 'absent.j2' %}", "absent.j2"),
+        ("{{ (nothing / 1000) | q }}", "NoneType"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% set x = name.upper(1, 2) %}", "TypeError"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
     ],
 )
 def test_a_template_that_prints_what_it_must_not_is_refused_by_name(
@@ -104,7 +108,7 @@ def test_a_template_that_prints_what_it_must_not_is_refused_by_name(
 ) -> None:
     (tmp_path / "own.j2").write_text(template)
     with pytest.raises(TemplateError, match=r"own\.j2") as refused:
-        Templates(tmp_path).render("own.j2", {"name": "a b"})
+        Templates(tmp_path).render("own.j2", {"name": "a b", "nothing": None})
     assert message in str(refused.value)
 
 
@@ -123,3 +127,33 @@ def test_a_templates_directory_that_does_not_exist_is_refused(tmp_path: Path) ->
 def test_what_is_rendered_ends_with_a_line_break(tmp_path: Path) -> None:
     (tmp_path / "own.j2").write_text("directive;")
     assert Templates(tmp_path).render("own.j2", {}) == "directive;\n"
+
+
+@pytest.mark.parametrize("use", ["render", "read"])
+def test_a_file_that_is_no_utf_8_is_refused_by_name_and_only_where_it_is_used(tmp_path: Path, use: str) -> None:
+    """An editor's swap file beside the templates is nobody's template."""
+    (tmp_path / "own.j2").write_bytes(b"# caf\xe9\n")
+    (tmp_path / ".own.j2.swp").write_bytes(b"\0\xff")
+    templates = Templates(tmp_path)
+    assert "404" in templates.read("404.html")
+    with pytest.raises(TemplateError, match=r"own\.j2 is not UTF-8"):
+        templates.render("own.j2", {}) if use == "render" else templates.read("own.j2")
+
+
+def test_a_file_that_changes_later_changes_nothing_until_it_is_read_anew(tmp_path: Path) -> None:
+    """Not even what has not been rendered yet: an old set of templates is the old files, whole."""
+    (tmp_path / "own.j2").write_text("{% include 'part.j2' %}")
+    (tmp_path / "part.j2").write_text("old;")
+    templates = Templates(tmp_path)
+    (tmp_path / "part.j2").write_text("{% if %}")
+    (tmp_path / "own.j2").unlink()
+    (tmp_path / "404.html").write_text("new")
+    assert templates.render("own.j2", {}) == "old;\n"
+    assert templates.read("404.html") != "new"
+
+
+def test_a_template_in_a_folder_of_the_directory_can_be_included(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/one.j2").write_text("one;")
+    (tmp_path / "own.j2").write_text("{% include 'parts/one.j2' %}")
+    assert Templates(tmp_path).render("own.j2", {}) == "one;\n"
