@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 
 from proxygen import __version__
 from proxygen.aio import Latest
-from proxygen.errors import CatalogUnavailable, CheckRefused, ProxygenError
+from proxygen.errors import CatalogUnavailable, CheckRefused, ProxygenError, Refused
 from proxygen.files import state_of
 from proxygen.guard import Held, guard
 from proxygen.log import get_logger
@@ -371,7 +371,9 @@ class Reconciler:
         return step
 
     async def release_hold(self) -> Step:
-        """Let plans go live again, and return what became of the newest one."""
+        """Let plans go live again, and return what became of the newest one. Raise Refused where nothing is held."""
+        if self.pinned is None and self.held is None:
+            raise Refused("nothing is held")
         self._remembered = replace(self._remembered, pinned=None)
         self._save_memory()
         catalog = self._catalogs.peek()
