@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from watchdog.events import FileClosedNoWriteEvent, FileOpenedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
 
 from proxygen.log import get_logger
 
@@ -29,18 +31,42 @@ def watching(directories: Iterable[Path], changed: Callable[[], None]) -> Iterat
     Directories are watched, never files: an editor replaces the file and the watch would stay with the old one.
     """
     handler = _Handler(asyncio.get_running_loop(), changed)
-    observer = Observer()
-    for directory in sorted({directory.resolve() for directory in directories}):
+    wanted = sorted({directory.resolve() for directory in directories})
+    with ExitStack() as stack:
+        untold = _watch(Observer, wanted, handler, stack)
+        unwatched = _watch(PollingObserver, untold, handler, stack)
+        for directory, error in untold.items():
+            event = "directory not watched" if directory in unwatched else "directory polled"
+            _log.warning(event, directory=str(directory), reason=str(unwatched.get(directory, error)))
+        yield
+
+
+def _watch(
+    make: Callable[[], BaseObserver],
+    directories: Collection[Path],
+    handler: FileSystemEventHandler,
+    stack: ExitStack,
+) -> dict[Path, OSError]:
+    """Watch with an observer of one kind until the stack ends; return the directories that it cannot watch.
+
+    The kernel may have no inotify instance or watch left: one user's are shared by all containers of a machine.
+    """
+    if not directories:
+        return {}
+    try:
+        observer = make()
+        observer.start()
+    except OSError as error:
+        return dict.fromkeys(directories, error)
+    stack.callback(observer.join)
+    stack.callback(observer.stop)
+    refused = {}
+    for directory in directories:
         try:
             observer.schedule(handler, str(directory), recursive=False)
         except OSError as error:
-            _log.warning("directory not watched", directory=str(directory), reason=str(error))
-    observer.start()
-    try:
-        yield
-    finally:
-        observer.stop()
-        observer.join()
+            refused[directory] = error
+    return refused
 
 
 def state_of(paths: Iterable[Path]) -> frozenset[tuple[Path, int, int, int]]:

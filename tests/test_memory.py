@@ -34,7 +34,14 @@ def test_what_is_remembered_is_recalled(output: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"pinned": "seven"}', b'{"overrides": {"web\xff": "{}"}}', b'{"overrides": {"\\ud800": "{}"}}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"pinned": "seven"}',
+        b'{"overrides": {"web\xff": "{}"}}',
+        b'{"overrides": {"\\ud800": "{}"}}',
+    ],
     ids=["empty", "cut", "list", "text", "not-utf-8", "lone-surrogate"],
 )
 def test_a_damaged_file_is_no_memory_and_no_failure(output: Path, content: bytes) -> None:
