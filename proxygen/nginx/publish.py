@@ -98,6 +98,8 @@ def stage(output: Output, stamp: Stamp, files: Mapping[str, bytes]) -> Staged:
     with explained(output.directory):
         path = Path(tempfile.mkdtemp(prefix=f"{stamp.generation:06d}-", dir=output.directory / _STAGE))
         try:
+            # nginx's master may be another user, and mkdtemp lets in nobody but us.
+            path.chmod(0o755)
             write_files(path, {"http.d/": b"", "stream.d/": b"", **files})
         except BaseException:
             # On a full disk each attempt would else make it fuller.
@@ -108,21 +110,28 @@ def stage(output: Output, stamp: Stamp, files: Mapping[str, bytes]) -> Staged:
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write files below a directory, on disk when this returns; a name that ends in a slash is a directory."""
-    made = {directory}
+    touched = {directory}
     for name, content in files.items():
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts:
             raise ValueError(f"{name!r} leads out of the directory")
         path = directory / relative
         parent = path if name.endswith("/") else path.parent
-        parent.mkdir(parents=True, exist_ok=True)
-        made |= {folder for folder in (parent, *parent.parents) if folder.is_relative_to(directory)}
+        _make(parent)
+        touched |= {folder for folder in (parent, *parent.parents) if folder.is_relative_to(directory)}
         if not name.endswith("/"):
             _write(path, content)
-    for folder in sorted(made, reverse=True):
-        # nginx's master may be another user, whatever our umask and mkdtemp's mode are.
-        folder.chmod(0o755)
+    for folder in sorted(touched, reverse=True):
         sync_directory(folder)
+
+
+def _make(folder: Path) -> None:
+    """Make a directory and those above it that are missing; a directory that is there keeps its mode."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir()
+        # nginx's master may be another user, whatever our umask is.
+        folder.chmod(0o755)
 
 
 def discard(staged: Staged) -> None:

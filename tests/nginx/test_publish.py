@@ -25,6 +25,7 @@ from proxygen.nginx.publish import (
     publish,
     stage,
     switch,
+    write_files,
 )
 from proxygen.nginx.stamp import Stamp
 
@@ -82,6 +83,20 @@ def test_nginx_may_read_it_whatever_our_umask(output: Output, directory: Path) -
     modes = {path.stat().st_mode & 0o777 for path in (generation, generation / "http.d")}
     assert modes == {0o755}
     assert (generation / "http.d/a.conf").stat().st_mode & 0o777 == 0o644
+
+
+def test_only_a_directory_of_our_own_making_gets_a_mode(tmp_path: Path) -> None:
+    """`render --output /tmp` by root must not take the sticky bit away from everybody."""
+    tmp_path.chmod(0o1777)
+    (tmp_path / "http.d").mkdir()
+    (tmp_path / "http.d").chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        write_files(tmp_path, {"http.d/web.conf": b"", "stream.d/deep/db.conf": b""})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in (tmp_path, *tmp_path.rglob("*")) if path.is_dir()}
+    assert modes == {tmp_path.name: 0o1777, "http.d": 0o700, "stream.d": 0o755, "deep": 0o755}
 
 
 def test_numbers_only_grow(output: Output, directory: Path) -> None:
