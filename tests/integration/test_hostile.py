@@ -174,6 +174,10 @@ def _says_only_what_was_planned(planned: Plan, rendered: Rendered) -> None:
     assert len(locations) == expected
     streams = text.get("stream.d/streams.conf", "")
     assert len(re.findall(r"^server \{$", streams, re.MULTILINE)) == len(planned.streams)
+    for content in (text.get("http.d/10-upstreams.conf", ""), streams):
+        upstreams = [name.lower() for name in re.findall(r"^upstream (\S+) \{$", content, re.MULTILINE)]
+        # nginx compares their names without case, and one that stands there twice refuses everybody's.
+        assert len(set(upstreams)) == len(upstreams)
     for path, content in text.items():
         if path != "http.d/00-http.conf":
             assert set(_first_words(content)) <= _DIRECTIVES, path
