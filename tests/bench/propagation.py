@@ -23,7 +23,7 @@ from typing import Final
 from tests.bench.contenders import ConsulTemplate, Contender, Maker, Proxygen, find_consul_template
 from tests.bench.fleet import CANARY, NAMES, NEWCOMER, Fleet
 from tests.bench.probe import until_answered_by, until_not_answered_by, until_served, write
-from tests.bench.report import Record, as_json, table
+from tests.bench.report import COLD_START, Record, as_json, table
 from tests.bench.upstreams import Upstreams
 from tests.harness.consul import ConsulAgent
 from tests.harness.tools import find_nginx
@@ -42,7 +42,7 @@ async def measure(contender: Contender, fleet: Fleet, changed: Sequence[str], re
     try:
         begun = time.perf_counter()
         await asyncio.to_thread(contender.start)
-        record.seconds["cold start"].append(await until_served(contender, fleet.services, begun))
+        record.seconds[COLD_START].append(await until_served(contender, fleet.services, begun))
         await asyncio.sleep(2 * QUIET)
         record.started.append(contender.usage())
         for service in changed:

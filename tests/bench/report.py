@@ -7,9 +7,11 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from tests.bench.contenders import Usage
+
+COLD_START: Final = "cold start"
 
 
 @dataclass(slots=True)
@@ -17,7 +19,7 @@ class Record:
     """Everything that was seen of one contender at one size."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By change; ``cold start`` is one of them."""
+    """By change; `COLD_START` is one of them."""
     started: list[Usage] = field(default_factory=list)
     """Of each start, once everything was served."""
     ended: list[Usage] = field(default_factory=list)
@@ -42,6 +44,11 @@ class Record:
     def sockets(self) -> int:
         return max(usage.sockets for usage in (*self.started, *self.ended))
 
+    def rows(self) -> dict[str, list[float]]:
+        """Return the seconds by change, and all changes together."""
+        changes = {name: values for name, values in self.seconds.items() if name != COLD_START}
+        return {**self.seconds, "all changes": [value for values in changes.values() for value in values]}
+
 
 def quantile(values: Sequence[float], part: float) -> float:
     """Return the smallest value that is not exceeded by ``part`` of all (nearest rank)."""
@@ -50,15 +57,14 @@ def quantile(values: Sequence[float], part: float) -> float:
 
 def table(size: int, records: Mapping[str, Record]) -> Iterable[str]:
     """Yield lines; a ratio is the contender's median as a multiple of proxygen's."""
-    changes = list(next(iter(records.values())).seconds)
+    own = next(iter(records.values())).rows()
     yield f"{size} services x 3 instances"
     yield f"  {'':22}" + "".join(f"{name:>34}" for name in records)
-    own = next(iter(records.values()))
-    for change in changes:
+    for change in own:
         cells = []
         for record in records.values():
-            values = record.seconds[change]
-            ratio = quantile(values, 0.5) / quantile(own.seconds[change], 0.5)
+            values = record.rows()[change]
+            ratio = quantile(values, 0.5) / quantile(own[change], 0.5)
             told = " / ".join(f"{quantile(values, part) * 1000:.0f}" for part in (0.5, 0.9, 0.99))
             cells.append(f"{told} ms  x{ratio:.2f}")
         yield f"  {change:22}" + "".join(f"{cell:>34}" for cell in cells)
@@ -77,9 +83,9 @@ def as_json(records: Mapping[str, Record]) -> dict[str, Any]:
         name: {
             "milliseconds": {
                 change: {f"p{part:g}": round(quantile(values, part / 100) * 1000, 1) for part in (50, 90, 99)}
-                for change, values in record.seconds.items()
+                for change, values in record.rows().items()
             },
-            "samples": {change: len(values) for change, values in record.seconds.items()},
+            "samples": {change: len(values) for change, values in record.rows().items()},
             "cpu_start_seconds": round(record.cpu_start, 3),
             "cpu_change_seconds": round(record.cpu_change, 4),
             "peak_mib": round(record.peak, 1),

@@ -27,31 +27,38 @@ from tests.harness.tools import NginxBinary, find_nginx, missing
 RELOADS: Final = 200
 BLOCK: Final = 25
 FAST: Final = {"reload__gap": "50ms", "reload__alive_after": "50ms", "reload__jitter": 0}
-ROUTE: Final = "proxygen.route=web.example.com"
+SERVICES: Final = ("web", "shop", "mail", "news")
 Reload = Callable[[int], Awaitable[None]]
 
 
+def route(service: str) -> str:
+    return f"proxygen.route={service}.example.com"
+
+
 class Site:
-    """Three instances of a service behind nginx and a sidecar, whose catalog can be changed again and again."""
+    """Services of three instances behind nginx and a sidecar, whose catalog can be changed again and again."""
 
     def __init__(self, consul: ConsulAgent, nginx: NginxServer, sidecar: Sidecar, upstreams: Upstreams) -> None:
         self.nginx = nginx
         self.sidecar = sidecar
         self._consul = consul
         self._ports = upstreams.ports
-        for name, port in self._ports.items():
-            consul.register("web", id=name, port=port, tags=[ROUTE])
+        for service in SERVICES:
+            for name, port in self._ports.items():
+                consul.register(service, id=f"{service}-{name}", port=port, tags=[route(service)])
         sidecar.start()
 
     def load(self, *, keepalive: bool) -> Load:
         """Forty clients with a short pause: connections are idle at any moment, which is when a reload hurts."""
-        host = {"Host": "web.example.com"}
+        host = {"Host": f"{SERVICES[0]}.example.com"}
         return Load("127.0.0.1", self.sidecar.http, headers=host, clients=40, keepalive=keepalive, pause=0.01)
 
     async def change(self, number: int) -> None:
         """Give an instance another weight, and wait until nginx was proven to serve by it."""
         before = self.sidecar.generation()
-        tags = [ROUTE, f"proxygen.weight={2 + number % 100}"]
+        # In turn: one service alone would be read no more than twice a second.
+        service = SERVICES[number % len(SERVICES)]
+        tags = [route(service), f"proxygen.weight={2 + number}"]
         await asyncio.to_thread(self._consul.register, "web", id="stable-0", port=self._ports["stable-0"], tags=tags)
         deadline = time.monotonic() + 20
         while (live := current(self.sidecar.output)) == before or live not in proven(self.sidecar.output):
