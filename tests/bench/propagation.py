@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -130,6 +131,8 @@ def main() -> None:
     parser.add_argument("--nginx", choices=["debian", "wheel"], default="debian", help="which nginx")
     parser.add_argument("--json", type=Path, help="write all figures to this file too")
     arguments = parser.parse_args()
+    # Whoever ends the bench ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     figures = {}
