@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 
 from proxygen.admin.report import ApplyReport, StatusReport
-from proxygen.admin.server import socket_path
+from proxygen.admin.server import reachable, socket_path
 from proxygen.errors import Refused, SidecarUnavailable
 from proxygen.settings import AdminSettings
 
@@ -62,16 +62,20 @@ async def connect(settings: AdminSettings, output: Path) -> AsyncIterator[AdminC
     path = socket_path(settings, output)
     connector: aiohttp.BaseConnector
     headers: dict[str, str] = {}
-    if _exists(path):
-        connector, base, place = aiohttp.UnixConnector(str(path)), "http://localhost", f"unix:{path}"
-    elif settings.listen == "off":
-        raise SidecarUnavailable(f"no sidecar answers: {path} does not exist and admin.listen is off; is it running?")
-    else:
-        connector, base, place = aiohttp.TCPConnector(), f"http://{settings.listen}", settings.listen
-        if settings.token is not None:
-            headers["Authorization"] = f"Bearer {settings.token.get_secret_value()}"
-    async with aiohttp.ClientSession(base, connector=connector, headers=headers) as session:
-        yield AdminClient(session, place)
+    with ExitStack() as stack:
+        if _exists(path):
+            connector = aiohttp.UnixConnector(stack.enter_context(reachable(path)))
+            base, place = "http://localhost", f"unix:{path}"
+        elif settings.listen == "off":
+            raise SidecarUnavailable(
+                f"no sidecar answers: {path} does not exist and admin.listen is off; is it running?"
+            )
+        else:
+            connector, base, place = aiohttp.TCPConnector(), f"http://{settings.listen}", settings.listen
+            if settings.token is not None:
+                headers["Authorization"] = f"Bearer {settings.token.get_secret_value()}"
+        async with aiohttp.ClientSession(base, connector=connector, headers=headers) as session:
+            yield AdminClient(session, place)
 
 
 def _exists(path: Path) -> bool:

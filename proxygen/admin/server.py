@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,22 @@ _log = get_logger(__name__)
 def socket_path(settings: AdminSettings, output: Path) -> Path:
     """Return where the unix socket is: the setting, or ``OUTPUT/state/admin.sock``."""
     return settings.socket or output / "state" / SOCKET_NAME
+
+
+@contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """A name for a unix socket that is short enough for sun_path, whatever directory it lies in.
+
+    Linux reaches a directory through a descriptor of it too. Raise OSError where the directory is not there.
+    """
+    if len(bytes(path)) <= _LONGEST_SOCKET_PATH:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
 
 
 @asynccontextmanager
@@ -68,18 +85,14 @@ def _bind_tcp(address: str) -> socket.socket:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    if len(bytes(path)) > _LONGEST_SOCKET_PATH:
-        raise SettingsError(
-            f"admin socket {path}: the path is longer than {_LONGEST_SOCKET_PATH} bytes; "
-            "set admin.socket to a shorter one"
-        )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_socket():
             _refuse_a_living_owner(path)
             path.unlink()
-        listener.bind(str(path))
+        with reachable(path) as name:
+            listener.bind(name)
         # Nobody can connect before listen(), so there is no moment in which others could.
         path.chmod(0o600)
     except OSError as error:
@@ -95,7 +108,8 @@ def _refuse_a_living_owner(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         with suppress(OSError):
-            probe.connect(str(path))
+            with reachable(path) as name:
+                probe.connect(name)
             raise SettingsError(f"admin socket {path}: another sidecar answers there; give each its own admin.socket")
 
 

@@ -68,10 +68,15 @@ async def test_a_file_in_the_sockets_place_is_not_deleted(short_directory: Path)
     assert path.read_text(encoding="utf-8") == "data"
 
 
-async def test_a_path_too_long_for_a_socket_is_refused_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"set admin\.socket"):
-        async with serving(RememberingSidecar(), AdminSettings(listen="off"), tmp_path / ("x" * 100)):
-            pass
+async def test_a_path_too_long_for_a_socket_is_reached_all_the_same(tmp_path: Path) -> None:
+    """sun_path holds 107 bytes; where an operator keeps OUTPUT is not for the kernel's structure to say."""
+    settings, output = AdminSettings(listen="off"), tmp_path / ("x" * 120)
+    async with serving(RememberingSidecar(), settings, output), connect(settings, output) as client:
+        assert (await client.status()).version == STATUS.version
+        with pytest.raises(SettingsError, match="another sidecar answers"):
+            async with serving(RememberingSidecar(), settings, output):
+                pass
+    assert not list((output / "state").iterdir())
 
 
 async def test_over_tcp_the_client_writes_with_the_token_only(short_directory: Path) -> None:
