@@ -103,6 +103,8 @@ class RunningSidecar:
             yield f"the last apply was {step.outcome}: {step.reason}"
         if self._reconciler.held is not None:
             yield self._reconciler.held.reason
+        if self._settings.nginx.reload == "signal" and self._nginx().master is None:
+            yield "no nginx master process is seen"
         freshness = self._watch.freshness()
         if freshness > self._settings.admin.fresh:
             problem = f": {self._watch.problem}" if self._watch.problem else ""
