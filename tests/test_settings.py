@@ -173,3 +173,10 @@ def test_any_text_is_either_taken_or_refused_in_one_line(text: str, key: str) ->
     except SettingsError as error:
         refusal = str(error)
     assert not refusal or refusal.startswith(f"{key} = ")
+
+
+def test_data_may_not_count_as_stale_while_one_poll_lasts() -> None:
+    """A quiet Consul answers once per wait."""
+    with pytest.raises(SettingsError, match=r"admin\.fresh = 30s .* consul\.wait = 60s .* at least 63\.75s"):
+        load({"admin.fresh": "30s"}, environment={})
+    assert load({"admin.fresh": "30s", "consul.wait": "20s"}, environment={}).admin.fresh == 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -108,7 +108,9 @@ def standalone(settings: Settings, binary: Binary) -> Iterator[OperatorConf]:
             + stream
         )
         nginx = settings.nginx.model_copy(update={"conf": directory / "nginx.conf"})
-        yield read_operator_conf(nginx, settings.output.directory, binary)
+        conf = read_operator_conf(nginx, settings.output.directory, binary)
+        # nginx -t makes its temporary directories below the prefix, which may be the working directory.
+        yield replace(conf, prefix=directory)
 
 
 def _has_stream(binary: Binary, modules: Path) -> bool:

@@ -54,9 +54,21 @@ def load(
             values.setdefault(slice_name, {})[name] = value
             origins[key] = origin
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(dict(detail), origins) for detail in error.errors())) from error
+    _require_room_for_a_poll(settings)
+    return settings
+
+
+def _require_room_for_a_poll(settings: Settings) -> None:
+    """Where nothing changes Consul answers once per wait, and adds up to a sixteenth of it."""
+    wait, fresh = settings.consul.wait, settings.admin.fresh
+    if fresh < wait * 17 / 16:
+        raise SettingsError(
+            f"admin.fresh = {fresh:g}s is shorter than one blocking query of consul.wait = {wait:g}s can take, so a"
+            f" quiet Consul would look stale; set at least {wait * 17 / 16:g}s, or a shorter wait"
+        )
 
 
 _Layer = tuple[str, dict[str, Any]]
