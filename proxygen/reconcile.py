@@ -4,16 +4,16 @@
 
 One slot holds the newest catalog. One task takes it, carries it through the stages and says how it ended; what
 arrives meanwhile coalesces behind it. Nothing that fails here ends the loop: what was live stays live, the reason is
-told, and the attempt is repeated with growing pauses.
+told, and the attempt is repeated with growing pauses. Files of the operator's that cannot be used leave those before
+in force.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
+import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,12 +22,12 @@ from typing import Final, NoReturn
 
 from proxygen import __version__
 from proxygen.aio import Latest
-from proxygen.errors import CatalogUnavailable, CheckRefused, ProxygenError, Refused
+from proxygen.errors import BadInput, CatalogUnavailable, CheckRefused, NginxUnavailable, ProxygenError, Refused
 from proxygen.files import state_of
 from proxygen.guard import Held, guard
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
-from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.nginx.publish import Generation, Output, current, discard, next_number, read_generation, stage
@@ -35,6 +35,7 @@ from proxygen.nginx.stamp import Stamp, stamp_text
 from proxygen.nginx.trial import blame_log
 from proxygen.pipeline import MAX_ROUNDS, STAMP_FILE, Drafted, Pipeline, Timings, open_pipeline, quarantines
 from proxygen.plan.types import Plan, Quarantine
+from proxygen.refusals import Refusals
 from proxygen.render import Rendered
 from proxygen.settings import Settings
 
@@ -61,21 +62,19 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refused:
-    """A service that a gate or nginx itself refused; left out until its registration or a file changes."""
-
-    instances: tuple[Instance, ...]
-    quarantine: Quarantine
-    until: float = math.inf
-    """Monotonic time at which it is tried again: what a reload stumbled over, such as a taken port, may be gone."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Outage:
     """A candidate ended every worker; the next one is kept back until then, or until the operator's files change."""
 
     until: float
     reason: str
+
+
+class _NewlyRefused(CheckRefused):
+    """A service that nothing spoke against is refused with the operator's changed files."""
+
+    def __init__(self, quarantine: Quarantine) -> None:
+        super().__init__(str(quarantine))
+        self.service: Final = quarantine.service
 
 
 class Reconciler:
@@ -89,21 +88,27 @@ class Reconciler:
         self._catalogs: Final = catalogs
         self._applier = self._new_applier()
         self._remembered = recall(output.directory)
-        self._refused: dict[ServiceName, _Refused] = {}
-        self._setbacks: Counter[ServiceName] = Counter()
+        self._refusals: Final = Refusals(settings.proxy.tag_prefix)
         self._outage: _Outage | None = None
         self._outages = 0
         self._files = state_of(pipeline.files)
         self._files_changed = False
+        self._excused: frozenset[ServiceName] | None = None
+        """While changed files are on trial: the services that were refused before. Any other speaks against the files,
+        not against itself: a directive that is misspelt in a template stands in every service's lines."""
         self._test_seconds = 0.0
         self._failures = 0
         self._retry: asyncio.TimerHandle | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._one_draft = threading.Lock()
+        self._due = asyncio.Event()
         self.plan: Plan | None = None
         """The newest plan, live or not."""
         self.held: Held | None = None
         self.last: Step | None = None
         self.live_since: datetime | None = None
+        self.files_problem = ""
+        """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
 
     @property
     def pipeline(self) -> Pipeline:
@@ -117,7 +122,7 @@ class Reconciler:
 
     async def run(self) -> NoReturn:
         """Reconcile until cancelled."""
-        await self._attempt(self._finish_pending)
+        await self._finish_until_catalog()
         reload = self._settings.reload
         while True:
             catalog = await self._catalogs.settled(reload.settle, reload.settle_max)
@@ -125,6 +130,21 @@ class Reconciler:
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
                 await asyncio.sleep(reload.gap * (1 + reload.jitter * random.random()))
+
+    async def _finish_until_catalog(self) -> None:
+        """Finish what is pending, and again where that fails: Consul may be away for longer than nginx."""
+        first = asyncio.create_task(self._catalogs.take(), name="first catalog")
+        try:
+            while not first.done():
+                self._due.clear()
+                await self._attempt(self._finish_pending)
+                due = asyncio.create_task(self._due.wait(), name="retry without a catalog")
+                await asyncio.wait({first, due}, return_when=asyncio.FIRST_COMPLETED)
+                due.cancel()
+        finally:
+            first.cancel()
+        # It was taken only to notice it.
+        self._again()
 
     def files_touched(self) -> None:
         """Look whether a file of the operator's is another one by now: logs often lie beside nginx.conf, and each
@@ -141,7 +161,9 @@ class Reconciler:
 
     def _again(self) -> None:
         newest = self._catalogs.peek()
-        if newest is not None:
+        if newest is None:
+            self._due.set()
+        else:
             self._catalogs.put(newest)
 
     async def _attempt(self, work: _Work) -> Step:
@@ -151,10 +173,17 @@ class Reconciler:
             try:
                 applied = await work(timings)
             except ProxygenError as error:
-                applied = Applied(outcome=Outcome.REJECTED, generation=self._current(), reason=str(error))
+                applied = self._rejected(str(error))
+            except Exception as error:
+                # Whatever nobody thought of, such as a full disk for temporary files: what is live goes on.
+                _log.exception("pass failed")
+                applied = self._rejected(f"unexpected {type(error).__name__}: {error}")
             step = _step(applied, timings)
             self._conclude(step)
         return step
+
+    def _rejected(self, reason: str) -> Applied:
+        return Applied(outcome=Outcome.REJECTED, generation=self._current(), reason=reason)
 
     def _conclude(self, step: Step) -> None:
         # "Nothing to change" hides no success, and it ends a failure: its cause is gone.
@@ -200,12 +229,45 @@ class Reconciler:
         return await self._applier.finish_pending(await self._conf(), test_seconds=self._test_seconds)
 
     async def _reconcile(self, catalog: Catalog, timings: Timings) -> Applied:
-        await self._refresh_pipeline()
+        """Carry a catalog through all stages, with the operator's files as they are now, else with those before."""
+        before, outage, excused = self._pipeline, self._outage, frozenset(self._refusals.quarantines)
+        may_fall_back = await self._refresh_pipeline()
+        fresh = self._pipeline
+        if may_fall_back:
+            self._excused = excused
+        try:
+            applied = await self._carry(catalog, timings)
+        except (BadInput, CheckRefused) as error:
+            if not may_fall_back:
+                raise
+            self._pipeline, self._outage, self._excused = before, outage, None
+            try:
+                applied = await self._carry(catalog, timings)
+            except ProxygenError:
+                # Not the files' fault, or not theirs alone: what is asked for is what is tried again.
+                self._pipeline = fresh
+                raise error from None
+            if isinstance(error, _NewlyRefused) and error.service in self._refusals.quarantines:
+                # It is refused with the files before just as well, which are no better then.
+                self.files_changed()
+            else:
+                self._keep_files(error)
+        else:
+            if fresh is not before:
+                self.files_problem = ""
+        finally:
+            self._excused = None
+        return applied
+
+    async def _carry(self, catalog: Catalog, timings: Timings) -> Applied:
         drafted = await self._draft(catalog, timings)
         verdict = guard(drafted.plan, pinned=self.pinned)
         self.plan = drafted.plan
         if isinstance(verdict, Held):
             self.held = verdict
+            pending = await self._finish_pending(timings)
+            if pending.outcome is not Outcome.UNCHANGED:
+                return pending
             return Applied(outcome=Outcome.HELD, generation=self._current(), reason=verdict.reason)
         self.held = None
         for _ in range(MAX_ROUNDS):
@@ -217,20 +279,33 @@ class Reconciler:
         raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
-        self._refused = {
-            name: refused
-            for name, refused in self._refused.items()
-            if catalog.services.get(name) == refused.instances and time.monotonic() < refused.until
-        }
-        quarantined = {name: refused.quarantine for name, refused in self._refused.items()}
-        drafted = self._pipeline.draft(catalog, self._remembered.plan, quarantined, timings)
-        for name, quarantine in drafted.left_out.items():
-            self._refuse(name, quarantine, catalog)
+        self._refusals.review(catalog, time.monotonic())
+        # In a thread: at thousands of services a cold start takes seconds, and others share this loop.
+        drafted = await asyncio.to_thread(self._draft_here, self._pipeline, catalog, timings)
+        for quarantine in drafted.left_out.values():
+            self._refuse(quarantine, catalog)
         return drafted
 
-    def _refuse(self, name: ServiceName, quarantine: Quarantine, catalog: Catalog, *, until: float = math.inf) -> None:
-        self._refused[name] = _Refused(catalog.services.get(name, ()), quarantine, until)
-        _log.warning("service quarantined", service=name, place=quarantine.place, reason=quarantine.reason)
+    def _draft_here(self, pipeline: Pipeline, catalog: Catalog, timings: Timings) -> Drafted:
+        # A pass that was cancelled leaves its thread behind, and a pipeline remembers what it rendered last.
+        with self._one_draft:
+            drafted = pipeline.draft(catalog, self._remembered.plan, self._refusals.quarantines, timings)
+            with timings.of("render"):
+                # Kept in the rendering; at thousands of services it takes its time too.
+                _ = drafted.rendered.digest
+            return drafted
+
+    def _refuse(self, quarantine: Quarantine, catalog: Catalog) -> None:
+        if self._excused is not None and quarantine.service not in self._excused:
+            raise _NewlyRefused(quarantine)
+        self._refusals.refuse(quarantine, catalog)
+        _say_quarantined(quarantine)
+
+    def _postpone(self, quarantine: Quarantine, catalog: Catalog) -> None:
+        """Leave out for some time what a reload stumbled over; the pauses double."""
+        until = self._pause(self._refusals.count_setback(quarantine.service))
+        self._refusals.refuse(quarantine, catalog, until=until)
+        _say_quarantined(quarantine)
 
     async def _make_live(self, drafted: Drafted, catalog: Catalog, timings: Timings) -> Applied | None:
         """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
@@ -257,9 +332,8 @@ class Reconciler:
             raise
         if refusals:
             discard(staged)
-            known = {name: refused.quarantine for name, refused in self._refused.items()}
-            for name, quarantine in quarantines(refusals, known).items():
-                self._refuse(name, quarantine, catalog)
+            for quarantine in quarantines(refusals, self._refusals.quarantines).values():
+                self._refuse(quarantine, catalog)
             return None
         for remark in remarks:
             _log.debug("nginx remarks", remark=remark)
@@ -267,24 +341,21 @@ class Reconciler:
         applied = await self._applier.apply(candidate, await self._conf())
         if applied.outcome is Outcome.APPLIED:
             self._keep_in_mind(drafted.plan)
+            self._refusals.forgive(service.name for service in drafted.plan.services if service.quarantine is None)
             self._outage, self._outages = None, 0
         elif applied.ended_workers:
             self._outage = _Outage(self._pause(self._outages), applied.reason)
             self._outages += 1
         elif applied.outcome is Outcome.ROLLED_BACK:
             blamed = blame_log((applied.reason, *applied.log), drafted.rendered)
-            new = [refusal for refusal in blamed if not set(refusal.services) <= self._refused.keys()]
+            known = self._refusals.quarantines.keys()
+            new = [refusal for refusal in blamed if not set(refusal.services) <= known]
             if new:
                 _log.error("reload rolled back", generation=applied.generation, reason=_reason(applied))
-                for name, quarantine in quarantines(tuple(new), {}).items():
-                    self._refuse(name, quarantine, catalog, until=self._try_again_later(name))
+                for quarantine in quarantines(tuple(new), {}).values():
+                    self._postpone(quarantine, catalog)
                 return None
         return applied
-
-    def _try_again_later(self, name: ServiceName) -> float:
-        """Set the time at which a service that a reload stumbled over gets another chance; the pauses double."""
-        self._setbacks[name] += 1
-        return self._pause(self._setbacks[name] - 1)
 
     def _pause(self, doublings: int) -> float:
         """Return the end of a pause, after which the newest catalog is gone over again."""
@@ -311,17 +382,37 @@ class Reconciler:
             read_operator_conf, self._settings.nginx, self._output.directory, self._pipeline.binary
         )
 
-    async def _refresh_pipeline(self) -> None:
-        """Build the pipeline anew where nginx's binary, its configuration or a file of the operator's changed."""
-        if not self._files_changed and not self._pipeline.is_outdated(await self._conf()):
-            return
-        self._pipeline = await open_pipeline(self._settings)
+    async def _refresh_pipeline(self) -> bool:
+        """Build the pipeline anew where nginx's binary, its configuration or a file of the operator's changed.
+
+        Return whether the one before may stand in for it: not where nginx itself reads something else by now.
+        """
+        is_outdated = self._pipeline.is_outdated(await self._conf())
+        if not self._files_changed and not is_outdated:
+            return False
         self._files_changed = False
-        self._refused.clear()
+        try:
+            pipeline = await open_pipeline(self._settings)
+        except BadInput as error:
+            if is_outdated:
+                raise
+            self._keep_files(error)
+            return False
+        except Exception:
+            self._files_changed = True
+            raise
+        self._pipeline = pipeline
+        self._refusals.clear()
         self._outage, self._outages = None, 0
         self._applier = self._new_applier()
-        for problem in self._pipeline.problems:
+        for problem in pipeline.problems:
             _log.warning("file left out", reason=problem)
+        return not is_outdated
+
+    def _keep_files(self, error: ProxygenError) -> None:
+        """Go on with the files as they were read before, until one of them changes again."""
+        self.files_problem = str(error)
+        _log.error("files refused, the ones before stay", reason=self.files_problem)
 
     def _new_applier(self) -> Applier:
         assert self._pipeline.binary is not None
@@ -359,23 +450,39 @@ class Reconciler:
     async def roll_back(self, number: int | None) -> Step:
         """Go back to an older generation and stay there until the hold is released. Raise OutputUnusable where
         there is none of that number."""
-        async with self._one_at_a_time:
-            conf = await self._conf()
-            applied = await self._applier.roll_back(number, conf, test_seconds=self._test_seconds)
-            if applied.outcome is Outcome.APPLIED:
-                self._remembered = replace(self._remembered, pinned=applied.generation)
-                self._save_memory()
-            step = _step(applied, Timings())
-            self._conclude(step)
-        self._again()
+        try:
+            async with self._one_at_a_time:
+                step = _step(await self._go_back(number), Timings())
+                self._conclude(step)
+        finally:
+            self._again()
         return step
+
+    async def _go_back(self, number: int | None) -> Applied:
+        conf, live, pinned = await self._conf(), self._current(), self.pinned
+        target = number if number is not None else self._applier.served_before(live)
+        if target not in (None, live):
+            # Before the switch: killed in between, the next run must not undo what the operator asked for.
+            self._pin(target)
+        try:
+            return await self._applier.roll_back(target, conf, test_seconds=self._test_seconds)
+        except NginxUnavailable as error:
+            return self._rejected(str(error))
+        finally:
+            if self._current() != target:
+                self._pin(pinned)
+
+    def _pin(self, number: int | None) -> None:
+        if number != self.pinned:
+            self._remembered = replace(self._remembered, pinned=number)
+            self._save_memory()
 
     async def release_hold(self) -> Step:
         """Let plans go live again, and return what became of the newest one. Raise Refused where nothing is held."""
         if self.pinned is None and self.held is None:
             raise Refused("nothing is held")
-        self._remembered = replace(self._remembered, pinned=None)
-        self._save_memory()
+        async with self._one_at_a_time:
+            self._pin(None)
         catalog = self._catalogs.peek()
         if catalog is None:
             raise CatalogUnavailable("the hold is released; Consul has not been read yet, so there is no plan to apply")
@@ -390,6 +497,10 @@ def _step(applied: Applied, timings: Timings) -> Step:
         at=datetime.now(UTC),
         durations={**timings.seconds, **applied.durations},
     )
+
+
+def _say_quarantined(quarantine: Quarantine) -> None:
+    _log.warning("service quarantined", service=quarantine.service, place=quarantine.place, reason=quarantine.reason)
 
 
 def _reason(applied: Applied) -> str:

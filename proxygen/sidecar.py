@@ -42,6 +42,9 @@ _STATES: Final = {
 }
 
 
+_NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
+
+
 class RunningSidecar:
     """Implements `proxygen.admin.report.Sidecar`."""
 
@@ -101,6 +104,8 @@ class RunningSidecar:
             yield "no generation is live yet"
         if step is not None and step.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK):
             yield f"the last apply was {step.outcome}: {step.reason}"
+        if self._reconciler.files_problem:
+            yield _NOT_TAKEN + self._reconciler.files_problem
         if self._reconciler.held is not None:
             yield self._reconciler.held.reason
         if self._settings.nginx.reload == "signal" and self._nginx().master is None:
@@ -139,6 +144,8 @@ class RunningSidecar:
         for service in plan.services if plan else ():
             for warning in service.warnings:
                 yield f"service {service.name}: {warning}"
+        if self._reconciler.files_problem:
+            yield _NOT_TAKEN + self._reconciler.files_problem
         yield from self._reconciler.pipeline.problems
         conf = self._reconciler.pipeline.conf
         if conf is not None and conf.worker_shutdown_timeout is None:

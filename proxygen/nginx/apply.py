@@ -138,7 +138,7 @@ class Applier:
         """
         async with self._one_at_a_time:
             live = current(self._output.directory)
-            target = number if number is not None else self._served_before(live)
+            target = number if number is not None else self.served_before(live)
             if target is None or target == live:
                 reason = "there is no other generation to go to"
                 return Applied(outcome=Outcome.UNCHANGED, generation=live, reason=reason)
@@ -220,7 +220,8 @@ class Applier:
                 return generation.stamp
         return None
 
-    def _served_before(self, live: int | None) -> int | None:
+    def served_before(self, live: int | None) -> int | None:
+        """Return the generation that nginx was last seen to run beside the live one."""
         numbers = reversed(proven(self._output.directory))
         return next((number for number in numbers if number != live), None)
 

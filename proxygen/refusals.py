@@ -1,0 +1,83 @@
+"""The services that a gate or nginx itself refused: what they looked like then, and when they get another chance."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.plan.types import Quarantine
+
+_Look = frozenset[tuple[object, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Refused:
+    quarantine: Quarantine
+    look: _Look
+    until: float
+
+
+class Refusals:
+    """Services are left out until something changes that could cure them: never because of their health, which flaps.
+
+    What a gate refused costs a test to try again, what a reload stumbled over costs a reload; so the second waits for
+    its time too, also where its instances go and come back.
+    """
+
+    def __init__(self, tag_prefix: str) -> None:
+        self._tag: Final = f"{tag_prefix}."
+        self._key: Final = f"{tag_prefix}-"
+        self._refused: dict[ServiceName, _Refused] = {}
+        self._setbacks: Counter[ServiceName] = Counter()
+
+    @property
+    def quarantines(self) -> Mapping[ServiceName, Quarantine]:
+        return {name: refused.quarantine for name, refused in self._refused.items()}
+
+    def refuse(self, quarantine: Quarantine, catalog: Catalog, *, until: float = math.inf) -> None:
+        """Leave a service out. ``until``: the monotonic time at which what a reload stumbled over is tried again."""
+        look = self._look(catalog.services.get(quarantine.service, ()), with_addresses=until == math.inf)
+        self._refused[quarantine.service] = _Refused(quarantine=quarantine, look=look, until=until)
+
+    def count_setback(self, name: ServiceName) -> int:
+        """Count one more reload that stumbled over a service; return how many there were before."""
+        self._setbacks[name] += 1
+        return self._setbacks[name] - 1
+
+    def review(self, catalog: Catalog, now: float) -> None:
+        """Give those another chance whose time has come or whose cause may be gone."""
+        self._refused = {
+            name: refused
+            for name, refused in self._refused.items()
+            if now < refused.until and not self._may_be_cured(refused, catalog.services.get(name, ()))
+        }
+        self.forgive(self._setbacks.keys() - catalog.services.keys())
+
+    def forgive(self, names: Iterable[ServiceName]) -> None:
+        """Forget the setbacks of services that went live, or are gone."""
+        for name in list(names):
+            self._setbacks.pop(name, None)
+
+    def clear(self) -> None:
+        """Give all of them another chance: nginx or a file of the operator's is another one."""
+        self._refused.clear()
+
+    def _may_be_cured(self, refused: _Refused, instances: tuple[Instance, ...]) -> bool:
+        if refused.until < math.inf and not instances:
+            return False
+        return self._look(instances, with_addresses=refused.until == math.inf) != refused.look
+
+    def _look(self, instances: tuple[Instance, ...], *, with_addresses: bool) -> _Look:
+        """What of a registration can be why it was refused: what is read of it, however many there are of the same."""
+        return frozenset(
+            (
+                *(tag for tag in instance.tags if tag.startswith(self._tag)),
+                *(pair for pair in instance.meta if pair[0].startswith(self._key)),
+                *((instance.address, instance.port) if with_addresses else ()),
+            )
+            for instance in instances
+        )

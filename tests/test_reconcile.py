@@ -1,0 +1,352 @@
+"""The loop beside a real nginx, fed with catalogs by hand: nothing ends it, and one trouble stays one trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from proxygen.aio import Latest
+from proxygen.errors import CatalogUnavailable, OutputUnusable
+from proxygen.model import Catalog, Health, Instance
+from proxygen.nginx.apply import Outcome
+from proxygen.nginx.publish import current, hold_output, read_generation
+from proxygen.pipeline import open_pipeline
+from proxygen.reconcile import Reconciler
+from proxygen.settings import Settings, load
+from tests.harness.nginx import NginxServer
+from tests.harness.ports import free_port
+from tests.harness.tools import NginxBinary
+from tests.plan.catalogs import catalog, instance
+
+SHIPPED = Path(__file__).parents[1] / "templates/location.conf.j2"
+
+WEB = instance("web", 1, "route=web.example.com", address="127.0.0.1")
+SHOP = instance("shop", 2, "route=shop.example.com", address="127.0.0.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A reconciler at work."""
+
+    nginx: NginxServer
+    settings: Settings
+    catalogs: Latest[Catalog]
+    reconciler: Reconciler
+    task: asyncio.Task[None]
+
+    def put(self, *instances: Instance) -> None:
+        self.catalogs.put(catalog(*instances))
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.reconciler.last.outcome if self.reconciler.last else None
+
+    @property
+    def reason(self) -> str:
+        return self.reconciler.last.reason if self.reconciler.last else ""
+
+    @property
+    def live(self) -> int | None:
+        return current(self.settings.output.directory)
+
+    def serves(self, text: str) -> bool:
+        """Whether a generation with this text in it is proven, and the pass that made it is over."""
+        number = self.live
+        if number is None or self.reconciler.last is None or self.reconciler.last.generation != number:
+            return False
+        generation = read_generation(self.settings.output.directory, number)
+        if generation is None or not generation.proven:
+            return False
+        return text in (generation.path / "http.d/20-servers.conf").read_text()
+
+    def reloads(self) -> int:
+        return self.nginx.errors().count("(SIGHUP) received")
+
+    async def until(self, condition: Callable[[], object], seconds: float = 15) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert not self.task.done(), "the loop ended"
+            assert time.monotonic() < deadline, (self.reconciler.last, self.nginx.errors()[-2000:])
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(nginx: NginxServer, **knobs: object) -> AsyncIterator[Loop]:
+    values = {
+        "proxy.http_listen": f"127.0.0.1:{free_port()}",
+        "proxy.https_listen": f"127.0.0.1:{free_port()}",
+        "nginx.binary": str(nginx.binary.path),
+        "nginx.conf": str(nginx.conf),
+        "nginx.prefix": str(nginx.directory),
+        "nginx.stamp": f"127.0.0.1:{free_port()}",
+        "output.directory": str(nginx.output),
+        **{name.replace("__", "."): str(value) for name, value in knobs.items()},
+    }
+    settings = load(values, environment={})
+    catalogs: Latest[Catalog] = Latest()
+    with hold_output(nginx.output) as output:
+        reconciler = Reconciler(settings, output, await open_pipeline(settings), catalogs)
+        task = asyncio.create_task(reconciler.run())
+        try:
+            yield Loop(nginx, settings, catalogs, reconciler, task)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+@pytest.fixture
+def server(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
+    """Not started."""
+    return make_nginx(any_nginx_binary)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """The operator's template of a location, in a directory of his own."""
+    (tmp_path / "templates").mkdir()
+    return tmp_path / "templates/location.conf.j2"
+
+
+@pytest.fixture
+async def loop(server: NginxServer, own: Path, tmp_path: Path) -> AsyncIterator[Loop]:
+    """Generation 1, with the service web, is live."""
+    (tmp_path / "snippets").mkdir()
+    server.start()
+    async with running(server, proxy__templates=own.parent, proxy__snippets=tmp_path / "snippets") as loop:
+        loop.put(WEB)
+        await loop.until(lambda: loop.outcome is Outcome.APPLIED)
+        yield loop
+
+
+# --- nothing ends the loop --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"# {{ 1 / 0 }}\n", b"# {{ (location.proxy.nothing / 1000) | q }}\n", b"# caf\xe9\n"],
+    ids=["division", "nothing-there", "latin-1"],
+)
+async def test_a_template_that_fails_like_a_program_ends_nothing(server: NginxServer, own: Path, text: bytes) -> None:
+    """It is there from the start, so there is no older one to go on with; the mended one is enough."""
+    await asyncio.to_thread(own.write_bytes, text)
+    server.start()
+    async with running(server, proxy__templates=own.parent) as loop:
+        loop.put(WEB)
+        await loop.until(lambda: loop.outcome is Outcome.REJECTED)
+        assert "location.conf.j2" in loop.reason
+        change(own, SHIPPED.read_text(), loop)
+        await loop.until(lambda: loop.serves("web.example.com"))
+
+
+async def test_what_nobody_thought_of_is_a_rejection_and_is_tried_again(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Injects a directory for temporary files that is gone, as good as full or read-only."""
+    with monkeypatch.context() as broken:
+        broken.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        loop.put(WEB, SHOP)
+        await loop.until(lambda: loop.outcome is Outcome.REJECTED)
+        assert "No such file or directory" in loop.reason
+        assert loop.live == 1
+    await loop.until(lambda: loop.serves("shop.example.com"))
+
+
+# --- files that cannot be used ----------------------------------------------------------------------------------------
+
+
+def _broken_templates() -> Iterator[tuple[str, str, str]]:
+    shipped = SHIPPED.read_text()
+    yield "syntax", "{% if %}", "location.conf.j2:1"
+    yield "undefined", "{{ location.flavour | q }}", "flavour"
+    yield (
+        "first-gate",
+        shipped.replace("{% if location.redirect %}", "nonsense on;\n{% if location.redirect %}"),
+        "nonsense",
+    )
+    yield "second-gate", shipped.replace("{% if location.redirect %}", "root;\n{% if location.redirect %}"), "root"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [pytest.param(template, said, id=name) for name, template, said in _broken_templates()],
+)
+async def test_a_broken_template_costs_no_change_of_the_catalog(
+    loop: Loop, own: Path, template: str, said: str
+) -> None:
+    """The files before stay in force, whole and with the reason told, until a file changes again."""
+    change(own, template, loop)
+    await loop.until(lambda: loop.reconciler.files_problem)
+    assert said in loop.reconciler.files_problem
+    loop.put(WEB, SHOP)
+    await loop.until(lambda: loop.serves("shop.example.com"))
+    assert loop.reconciler.files_problem
+    assert loop.reconciler.plan is not None
+    assert not loop.reconciler.plan.quarantined
+    change(own, SHIPPED.read_text() + "# mended\n", loop)
+    await loop.until(lambda: loop.serves("# mended"))
+    assert not loop.reconciler.files_problem
+
+
+def change(path: Path, text: str, loop: Loop) -> None:
+    path.write_text(text)
+    loop.reconciler.files_touched()
+
+
+async def test_a_snippet_that_only_nginx_refuses_costs_no_change_of_the_catalog(loop: Loop, tmp_path: Path) -> None:
+    change(tmp_path / "snippets/http.conf", "client_max_body_size 10x;\n", loop)
+    await loop.until(lambda: loop.reconciler.files_problem)
+    assert "client_max_body_size" in loop.reconciler.files_problem
+    loop.put(WEB, SHOP)
+    await loop.until(lambda: loop.serves("shop.example.com"))
+
+
+async def test_a_broken_nginx_conf_is_no_trouble_of_the_other_files(loop: Loop) -> None:
+    """No older one can stand in for it: nginx itself would not start with it, so nothing is changed."""
+    whole = loop.nginx.conf.read_text()
+    change(loop.nginx.conf, whole + "nonsense;\n", loop)
+    loop.put(WEB, SHOP)
+    await loop.until(lambda: loop.outcome is Outcome.REJECTED)
+    assert "nonsense" in loop.reason
+    assert not loop.reconciler.files_problem
+    assert loop.live == 1
+    change(loop.nginx.conf, whole, loop)
+    await loop.until(lambda: loop.serves("shop.example.com"))
+
+
+async def test_a_service_that_is_refused_with_any_files_does_not_stand_in_the_way_of_the_new_ones(
+    loop: Loop, own: Path
+) -> None:
+    """Injects a service and a template in one go, where the service is refused with the template before, too."""
+    bad = instance("bad", 4, "route=admin.example.com", address="127.0.0.1")
+    conf = loop.nginx.conf.read_text()
+    listen = loop.settings.proxy.http_listen[0]
+    own_server = f"http {{\n    server {{ listen {listen}; server_name admin.example.com; }}\n"
+    change(loop.nginx.conf, conf.replace("http {\n", own_server), loop)
+    await loop.until(lambda: loop.reconciler.pipeline.conf and "admin" in str(loop.reconciler.pipeline.conf.texts))
+    loop.put(WEB, bad)
+    change(own, SHIPPED.read_text() + "# mended\n", loop)
+    await loop.until(lambda: loop.serves("# mended"))
+    assert loop.reconciler.plan is not None
+    assert [quarantine.service for quarantine in loop.reconciler.plan.quarantined] == ["bad"]
+    assert not loop.reconciler.files_problem
+
+
+# --- refused services -------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_service_whose_health_flaps_costs_the_others_nothing(loop: Loop) -> None:
+    """Injects a port that is taken: one reload stumbles over it, and its checks have no say in when the next does."""
+    with taken_port() as port:
+        db = instance("db", 3, "protocol=tcp", f"listen={port}", address="127.0.0.1")
+        loop.put(WEB, SHOP, db)
+        await loop.until(lambda: loop.serves("shop.example.com"))
+        before = loop.reloads()
+        for number, health in zip(range(10), itertools.cycle([Health.CRITICAL, Health.PASSING]), strict=False):
+            loop.put(WEB, SHOP, replace(db, health=health, modify_index=number))
+            await asyncio.sleep(0.15)
+        assert loop.reloads() == before
+        loop.put(WEB, SHOP, db, instance("new", 4, "route=new.example.com"))
+        await loop.until(lambda: loop.serves("new.example.com"))
+        assert loop.reloads() == before + 1
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("0.0.0.0", free_port())) as taken:
+        yield taken.getsockname()[1]
+
+
+# --- without a catalog ------------------------------------------------------------------------------------------------
+
+
+async def test_nginx_that_comes_before_consul_is_enough_to_be_live(server: NginxServer) -> None:
+    """Both are away at the start: what is on disk is proven once nginx serves it, whatever Consul does."""
+    stamp = f"127.0.0.1:{free_port()}"
+    server.start()
+    async with running(server, nginx__stamp=stamp) as loop:
+        loop.put(WEB)
+        await loop.until(lambda: loop.outcome is Outcome.APPLIED)
+    server.stop()
+    async with running(server, nginx__stamp=stamp) as loop:
+        await loop.until(lambda: loop.outcome is Outcome.REJECTED)
+        assert loop.reconciler.live_since is None
+        server.start()
+        await loop.until(lambda: loop.reconciler.live_since is not None)
+        assert loop.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)
+
+
+# --- rollback ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rollback_that_nginx_does_not_live_to_see_is_a_step_a_pin_and_is_finished(loop: Loop) -> None:
+    """Injects the end of nginx: its next start reads the generation that the operator asked for, and it stays."""
+    loop.put(WEB, SHOP)
+    await loop.until(lambda: loop.serves("shop.example.com"))
+    loop.nginx.kill()
+    step = await loop.reconciler.roll_back(None)
+    assert (step.outcome, step.generation, loop.live, loop.reconciler.pinned) == (Outcome.REJECTED, 1, 1, 1)
+    assert loop.reconciler.last is not None
+    loop.nginx.start()
+    await loop.until(lambda: loop.outcome is Outcome.HELD)
+    assert (loop.live, loop.reconciler.pinned) == (1, 1)
+    assert (await loop.reconciler.release_hold()).outcome is Outcome.APPLIED
+    assert loop.serves("shop.example.com")
+
+
+async def test_a_rollback_that_ends_where_it_began_pins_nothing(loop: Loop) -> None:
+    with pytest.raises(OutputUnusable, match="no generation 7"):
+        await loop.reconciler.roll_back(7)
+    assert (await loop.reconciler.roll_back(1)).outcome is Outcome.UNCHANGED
+    assert loop.reconciler.pinned is None
+    loop.put(WEB, SHOP)
+    await loop.until(lambda: loop.serves("shop.example.com"))
+
+
+async def test_a_hold_that_is_released_before_consul_was_read_is_released(server: NginxServer) -> None:
+    server.start()
+    async with running(server) as loop:
+        for instances in ((WEB,), (WEB, SHOP)):
+            loop.put(*instances)
+            await loop.until(lambda: loop.outcome is Outcome.APPLIED)
+            await asyncio.sleep(0.5)
+        assert (await loop.reconciler.roll_back(None)).outcome is Outcome.APPLIED
+        assert loop.reconciler.pinned == 1
+    async with running(server) as loop:
+        assert loop.reconciler.pinned == 1
+        with pytest.raises(CatalogUnavailable):
+            await loop.reconciler.release_hold()
+        assert loop.reconciler.pinned is None
+
+
+# --- many services ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_long_draft_blocks_nobody_else(loop: Loop) -> None:
+    """The admin API and the watch of Consul share the loop with a cold start of many services."""
+    longest, ended = 0.0, False
+
+    async def beat() -> None:
+        nonlocal longest
+        while not ended:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+
+    beating = asyncio.create_task(beat())
+    loop.put(*(instance(f"s{number}", number, f"route=s{number}.example.com") for number in range(1, 1200)))
+    await loop.until(lambda: loop.reconciler.last and loop.reconciler.last.generation == 2, 60)
+    ended = True
+    await beating
+    assert loop.reconciler.last is not None
+    took = sum(loop.reconciler.last.durations[stage] for stage in ("plan", "render", "check"))
+    assert longest < took / 3, (longest, took)

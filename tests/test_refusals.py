@@ -1,0 +1,94 @@
+"""When a refused service gets another chance, and when not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxygen.model import Catalog, Health, ServiceName
+from proxygen.plan.types import Quarantine
+from proxygen.refusals import Refusals
+from tests.plan.catalogs import catalog, instance
+
+DB = ServiceName("db")
+TAGS = ("protocol=tcp", "listen=15432")
+EMPTY = Catalog(datacenter="dc1", services={DB: ()})
+LATER = 100.0
+
+
+def refused(*, by_reload: bool) -> Refusals:
+    refusals = Refusals("proxygen")
+    quarantine = Quarantine(service=DB, place="stream.d/streams.conf", reason="bind() failed")
+    if by_reload:
+        refusals.refuse(quarantine, catalog(instance("db", 1, *TAGS)), until=LATER)
+    else:
+        refusals.refuse(quarantine, catalog(instance("db", 1, *TAGS)))
+    return refusals
+
+
+def stands(refusals: Refusals, newest: Catalog, now: float = 0.0) -> bool:
+    refusals.review(newest, now)
+    return DB in refusals.quarantines
+
+
+@pytest.mark.parametrize("by_reload", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"health": Health.CRITICAL},
+        {"weight_passing": 7},
+        {"modify_index": 99},
+        {"create_index": 99},
+        {"meta": (("build", "17"),)},
+    ],
+    ids=["health", "weight", "modified", "registered-again", "meta-of-others"],
+)
+def test_what_cannot_cure_a_service_does_not_bring_it_back(by_reload: bool, change: dict[str, Any]) -> None:
+    """Else a check that flaps costs everybody a reload each time."""
+    assert stands(refused(by_reload=by_reload), catalog(instance("db", 1, *TAGS, **change)))
+
+
+@pytest.mark.parametrize("by_reload", [True, False])
+def test_a_tag_of_somebody_elses_cures_nothing(by_reload: bool) -> None:
+    changed = instance("db", 1, *TAGS)
+    assert stands(refused(by_reload=by_reload), catalog(replace(changed, tags=("primary", *changed.tags))))
+
+
+@pytest.mark.parametrize("by_reload", [True, False])
+def test_another_tag_or_meta_brings_a_service_back_at_once(by_reload: bool) -> None:
+    assert not stands(refused(by_reload=by_reload), catalog(instance("db", 1, "protocol=tcp", "listen=15433")))
+    changed = instance("db", 1, *TAGS, meta=(("proxygen-timeout", "1m"),))
+    assert not stands(refused(by_reload=by_reload), catalog(changed))
+
+
+def test_another_address_cures_what_a_gate_refused_and_not_what_a_reload_did() -> None:
+    moved = catalog(instance("db", 2, *TAGS))
+    assert not stands(refused(by_reload=False), moved)
+    assert stands(refused(by_reload=True), moved)
+
+
+def test_a_service_that_goes_and_comes_back_gains_no_reload_by_it() -> None:
+    refusals = refused(by_reload=True)
+    assert stands(refusals, EMPTY)
+    assert stands(refusals, catalog(instance("db", 1, *TAGS)))
+
+
+def test_what_a_reload_stumbled_over_gets_its_chance_in_time() -> None:
+    refusals = refused(by_reload=True)
+    same = catalog(instance("db", 1, *TAGS))
+    assert stands(refusals, same, LATER - 1)
+    assert not stands(refusals, same, LATER)
+    assert stands(refused(by_reload=False), same, 1e9)
+
+
+def test_setbacks_are_forgiven_to_what_went_live_or_is_gone() -> None:
+    refusals = Refusals("proxygen")
+    assert [refusals.count_setback(DB) for _ in range(3)] == [0, 1, 2]
+    refusals.review(EMPTY, 0)
+    assert refusals.count_setback(DB) == 3, "a service that was seen empty may be back in a moment"
+    refusals.forgive([DB])
+    assert refusals.count_setback(DB) == 0
+    refusals.review(Catalog(datacenter="dc1", services={}), 0)
+    assert refusals.count_setback(DB) == 0
