@@ -12,6 +12,8 @@ from proxygen.settings import NginxSettings
 
 # An engine that does not take a signal within this time is not going to.
 _ENGINE_PATIENCE: Final = 10.0
+_NO_SUCH_CONTAINER: Final = 404
+_SEE_HOST: Final = "see nginx.docker_host (--nginx-docker-host)"
 
 
 async def ask_reload(settings: NginxSettings, master: Master | None) -> None:
@@ -50,8 +52,24 @@ async def _by_engine(settings: NginxSettings) -> None:
     try:
         async with asyncio.timeout(_ENGINE_PATIENCE), aiodocker.Docker(url=settings.docker_host) as engine:
             await engine.containers.container(settings.container).kill(signal="HUP")
-    except (aiodocker.DockerError, OSError, TimeoutError) as error:
-        reason = getattr(error, "message", None) or str(error) or "no answer"
-        raise NginxUnavailable(
-            f"{settings.docker_host} did not send HUP to container {settings.container}: {reason}"
-        ) from error
+    except aiodocker.DockerError as error:
+        raise _unsent(settings, _engines_reason(error.status, error.message, error.__context__)) from error
+    except TimeoutError as error:
+        raise _unsent(settings, f"no answer within {_ENGINE_PATIENCE:g}s") from error
+    except OSError as error:
+        raise _unsent(settings, str(error)) from error
+    except Exception as error:
+        # aiodocker reads any answer as an engine's: a stranger's ends in whatever Python raises for it.
+        raise _unsent(settings, f"what answers there is no engine; {_SEE_HOST}") from error
+
+
+def _engines_reason(status: int, message: str, cause: BaseException | None) -> str:
+    """Why there is no connection, or why the engine refused, and where that is put right."""
+    if isinstance(cause, OSError):
+        return f"{cause.strerror or cause}; start the engine, or {_SEE_HOST}"
+    advice = "; see nginx.container (--nginx-container)" if status == _NO_SUCH_CONTAINER else ""
+    return " ".join(message.split()) + advice
+
+
+def _unsent(settings: NginxSettings, reason: str) -> NginxUnavailable:
+    return NginxUnavailable(f"{settings.docker_host} did not send HUP to container {settings.container}: {reason}")

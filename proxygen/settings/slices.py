@@ -165,9 +165,15 @@ class NginxSettings(Slice):
     reload_command: Texts = Field(
         default=(), description="command and arguments for reload = command; run without a shell"
     )
-    container: str | None = Field(default=None, description="container to send HUP to for reload = docker")
+    container: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="name or id of the container to send HUP to for reload = docker",
+    )
     docker_host: str = Field(
-        default="unix:///var/run/docker.sock", description="Docker's or Podman's API for reload = docker"
+        default="unix:///var/run/docker.sock",
+        pattern=r"^(unix:///.+|(tcp|http|https|ssh)://[^/]+/?)$",
+        description="Docker's or Podman's API for reload = docker: unix:///PATH or tcp://HOST:PORT",
     )
     stamp: StampAddress = Field(
         default="127.0.0.1:18082",
