@@ -28,24 +28,26 @@ class CannotSetUp(Exception):
     """Something that only the user can put right; the text says how."""
 
 
-def set_up(groups: tuple[str, ...], *, debian_nginx: bool) -> dict[str, str]:
+def set_up(groups: tuple[str, ...], *, debian_nginx: bool, engine: bool = False) -> dict[str, str]:
     """Install what is missing and return the environment in which the tools are found.
 
     ``groups`` are dependency groups of pyproject.toml. ``debian_nginx`` also wants the distribution's nginx with its
-    stream and Lua modules, where we may install it.
+    stream and Lua modules, ``engine`` its Podman, where we may install them.
     """
     _set_up_venv(groups)
     if debian_nginx:
         _install_debian_nginx()
+    if engine:
+        _install_engine()
     _link_tool("nginx", _search("nginx") or _wheel_nginx())
     _link_tool("consul", _search("consul") or _unpacked_consul())
     return {**os.environ, "PATH": _path() + os.pathsep + str(TOOLS)}
 
 
-def run_or_exit(groups: tuple[str, ...], *, debian_nginx: bool) -> dict[str, str]:
+def run_or_exit(groups: tuple[str, ...], *, debian_nginx: bool, engine: bool = False) -> dict[str, str]:
     """`set_up` for a script: what cannot be set up ends it with status 2 and the reason on standard error."""
     try:
-        return set_up(groups, debian_nginx=debian_nginx)
+        return set_up(groups, debian_nginx=debian_nginx, engine=engine)
     except CannotSetUp as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
@@ -185,24 +187,32 @@ def _install_debian_nginx() -> None:
     missing = [package for package, file in wanted.items() if not file.exists()]
     if not missing:
         return
-    if shutil.which("apt-get") is None or os.getuid() != 0:
-        _say(
-            "tests on the distribution's nginx will be skipped; they want, as root: "
-            f"apt-get install {' '.join(missing)}"
-        )
+    if not _may_install(missing, "tests on the distribution's nginx"):
         return
-    _say(f"installing {', '.join(missing)} with apt-get on this system")
+    _apt_install(missing)
+    if "nginx" in missing:
+        _stop_new_service()
+
+
+def _may_install(packages: list[str], what: str) -> bool:
+    """Whether apt can install for us; where it cannot, say what is skipped and what would help."""
+    if shutil.which("apt-get") is not None and os.getuid() == 0:
+        return True
+    _say(f"{what} will be skipped; they want, as root: apt-get install {' '.join(packages)}")
+    return False
+
+
+def _apt_install(packages: list[str]) -> None:
+    _say(f"installing {', '.join(packages)} with apt-get on this system")
     # RUNLEVEL=1 keeps Debian's maintainer scripts from starting the service where there is no systemd.
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
     try:
         _run(install, env=env)
     except CannotSetUp:
         # Most likely the package lists were never fetched, or are too old.
         _run(["apt-get", "update", "-q"], env=env)
         _run(install, env=env)
-    if "nginx" in missing:
-        _stop_new_service()
 
 
 def _stop_new_service() -> None:
@@ -216,6 +226,25 @@ def _stop_new_service() -> None:
             os.kill(pid, signal.SIGQUIT)
     except (OSError, ValueError):
         return
+
+
+# --- a container engine
+
+
+def _install_engine() -> None:
+    """Install Podman for the tests that reload an nginx in a container; they are the only ones that lack it."""
+    tools = {"podman": "podman", "runc": "runc", "iptables": "iptables"}
+    helpers = {"netavark": "netavark", "aardvark-dns": "aardvark-dns"}
+    missing = [package for package, tool in tools.items() if _search(tool) is None]
+    missing += [package for package, tool in helpers.items() if not (Path("/usr/lib/podman") / tool).exists()]
+    what = "tests with a container engine"
+    if not missing or not _may_install(missing, what):
+        return
+    try:
+        _apt_install(missing)
+    except CannotSetUp as error:
+        # Ubuntu before 24.04 has no netavark.
+        _say(f"{what} will be skipped: {error}")
 
 
 # --- Consul
@@ -308,4 +337,4 @@ def _require_apt(what: str) -> None:
 
 
 if __name__ == "__main__":
-    run_or_exit(("test", "lint", "demo"), debian_nginx=True)
+    run_or_exit(("test", "lint", "demo"), debian_nginx=True, engine=True)

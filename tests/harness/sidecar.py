@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,12 @@ class Sidecar:
         directory.mkdir(parents=True, exist_ok=True)
         self.config.write_text(_toml(knobs), encoding="utf-8")
 
-    def start(self, *, ready: bool = True) -> None:
-        """Start, and wait until a generation is live and Consul's data is fresh."""
-        command = [sys.executable, "-m", "proxygen", "run", "--config", str(self.config)]
+    def start(self, *, ready: bool = True, within: Sequence[str] = ()) -> None:
+        """Start, and wait until a generation is live and Consul's data is fresh.
+
+        ``within`` is a command that starts the one that follows it in another place, such as a namespace.
+        """
+        command = [*within, sys.executable, "-m", "proxygen", "run", "--config", str(self.config)]
         self._process = process.start(command, log=self.log)
         if ready:
             self.wait_ready()

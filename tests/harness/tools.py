@@ -67,7 +67,11 @@ def _nginx_version(path: Path) -> tuple[int, int, int]:
 
 def missing(what: str) -> NoReturn:
     """Skip the test with the reason; on CI, where nothing may be missing, fail it."""
-    reason = f"{what} is not installed here; tests/run installs it"
+    unusable(f"{what} is not installed here; tests/run installs it")
+
+
+def unusable(reason: str) -> NoReturn:
+    """The same for what is installed and does not work here."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
