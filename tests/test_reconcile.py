@@ -333,14 +333,15 @@ async def test_a_hold_that_is_released_before_consul_was_read_is_released(server
 @pytest.mark.slow
 async def test_a_long_draft_blocks_nobody_else(loop: Loop) -> None:
     """The admin API and the watch of Consul share the loop with a cold start of many services."""
-    longest, ended = 0.0, False
+    lost, ended = 0.0, False
 
     async def beat() -> None:
-        nonlocal longest
+        nonlocal lost
         while not ended:
             before = time.monotonic()
             await asyncio.sleep(0.01)
-            longest = max(longest, time.monotonic() - before)
+            late = time.monotonic() - before - 0.01
+            lost += late if late > 0.05 else 0.0
 
     beating = asyncio.create_task(beat())
     loop.put(*(instance(f"s{number}", number, f"route=s{number}.example.com") for number in range(1, 1200)))
@@ -349,4 +350,4 @@ async def test_a_long_draft_blocks_nobody_else(loop: Loop) -> None:
     await beating
     assert loop.reconciler.last is not None
     took = sum(loop.reconciler.last.durations[stage] for stage in ("plan", "render", "check"))
-    assert longest < took / 3, (longest, took)
+    assert lost < took / 2, (lost, took)
