@@ -230,33 +230,37 @@ class Reconciler:
 
     async def _reconcile(self, catalog: Catalog, timings: Timings) -> Applied:
         """Carry a catalog through all stages, with the operator's files as they are now, else with those before."""
-        before, outage, excused = self._pipeline, self._outage, frozenset(self._refusals.quarantines)
-        may_fall_back = await self._refresh_pipeline()
-        fresh = self._pipeline
-        if may_fall_back:
-            self._excused = excused
+        before, outage, refused = self._pipeline, self._outage, frozenset(self._refusals.quarantines)
+        if not await self._refresh_pipeline():
+            return await self._carry(catalog, timings)
+        self._excused = refused
         try:
-            applied = await self._carry(catalog, timings)
+            return await self._carry(catalog, timings)
         except (BadInput, CheckRefused) as error:
-            if not may_fall_back:
-                raise
             self._pipeline, self._outage, self._excused = before, outage, None
-            try:
-                applied = await self._carry(catalog, timings)
-            except ProxygenError:
-                # Not the files' fault, or not theirs alone: what is asked for is what is tried again.
-                self._pipeline = fresh
-                raise error from None
-            if isinstance(error, _NewlyRefused) and error.service in self._refusals.quarantines:
-                # It is refused with the files before just as well, which are no better then.
-                self.files_changed()
-            else:
-                self._keep_files(error)
-        else:
-            if fresh is not before:
-                self.files_problem = ""
+            return await self._carry_as_before(catalog, timings, error)
         finally:
             self._excused = None
+            if self._pipeline is not before:
+                self.files_problem = ""
+
+    async def _carry_as_before(self, catalog: Catalog, timings: Timings, error: ProxygenError) -> Applied:
+        """Carry a catalog with the files before, since ``error`` speaks against the changed ones: also to see whether
+        it is theirs."""
+        try:
+            applied = await self._carry(catalog, timings)
+        except (BadInput, CheckRefused):
+            # Not the files' fault, or not theirs alone: both are tried again.
+            self._files_changed = True
+            raise error from None
+        except Exception:
+            self._keep_files(error)
+            raise
+        if isinstance(error, _NewlyRefused) and error.service in self._refusals.quarantines:
+            # It is refused with the files before just as well, which are no better then.
+            self.files_changed()
+        else:
+            self._keep_files(error)
         return applied
 
     async def _carry(self, catalog: Catalog, timings: Timings) -> Applied:
@@ -407,6 +411,8 @@ class Reconciler:
         self._applier = self._new_applier()
         for problem in pipeline.problems:
             _log.warning("file left out", reason=problem)
+        if is_outdated:
+            self.files_problem = ""
         return not is_outdated
 
     def _keep_files(self, error: ProxygenError) -> None:

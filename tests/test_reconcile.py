@@ -201,6 +201,32 @@ def change(path: Path, text: str, loop: Loop) -> None:
     loop.reconciler.files_touched()
 
 
+async def test_a_broken_template_is_told_apart_from_an_absent_nginx(loop: Loop, own: Path) -> None:
+    """Both at once: each has its own reason, and nginx's return is enough for the catalog to go on."""
+    loop.nginx.kill()
+    change(own, "{{ location.flavour | q }}", loop)
+    await loop.until(lambda: loop.outcome is Outcome.REJECTED)
+    assert "flavour" in loop.reconciler.files_problem
+    assert "nginx" in loop.reason
+    loop.nginx.start()
+    loop.put(WEB, SHOP)
+    await loop.until(lambda: loop.serves("shop.example.com"))
+    assert "flavour" in loop.reconciler.files_problem
+    change(own, SHIPPED.read_text(), loop)
+    await loop.until(lambda: not loop.reconciler.files_problem)
+
+
+async def test_files_that_are_mended_while_nginx_is_away_are_no_problem_any_more(loop: Loop, own: Path) -> None:
+    change(own, "{% if %}", loop)
+    await loop.until(lambda: loop.reconciler.files_problem)
+    loop.nginx.kill()
+    change(own, SHIPPED.read_text() + "# mended\n", loop)
+    await loop.until(lambda: loop.outcome is Outcome.REJECTED)
+    loop.nginx.start()
+    await loop.until(lambda: loop.serves("# mended"))
+    assert not loop.reconciler.files_problem
+
+
 async def test_a_snippet_that_only_nginx_refuses_costs_no_change_of_the_catalog(loop: Loop, tmp_path: Path) -> None:
     change(tmp_path / "snippets/http.conf", "client_max_body_size 10x;\n", loop)
     await loop.until(lambda: loop.reconciler.files_problem)
