@@ -90,9 +90,11 @@ class Engine:
         """Remove every container and image, and end the service."""
         if self._service is None:
             return
-        self.call("rm", "--all", "--force", "--time=0")
-        self.call("rmi", "--all", "--force")
-        process.stop(self._service)
+        try:
+            self.call("rm", "--all", "--force", "--time=0")
+            self.call("rmi", "--all", "--force")
+        finally:
+            process.stop(self._service)
 
 
 def _executable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -102,9 +104,9 @@ def _executable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 class NginxContainer:
-    """A container that runs an `NginxServer`'s conf (which is not started itself), with its paths, on the host's network.
+    """A container on the host's network that runs the conf of an `NginxServer`, which is not started itself.
 
-    Its master is process 1 of a pid namespace of its own.
+    Paths are the same inside and outside. nginx's master is process 1 of a pid namespace of its own.
     """
 
     def __init__(self, engine: Engine, image: str, name: str, server: NginxServer) -> None:
