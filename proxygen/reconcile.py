@@ -29,7 +29,7 @@ from proxygen.log import get_logger
 from proxygen.memory import recall, remember
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
-from proxygen.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.nginx.conf import ConfSource, OperatorConf
 from proxygen.nginx.publish import Generation, Output, current, discard, next_number, read_generation, stage
 from proxygen.nginx.stamp import Stamp, stamp_text
 from proxygen.nginx.trial import blame_log
@@ -87,6 +87,7 @@ class Reconciler:
         self._pipeline = pipeline
         self._catalogs: Final = catalogs
         self._applier = self._new_applier()
+        self._conf_source: ConfSource | None = None
         self._remembered = recall(output.directory)
         self._refusals: Final = Refusals(settings.proxy.tag_prefix)
         self._outage: _Outage | None = None
@@ -381,10 +382,11 @@ class Reconciler:
     # --- nginx's files
 
     async def _conf(self) -> OperatorConf:
-        assert self._pipeline.binary is not None
-        return await asyncio.to_thread(
-            read_operator_conf, self._settings.nginx, self._output.directory, self._pipeline.binary
-        )
+        binary = self._pipeline.binary
+        assert binary is not None
+        if self._conf_source is None or self._conf_source.binary is not binary:
+            self._conf_source = ConfSource(self._settings.nginx, self._output.directory, binary)
+        return await asyncio.to_thread(self._conf_source.read)
 
     async def _refresh_pipeline(self) -> bool:
         """Build the pipeline anew where nginx's binary, its configuration or a file of the operator's changed.

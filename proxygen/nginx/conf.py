@@ -100,6 +100,46 @@ def read_operator_conf(settings: NginxSettings, output: Path, binary: Binary) ->
     )
 
 
+class ConfSource:
+    """Reads the operator's files again only when one of them changed, came or went."""
+
+    def __init__(self, settings: NginxSettings, output: Path, binary: Binary) -> None:
+        self._settings: Final = settings
+        self._output: Final = output
+        self.binary: Final = binary
+        self._known: tuple[OperatorConf, _Marks] | None = None
+
+    def read(self) -> OperatorConf:
+        """Raise BadInput when a file cannot be read."""
+        if self._known is not None and _marks(self._known[0]) == self._known[1]:
+            return self._known[0]
+        conf = read_operator_conf(self._settings, self._output, self.binary)
+        self._known = (conf, _marks(conf))
+        return conf
+
+
+_Marks = tuple[object, ...]
+
+
+def _marks(conf: OperatorConf) -> _Marks:
+    """What is different when a file is, or when a pattern finds another one; no file is opened."""
+    patterns = {
+        os.path.abspath(conf.path.parent / item.directive.arguments[0])
+        for item in conf.statements
+        if item.directive.name == "include" and item.candidate is None and item.directive.arguments
+    }
+    found = tuple((pattern, tuple(sorted(glob.glob(pattern)))) for pattern in sorted(patterns))
+    return (found, tuple(_mark(path) for path in conf.texts))
+
+
+def _mark(path: Path) -> tuple[object, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (path,)
+    return (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 def _argument(main: dict[str, Statement], name: str) -> str | None:
     statement = main.get(name)
     return statement.directive.arguments[0] if statement and statement.directive.arguments else None

@@ -21,6 +21,7 @@ from proxygen.nginx.stamp import Stamp, read_stamp
 from proxygen.settings import ReloadSettings
 
 _PAUSE: Final = 0.02
+_ALIVE_PAUSE: Final = 0.06
 # Between fork and the first look at the process's own name there is less; a worker that dies at once is not replaced.
 _NO_WORKERS: Final = 0.15
 # nginx tries five times in 2.5 s to bind a port, and says so each time; only the last word counts.
@@ -91,7 +92,8 @@ async def prove(
                 asking = None
                 if watch.is_proven():
                     return Proven(seconds=watch.seconds)
-                await asyncio.sleep(_PAUSE)
+                # Once all has turned over only the new worker's life is waited for; each look costs milliseconds.
+                await asyncio.sleep(_PAUSE if watch.turned_over is None else _ALIVE_PAUSE)
             reason = watch.failure() or watch.give_up(allowed, address)
             if reason is not None:
                 return watch.unproven(reason)

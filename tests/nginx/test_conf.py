@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from proxygen.errors import BadInput
+from proxygen.nginx.binary import Binary
+from proxygen.nginx.conf import ConfSource
+from proxygen.settings import NginxSettings
 from tests.nginx.conftest import ReadConf
 
 _HTTP = "http { include OUTPUT/current/http.d/*.conf; }\n"
@@ -112,3 +115,21 @@ def test_the_fingerprint_follows_every_file_and_nothing_else(read_conf: ReadConf
 def test_files_that_cannot_be_read_are_named(read_conf: ReadConf, text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         read_conf(text)
+
+
+def test_the_source_reads_again_only_what_changed_came_or_went(tmp_path: Path, binary: Binary) -> None:
+    """A pass over the catalog does not read a hundred files to learn that they are the same."""
+    main, parts = tmp_path / "nginx.conf", tmp_path / "conf.d"
+    parts.mkdir()
+    main.write_text("events {} http { include conf.d/*.conf; }")
+    source = ConfSource(NginxSettings(conf=main), tmp_path / "output", binary)
+    first = source.read()
+    assert source.read() is first
+    (parts / "a.conf").write_text("server_names_hash_bucket_size 512;")
+    second = source.read()
+    assert "server_names_hash_bucket_size" in second.http_directives
+    assert source.read() is second
+    (parts / "a.conf").unlink()
+    assert source.read().fingerprint == first.fingerprint
+    main.write_text("pid other.pid; events {} http { include conf.d/*.conf; }")
+    assert source.read().pid_path.name == "other.pid"
