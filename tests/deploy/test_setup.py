@@ -72,6 +72,28 @@ def test_a_run_inside_a_run_links_to_the_tools_themselves(
     assert (setup.TOOLS / "consul").resolve() == own_tools / "consul"
 
 
+@pytest.mark.parametrize(
+    ("uid", "failure"), [(1000, "they want, as root: apt-get install "), (0, "E: no such package")]
+)
+def test_an_engine_that_cannot_be_installed_costs_only_its_own_tests(
+    setup: ModuleType,
+    own_tools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    uid: int,
+    failure: str,
+) -> None:
+    """Without root, and where the distribution has no such package."""
+    (own_tools / "apt-get").write_text("#!/bin/sh\necho E: no such package\nexit 100\n")
+    (own_tools / "apt-get").chmod(0o755)
+    monkeypatch.setattr(setup, "_search", lambda _: None)
+    monkeypatch.setattr(setup.os, "getuid", lambda: uid)
+    setup._install_engine()
+    said = capsys.readouterr().err
+    assert "tests with a container engine will be skipped" in said
+    assert failure in said
+
+
 def test_another_system_is_told_what_to_install(
     setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

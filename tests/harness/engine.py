@@ -114,7 +114,8 @@ class NginxContainer:
         self.name = name
         self.server = server
         server.output.mkdir(parents=True, exist_ok=True)
-        mounts = [f"--volume={path}:{path}" for path in (server.directory, server.output)]
+        # nginx never writes what proxygen publishes.
+        mounts = [f"--volume={server.directory}:{server.directory}", f"--volume={server.output}:{server.output}:ro"]
         command = ["/nginx", *server.command[1:], "-g", "daemon off;"]
         engine.call("create", f"--name={name}", "--network=host", *mounts, image, *command)
 
