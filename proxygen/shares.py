@@ -126,4 +126,3 @@ def ranges(shares: Mapping[str, Share]) -> tuple[tuple[Share, str], ...]:
     others = sorted(name for name in shares if name not in (STABLE, CANARY))
     order = [CANARY, STABLE, *reversed(others)]
     return tuple((shares[name], name) for name in order if shares.get(name))
-
