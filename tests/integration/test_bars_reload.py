@@ -59,7 +59,8 @@ class Site:
         # In turn: one service alone would be read no more than twice a second.
         service = SERVICES[number % len(SERVICES)]
         tags = [route(service), f"proxygen.weight={2 + number}"]
-        await asyncio.to_thread(self._consul.register, "web", id="stable-0", port=self._ports["stable-0"], tags=tags)
+        port = self._ports["stable-0"]
+        await asyncio.to_thread(self._consul.register, service, id=f"{service}-stable-0", port=port, tags=tags)
         deadline = time.monotonic() + 20
         while (live := current(self.sidecar.output)) == before or live not in proven(self.sidecar.output):
             if time.monotonic() > deadline:
