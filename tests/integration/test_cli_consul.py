@@ -146,7 +146,7 @@ def test_two_operators_cannot_overwrite_each_other_unseen(
     consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Between our read and our write another write happens: ours is refused with code 1."""
-    from proxygen.cli import canary, run
+    from proxygen.cli import canary, run_command_line
 
     consul.kv_put("proxygen/canary/web", '{"canary": "1%"}')
 
@@ -156,7 +156,7 @@ def test_two_operators_cannot_overwrite_each_other_unseen(
         return read
 
     monkeypatch.setattr(canary, "read_override", read_then_lose_the_race)
-    assert run(["canary", "set", "web", "50%", "--consul-address", consul.address]) == 1
+    assert run_command_line(["canary", "set", "web", "50%", "--consul-address", consul.address]) == 1
     assert "somebody else" in capsys.readouterr().err
     assert override(consul) == {"canary": "2%"}
 
