@@ -14,51 +14,34 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from hashlib import sha256
+from datetime import datetime
 from typing import Final, NoReturn
 
-from proxygen import __version__
 from proxygen.aio import Latest
+from proxygen.delivery import Delivery
 from proxygen.errors import BadInput, CatalogUnavailable, CheckRefused, NginxUnavailable, ProxygenError, Refused
 from proxygen.files import state_of
 from proxygen.guard import Held, guard
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
 from proxygen.model import Catalog, ServiceName
-from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
-from proxygen.nginx.conf import ConfSource, OperatorConf
-from proxygen.nginx.publish import Generation, Output, current, discard, next_number, read_generation, stage
-from proxygen.nginx.stamp import Stamp, stamp_text
+from proxygen.nginx.apply import Applied, Outcome
+from proxygen.nginx.publish import Output
 from proxygen.nginx.trial import blame_log
-from proxygen.pipeline import MAX_ROUNDS, STAMP_FILE, Drafted, Pipeline, Timings, open_pipeline, quarantines
+from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipeline, quarantines
 from proxygen.plan.types import Plan, Quarantine
 from proxygen.refusals import Refusals
-from proxygen.render import Rendered
 from proxygen.settings import Settings
+from proxygen.steps import Step, conclude, full_reason, tell
 
 _log = get_logger(__name__)
-
-DIGEST_LENGTH: Final = 16
-"""Hexadecimal digits of a rendering's digest that stand in its stamp."""
 
 MAX_DOUBLINGS: Final = 5
 """Of the pause before a service that a reload stumbled over is tried again: 30 s becomes 16 minutes at most."""
 
 _Work = Callable[[Timings], Awaitable[Applied]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One pass of the loop: what it decided and how long each stage took."""
-
-    outcome: Outcome
-    generation: int | None
-    reason: str
-    at: datetime
-    durations: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +64,11 @@ class Reconciler:
     """Owns the order of things between a catalog and a proven generation."""
 
     def __init__(self, settings: Settings, output: Output, pipeline: Pipeline, catalogs: Latest[Catalog]) -> None:
-        assert pipeline.binary is not None
         self._settings: Final = settings
         self._output: Final = output
         self._pipeline = pipeline
         self._catalogs: Final = catalogs
-        self._applier = self._new_applier()
-        self._conf_source: ConfSource | None = None
+        self._delivery = Delivery(settings, output, pipeline)
         self._remembered = recall(output.directory)
         self._refusals: Final = Refusals(settings.proxy.tag_prefix)
         self._outage: _Outage | None = None
@@ -97,7 +78,6 @@ class Reconciler:
         self._excused: frozenset[ServiceName] | None = None
         """While changed files are on trial: the services that were refused before. Any other speaks against the files,
         not against itself: a directive that is misspelt in a template stands in every service's lines."""
-        self._test_seconds = 0.0
         self._failures = 0
         self._retry: asyncio.TimerHandle | None = None
         self._one_at_a_time = asyncio.Lock()
@@ -179,35 +159,22 @@ class Reconciler:
                 # Whatever nobody thought of, such as a full disk for temporary files: what is live goes on.
                 _log.exception("pass failed")
                 applied = self._rejected(f"unexpected {type(error).__name__}: {error}")
-            step = _step(applied, timings)
+            step = conclude(applied, timings)
             self._conclude(step)
         return step
 
     def _rejected(self, reason: str) -> Applied:
-        return Applied(outcome=Outcome.REJECTED, generation=self._current(), reason=reason)
+        return Applied(outcome=Outcome.REJECTED, generation=self._delivery.live_number(), reason=reason)
 
     def _conclude(self, step: Step) -> None:
         # "Nothing to change" hides no success, and it ends a failure: its cause is gone.
         is_news = step.outcome is not Outcome.UNCHANGED or bool(step.reason)
         if is_news or self.last is None or self.last.outcome is not Outcome.APPLIED:
             self.last = step
-        facts = {"generation": step.generation, "reason": step.reason or None}
-        seconds = {name: round(value, 4) for name, value in step.durations.items()}
-        match step.outcome:
-            case Outcome.APPLIED:
-                self.live_since = step.at
-                _log.info("generation applied", generation=step.generation, seconds=seconds)
-            case Outcome.UNCHANGED:
-                if step.generation is not None:
-                    self.live_since = self.live_since or step.at
-                _log.debug("nothing to change", **facts)
-            case Outcome.HELD:
-                _log.warning("plan held", **facts)
-            case Outcome.REJECTED:
-                _log.error("candidate rejected", **facts)
-            case Outcome.ROLLED_BACK:
-                _log.error("reload rolled back", **facts)
-        self._schedule_retry(failed=step.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK))
+        if step.outcome is Outcome.APPLIED or (self.live_since is None and step.outcome is Outcome.UNCHANGED):
+            self.live_since = step.at if step.generation is not None else None
+        tell(step)
+        self._schedule_retry(failed=step.failed)
 
     def _schedule_retry(self, *, failed: bool) -> None:
         if self._retry is not None:
@@ -221,13 +188,8 @@ class Reconciler:
 
     # --- one pass
 
-    async def _finish_pending(self, timings: Timings) -> Applied:
-        """A reload that a crash or an absent nginx left undone."""
-        live = self._live()
-        if live is not None and not self._tells_its_stamp(live):
-            # nginx.stamp was changed since: nobody can prove it, and the next generation replaces it.
-            return Applied(outcome=Outcome.UNCHANGED, generation=None)
-        return await self._applier.finish_pending(await self._conf(), test_seconds=self._test_seconds)
+    async def _finish_pending(self, _timings: Timings) -> Applied:
+        return await self._delivery.finish_pending()
 
     async def _reconcile(self, catalog: Catalog, timings: Timings) -> Applied:
         """Carry a catalog through all stages, with the operator's files as they are now, else with those before."""
@@ -273,7 +235,7 @@ class Reconciler:
             pending = await self._finish_pending(timings)
             if pending.outcome is not Outcome.UNCHANGED:
                 return pending
-            return Applied(outcome=Outcome.HELD, generation=self._current(), reason=verdict.reason)
+            return Applied(outcome=Outcome.HELD, generation=self._delivery.live_number(), reason=verdict.reason)
         self.held = None
         for _ in range(MAX_ROUNDS):
             applied = await self._make_live(drafted, catalog, timings)
@@ -315,35 +277,16 @@ class Reconciler:
     async def _make_live(self, drafted: Drafted, catalog: Catalog, timings: Timings) -> Applied | None:
         """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
         is needed."""
-        digest = self._digest(drafted.rendered)
-        live = self._live()
-        if live is not None and live.stamp.digest == digest:
+        if self._delivery.is_live(drafted.rendered):
             self._keep_in_mind(drafted.plan)
-            return await self._finish_pending(timings)
+            return await self._delivery.finish_pending()
         if self._outage is not None and time.monotonic() < self._outage.until:
             raise CheckRefused(f"kept back, since the last candidate took nginx down: {self._outage.reason}")
-        stamp = Stamp(generation=next_number(self._output), digest=digest)
-        files = {
-            **drafted.rendered.contents,
-            STAMP_FILE: self._pipeline.stamp_block(stamp_text(stamp.generation, stamp.digest)),
-        }
-        with timings.of("stage"):
-            staged = await asyncio.to_thread(stage, self._output, stamp, files)
-        try:
-            with timings.of("test"):
-                refusals, remarks, self._test_seconds = await self._pipeline.trial(drafted, staged.path)
-        except BaseException:
-            discard(staged)
-            raise
-        if refusals:
-            discard(staged)
-            for quarantine in quarantines(refusals, self._refusals.quarantines).values():
+        applied = await self._delivery.deliver(drafted, timings)
+        if not isinstance(applied, Applied):
+            for quarantine in quarantines(applied, self._refusals.quarantines).values():
                 self._refuse(quarantine, catalog)
             return None
-        for remark in remarks:
-            _log.debug("nginx remarks", remark=remark)
-        candidate = Checked(staged=staged, manifest=_manifest(drafted.plan), test_seconds=self._test_seconds)
-        applied = await self._applier.apply(candidate, await self._conf())
         if applied.outcome is Outcome.APPLIED:
             self._keep_in_mind(drafted.plan)
             self._refusals.forgive(service.name for service in drafted.plan.services if service.quarantine is None)
@@ -356,7 +299,7 @@ class Reconciler:
             known = self._refusals.quarantines.keys()
             new = [refusal for refusal in blamed if not set(refusal.services) <= known]
             if new:
-                _log.error("reload rolled back", generation=applied.generation, reason=_reason(applied))
+                _log.error("reload rolled back", generation=applied.generation, reason=full_reason(applied))
                 for quarantine in quarantines(tuple(new), {}).values():
                     self._postpone(quarantine, catalog)
                 return None
@@ -381,19 +324,12 @@ class Reconciler:
 
     # --- nginx's files
 
-    async def _conf(self) -> OperatorConf:
-        binary = self._pipeline.binary
-        assert binary is not None
-        if self._conf_source is None or self._conf_source.binary is not binary:
-            self._conf_source = ConfSource(self._settings.nginx, self._output.directory, binary)
-        return await asyncio.to_thread(self._conf_source.read)
-
     async def _refresh_pipeline(self) -> bool:
         """Build the pipeline anew where nginx's binary, its configuration or a file of the operator's changed.
 
         Return whether the one before may stand in for it: not where nginx itself reads something else by now.
         """
-        is_outdated = self._pipeline.is_outdated(await self._conf())
+        is_outdated = self._pipeline.is_outdated(await self._delivery.conf())
         if not self._files_changed and not is_outdated:
             return False
         self._files_changed = False
@@ -410,7 +346,7 @@ class Reconciler:
         self._pipeline = pipeline
         self._refusals.clear()
         self._outage, self._outages = None, 0
-        self._applier = self._new_applier()
+        self._delivery = Delivery(self._settings, self._output, pipeline)
         for problem in pipeline.problems:
             _log.warning("file left out", reason=problem)
         if is_outdated:
@@ -422,37 +358,6 @@ class Reconciler:
         self.files_problem = str(error)
         _log.error("files refused, the ones before stay", reason=self.files_problem)
 
-    def _new_applier(self) -> Applier:
-        assert self._pipeline.binary is not None
-        settings = self._settings
-        return Applier(
-            self._output,
-            self._pipeline.binary,
-            nginx=settings.nginx,
-            reload=settings.reload,
-            keep=settings.output.keep,
-        )
-
-    def _current(self) -> int | None:
-        return current(self._output.directory)
-
-    def _live(self) -> Generation | None:
-        number = self._current()
-        return read_generation(self._output.directory, number) if number is not None else None
-
-    def _digest(self, rendered: Rendered) -> str:
-        """Of all that nginx is given: the address at which it tells its stamp belongs to that, the number does not."""
-        stamp = self._pipeline.stamp_block(stamp_text(1, "0" * DIGEST_LENGTH))
-        return sha256(rendered.digest.encode() + stamp).hexdigest()[:DIGEST_LENGTH]
-
-    def _tells_its_stamp(self, generation: Generation) -> bool:
-        """Whether it does so where we would ask today."""
-        try:
-            written = (generation.path / STAMP_FILE).read_bytes()
-        except OSError:
-            return False
-        return written == self._pipeline.stamp_block(str(generation.stamp))
-
     # --- what the operator asks for
 
     async def roll_back(self, number: int | None) -> Step:
@@ -460,24 +365,24 @@ class Reconciler:
         there is none of that number."""
         try:
             async with self._one_at_a_time:
-                step = _step(await self._go_back(number), Timings())
+                step = conclude(await self._go_back(number), Timings())
                 self._conclude(step)
         finally:
             self._again()
         return step
 
     async def _go_back(self, number: int | None) -> Applied:
-        conf, live, pinned = await self._conf(), self._current(), self.pinned
-        target = number if number is not None else self._applier.served_before(live)
+        live, pinned = self._delivery.live_number(), self.pinned
+        target = number if number is not None else self._delivery.served_before()
         if target not in (None, live):
             # Before the switch: killed in between, the next run must not undo what the operator asked for.
             self._pin(target)
         try:
-            return await self._applier.roll_back(target, conf, test_seconds=self._test_seconds)
+            return await self._delivery.roll_back(target)
         except NginxUnavailable as error:
             return self._rejected(str(error))
         finally:
-            if self._current() != target:
+            if self._delivery.live_number() != target:
                 self._pin(pinned)
 
     def _pin(self, number: int | None) -> None:
@@ -497,28 +402,5 @@ class Reconciler:
         return await self._attempt(lambda timings: self._reconcile(catalog, timings))
 
 
-def _step(applied: Applied, timings: Timings) -> Step:
-    return Step(
-        outcome=applied.outcome,
-        generation=applied.generation,
-        reason=_reason(applied),
-        at=datetime.now(UTC),
-        durations={**timings.seconds, **applied.durations},
-    )
-
-
 def _say_quarantined(quarantine: Quarantine) -> None:
     _log.warning("service quarantined", service=quarantine.service, place=quarantine.place, reason=quarantine.reason)
-
-
-def _reason(applied: Applied) -> str:
-    return " | ".join((applied.reason, *applied.log))
-
-
-def _manifest(plan: Plan) -> dict[str, object]:
-    """What a later reader wants to know of a generation without reading nginx's language."""
-    return {
-        "services": [service.name for service in plan.services if service.quarantine is None],
-        "quarantined": {quarantine.service: str(quarantine) for quarantine in plan.quarantined},
-        "proxygen": __version__,
-    }

@@ -31,8 +31,9 @@ from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, current, generations, read_generation
 from proxygen.plan.types import InstanceState as PlannedState
 from proxygen.plan.types import Plan, Service
-from proxygen.reconcile import Reconciler, Step
+from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings
+from proxygen.steps import Step
 
 _STATES: Final = {
     PlannedState.SERVING: InstanceState.SERVING,
