@@ -81,7 +81,8 @@ def ident_of(name: ServiceName) -> Ident:
     """A name for nginx that no other service's name can turn into; 64 bits of the hash, because a name with the same
     32 can be searched for, and two upstreams of one name would be refused for everybody."""
     readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40]
-    return Ident(f"svc_{readable}_{sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}")
+    # The hash stands first: nginx looks an upstream up by comparing its name with every other's from the beginning.
+    return Ident(f"svc_{sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}_{readable}")
 
 
 def plan_service(
