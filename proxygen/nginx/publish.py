@@ -32,6 +32,8 @@ MANIFEST: Final = "manifest.json"
 _GENERATIONS: Final = "generations"
 _STAGE: Final = "stage"
 _CURRENT: Final = "current"
+_FAILED_KEPT: Final = 2
+"""Generations that did not work out, for whoever wants to see why."""
 _PROVEN: Final = "state/proven.json"
 
 
@@ -221,9 +223,16 @@ def proven(directory: Path) -> tuple[int, ...]:
 
 
 def prune(output: Output, keep: int, *, protect: Iterable[int] = ()) -> None:
-    """Delete all but the newest ``keep`` generations, the live one and the protected."""
+    """Delete all but the newest ``keep`` generations, the live one and the protected.
+
+    Of those that nginx was never seen to run only the newest few stay: a long failure must not push out what one
+    could go back to.
+    """
     numbers = _numbers(output.directory / _GENERATIONS)
-    spared = {*numbers[-keep:], *protect, current(output.directory)}
+    good = set(proven(output.directory))
+    failed = [number for number in numbers if number not in good][-_FAILED_KEPT:]
+    room = max(1, keep - len(failed))
+    spared = {*failed, *[number for number in numbers if number in good][-room:], *protect, current(output.directory)}
     with explained(output.directory):
         for number in numbers:
             if number not in spared:

@@ -122,6 +122,17 @@ def test_pruning_keeps_the_newest_the_live_and_the_protected(output: Output, dir
     assert list((directory / "stage").iterdir()) == []
 
 
+def test_a_long_failure_does_not_push_out_what_one_could_go_back_to(output: Output, directory: Path) -> None:
+    """The newest failures stay for whoever wants to see why, two of them."""
+    for _ in range(3):
+        mark_proven(output, _publish(output))
+    for _ in range(20):
+        _publish(output)
+        switch(output, 3)
+        prune(output, 5)
+    assert [generation.number for generation in generations(directory)] == [1, 2, 3, 22, 23]
+
+
 def test_what_was_proven_is_kept_in_the_order_of_proof(output: Output, directory: Path) -> None:
     for number in (_publish(output), _publish(output), _publish(output)):
         mark_proven(output, number)
