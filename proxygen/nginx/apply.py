@@ -191,6 +191,8 @@ class Applier:
             if isinstance(verdict, Unproven) and fallback is not None and verdict.served == fallback:
                 # A master that takes no reload, or only now wrote the end of the first one: what counts is who answers.
                 verdict = await self._prove(before.unseen(), fallback, attempt.allowed)
+        # Here too: a cause that stays leaves a generation behind at every try.
+        await asyncio.to_thread(prune, self._output, self._keep, protect=[number] if number else [])
         if isinstance(verdict, Proven):
             return Applied(
                 outcome=Outcome.ROLLED_BACK, generation=number, reason=reason, log=log, durations=attempt.durations

@@ -106,6 +106,19 @@ async def test_what_the_master_refuses_in_silence_is_rolled_back(
     assert (await proxy.apply("four", http=first)).outcome is Outcome.APPLIED
 
 
+async def test_a_cause_that_stays_fills_no_disk(proxy: Proxy) -> None:
+    """Each try leaves a generation behind; the newest two stay to be looked at."""
+    zone = "limit_req_zone {key} zone=z:1m rate=9r/s;\n"
+    assert (await proxy.apply("one", http=zone.format(key="$uri"))).outcome is Outcome.APPLIED
+    live = current(proxy.output.directory)
+    for _ in range(4):
+        refused = await proxy.apply("two", http=zone.format(key="$host"))
+        assert (refused.outcome, refused.generation) == (Outcome.ROLLED_BACK, live)
+    failed = [generation.number for generation in generations(proxy.output.directory) if not generation.proven]
+    assert len(failed) == 2
+    assert await proxy.answers("one")
+
+
 async def test_a_port_that_somebody_else_holds_is_rolled_back_and_taken_later(proxy: Proxy, tmp_path: Path) -> None:
     """T8: nginx -t does not see it; nginx tries for 2.5 s; the old generation serves all the while."""
     port = free_port()
