@@ -6,21 +6,19 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from proxygen.errors import TagError
-from proxygen.model import Health, Instance, ServiceName
+from proxygen.model import Instance, ServiceName
 from proxygen.plan.certificates import certificate_for
+from proxygen.plan.members import Member, asks, judge, report
 from proxygen.plan.types import (
     Claim,
     Endpoint,
     ForceRule,
     Ident,
-    InstanceState,
-    PlannedInstance,
     Policy,
     PortClaim,
     Quarantine,
@@ -33,7 +31,7 @@ from proxygen.plan.types import (
     Variant,
 )
 from proxygen.shares import CANARY, STABLE, Share, ranges, settle_shares
-from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination, has_proxy_tags, parse_route, parse_tags
+from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination, parse_route, parse_tags
 
 _PER_INSTANCE: Final = frozenset({"route", "force", "variant", "weight"})
 _NO_BACKUP: Final = frozenset(
@@ -63,20 +61,6 @@ MAX_VARIANTS: Final = 16
 _HASHES: Final = frozenset({BalanceBy.HASH_URI, BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE})
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """An instance with its tags, judged."""
-
-    instance: Instance
-    tags: ProxyTags
-    endpoint: Endpoint | None
-    weight: int
-
-    @property
-    def variant(self) -> str:
-        return self.tags.variant.name if self.tags.variant else STABLE
-
-
 def ident_of(name: ServiceName) -> Ident:
     """A name for nginx that no other service's name can turn into; 64 bits of the hash, because a name with the same
     32 can be searched for, and two upstreams of one name would be refused for everybody."""
@@ -92,7 +76,7 @@ def plan_service(
 
     What is wrong with it is in `Service.quarantine`; nothing is raised.
     """
-    if not any(_asks(instance, policy.prefix) for instance in instances):
+    if not any(asks(instance, policy.prefix) for instance in instances):
         return None
     base = Service(
         name=name,
@@ -100,7 +84,7 @@ def plan_service(
         state=ServiceState.QUARANTINED,
         registered=min((instance.create_index for instance in instances), default=0),
     )
-    members, problems = _judge(instances, policy)
+    members, problems = judge(instances, policy)
     options = _merge(members)
     claims = _claims(members, options)
     if problems:
@@ -127,108 +111,19 @@ def plan_service(
         variants=variants,
         upstreams=upstreams,
         split=_split(variants, upstreams, members),
-        instances=tuple(_report(member) for member in members),
+        instances=tuple(report(member) for member in members),
         warnings=(*warnings, *share_warnings),
-    )
-
-
-# --- judging instances
-
-
-def _asks(instance: Instance, prefix: str) -> bool:
-    """Whether anything of an instance is meant for the proxy; of the others nothing is judged."""
-    return has_proxy_tags(instance.tags, prefix) or any(key.startswith(f"{prefix}-") for key, _ in instance.meta)
-
-
-def _judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[_Member], list[TagError]]:
-    members, problems = [], []
-    for instance in instances:
-        try:
-            tags = parse_tags(instance.tags, instance.meta, policy.prefix)
-            endpoint = _endpoint(instance, policy)
-        except TagError as error:
-            problems.append(
-                TagError(f"instance {instance.id!r:.80} on {instance.node!r:.80}: {error.place}", error.reason)
-            )
-            continue
-        members.append(_Member(instance, tags, endpoint, _weight(instance, tags)))
-    return members, problems
-
-
-def _endpoint(instance: Instance, policy: Policy) -> Endpoint | None:
-    """The address that nginx may connect to; None for an instance without a port."""
-    if instance.port == 0:
-        return None
-    if not 0 < instance.port < 65536:
-        raise TagError("port", f"{instance.port} is not from 1 to 65535")
-    address: IPv4Address | IPv6Address
-    try:
-        address = ip_address(instance.address)
-    except ValueError:
-        raise TagError(
-            "address",
-            f"{instance.address[:80]!r} is not an IP address; register one (nginx would have to resolve a name, and one"
-            " name that does not resolve rejects every service)",
-        ) from None
-    if isinstance(address, IPv6Address):
-        if address.scope_id is not None:
-            raise TagError("address", f"{address} has a zone, which nginx cannot use")
-        # ::ffff:169.254.169.254 reaches the IPv4 address, so it is judged as one.
-        address = address.ipv4_mapped or address
-    networks = [network for network in policy.allowed if network.version == address.version]
-    if not any(address in network for network in networks) or any(
-        address in network for network in policy.denied if network.version == address.version
-    ):
-        raise TagError(
-            "address", f"{address} is outside the networks in which instances may live (proxy.allowed_addresses)"
-        )
-    endpoint = Endpoint.of(address, instance.port)
-    is_own = address.is_loopback or address in policy.own_addresses
-    if endpoint in policy.denied_endpoints or (is_own and instance.port in policy.wildcard_ports):
-        raise TagError("address", f"{endpoint} belongs to the proxy's own host and may not be an instance")
-    return endpoint
-
-
-def _weight(instance: Instance, tags: ProxyTags) -> int:
-    match instance.health:
-        case Health.CRITICAL | Health.MAINTENANCE:
-            return 0
-        case Health.WARNING:
-            return tags.weight if tags.weight is not None else max(0, instance.weight_warning)
-        case Health.PASSING:
-            return tags.weight if tags.weight is not None else max(0, instance.weight_passing)
-
-
-def _report(member: _Member) -> PlannedInstance:
-    instance = member.instance
-    if instance.health in (Health.CRITICAL, Health.MAINTENANCE):
-        state = InstanceState.UNHEALTHY
-    elif member.endpoint is None:
-        state = InstanceState.NO_PORT
-    elif member.weight == 0:
-        state = InstanceState.DRAINED
-    else:
-        state = InstanceState.SERVING
-    return PlannedInstance(
-        node=instance.node,
-        id=instance.id,
-        address=instance.address,
-        port=instance.port,
-        variant=member.variant,
-        weight=member.weight,
-        health=instance.health,
-        state=state,
     )
 
 
 # --- what the instances state together
 
 
-def _newest_first(members: Iterable[_Member]) -> list[_Member]:
+def _newest_first(members: Iterable[Member]) -> list[Member]:
     return sorted(members, key=lambda member: (-member.instance.modify_index, member.instance.key))
 
 
-def _merge(members: Iterable[_Member]) -> ProxyTags:
+def _merge(members: Iterable[Member]) -> ProxyTags:
     """For each key the value of the newest registration that states it: during a rolling deploy the new one is
     meant, and an instance that is silent about ``auth`` does not open the service."""
     merged: dict[str, Any] = {}
@@ -240,7 +135,7 @@ def _merge(members: Iterable[_Member]) -> ProxyTags:
     return ProxyTags(**merged)
 
 
-def _disagreements(members: Sequence[_Member]) -> list[str]:
+def _disagreements(members: Sequence[Member]) -> list[str]:
     warnings = []
     for field in fields(ProxyTags):
         if field.name in _PER_INSTANCE:
@@ -252,7 +147,7 @@ def _disagreements(members: Sequence[_Member]) -> list[str]:
     return warnings
 
 
-def _claims(members: Iterable[_Member], options: ProxyTags) -> tuple[Claim, ...]:
+def _claims(members: Iterable[Member], options: ProxyTags) -> tuple[Claim, ...]:
     """The union over all instances, so that a route does not disappear while its tag changes one by one."""
     if options.protocol in (Protocol.TCP, Protocol.UDP):
         ports = {member.tags.listen for member in members if member.tags.listen is not None}
@@ -313,7 +208,7 @@ def _refusal(claim: PortClaim, policy: Policy) -> str:
     return "" if policy.streams else "nginx.conf includes no stream.d, so there can be no TCP or UDP route"
 
 
-def _excesses(members: Sequence[_Member], claims: Sequence[Claim]) -> Iterator[TagError]:
+def _excesses(members: Sequence[Member], claims: Sequence[Claim]) -> Iterator[TagError]:
     wide = [claim for claim in claims if isinstance(claim, RouteClaim) and (not claim.host or claim.host[0] == "*")]
     force = {rule for member in members for rule in member.tags.force}
     variants = {member.variant for member in members}
@@ -331,7 +226,7 @@ def _excesses(members: Sequence[_Member], claims: Sequence[Claim]) -> Iterator[T
 # --- shares
 
 
-def _shares(members: Iterable[_Member], override: Mapping[str, Share] | None) -> tuple[dict[str, Share], list[str]]:
+def _shares(members: Iterable[Member], override: Mapping[str, Share] | None) -> tuple[dict[str, Share], list[str]]:
     """Each variant's share: the operator's override, else the lowest that its instances state."""
     asked: dict[str, Share] = {}
     warnings = []
@@ -363,7 +258,7 @@ def _variants(asked: Mapping[str, Share], alive: Iterable[str]) -> tuple[Variant
 # --- upstreams and split
 
 
-def _upstreams(ident: Ident, members: Sequence[_Member], options: ProxyTags, seed: str) -> tuple[Upstream, ...]:
+def _upstreams(ident: Ident, members: Sequence[Member], options: ProxyTags, seed: str) -> tuple[Upstream, ...]:
     groups: dict[str, dict[Endpoint, int]] = {}
     for member in members:
         if member.endpoint is not None and member.weight > 0:
@@ -409,7 +304,7 @@ def _servers(group: Mapping[Endpoint, int], seed: str, *, is_hashed: bool) -> tu
     return tuple(Server(endpoint, weights[endpoint]) for endpoint in ordered)
 
 
-def _split(variants: Sequence[Variant], upstreams: Sequence[Upstream], members: Iterable[_Member]) -> Split | None:
+def _split(variants: Sequence[Variant], upstreams: Sequence[Upstream], members: Iterable[Member]) -> Split | None:
     names = {upstream.variant: upstream.name for upstream in upstreams}
     effective = {variant.name: variant.effective for variant in variants}
     pieces = tuple((size, names[variant]) for size, variant in ranges(effective))
@@ -421,7 +316,7 @@ def _split(variants: Sequence[Variant], upstreams: Sequence[Upstream], members: 
     return Split(pieces=pieces, force=force)
 
 
-def _force_rules(members: Iterable[_Member], names: Mapping[str, Ident], fallback: Ident) -> tuple[ForceRule, ...]:
+def _force_rules(members: Iterable[Member], names: Mapping[str, Ident], fallback: Ident) -> tuple[ForceRule, ...]:
     """Rules point at the variant of the instance that states them; stated by a stable one, at the canary."""
     rules: dict[tuple[str, str, str | None], ForceRule] = {}
     stable = names.get(STABLE, fallback)

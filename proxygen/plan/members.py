@@ -1,0 +1,115 @@
+"""A service's instances, judged one by one: their tags, their addresses, their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from proxygen.errors import TagError
+from proxygen.model import Health, Instance
+from proxygen.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
+from proxygen.shares import STABLE
+from proxygen.tags import ProxyTags, has_proxy_tags, parse_tags
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An instance with its tags, judged."""
+
+    instance: Instance
+    tags: ProxyTags
+    endpoint: Endpoint | None
+    weight: int
+
+    @property
+    def variant(self) -> str:
+        return self.tags.variant.name if self.tags.variant else STABLE
+
+
+def asks(instance: Instance, prefix: str) -> bool:
+    """Whether anything of an instance is meant for the proxy; of the others nothing is judged."""
+    return has_proxy_tags(instance.tags, prefix) or any(key.startswith(f"{prefix}-") for key, _ in instance.meta)
+
+
+def judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[Member], list[TagError]]:
+    """Return the instances that can be believed, and what is wrong with each of the others."""
+    members, problems = [], []
+    for instance in instances:
+        try:
+            tags = parse_tags(instance.tags, instance.meta, policy.prefix)
+            endpoint = _endpoint(instance, policy)
+        except TagError as error:
+            problems.append(
+                TagError(f"instance {instance.id!r:.80} on {instance.node!r:.80}: {error.place}", error.reason)
+            )
+            continue
+        members.append(Member(instance, tags, endpoint, _weight(instance, tags)))
+    return members, problems
+
+
+def _endpoint(instance: Instance, policy: Policy) -> Endpoint | None:
+    """The address that nginx may connect to; None for an instance without a port."""
+    if instance.port == 0:
+        return None
+    if not 0 < instance.port < 65536:
+        raise TagError("port", f"{instance.port} is not from 1 to 65535")
+    address: IPv4Address | IPv6Address
+    try:
+        address = ip_address(instance.address)
+    except ValueError:
+        raise TagError(
+            "address",
+            f"{instance.address[:80]!r} is not an IP address; register one (nginx would have to resolve a name, and one"
+            " name that does not resolve rejects every service)",
+        ) from None
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise TagError("address", f"{address} has a zone, which nginx cannot use")
+        # ::ffff:169.254.169.254 reaches the IPv4 address, so it is judged as one.
+        address = address.ipv4_mapped or address
+    networks = [network for network in policy.allowed if network.version == address.version]
+    if not any(address in network for network in networks) or any(
+        address in network for network in policy.denied if network.version == address.version
+    ):
+        raise TagError(
+            "address", f"{address} is outside the networks in which instances may live (proxy.allowed_addresses)"
+        )
+    endpoint = Endpoint.of(address, instance.port)
+    is_own = address.is_loopback or address in policy.own_addresses
+    if endpoint in policy.denied_endpoints or (is_own and instance.port in policy.wildcard_ports):
+        raise TagError("address", f"{endpoint} belongs to the proxy's own host and may not be an instance")
+    return endpoint
+
+
+def _weight(instance: Instance, tags: ProxyTags) -> int:
+    match instance.health:
+        case Health.CRITICAL | Health.MAINTENANCE:
+            return 0
+        case Health.WARNING:
+            return tags.weight if tags.weight is not None else max(0, instance.weight_warning)
+        case Health.PASSING:
+            return tags.weight if tags.weight is not None else max(0, instance.weight_passing)
+
+
+def report(member: Member) -> PlannedInstance:
+    """Say what becomes of an instance, for those who ask why."""
+    instance = member.instance
+    if instance.health in (Health.CRITICAL, Health.MAINTENANCE):
+        state = InstanceState.UNHEALTHY
+    elif member.endpoint is None:
+        state = InstanceState.NO_PORT
+    elif member.weight == 0:
+        state = InstanceState.DRAINED
+    else:
+        state = InstanceState.SERVING
+    return PlannedInstance(
+        node=instance.node,
+        id=instance.id,
+        address=instance.address,
+        port=instance.port,
+        variant=member.variant,
+        weight=member.weight,
+        health=instance.health,
+        state=state,
+    )
