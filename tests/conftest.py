@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
@@ -18,6 +20,18 @@ from tests.harness.tools import NginxBinary, find_nginx, missing
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what fails fast first: unit tests, then the real parts, then what is slow."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, "integration" in item.path.parts))
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Undo what a test does to the log: a command that runs in this process binds it to a stream that pytest closes
+    with the test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import structlog
 
 from proxygen import cli
 
@@ -24,13 +22,11 @@ Proxygen = Callable[..., Finished]
 
 
 @pytest.fixture
-def proxygen(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxygen]:
+def proxygen(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Proxygen:
     """Run a command line in this process, in an empty directory and without the caller's Consul variables."""
     monkeypatch.chdir(tmp_path)
     for variable in ("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_HTTP_TOKEN_FILE", "CONSUL_HTTP_SSL"):
         monkeypatch.delenv(variable, raising=False)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
 
     def run(*arguments: str) -> Finished:
         capsys.readouterr()
@@ -38,7 +34,4 @@ def proxygen(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
         captured = capsys.readouterr()
         return Finished(code=code, out=captured.out, err=captured.err)
 
-    yield run
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return run
