@@ -12,7 +12,8 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from contextlib import suppress
+from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -39,11 +40,30 @@ def configure(*, format: Literal["text", "json"] = "text", level: str = "info") 
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _NeverRaising(sys.stderr))),
         # A cached logger would keep the settings of the first call.
         cache_logger_on_first_use=False,
     )
     _adopt_standard_logging(shared, renderer, severity)
+
+
+class _NeverRaising:
+    """A stream for the log: what cannot be written is lost, and whoever wrote it goes on.
+
+    A full disk or a reader that has left must not end the sidecar, as it would not with the standard library's log.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: Final = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

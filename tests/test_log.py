@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 from pydantic import SecretStr
@@ -106,3 +111,43 @@ def test_libraries_warn_in_the_same_form_and_do_not_chatter(capsys: pytest.Captu
     line = json.loads(text)
     assert (line["module"], line["level"]) == ("aiohttp.server", "warning")
     assert SECRET not in text
+
+
+class _Full(io.StringIO):
+    """A file on a full disk."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk behind standard error, or a stream that was closed under it."""
+    full = _Full()
+    monkeypatch.setattr("sys.stderr", full)
+    configure()
+    get_logger("test").error("lost")
+    full.close()
+    get_logger("test").error("lost too")
+
+
+def test_a_log_whose_reader_has_left_stops_nobody() -> None:
+    """The other end of the pipe is gone, as when a log collector dies."""
+    program = (
+        "from proxygen.log import configure, get_logger; configure(); print('ready', flush=True); input();"
+        "[get_logger('test').error('lost') for _ in range(3)]; print('alive', flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.stderr.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "alive\n"
