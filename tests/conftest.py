@@ -17,9 +17,29 @@ from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary, find_nginx, missing
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what fails fast first: unit tests, then the real parts, then what is slow."""
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, "integration" in item.path.parts))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--faults", action="store_true", help="run the fault scenarios alone (tests/faults/README.md)")
+    group.addoption("--long", action="store_true", help="give scenarios that run for a time their long form")
+    group.addoption("--soak-seed", type=int, default=1, metavar="N", help="the order of the soak's faults; default 1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put what fails fast first: unit tests, then the real parts, then faults, then what is slow."""
+    for item in items:
+        if item.get_closest_marker("incident"):
+            item.add_marker("faults")
+    if config.getoption("--faults"):
+        others = [item for item in items if item.get_closest_marker("faults") is None]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item.get_closest_marker("faults")]
+    items.sort(key=_pace)
+
+
+def _pace(item: pytest.Item) -> tuple[bool, bool, bool]:
+    is_slow, is_fault = (item.get_closest_marker(marker) is not None for marker in ("slow", "faults"))
+    return is_slow, is_fault, "integration" in item.path.parts
 
 
 @pytest.fixture(autouse=True)

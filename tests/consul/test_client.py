@@ -157,6 +157,7 @@ async def test_a_cancelled_read_gives_its_socket_back_and_is_no_failure() -> Non
         assert client.statistics.failures == 0
 
 
+@pytest.mark.incident("T15")
 @pytest.mark.slow
 async def test_a_peer_that_never_answers_meets_the_deadline() -> None:
     """T15: a socket that was dropped without a word is given up after wait, its sixteenth and a margin."""

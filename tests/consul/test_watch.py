@@ -25,6 +25,7 @@ async def settled(one: Watching) -> None:
     await one.nothing_comes(0.2)
 
 
+@pytest.mark.incident("T1")
 async def test_an_index_that_goes_backwards_is_asked_anew() -> None:
     """T1: the answer under a lower index is not believed; the one asked for from 0 is."""
     async with fake_consul() as fake:
@@ -36,6 +37,7 @@ async def test_an_index_that_goes_backwards_is_asked_anew() -> None:
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=3.0)
 
 
+@pytest.mark.incident("T1")
 async def test_an_answer_without_a_leader_is_not_believed() -> None:
     """T1: KnownLeader false freezes what was known, and says why."""
     async with fake_consul() as fake:
@@ -63,6 +65,7 @@ async def test_an_answer_of_a_lagging_server_is_not_believed() -> None:
             assert "6.0 s ago" in (one.watch.problem or "")
 
 
+@pytest.mark.incident("T1")
 @pytest.mark.parametrize("nothing", ["/v1/catalog/services", "/v1/health/service/web", "/v1/kv/proxygen/canary/"])
 async def test_200_with_nothing_on_a_hiccup_empties_nothing(nothing: str) -> None:
     """T1: an empty answer is confirmed by a consistent read before it is believed."""
@@ -93,6 +96,7 @@ async def test_a_catalog_without_the_service_consul_is_not_believed() -> None:
             assert "service_prefix" in (one.watch.problem or "")
 
 
+@pytest.mark.incident("T12")
 async def test_429_is_waited_out_as_long_as_it_says() -> None:
     """T12: no hot loop, and Retry-After is the least pause."""
     async with fake_consul() as fake:
@@ -111,6 +115,7 @@ async def test_429_is_waited_out_as_long_as_it_says() -> None:
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=4.0)
 
 
+@pytest.mark.incident("T12")
 async def test_half_the_calls_failing_loses_nothing() -> None:
     """T12: every second answer is a 429; what is known stays and changes still arrive."""
     async with fake_consul() as fake:

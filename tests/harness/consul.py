@@ -257,6 +257,15 @@ def start_cluster(directory: Path, size: int = 3) -> list[ConsulAgent]:
     return agents
 
 
+def start_client(directory: Path, servers: Sequence[ConsulAgent]) -> ConsulAgent:
+    """Start an agent of their cluster that is no server, and wait until it sees a leader."""
+    peers = [f"127.0.0.1:{server.serf_port}" for server in servers]
+    config = {"server": False, "bootstrap_expect": 0, "retry_join": peers, "retry_interval": "1s"}
+    agent = ConsulAgent(directory, persistent=True, config=config)
+    agent.start()
+    return agent
+
+
 def leader_of(agents: Sequence[ConsulAgent]) -> ConsulAgent:
     """Return the agent that leads, asking those that answer; wait while there is an election."""
     deadline = time.monotonic() + 30

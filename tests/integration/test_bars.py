@@ -83,6 +83,7 @@ async def test_a_canary_gets_ten_percent_whatever_the_number_of_instances(
         await assert_share(proxy, 0.10)
 
 
+@pytest.mark.incident("T25")
 @pytest.mark.parametrize("stable", [2, 7, 20])
 async def test_a_canary_gets_five_percent_at_every_size(
     consul: ConsulAgent, proxy: Sidecar, tmp_path: Path, stable: int

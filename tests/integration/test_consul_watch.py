@@ -109,6 +109,7 @@ async def test_a_service_that_loses_its_tags_is_seen_without_them(consul: Consul
         await one.until(lambda c: c.services[ServiceName("web")][0].tags == ("plain",), within=2.0)
 
 
+@pytest.mark.incident("T13")
 async def test_churn_without_content_puts_no_catalog(consul: ConsulAgent) -> None:
     """T13: an index that moves every 50 ms with the same content puts nothing, for a bounded number of requests."""
     consul.register("web", id="web-1", port=8001, tags=[ROUTE], status="passing")
@@ -161,6 +162,7 @@ async def test_an_outage_changes_nothing(make_consul: Callable[..., ConsulAgent]
         await one.until(lambda catalog: "web-2" in ids(catalog, "web"), within=3.0)
 
 
+@pytest.mark.incident("T11")
 @pytest.mark.slow
 async def test_250_services_with_64_sockets(consul: ConsulAgent) -> None:
     """T11: more services than sockets; each kind of change is still seen in about a second, and 64 is never passed."""

@@ -34,6 +34,7 @@ def snippets(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.incident("T8")
 async def test_t8_a_taken_port_costs_its_own_service_alone(
     consul: ConsulAgent, nginx: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
@@ -65,6 +66,7 @@ async def test_t8_a_taken_port_costs_its_own_service_alone(
     assert sidecar.status()["quarantined"] == []
 
 
+@pytest.mark.incident("T8")
 async def test_t8_a_port_that_becomes_free_is_taken_without_any_change(
     consul: ConsulAgent, any_nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar
 ) -> None:

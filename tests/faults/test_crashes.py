@@ -67,7 +67,7 @@ def server(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]
     return server
 
 
-@pytest.mark.faults
+@pytest.mark.incident("T10")
 async def test_t10_killed_between_stage_and_swap(
     consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar, tmp_path: Path
 ) -> None:
@@ -93,7 +93,7 @@ async def test_t10_killed_between_stage_and_swap(
         assert _stage(sidecar) == []
 
 
-@pytest.mark.faults
+@pytest.mark.incident("T10")
 @pytest.mark.parametrize("is_consul_back", [True, False], ids=["consul-there", "consul-down"])
 async def test_t10_killed_between_swap_and_reload(
     make_consul: Callable[..., ConsulAgent],
@@ -128,8 +128,8 @@ async def test_t10_killed_between_swap_and_reload(
         assert sidecar.generation() == 2, "the pending reload was done, not another generation made"
 
 
+@pytest.mark.incident("T10")
 @pytest.mark.slow
-@pytest.mark.faults
 async def test_t10_killed_at_any_moment_of_an_apply(
     consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
@@ -158,6 +158,7 @@ needs_mounts = pytest.mark.skipif(
 )
 
 
+@pytest.mark.incident("T19")
 @needs_mounts
 def test_t19_a_bind_mounted_file_as_output_ends_the_start_with_advice(
     consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar, tmp_path: Path
@@ -174,6 +175,7 @@ def test_t19_a_bind_mounted_file_as_output_ends_the_start_with_advice(
     assert "mount a directory, never a single file" in ended.stderr
 
 
+@pytest.mark.incident("T19")
 @needs_mounts
 def test_t19_a_foreign_file_system_inside_output_is_refused_with_advice_and_pauses(
     consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar

@@ -1,4 +1,4 @@
-"""Incidents that others had, with the whole sidecar on a real Consul and a real nginx."""
+"""What services do to themselves and to each other, with the whole sidecar on a real Consul and a real nginx."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 from tests.integration.waiting import HOST, ROUTE, answers, outcome, said, status_of, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
@@ -34,18 +33,7 @@ HOSTILE = {
 }
 
 
-@pytest.fixture
-def server(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
-    """One nginx, not started."""
-    return make_nginx(any_nginx_binary)
-
-
-@pytest.fixture
-def running(server: NginxServer) -> NginxServer:
-    server.start()
-    return server
-
-
+@pytest.mark.incident("T6")
 async def test_t6_a_hostile_tag_takes_out_its_own_service_alone(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
@@ -73,6 +61,7 @@ async def test_t6_a_hostile_tag_takes_out_its_own_service_alone(
     assert "emerg" not in running.errors()
 
 
+@pytest.mark.incident("T9")
 async def test_t9_nginx_that_is_absent_is_waited_for(
     consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
@@ -97,7 +86,7 @@ async def test_t9_nginx_that_is_absent_is_waited_for(
     assert sidecar.generation() == 1, "no attempt made a generation of its own"
 
 
-@pytest.mark.faults
+@pytest.mark.incident("T9")
 async def test_t9_a_master_that_hangs_costs_nobody_a_request(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
@@ -120,6 +109,7 @@ async def test_t9_a_master_that_hangs_costs_nobody_a_request(
         await until(lambda: sidecar.request("/readyz")[0] == 200, "ready again")
 
 
+@pytest.mark.incident("T18")
 async def test_t18_twenty_services_that_change_together_are_one_reload(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
@@ -147,6 +137,7 @@ async def test_t18_twenty_services_that_change_together_are_one_reload(
     assert sidecar.generation() == generation + 1
 
 
+@pytest.mark.incident("T26")
 async def test_t26_a_rolling_deploy_never_loses_its_route(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
@@ -177,6 +168,7 @@ async def test_t26_a_rolling_deploy_never_loses_its_route(
     assert sidecar.applies() > 3, "the deploy was seen in steps"
 
 
+@pytest.mark.incident("T27")
 @pytest.mark.parametrize(
     ("stable", "canary", "server_of_all"),
     [(0, 1, "canary"), (1, 0, "stable")],
@@ -206,6 +198,7 @@ async def test_t27_whoever_is_there_serves(
     assert dict(tally.by_instance) == {server_of_all: 100}
 
 
+@pytest.mark.incident("T27")
 async def test_t27_a_canary_at_zero_stays_drained_even_where_nobody_else_is_left(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
@@ -218,6 +211,7 @@ async def test_t27_a_canary_at_zero_stays_drained_even_where_nobody_else_is_left
         assert app.requests == 0
 
 
+@pytest.mark.incident("T27")
 async def test_t27_a_side_that_dies_leaves_its_share_to_the_other(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
