@@ -1,25 +1,255 @@
-"""The plan against the live one: what is suspicious is held."""
+"""A plan against what nginx serves: losses that look like Consul's trouble are held. Pure: who calls says what time
+it is.
+
+A service that is held loses no server: it keeps the instances that are gone beside those that are there, in the
+catalog that `Held` carries. The other services go on as Consul says. Held are
+
+- a service that would fall below its own minimum (``guard.minimum_instances``), for as long as it would;
+- every service that loses servers, while more than ``guard.loss`` of all servers are gone within ``guard.window``, or
+  after Consul's store was wiped: until they are back, the operator lets go, or ``guard.hold`` is over.
+
+An instance that is drained or in maintenance is no loss: that is somebody's will. A quarantined service is judged
+elsewhere.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Final
 
-from proxygen.plan.types import Plan
+from proxygen.model import Catalog, Health, Instance, ServiceName
+from proxygen.plan.types import InstanceState, Plan, Service
+from proxygen.units import format_duration
+
+_Key = tuple[str, str]
+
+LONE_SERVICE: Final = 5
+"""Servers that one service may lose by itself, however few services there are: that is its own trouble."""
+
+_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the operator finds suspicious; times in seconds."""
+
+    loss: float = 0.5
+    window: float = 60.0
+    hold: float = 300.0
+    minimum: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Least instances by pattern of service names; the first that matches counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A whole plan kept back, with the reason an operator reads."""
+    """What is kept back, with the reason an operator reads."""
 
-    plan: Plan
     reason: str
+    services: Mapping[ServiceName, int]
+    """How many instances each service keeps that Consul no longer shows as serving."""
+    catalog: Catalog
+    """What may go live: the newest catalog, in which these services keep their instances."""
 
 
-def guard(plan: Plan, *, pinned: int | None) -> Plan | Held:
-    """Hold every plan while the operator keeps nginx at an older generation (``proxygen rollback``)."""
-    if pinned is not None:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A service's instances by what becomes of them."""
+
+    service: Service
+    serving: frozenset[_Key]
+    there: frozenset[_Key]
+    """Those that serve, or would if somebody had not taken them out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Peak:
+    """A number of servers that was accepted until some moment."""
+
+    count: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Losses:
+    """What a plan takes away."""
+
+    services: Mapping[ServiceName, int]
+    """Servers that there are now, of each service that has fewer than nginx serves."""
+    lost: int
+    total: int
+    """Of all servers of the window."""
+    losers: int
+    """Services that lost some within the window."""
+
+
+class Guard:
+    """Knows what nginx serves, and judges the plans that follow."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits: Final = limits
+        self._accepted: Catalog | None = None
+        self._serving: Mapping[ServiceName, frozenset[_Key]] = {}
+        self._counts: dict[ServiceName, int] = {}
+        """Servers of each service; of one that is held, those that it had when that began."""
+        self._peaks: dict[ServiceName, tuple[_Peak, ...]] = {}
+        self._known: dict[ServiceName, _Seen] = {}
+        self._held: frozenset[ServiceName] = frozenset()
+        self._since: float | None = None
+        """When the suspicion began that is not over yet."""
+        self._wiped_at: float | None = None
+        self._believes = False
+        """The suspicion lasted for so long that the losses are believed."""
+        self._lets_go = False
+
+    def judge(self, plan: Plan, catalog: Catalog, now: float, *, fresh: bool = True) -> Held | None:
+        """Return what of a plan is held; None where it may go live as it is.
+
+        ``now`` is in seconds of any clock that does not go back. ``fresh`` says whether Consul can be asked: what
+        nobody can confirm is not believed, however long it lasts.
+        """
+        self._held = frozenset()
+        if self._accepted is None or self._lets_go:
+            return None
+        seen = {service.name: self._look(service) for service in plan.services if service.quarantine is None}
+        absolved = {service.name for service in plan.services if service.quarantine is not None}
+        losses = self._losses(seen, absolved, now)
+        if catalog.index < self._accepted.index:
+            self._wiped_at = now
+        below = {name for name, there in losses.services.items() if there < self._minimum(name)}
+        why = self._suspicion(losses, catalog, now)
+        if not why:
+            self._since = None
+        else:
+            self._since = now if self._since is None else self._since
+            if fresh and now - self._since >= self._limits.hold:
+                self._believes = True
+                why = ""
+        kept = frozenset(losses.services if why else below)
+        if not kept:
+            return None
+        self._held = kept
+        return self._hold(kept, why, catalog, seen)
+
+    def accept(self, plan: Plan, catalog: Catalog, now: float) -> None:
+        """Take note that nginx serves this plan, which was made from this catalog."""
+        served = {service.name: self._look(service) for service in plan.services if service.quarantine is None}
+        counts = {name: len(one.serving) for name, one in served.items()}
+        counts |= {name: self._counts[name] for name in self._held if name in self._counts}
+        if self._lets_go or self._believes:
+            self._peaks, self._wiped_at, self._since = {}, None, None
+        else:
+            self._note_peaks(counts, now)
+        self._accepted = catalog
+        self._serving = {name: one.serving for name, one in served.items() if one.serving}
+        self._counts = {name: count for name, count in counts.items() if count}
+        self._known = {name: one for name, one in self._known.items() if name in served}
+        self._believes = self._lets_go = False
+
+    def release(self) -> None:
+        """Let plans through whatever they lose, until one of them is live."""
+        self._lets_go = True
+
+    def _look(self, service: Service) -> _Seen:
+        known = self._known.get(service.name)
+        if known is not None and known.service is service:
+            return known
+        serving, there = [], []
+        for instance in service.instances:
+            key = (instance.node, instance.id)
+            if instance.state is InstanceState.SERVING:
+                serving.append(key)
+            if instance.state in (InstanceState.SERVING, InstanceState.DRAINED) or (
+                instance.health is Health.MAINTENANCE
+            ):
+                there.append(key)
+        seen = self._known[service.name] = _Seen(service, frozenset(serving), frozenset(there))
+        return seen
+
+    def _losses(self, seen: Mapping[ServiceName, _Seen], absolved: set[ServiceName], now: float) -> _Losses:
+        losing: dict[ServiceName, int] = {}
+        lost = total = losers = 0
+        for name in self._counts.keys() | self._peaks.keys():
+            if name in absolved:
+                continue
+            there = len(seen[name].there) if name in seen else 0
+            count = self._counts.get(name, 0)
+            peak = max((one.count for one in self._peaks.get(name, ()) if self._is_recent(one.until, now)), default=0)
+            peak = max(peak, count)
+            total += peak
+            if there < peak:
+                lost += peak - there
+                losers += 1
+            if there < count:
+                losing[name] = there
+        return _Losses(losing, lost, total, losers)
+
+    def _suspicion(self, losses: _Losses, catalog: Catalog, now: float) -> str:
+        """Say why the losses are not believed; "" where they are."""
+        if not losses.services:
+            return ""
+        if self._wiped_at is not None and (self._since is not None or self._is_recent(self._wiped_at, now)):
+            return (
+                f"Consul's store was wiped or restored (its index fell to {catalog.index}), and {losses.lost} of"
+                f" {losses.total} servers are gone"
+            )
+        is_mass = losses.lost > self._limits.loss * losses.total
+        if is_mass and (losses.losers > 1 or losses.lost >= LONE_SERVICE):
+            return (
+                f"{losses.lost} of {losses.total} servers went within {_duration(self._limits.window)}, more than"
+                f" guard.loss = {self._limits.loss:g} of all"
+            )
+        return ""
+
+    def _is_recent(self, moment: float, now: float) -> bool:
+        return now - moment <= self._limits.window
+
+    def _minimum(self, name: ServiceName) -> int:
+        patterns = self._limits.minimum
+        return next((count for pattern, count in patterns.items() if fnmatchcase(name, pattern)), 0)
+
+    def _hold(
+        self, names: Iterable[ServiceName], why: str, catalog: Catalog, seen: Mapping[ServiceName, _Seen]
+    ) -> Held:
+        assert self._accepted is not None
+        services = dict(catalog.services)
+        keeps: dict[ServiceName, int] = {}
+        for name in sorted(names):
+            gone = self._serving[name] - (seen[name].there if name in seen else frozenset())
+            kept = [one for one in self._accepted.services[name] if one.key in gone]
+            others = [one for one in catalog.services.get(name, ()) if one.key not in gone]
+            services[name] = tuple(sorted((*others, *kept), key=_by_key))
+            keeps[name] = len(kept)
+        why = why or "services would fall below guard.minimum_instances"
+        end = f", and after {_duration(self._limits.hold)} it is believed" if self._since is not None else ""
+        some = ", ".join(sorted(keeps)[:_NAMED])
+        more = f" and {len(keeps) - _NAMED} more" if len(keeps) > _NAMED else ""
         return Held(
-            plan=plan,
-            reason=f"the operator went back to generation {pinned}; `proxygen release-hold` lets new plans through",
+            reason=(
+                f"held: {why}; {some}{more} keep{'s' if len(keeps) == 1 else ''} the instances that nginx has:"
+                f" `proxygen release-hold` lets go of them{end}"
+            ),
+            services=MappingProxyType(keeps),
+            catalog=replace(catalog, services=MappingProxyType(services)),
         )
-    return plan
+
+    def _note_peaks(self, counts: Mapping[ServiceName, int], now: float) -> None:
+        for name, before in self._counts.items():
+            if counts.get(name, 0) < before:
+                self._peaks[name] = (*self._peaks.get(name, ()), _Peak(before, now))
+        for name in tuple(self._peaks):
+            recent = tuple(one for one in self._peaks[name] if self._is_recent(one.until, now))
+            if recent:
+                self._peaks[name] = recent
+            else:
+                del self._peaks[name]
+
+
+def _by_key(instance: Instance) -> _Key:
+    return instance.key
+
+
+def _duration(seconds: float) -> str:
+    return format_duration(round(seconds * 1000))

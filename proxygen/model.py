@@ -66,3 +66,6 @@ class Catalog:
     """Instances sorted by (node, id)."""
     overrides: Mapping[ServiceName, str] = field(default_factory=lambda: MappingProxyType({}))
     """The raw value of ``proxygen/canary/SERVICE`` in KV, by service."""
+    index: int = 0
+    """X-Consul-Index of catalog/services. It falls only where a consistent read shows that Consul's store counts from
+    lower than before: it was wiped, or restored from an older snapshot."""

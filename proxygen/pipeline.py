@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from proxygen.errors import BadInput, CheckRefused
+from proxygen.guard import Held
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
@@ -54,8 +55,19 @@ class Drafted:
 
     plan: Plan
     rendered: Rendered
+    catalog: Catalog
+    """What it was planned from: the newest catalog, in which services that are held keep their instances."""
+    held: Held | None = None
     left_out: Mapping[ServiceName, Quarantine] = field(default_factory=dict)
     """The services that the gate refused on the way here."""
+
+
+Judge = Callable[[Plan, Catalog], Held | None]
+"""Says what of a plan is held; see `guard.Guard.judge`."""
+
+
+def _hold_nothing(_plan: Plan, _catalog: Catalog) -> None:
+    return None
 
 
 class Pipeline:
@@ -72,7 +84,10 @@ class Pipeline:
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
         self._identity: Final = None if binary is None else _identity(binary.path)
-        self._planner: Final = Planner(_policy(settings, conf, certificates=certificates))
+        policy = _policy(settings, conf, certificates=certificates)
+        self._planner: Final = Planner(policy)
+        self._held_planner: Final = Planner(policy)
+        """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
         snippets = Snippets(files=read_snippets(settings.proxy.snippets))
         own = settings.proxy.templates is not None or settings.proxy.snippets is not None
         self._renderer: Final = Renderer(self.templates, _surroundings(settings.proxy, binary, conf), snippets)
@@ -91,14 +106,20 @@ class Pipeline:
             return False
         return conf.fingerprint != self.conf.fingerprint or _identity(self.binary.path) != self._identity
 
+    def plan(self, catalog: Catalog, memory: Memory) -> Plan:
+        """Plan alone, with nothing quarantined by a gate."""
+        return self._planner.plan(catalog, memory, {})
+
     def draft(
         self,
         catalog: Catalog,
         memory: Memory,
         refused: Mapping[ServiceName, Quarantine],
         timings: Timings | None = None,
+        *,
+        judge: Judge = _hold_nothing,
     ) -> Drafted:
-        """Plan, render and pass the first gate; services that it refuses are quarantined and the rest goes on.
+        """Plan, hold, render and pass the first gate; services that it refuses are quarantined and the rest goes on.
 
         Raise CheckRefused where a refusal cannot be traced to a service.
         """
@@ -107,12 +128,21 @@ class Pipeline:
         for _ in range(MAX_ROUNDS):
             with timings.of("plan"):
                 plan = self._planner.plan(catalog, memory, {**refused, **left_out})
+                held = judge(plan, catalog)
+                if held is not None:
+                    plan = self._held_planner.plan(held.catalog, memory, {**refused, **left_out})
             with timings.of("render"):
                 rendered = self._renderer.render(plan)
             with timings.of("check"):
                 refusals = self._structure.refusals(rendered)
             if not refusals:
-                return Drafted(plan=plan, rendered=rendered, left_out=left_out)
+                return Drafted(
+                    plan=plan,
+                    rendered=rendered,
+                    catalog=catalog if held is None else held.catalog,
+                    held=held,
+                    left_out=left_out,
+                )
             left_out |= quarantines(refusals, {**refused, **left_out})
         raise CheckRefused(f"the first gate refused {MAX_ROUNDS} times in a row, last: {refusals[-1]}")
 

@@ -11,21 +11,22 @@ in force.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NoReturn
 
-from proxygen.aio import Latest
+from proxygen.accepted import Accepted
+from proxygen.aio import Latest, Pace
 from proxygen.delivery import Delivery
 from proxygen.errors import BadInput, CatalogUnavailable, CheckRefused, NginxUnavailable, ProxygenError, Refused
 from proxygen.files import state_of
-from proxygen.guard import Held, guard
+from proxygen.guard import Held
 from proxygen.log import get_logger
-from proxygen.memory import recall, remember
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Applied, Outcome
 from proxygen.nginx.publish import Output
@@ -40,6 +41,9 @@ _log = get_logger(__name__)
 
 MAX_DOUBLINGS: Final = 5
 """Of the pause before a service that a reload stumbled over is tried again: 30 s becomes 16 minutes at most."""
+
+PATIENCE: Final = 5.0
+"""Seconds that a start waits for Consul before it goes on with the catalog on disk."""
 
 _Work = Callable[[Timings], Awaitable[Applied]]
 
@@ -63,13 +67,22 @@ class _NewlyRefused(CheckRefused):
 class Reconciler:
     """Owns the order of things between a catalog and a proven generation."""
 
-    def __init__(self, settings: Settings, output: Output, pipeline: Pipeline, catalogs: Latest[Catalog]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        output: Output,
+        pipeline: Pipeline,
+        catalogs: Latest[Catalog],
+        *,
+        is_fresh: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``is_fresh`` says whether Consul answers, so that what the catalog shows can be believed."""
         self._settings: Final = settings
         self._output: Final = output
         self._pipeline = pipeline
         self._catalogs: Final = catalogs
         self._delivery = Delivery(settings, output, pipeline)
-        self._remembered = recall(output.directory)
+        self._accepted: Final = Accepted(settings, is_fresh=is_fresh)
         self._refusals: Final = Refusals(settings.proxy.tag_prefix)
         self._outage: _Outage | None = None
         self._outages = 0
@@ -86,6 +99,8 @@ class Reconciler:
         self.plan: Plan | None = None
         """The newest plan, live or not."""
         self.held: Held | None = None
+        """What is kept back of the newest plan, by the guard."""
+        self.held_since: datetime | None = None
         self.last: Step | None = None
         self.live_since: datetime | None = None
         self.files_problem = ""
@@ -97,23 +112,45 @@ class Reconciler:
 
     @property
     def pinned(self) -> int | None:
-        return self._remembered.pinned
+        return self._accepted.pinned
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """What is kept back of the newest plan, and why."""
+        pin = self._pinned_reason() if self.pinned is not None else ""
+        return tuple(filter(None, (pin, self.held.reason if self.held else "")))
+
+    def _pinned_reason(self) -> str:
+        return f"the operator went back to generation {self.pinned}; `proxygen release-hold` lets new plans through"
+
+    @property
+    def stale_since(self) -> datetime | None:
+        """When the catalog was saved that stands in for one of Consul's; None where Consul has given one."""
+        stored = self._accepted.stored
+        return stored.saved_at if stored is not None and self._catalogs.peek() is stored.catalog else None
 
     # --- the loop
 
     async def run(self) -> NoReturn:
         """Reconcile until cancelled."""
+        await asyncio.to_thread(self._accepted.take_up, self._pipeline, self._delivery.live_number())
         await self._finish_until_catalog()
         reload = self._settings.reload
+        governor = Pace(burst=reload.burst, rate=1 / reload.interval if reload.interval else math.inf)
         while True:
             catalog = await self._catalogs.settled(reload.settle, reload.settle_max)
             step = await self._attempt(lambda timings, catalog=catalog: self._reconcile(catalog, timings))  # type: ignore[misc]
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
                 await asyncio.sleep(reload.gap * (1 + reload.jitter * random.random()))
+                await governor.step()
 
     async def _finish_until_catalog(self) -> None:
-        """Finish what is pending, and again where that fails: Consul may be away for longer than nginx."""
+        """Finish what is pending, and again where that fails: Consul may be away for longer than nginx.
+
+        Where it stays away, go on with the catalog on disk: the operator's files may be others by now.
+        """
+        patience = asyncio.get_running_loop().call_later(PATIENCE, self._fall_back)
         first = asyncio.create_task(self._catalogs.take(), name="first catalog")
         try:
             while not first.done():
@@ -124,8 +161,15 @@ class Reconciler:
                 due.cancel()
         finally:
             first.cancel()
+            patience.cancel()
         # It was taken only to notice it.
         self._again()
+
+    def _fall_back(self) -> None:
+        stored = self._accepted.stored
+        if stored is not None and self._catalogs.peek() is None:
+            _log.warning("Consul does not answer; going on with the catalog on disk", saved_at=str(stored.saved_at))
+            self._catalogs.put(stored.catalog)
 
     def files_touched(self) -> None:
         """Look whether a file of the operator's is another one by now: logs often lie beside nginx.conf, and each
@@ -228,35 +272,54 @@ class Reconciler:
 
     async def _carry(self, catalog: Catalog, timings: Timings) -> Applied:
         drafted = await self._draft(catalog, timings)
-        verdict = guard(drafted.plan, pinned=self.pinned)
-        self.plan = drafted.plan
-        if isinstance(verdict, Held):
-            self.held = verdict
-            pending = await self._finish_pending(timings)
-            if pending.outcome is not Outcome.UNCHANGED:
-                return pending
-            return Applied(outcome=Outcome.HELD, generation=self._delivery.live_number(), reason=verdict.reason)
-        self.held = None
+        if self.pinned is not None:
+            return await self._stay_pinned()
         for _ in range(MAX_ROUNDS):
-            applied = await self._make_live(drafted, catalog, timings)
+            applied = await self._make_live(drafted, timings)
             if applied is not None:
+                if drafted.held is not None and applied.outcome is Outcome.UNCHANGED:
+                    return replace(applied, outcome=Outcome.HELD, reason=drafted.held.reason)
                 return applied
             drafted = await self._draft(catalog, timings)
-            self.plan = drafted.plan
         raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
+
+    async def _stay_pinned(self) -> Applied:
+        """Hold every plan while the operator keeps nginx at an older generation."""
+        pending = await self._finish_pending(Timings())
+        if pending.outcome is not Outcome.UNCHANGED:
+            return pending
+        return Applied(outcome=Outcome.HELD, generation=self._delivery.live_number(), reason=self._pinned_reason())
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._refusals.review(catalog, time.monotonic())
         # In a thread: at thousands of services a cold start takes seconds, and others share this loop.
         drafted = await asyncio.to_thread(self._draft_here, self._pipeline, catalog, timings)
         for quarantine in drafted.left_out.values():
-            self._refuse(quarantine, catalog)
+            self._refuse(quarantine, drafted.catalog)
+        self.plan = drafted.plan
+        self._note_hold(drafted.held)
         return drafted
+
+    def _note_hold(self, held: Held | None) -> None:
+        """Tell when a hold begins, changes and ends, and come back when it may be over."""
+        before, self.held = self.held, held
+        if held is None:
+            self.held_since = None
+            if before is not None:
+                _log.info("hold over")
+            return
+        if before is None:
+            self.held_since = datetime.now(UTC)
+            asyncio.get_running_loop().call_later(self._settings.guard.hold + 0.1, self._again)
+        if before is None or before.services.keys() != held.services.keys():
+            _log.warning("servers held", reason=held.reason, services=len(held.services))
 
     def _draft_here(self, pipeline: Pipeline, catalog: Catalog, timings: Timings) -> Drafted:
         # A pass that was cancelled leaves its thread behind, and a pipeline remembers what it rendered last.
         with self._one_draft:
-            drafted = pipeline.draft(catalog, self._remembered.plan, self._refusals.quarantines, timings)
+            drafted = pipeline.draft(
+                catalog, self._accepted.memory, self._refusals.quarantines, timings, judge=self._accepted.judge
+            )
             with timings.of("render"):
                 # Kept in the rendering; at thousands of services it takes its time too.
                 _ = drafted.rendered.digest
@@ -274,23 +337,25 @@ class Reconciler:
         self._refusals.refuse(quarantine, catalog, until=until)
         _say_quarantined(quarantine)
 
-    async def _make_live(self, drafted: Drafted, catalog: Catalog, timings: Timings) -> Applied | None:
+    async def _make_live(self, drafted: Drafted, timings: Timings) -> Applied | None:
         """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
         is needed."""
         if self._delivery.is_live(drafted.rendered):
-            self._keep_in_mind(drafted.plan)
-            return await self._delivery.finish_pending()
+            pending = await self._delivery.finish_pending()
+            if not pending.failed:
+                await self._accepted.take(drafted, pending.generation)
+            return pending
         if self._outage is not None and time.monotonic() < self._outage.until:
             raise CheckRefused(f"kept back, since the last candidate took nginx down: {self._outage.reason}")
         applied = await self._delivery.deliver(drafted, timings)
         if not isinstance(applied, Applied):
             for quarantine in quarantines(applied, self._refusals.quarantines).values():
-                self._refuse(quarantine, catalog)
+                self._refuse(quarantine, drafted.catalog)
             return None
         if applied.outcome is Outcome.APPLIED:
-            self._keep_in_mind(drafted.plan)
             self._refusals.forgive(service.name for service in drafted.plan.services if service.quarantine is None)
             self._outage, self._outages = None, 0
+            await self._accepted.take(drafted, applied.generation)
         elif applied.ended_workers:
             self._outage = _Outage(self._pause(self._outages), applied.reason)
             self._outages += 1
@@ -301,7 +366,7 @@ class Reconciler:
             if new:
                 _log.error("reload rolled back", generation=applied.generation, reason=full_reason(applied))
                 for quarantine in quarantines(tuple(new), {}).values():
-                    self._postpone(quarantine, catalog)
+                    self._postpone(quarantine, drafted.catalog)
                 return None
         return applied
 
@@ -310,17 +375,6 @@ class Reconciler:
         pause = self._settings.reload.retry_max * (1 << min(doublings, MAX_DOUBLINGS))
         asyncio.get_running_loop().call_later(pause + 0.1, self._again)
         return time.monotonic() + pause
-
-    def _keep_in_mind(self, plan: Plan) -> None:
-        if plan.memory != self._remembered.plan:
-            self._remembered = replace(self._remembered, plan=plan.memory)
-            self._save_memory()
-
-    def _save_memory(self) -> None:
-        try:
-            remember(self._output.directory, self._remembered)
-        except (OSError, ProxygenError) as error:
-            _log.error("memory not saved", reason=str(error))
 
     # --- nginx's files
 
@@ -376,26 +430,23 @@ class Reconciler:
         target = number if number is not None else self._delivery.served_before()
         if target not in (None, live):
             # Before the switch: killed in between, the next run must not undo what the operator asked for.
-            self._pin(target)
+            self._accepted.pin(target)
         try:
             return await self._delivery.roll_back(target)
         except NginxUnavailable as error:
             return self._rejected(str(error))
         finally:
             if self._delivery.live_number() != target:
-                self._pin(pinned)
-
-    def _pin(self, number: int | None) -> None:
-        if number != self.pinned:
-            self._remembered = replace(self._remembered, pinned=number)
-            self._save_memory()
+                self._accepted.pin(pinned)
 
     async def release_hold(self) -> Step:
         """Let plans go live again, and return what became of the newest one. Raise Refused where nothing is held."""
         if self.pinned is None and self.held is None:
             raise Refused("nothing is held")
         async with self._one_at_a_time:
-            self._pin(None)
+            if self.held is not None:
+                self._accepted.release()
+            self._accepted.pin(None)
         catalog = self._catalogs.peek()
         if catalog is None:
             raise CatalogUnavailable("the hold is released; Consul has not been read yet, so there is no plan to apply")

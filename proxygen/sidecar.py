@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
@@ -107,14 +108,19 @@ class RunningSidecar:
             yield f"the last apply was {step.outcome}: {step.reason}"
         if self._reconciler.files_problem:
             yield _NOT_TAKEN + self._reconciler.files_problem
-        if self._reconciler.held is not None:
-            yield self._reconciler.held.reason
+        yield from self._reconciler.holds
         if self._settings.nginx.reload == "signal" and self._nginx().master is None:
             yield "no nginx master process is seen"
         freshness = self._watch.freshness()
         if freshness > self._settings.admin.fresh:
             problem = f": {self._watch.problem}" if self._watch.problem else ""
-            yield f"Consul's data is {freshness:.0f}s old{problem}"
+            stale_since = self._reconciler.stale_since
+            if stale_since is not None:
+                yield f"Consul has not been read since the start; the catalog is of {_time(stale_since)}{problem}"
+            elif math.isinf(freshness):
+                yield f"Consul has not been read in whole since the start{problem}"
+            else:
+                yield f"Consul's data is {freshness:.0f}s old{problem}"
 
     def _live(self) -> Generation | None:
         directory = self._settings.output.directory
@@ -153,10 +159,11 @@ class RunningSidecar:
             yield "nginx.conf sets no worker_shutdown_timeout: an old worker with an open WebSocket stays for ever"
 
     def _hold(self) -> HoldReport | None:
-        held, step = self._reconciler.held, self._reconciler.last
-        if held is None:
+        holds, step = self._reconciler.holds, self._reconciler.last
+        if not holds:
             return None
-        return HoldReport(reason=held.reason, since=_time(step.at) if step else "")
+        since = self._reconciler.held_since or (step.at if step else None)
+        return HoldReport(reason="; ".join(holds), since=_time(since) if since else "")
 
     def _nginx(self) -> NginxReport:
         pipeline = self._reconciler.pipeline

@@ -146,10 +146,12 @@ async def _assembled(settings: Settings, output: Output) -> AsyncIterator[_Parts
     for problem in pipeline.problems:
         _log.warning("file left out", reason=problem)
     catalogs: Latest[Catalog] = Latest()
-    reconciler = Reconciler(settings, output, pipeline, catalogs)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ConsulClient(settings.consul))
         watch = CatalogWatch(client, tag_prefix=settings.proxy.tag_prefix, into=catalogs)
+        reconciler = Reconciler(
+            settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh
+        )
         sidecar = RunningSidecar(settings, reconciler, watch, client)
         await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
         stack.enter_context(watching(_directories(settings), reconciler.files_touched))

@@ -58,6 +58,10 @@ class Applied:
     durations: Mapping[str, float] = field(default_factory=dict)
     """Seconds by step: drain, publish, reload, prove, restore."""
 
+    @property
+    def failed(self) -> bool:
+        return self.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:

@@ -11,6 +11,7 @@ from proxygen.settings.load import CONSUL_VARIABLES, DEFAULT_FILE, load
 from proxygen.settings.slices import (
     AdminSettings,
     ConsulSettings,
+    GuardSettings,
     LogSettings,
     NginxSettings,
     OutputSettings,
@@ -24,6 +25,7 @@ __all__ = [
     "DEFAULT_FILE",
     "AdminSettings",
     "ConsulSettings",
+    "GuardSettings",
     "Knob",
     "LogSettings",
     "NginxSettings",

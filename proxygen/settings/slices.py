@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -221,6 +221,12 @@ class ReloadSettings(Slice):
         gt=0,
         description="where nginx's processes cannot be seen: how long the new generation must answer alone",
     )
+    burst: int = Field(
+        default=5, ge=1, le=100, description="reloads that may follow each other by the gap alone, such as in a deploy"
+    )
+    interval: Seconds = Field(
+        default=2.0, ge=0, description="time in which a flood of changes earns its next reload after that"
+    )
     alive_after: Seconds = Field(
         default=0.3,
         ge=0,
@@ -241,6 +247,30 @@ class ReloadSettings(Slice):
     )
     retry_max: Seconds = Field(
         default=30.0, gt=0, description="longest pause before an apply that failed is tried again"
+    )
+
+
+class GuardSettings(Slice):
+    """Which losses are held back until they are confirmed."""
+
+    loss: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="part of all servers that may go within the window; where more go, the services keep what they had",
+    )
+    window: Seconds = Field(default=60.0, ge=0, description="time over which lost servers are counted together")
+    hold: Seconds = Field(
+        default=300.0,
+        ge=0,
+        description="how long such a loss must last, with a Consul that answers, until it is believed; 0 holds nothing",
+    )
+    minimum_instances: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description=(
+            "service name patterns, each with the instances below which a service keeps those that it had; 1 keeps"
+            " the last one; the first pattern that matches counts"
+        ),
     )
 
 
@@ -280,5 +310,6 @@ class Settings(Slice):
     nginx: NginxSettings = NginxSettings()
     output: OutputSettings = OutputSettings()
     reload: ReloadSettings = ReloadSettings()
+    guard: GuardSettings = GuardSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

@@ -1,0 +1,100 @@
+"""What went live, and what must be known of it: in the guard's mind, and on disk for the next start."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from proxygen.errors import ProxygenError
+from proxygen.guard import Guard, Held, Limits
+from proxygen.last_good import LastGood, load_last_good, save_last_good
+from proxygen.log import get_logger
+from proxygen.memory import recall, remember
+from proxygen.model import Catalog
+from proxygen.pipeline import Drafted, Pipeline
+from proxygen.plan.types import Memory, Plan
+from proxygen.settings import GuardSettings, Settings
+
+_log = get_logger(__name__)
+
+
+class Accepted:
+    """Remembers the plan and the catalog behind the live generation, and judges what would follow them."""
+
+    def __init__(self, settings: Settings, *, is_fresh: Callable[[], bool]) -> None:
+        self._directory: Final = settings.output.directory
+        self._is_fresh: Final = is_fresh
+        self._guard: Final = Guard(_limits(settings.guard))
+        self._remembered = recall(self._directory)
+        self._saved: int | None = None
+        self.stored: LastGood | None = None
+        """The catalog that an earlier run left, where nginx still serves it or nothing."""
+
+    @property
+    def memory(self) -> Memory:
+        return self._remembered.plan
+
+    @property
+    def pinned(self) -> int | None:
+        """The generation to which the operator went back; None: new plans may go live."""
+        return self._remembered.pinned
+
+    def pin(self, number: int | None) -> None:
+        if number != self.pinned:
+            self._remembered = replace(self._remembered, pinned=number)
+            self._save_memory()
+
+    def take_up(self, pipeline: Pipeline, live: int | None) -> None:
+        """Go on from the catalog that an earlier run left; ``live`` is the generation that nginx serves."""
+        last_good = load_last_good(self._directory)
+        if last_good is None:
+            return
+        # Also one that a kill left behind the live generation: losses are told by it all the same.
+        self._guard.accept(pipeline.plan(last_good.catalog, self.memory), last_good.catalog, time.monotonic())
+        if live in (None, last_good.generation):
+            self.stored = last_good
+            self._saved = last_good.generation
+
+    def judge(self, plan: Plan, catalog: Catalog) -> Held | None:
+        return self._guard.judge(plan, catalog, time.monotonic(), fresh=self._is_fresh())
+
+    async def take(self, drafted: Drafted, generation: int | None) -> None:
+        """Take note that a draft is live, as ``generation``."""
+        self._guard.accept(drafted.plan, drafted.catalog, time.monotonic())
+        if drafted.plan.memory != self.memory:
+            self._remembered = replace(self._remembered, plan=drafted.plan.memory)
+            self._save_memory()
+        if generation is not None and generation != self._saved:
+            last_good = LastGood(catalog=drafted.catalog, generation=generation, saved_at=datetime.now(UTC))
+            await asyncio.to_thread(self._save_catalog, last_good)
+
+    def _save_memory(self) -> None:
+        try:
+            remember(self._directory, self._remembered)
+        except (OSError, ProxygenError) as error:
+            _log.error("memory not saved", reason=str(error))
+
+    def _save_catalog(self, last_good: LastGood) -> None:
+        try:
+            save_last_good(self._directory, last_good)
+        except (OSError, ProxygenError) as error:
+            _log.error("catalog not saved", reason=str(error))
+        else:
+            self._saved = last_good.generation
+
+    def release(self) -> None:
+        """Let plans through whatever they lose, until one of them is live."""
+        self._guard.release()
+
+
+def _limits(settings: GuardSettings) -> Limits:
+    return Limits(
+        loss=settings.loss,
+        window=settings.window,
+        hold=settings.hold,
+        minimum=settings.minimum_instances,
+    )

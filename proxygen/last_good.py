@@ -1,0 +1,54 @@
+"""The catalog that nginx serves, on disk: for a start while Consul is down, and to tell losses after a restart.
+
+One JSON file in OUTPUT/state, replaced whole. It names the generation that was made from it: a kill between the two
+leaves an older catalog beside a newer generation, and nobody may go back to that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from proxygen.log import get_logger
+from proxygen.model import Catalog
+from proxygen.nginx.disk import write_atomically
+
+FILE: Final = "state/catalog.json"
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastGood:
+    """A catalog that went live."""
+
+    catalog: Catalog
+    generation: int
+    """The one that was made from it."""
+    saved_at: datetime
+
+
+_DECODER: Final = msgspec.json.Decoder(LastGood)
+# Mappings that nobody may change are no type that msgspec knows.
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=dict)
+
+
+def load_last_good(output: Path) -> LastGood | None:
+    """Read what was saved last; None where nothing was, or nothing that can be read."""
+    path = output / FILE
+    try:
+        return _DECODER.decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        _log.warning("stored catalog not read", file=str(path), reason=str(error))
+        return None
+
+
+def save_last_good(output: Path, last_good: LastGood) -> None:
+    """Replace what is on disk. Raise OSError where that fails."""
+    write_atomically(output / FILE, _ENCODER.encode(last_good))
