@@ -280,6 +280,10 @@ def shares() -> st.SearchStrategy[Share]:
     return st.integers(0, 10_000).map(Share)
 
 
+def _datacenters() -> st.SearchStrategy[str]:
+    return st.text(_LOWER + string.digits + "_-", min_size=1, max_size=64)
+
+
 def _networks() -> st.SearchStrategy[list[IPNetwork]]:
     four = st.builds(
         lambda number, length: IPv4Network((number, length), strict=False),
@@ -307,6 +311,7 @@ _ANYWHERE: Final[dict[str, st.SearchStrategy[Any]]] = {
     "retries": st.integers(0, 20),
     "allow": _networks(),
     "deny": _networks(),
+    "failover": st.lists(_datacenters(), min_size=1, max_size=8, unique=True),
 }
 _STREAM: Final[dict[str, st.SearchStrategy[Any]]] = {
     "sticky": st.sampled_from([Sticky(StickyBy.NONE), Sticky(StickyBy.IP)]),

@@ -278,6 +278,8 @@ _READ = [
     ("balance", "hash:$uri", Balance(BalanceBy.HASH_URI)),
     ("balance", "hash:header:X-User", Balance(BalanceBy.HASH_HEADER, "x-user")),
     ("balance", "hash:cookie:Sid", Balance(BalanceBy.HASH_COOKIE, "Sid")),
+    ("failover", "dc2", ("dc2",)),
+    ("failover", "us-east_1,dc2,0", ("us-east_1", "dc2", "0")),
     ("protocol", "grpcs", Protocol.GRPCS),
     ("websocket", "false", False),
     ("tls", "auto", "auto"),
@@ -337,6 +339,10 @@ _REFUSED = [
             "ROUND_ROBIN",
         ],
     ),
+    (
+        "failover",
+        ["DC2", "dc2,", ",dc2", "dc2,,dc3", "dc2, dc3", "dc2;dc3", "dc.2", "dc2,dc2", "a" * 65, "a,b,c,d,e,f,g,h,i"],
+    ),
     ("protocol", ["HTTP", "ftp", "http2", "is_stream"]),
     ("listen", ["0", "65536", "-1", "80-90"]),
     ("hsts", ["True", "1", "yes", "on"]),
@@ -371,6 +377,11 @@ _REFUSED = [
 def test_value_is_refused_at_its_place(name: str, text: str) -> None:
     [problem] = lint_tags([f"proxygen.{name}={text}"])
     assert problem.place == f"proxygen.{name}"
+
+
+def test_failover_keeps_its_order() -> None:
+    assert format_tags(parse_tags(["proxygen.failover=dc3,dc1,dc2"])) == ("proxygen.failover=dc3,dc1,dc2",)
+    assert ProxyTags(failover=["dc3", "dc1"]).failover == ("dc3", "dc1")
 
 
 def test_networks_are_sorted_and_each_there_once() -> None:

@@ -12,9 +12,11 @@ from proxygen.errors import quoted
 from proxygen.shares import format_share
 from proxygen.tags.values import (
     VariantTag,
+    format_failover,
     format_networks,
     parse_balance,
     parse_canary,
+    parse_failover,
     parse_file_name,
     parse_force,
     parse_networks,
@@ -155,6 +157,16 @@ KEYS: Final = (
         example="least_conn",
         default="round_robin",
         parse=parse_balance,
+    ),
+    Key(
+        name="failover",
+        field="failover",
+        meaning="other datacenters, in order, whose instances of this service stand behind the local ones",
+        syntax="datacenters between commas (at most 8)",
+        example="dc2,dc3",
+        default="none; only local instances serve",
+        parse=parse_failover,
+        format=format_failover,
     ),
     Key(
         name="protocol",

@@ -12,6 +12,7 @@ from proxygen.tags.keys import BY_FIELD, BY_NAME, KEYS, Key
 from proxygen.tags.values import (
     Balance,
     BalanceBy,
+    Datacenter,
     FileName,
     Force,
     IPNetwork,
@@ -35,6 +36,7 @@ class TagValues(TypedDict, total=False):
     force: str | Iterable[str | Force]
     weight: str | int | None
     balance: str | Balance | None
+    failover: str | Iterable[str] | None
     protocol: str | Protocol | None
     listen: str | int | None
     strip_prefix: str | bool | None
@@ -72,6 +74,8 @@ class ProxyTags:
     force: tuple[Force, ...] = ()
     weight: int | None = None
     balance: Balance | None = None
+    failover: tuple[Datacenter, ...] | None = None
+    """In the order in which they stand behind the local datacenter."""
     protocol: Protocol | None = None
     listen: int | None = None
     strip_prefix: bool | None = None

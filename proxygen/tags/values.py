@@ -22,6 +22,9 @@ Path = NewType("Path", str)
 FileName = NewType("FileName", str)
 """The name of a file in a directory that the operator chose: no slash, no leading dot."""
 
+Datacenter = NewType("Datacenter", str)
+"""A datacenter's name as Consul allows it."""
+
 IPNetwork = IPv4Network | IPv6Network
 
 AUTO: Final = FileName("auto")
@@ -36,6 +39,7 @@ _COOKIE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _FORCE_VALUE: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _RATE: Final = re.compile(r"([1-9][0-9]{0,6})r/([sm])(?::(0|[1-9][0-9]{0,6}))?")
+_DATACENTER: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _NETWORK: Final = re.compile(r"[0-9A-Fa-f.:]{1,45}(?:/[0-9]{1,3})?")
 
 _LONGEST_HOST: Final = 253
@@ -43,6 +47,7 @@ _LONGEST_PATH: Final = 254
 """Seen on nginx 1.22.1: a location's name of 257 characters takes the requests for / (its length seems to be kept in
 one byte). A slash is added at the end."""
 _MOST_REQUESTS: Final = 1_000_000
+_MOST_DATACENTERS: Final = 8
 
 
 class Protocol(StrEnum):
@@ -303,3 +308,23 @@ def _parse_network(text: str) -> IPNetwork:
 
 def format_networks(networks: tuple[IPNetwork, ...]) -> str:
     return ",".join(map(str, networks))
+
+
+def parse_failover(text: str) -> tuple[Datacenter, ...]:
+    """Return the datacenters of a comma-separated list, in the order in which they are written."""
+    names = text.split(",")
+    for name in names:
+        if not _DATACENTER.fullmatch(name):
+            raise ValueError(
+                f"{quoted(name)} is not a datacenter; write names between commas, without spaces, each of 1 to 64 "
+                "lower-case letters, digits, underscores or hyphens, such as dc2,dc3"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError(f"{quoted(text)} names a datacenter twice")
+    if len(names) > _MOST_DATACENTERS:
+        raise ValueError(f"{quoted(text)} names more than {_MOST_DATACENTERS} datacenters")
+    return tuple(map(Datacenter, names))
+
+
+def format_failover(datacenters: tuple[Datacenter, ...]) -> str:
+    return ",".join(map(str, datacenters))
