@@ -20,6 +20,8 @@ class Latest(Generic[T]):
         self._fresh = asyncio.Event()
         self._first_put = 0.0
         self._last_put = 0.0
+        self.taken_since = 0.0
+        """The monotonic time at which the oldest value was put that the newest taken one stands for."""
 
     def put(self, value: T) -> None:
         """Replace the value, taken or not."""
@@ -47,6 +49,7 @@ class Latest(Generic[T]):
             pause = min(self._last_put + settle, self._first_put + longest) - time.monotonic()
             if pause <= 0 and self._box is not None:
                 self._fresh.clear()
+                self.taken_since = self._first_put
                 return self._box[0]
             await asyncio.sleep(pause)
 

@@ -35,7 +35,7 @@ from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipel
 from proxygen.plan.types import Plan, Quarantine
 from proxygen.refusals import Refusals
 from proxygen.settings import Settings
-from proxygen.steps import Step, conclude, full_reason, tell
+from proxygen.steps import Step, conclude, tell
 
 _log = get_logger(__name__)
 
@@ -96,6 +96,9 @@ class Reconciler:
         self._one_at_a_time = asyncio.Lock()
         self._one_draft = threading.Lock()
         self._due = asyncio.Event()
+        self._changed_at: float | None = None
+        """The monotonic time of the oldest change that no pass has done with; None where there is none."""
+        self._listeners: list[Callable[[Step], None]] = []
         self.plan: Plan | None = None
         """The newest plan, live or not."""
         self.held: Held | None = None
@@ -129,6 +132,10 @@ class Reconciler:
         stored = self._accepted.stored
         return stored.saved_at if stored is not None and self._catalogs.peek() is stored.catalog else None
 
+    def subscribe(self, listener: Callable[[Step], None]) -> None:
+        """Have every step told to ``listener`` too, which must not raise."""
+        self._listeners.append(listener)
+
     # --- the loop
 
     async def run(self) -> NoReturn:
@@ -139,6 +146,8 @@ class Reconciler:
         governor = Pace(burst=reload.burst, rate=1 / reload.interval if reload.interval else math.inf)
         while True:
             catalog = await self._catalogs.settled(reload.settle, reload.settle_max)
+            if self._changed_at is None:
+                self._changed_at = self._catalogs.taken_since
             step = await self._attempt(lambda timings, catalog=catalog: self._reconcile(catalog, timings))  # type: ignore[misc]
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
@@ -203,7 +212,9 @@ class Reconciler:
                 # Whatever nobody thought of, such as a full disk for temporary files: what is live goes on.
                 _log.exception("pass failed")
                 applied = self._rejected(f"unexpected {type(error).__name__}: {error}")
-            step = conclude(applied, timings)
+            step = conclude(applied, timings, changed_at=self._changed_at)
+            if not step.failed:
+                self._changed_at = None
             self._conclude(step)
         return step
 
@@ -217,8 +228,13 @@ class Reconciler:
             self.last = step
         if step.outcome is Outcome.APPLIED or (self.live_since is None and step.outcome is Outcome.UNCHANGED):
             self.live_since = step.at if step.generation is not None else None
-        tell(step)
+        self._tell(step)
         self._schedule_retry(failed=step.failed)
+
+    def _tell(self, step: Step) -> None:
+        tell(step)
+        for listener in self._listeners:
+            listener(step)
 
     def _schedule_retry(self, *, failed: bool) -> None:
         if self._retry is not None:
@@ -364,7 +380,7 @@ class Reconciler:
             known = self._refusals.quarantines.keys()
             new = [refusal for refusal in blamed if not set(refusal.services) <= known]
             if new:
-                _log.error("reload rolled back", generation=applied.generation, reason=full_reason(applied))
+                self._tell(conclude(applied, Timings()))
                 for quarantine in quarantines(tuple(new), {}).values():
                     self._postpone(quarantine, drafted.catalog)
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,21 +23,28 @@ class Step:
     reason: str
     at: datetime
     durations: Mapping[str, float]
+    propagation: float | None = None
+    """Seconds from the change in Consul until nginx was proven to serve it; None where nothing went live."""
 
     @property
     def failed(self) -> bool:
         return self.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK)
 
 
-def conclude(applied: Applied, timings: Timings) -> Step:
-    """Make the step of a pass that just ended."""
+def conclude(applied: Applied, timings: Timings, *, changed_at: float | None = None) -> Step:
+    """Make the step of a pass that just ended; ``changed_at`` is the monotonic time of the change behind it."""
     return Step(
         outcome=applied.outcome,
         generation=applied.generation,
         reason=full_reason(applied),
         at=datetime.now(UTC),
         durations={**timings.seconds, **applied.durations},
+        propagation=_age(changed_at) if applied.outcome is Outcome.APPLIED else None,
     )
+
+
+def _age(moment: float | None) -> float | None:
+    return None if moment is None else time.monotonic() - moment
 
 
 def full_reason(applied: Applied) -> str:
