@@ -1,0 +1,366 @@
+"""What is held, what is not, and how a hold ends. Pure: the clock is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxygen.guard import Guard, Held, Limits
+from proxygen.model import Catalog, Health, Instance, ServiceName
+from proxygen.plan import plan_routes
+from proxygen.plan.types import Plan, Policy
+from tests.plan.catalogs import instance
+
+POLICY = Policy()
+
+
+def fleet(sizes: Mapping[str, int], *, index: int = 1000, **fields: Any) -> Catalog:
+    """Services of these sizes, all passing."""
+    return Catalog(
+        datacenter="dc1",
+        services={
+            ServiceName(name): tuple(
+                instance(name, number, f"route={name}.example.com", **fields) for number in range(1, size + 1)
+            )
+            for name, size in sizes.items()
+        },
+        index=index,
+    )
+
+
+def without(catalog: Catalog, **gone: Iterable[int] | None) -> Catalog:
+    """The catalog after some instances of each service went; None for all of them."""
+    services = dict(catalog.services)
+    for name, numbers in gone.items():
+        wanted = () if numbers is None else {f"{name}-{number}" for number in numbers}
+        services[ServiceName(name)] = (
+            () if numbers is None else tuple(one for one in services[ServiceName(name)] if one.id not in wanted)
+        )
+    return replace(catalog, services=services, index=catalog.index + 1)
+
+
+def with_health(catalog: Catalog, health: Health, *names: str) -> Catalog:
+    services = dict(catalog.services)
+    for name in names:
+        services[ServiceName(name)] = tuple(replace(one, health=health) for one in services[ServiceName(name)])
+    return replace(catalog, services=services)
+
+
+class Watchman:
+    """A guard with the catalogs it is shown; what it lets through goes live."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.guard = Guard(limits or Limits())
+        self.live: Catalog | None = None
+
+    def see(self, catalog: Catalog, now: float, *, fresh: bool = True) -> Held | None:
+        held = self.guard.judge(planned(catalog), catalog, now, fresh=fresh)
+        self.live = catalog if held is None else held.catalog
+        self.guard.accept(planned(self.live), self.live, now)
+        return held
+
+    def serving(self, name: str) -> set[str]:
+        assert self.live is not None
+        return {one.id for one in self.live.services.get(ServiceName(name), ()) if one.health is Health.PASSING}
+
+
+def planned(catalog: Catalog) -> Plan:
+    return plan_routes(catalog, POLICY)
+
+
+def watching(catalog: Catalog, limits: Limits | None = None) -> Watchman:
+    watchman = Watchman(limits)
+    assert watchman.see(catalog, 0) is None
+    return watchman
+
+
+FOUR = fleet({"a": 3, "b": 3, "c": 3, "d": 3})
+
+
+# --- what is held
+
+
+def test_the_first_plan_is_never_held() -> None:
+    assert Watchman().see(fleet({}), 0) is None
+
+
+def test_half_of_all_servers_may_go() -> None:
+    watchman = watching(FOUR)
+    assert watchman.see(without(FOUR, a=None, b=None), 1) is None
+    assert not watchman.serving("a")
+
+
+@pytest.mark.parametrize("how", ["deregistered", "critical"])
+def test_more_than_half_is_held(how: str) -> None:
+    watchman = watching(FOUR)
+    after = (
+        without(FOUR, a=None, b=None, c=None)
+        if how == "deregistered"
+        else with_health(FOUR, Health.CRITICAL, "a", "b", "c")
+    )
+    held = watchman.see(after, 1)
+    assert held is not None
+    assert held.services == {"a": 3, "b": 3, "c": 3}
+    assert "9 of 12" in held.reason
+    assert "release-hold" in held.reason
+    assert watchman.serving("a") == {"a-1", "a-2", "a-3"}
+
+
+def test_losses_are_counted_together_within_the_window() -> None:
+    watchman = watching(FOUR)
+    assert watchman.see(without(FOUR, a=None), 1) is None
+    assert watchman.see(without(FOUR, a=None, b=None), 30) is None
+    held = watchman.see(without(FOUR, a=None, b=None, c=[1]), 59)
+    assert held is not None
+    assert held.services == {"c": 1}, "what went before was believed, and is not brought back"
+
+
+def test_losses_of_an_earlier_window_are_not_counted() -> None:
+    watchman = watching(FOUR)
+    assert watchman.see(without(FOUR, a=None, b=None), 1) is None
+    assert watchman.see(without(FOUR, a=None, b=None, c=None), 62) is None
+
+
+def test_one_small_service_may_lose_all_it_has_however_few_services_there_are() -> None:
+    watchman = watching(fleet({"a": 3}))
+    assert watchman.see(without(fleet({"a": 3}), a=None), 1) is None
+
+
+def test_one_large_service_may_not() -> None:
+    watchman = watching(fleet({"a": 8, "b": 1}))
+    assert watchman.see(without(fleet({"a": 8, "b": 1}), a=[1, 2, 3, 4, 5]), 1) is not None
+
+
+@pytest.mark.parametrize("health", [Health.MAINTENANCE])
+def test_maintenance_is_no_loss(health: Health) -> None:
+    watchman = watching(FOUR)
+    assert watchman.see(with_health(FOUR, health, "a", "b", "c", "d"), 1) is None
+
+
+def test_draining_is_no_loss() -> None:
+    watchman = watching(FOUR)
+    drained = replace(
+        FOUR,
+        services={
+            name: tuple(replace(one, tags=(*one.tags, "proxygen.weight=0")) for one in instances)
+            for name, instances in FOUR.services.items()
+        },
+    )
+    assert watchman.see(drained, 1) is None
+
+
+def test_a_quarantine_is_no_loss() -> None:
+    """Whoever writes a tag that does not parse finds his service quarantined, and nothing held."""
+    watchman = watching(FOUR)
+    broken = replace(
+        FOUR,
+        services={
+            name: tuple(replace(one, tags=(*one.tags, "proxygen.weight=x")) for one in instances)
+            for name, instances in FOUR.services.items()
+        },
+    )
+    assert watchman.see(broken, 1) is None
+
+
+def test_replaced_instances_are_no_loss() -> None:
+    """A rolling deploy of everything: other ids, as many servers."""
+    watchman = watching(FOUR)
+    services = {
+        name: tuple(replace(one, id=f"new-{one.id}") for one in instances) for name, instances in FOUR.services.items()
+    }
+    assert watchman.see(replace(FOUR, services=services), 1) is None
+    assert watchman.serving("a") == {"new-a-1", "new-a-2", "new-a-3"}
+
+
+# --- a held service and the others
+
+
+def test_holding_some_services_never_holds_the_others() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    grown = {**gone.services, **fleet({"d": 5, "e": 2}).services}
+    held = watchman.see(replace(gone, services=grown), 1)
+    assert held is not None
+    assert "d" not in held.services
+    assert watchman.serving("d") == {f"d-{number}" for number in range(1, 6)}
+    assert watchman.serving("e") == {"e-1", "e-2"}
+
+
+def test_what_comes_to_a_held_service_is_taken_in() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    newcomer = instance("a", 9, "route=a.example.com")
+    watchman.see(gone, 1)
+    watchman.see(replace(gone, services={**gone.services, ServiceName("a"): (newcomer,)}), 2)
+    assert watchman.serving("a") == {"a-1", "a-2", "a-3", "a-9"}
+
+
+def test_a_service_is_no_longer_held_once_as_many_are_back_as_there_were() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    watchman.see(gone, 1)
+    back = tuple(instance("a", number, "route=a.example.com") for number in (7, 8, 9))
+    held = watchman.see(replace(gone, services={**gone.services, ServiceName("a"): back}), 5)
+    assert watchman.serving("a") == {"a-7", "a-8", "a-9"}
+    assert held is None, "six of twelve are no more than half"
+    assert not watchman.serving("b")
+
+
+# --- how a hold ends
+
+
+def test_a_hold_is_over_when_the_servers_are_back() -> None:
+    watchman = watching(FOUR)
+    assert watchman.see(without(FOUR, a=None, b=None, c=None), 1) is not None
+    assert watchman.see(FOUR, 6) is None
+
+
+def test_the_operator_lets_go() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    assert watchman.see(gone, 1) is not None
+    watchman.guard.release()
+    assert watchman.see(gone, 2) is None
+    assert watchman.see(gone, 3) is None
+    assert not watchman.serving("a")
+
+
+def test_letting_go_lasts_until_a_plan_is_live() -> None:
+    """A candidate that a gate refuses in between changes nothing of that."""
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    assert watchman.see(gone, 1) is not None
+    watchman.guard.release()
+    assert watchman.guard.judge(planned(gone), gone, 2) is None
+    assert watchman.guard.judge(planned(gone), gone, 3) is None
+
+
+def test_letting_go_once_lets_no_later_loss_go() -> None:
+    many = fleet(dict.fromkeys("abcdefgh", 3))
+    watchman = watching(many)
+    first = without(many, a=None, b=None, c=None, d=None, e=None)
+    watchman.see(first, 1)
+    watchman.guard.release()
+    watchman.see(first, 2)
+    assert watchman.see(without(first, f=None, g=None), 3) is not None
+
+
+def test_a_loss_that_lasts_is_believed() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    assert watchman.see(gone, 1) is not None
+    assert watchman.see(gone, 300) is not None
+    assert watchman.see(gone, 301) is None
+    assert not watchman.serving("a")
+
+
+def test_nothing_is_believed_while_consul_does_not_answer() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    assert watchman.see(gone, 1) is not None
+    assert watchman.see(gone, 100_000, fresh=False) is not None
+    assert watchman.see(gone, 100_001) is None
+
+
+def test_no_hold_where_the_operator_wants_none() -> None:
+    watchman = watching(FOUR, Limits(hold=0))
+    assert watchman.see(without(FOUR, a=None, b=None, c=None), 1) is None
+
+
+# --- a wiped store
+
+
+def test_after_a_wipe_every_loss_is_held() -> None:
+    watchman = watching(fleet({"a": 1}))
+    held = watchman.see(replace(without(FOUR, a=None), index=11, services={ServiceName("a"): ()}), 1)
+    assert held is not None
+    assert "wiped or restored" in held.reason
+    assert watchman.serving("a") == {"a-1"}
+
+
+def test_a_wipe_is_not_forgotten_while_the_store_fills_again() -> None:
+    watchman = watching(FOUR)
+    empty = replace(without(FOUR, a=None, b=None, c=None, d=None), index=11)
+    assert watchman.see(empty, 1) is not None
+    some = replace(FOUR, services={**FOUR.services, ServiceName("d"): ()}, index=2000)
+    held = watchman.see(some, 200)
+    assert held is not None
+    assert set(held.services) == {"d"}
+    assert watchman.see(replace(FOUR, index=2001), 210) is None
+
+
+def test_services_that_go_one_by_one_after_the_index_fell_are_held_too() -> None:
+    watchman = watching(FOUR)
+    assert watchman.see(replace(FOUR, index=11), 1) is None
+    assert watchman.see(replace(without(FOUR, a=[1]), index=12), 3) is not None
+
+
+def test_a_real_loss_with_a_growing_index_is_no_wipe() -> None:
+    watchman = watching(FOUR)
+    assert watchman.see(without(FOUR, a=[1]), 1) is None
+
+
+# --- a service's own minimum
+
+
+def test_a_service_keeps_what_it_has_when_it_would_fall_below_its_minimum() -> None:
+    watchman = watching(FOUR, Limits(minimum={"a": 2}))
+    assert watchman.see(without(FOUR, a=[1]), 1) is None
+    held = watchman.see(without(FOUR, a=[1, 2]), 2)
+    assert held is not None
+    assert held.services == {"a": 1}
+    assert watchman.serving("a") == {"a-2", "a-3"}
+    assert watchman.see(without(FOUR, a=[1, 2]), 100_000) is not None, "no time ends that"
+    watchman.guard.release()
+    assert watchman.see(without(FOUR, a=[1, 2]), 100_001) is None
+
+
+def test_one_keeps_the_last_instance_and_patterns_count_in_their_order() -> None:
+    watchman = watching(FOUR, Limits(minimum={"b*": 3, "*": 1}))
+    held = watchman.see(without(FOUR, a=None, b=[1], c=[1]), 1)
+    assert held is not None
+    assert held.services == {"a": 3, "b": 1}
+
+
+def test_a_minimum_that_was_never_reached_holds_what_there_was() -> None:
+    watchman = watching(FOUR, Limits(minimum={"a": 10}))
+    held = watchman.see(without(FOUR, a=[1]), 1)
+    assert held is not None
+    assert watchman.serving("a") == {"a-1", "a-2", "a-3"}
+
+
+# --- a law
+
+SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 4), min_size=6, max_size=6)
+
+
+@given(st.lists(SIZES, min_size=1, max_size=12))
+def test_nginx_never_loses_more_than_half_at_once_by_two_services(steps: list[dict[str, int]]) -> None:
+    """Whatever the catalogs: between two of them nginx keeps half of its servers, unless one small service is alone."""
+    watchman = Watchman(Limits(window=0))
+    before: dict[str, int] = {}
+    for number, sizes in enumerate(steps):
+        watchman.see(fleet(sizes, index=1000 + number), number)
+        after = {name: len(watchman.serving(name)) for name in sizes}
+        lost = {name: count - after.get(name, 0) for name, count in before.items() if count > after.get(name, 0)}
+        total = sum(before.values())
+        assert sum(lost.values()) * 2 <= total or len(lost) == 1 or not _suspicious(before, sizes), (before, sizes)
+        before = after
+
+
+def _suspicious(before: Mapping[str, int], asked: Mapping[str, int]) -> bool:
+    lost = [count - asked.get(name, 0) for name, count in before.items() if count > asked.get(name, 0)]
+    return sum(lost) * 2 > sum(before.values()) and len(lost) > 1
+
+
+def test_instances_stay_sorted() -> None:
+    watchman = watching(FOUR)
+    held = watchman.see(without(FOUR, a=[2], b=None, c=None), 1)
+    assert held is not None
+    kept: tuple[Instance, ...] = held.catalog.services[ServiceName("a")]
+    assert list(kept) == sorted(kept, key=lambda one: one.key)
