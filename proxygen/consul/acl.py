@@ -15,7 +15,7 @@ _PROBED: Final = 5
 
 async def probe(client: ConsulClient) -> None:
     """Read one of everything. Raise AccessDenied naming the missing rule, ConsulUnreachable as any read does."""
-    listing = await confirm_listing(client)
+    listing = (await confirm_listing(client)).services
     names = [name for name in sorted(listing) if is_askable(name)][:_PROBED]
     if names and not any([await _shows_instances(client, name) for name in names]):
         raise AccessDenied(

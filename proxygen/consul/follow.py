@@ -20,7 +20,7 @@ from proxygen.consul.decode import Entry, decode_checks, decode_entries
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
-from proxygen.consul.reads import confirm_absence, service_path
+from proxygen.consul.reads import service_path
 from proxygen.consul.view import View
 from proxygen.errors import CatalogUnavailable
 
@@ -42,6 +42,10 @@ class Watcher(Protocol):
 
     def observe(self, name: str, entries: tuple[Entry, ...]) -> bool:
         """Take in the entries of a service; return whether they are new."""
+        ...
+
+    async def confirm_absence(self, name: str) -> tuple[Entry, ...]:
+        """Read consistently a service that seems to have no instances."""
         ...
 
     def failed(self, name: str, error: CatalogUnavailable) -> None:
@@ -97,7 +101,7 @@ class PollEach:
         self._tasks.clear()
 
     async def _heed(self, name: str, reply: Reply) -> None:
-        entries = decode_entries(reply.body) or await confirm_absence(self._client, name)
+        entries = decode_entries(reply.body) or await self._watcher.confirm_absence(name)
         if self._watcher.is_routed(name):
             self._watcher.observe(name, entries)
 
@@ -198,7 +202,7 @@ class DetectChanges:
         if not urgent and reply.index < self._indexes.get(name, 0):
             self._fetcher.ask((name,))
             return False
-        entries = decode_entries(reply.body) or await confirm_absence(self._client, name)
+        entries = decode_entries(reply.body) or await self._watcher.confirm_absence(name)
         if name not in self._names:
             return False
         self._indexes[name] = reply.index

@@ -7,7 +7,9 @@ which every real catalog has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -17,6 +19,14 @@ from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 from proxygen.model import ServiceName
 
 LISTING_PATH = "/v1/catalog/services"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The names and tags of all services, and the index that they stand for."""
+
+    services: Mapping[str, tuple[str, ...]]
+    index: int
 
 
 class InstancesHidden(AccessDenied):
@@ -52,12 +62,12 @@ async def read_datacenter(client: ConsulClient) -> str:
     return names[0] if names else ""
 
 
-async def confirm_listing(client: ConsulClient) -> dict[str, tuple[str, ...]]:
+async def confirm_listing(client: ConsulClient) -> Listing:
     """Read the names and tags of all services consistently. Raise AccessDenied when the token hides them."""
     reply = await client.read(LISTING_PATH, consistency="consistent")
     listing = decode_listing(reply.body)
     if is_whole(client, listing) and (listing or not reply.filtered_by_acls):
-        return listing
+        return Listing(services=listing, index=reply.index)
     raise AccessDenied(
         f"Consul at {client.http.address} does not list its own service {CONSUL_SERVICE!r}, so it hides services; "
         'the token needs service_prefix "" { policy = "read" } and node_prefix "" { policy = "read" }'
@@ -76,16 +86,19 @@ def is_whole(client: ConsulClient, listing: dict[str, tuple[str, ...]]) -> bool:
 async def read_service(client: ConsulClient, name: str, consistency: Consistency) -> tuple[Entry, ...]:
     """Read the entries of a service that is listed; an empty answer is confirmed before it is returned."""
     entries = decode_entries((await client.read(service_path(name), consistency=consistency)).body)
-    return entries or await confirm_absence(client, name)
+    return entries or await confirm_absence(client, name, partial(confirm_listing, client))
 
 
-async def confirm_absence(client: ConsulClient, name: str) -> tuple[Entry, ...]:
+async def confirm_absence(
+    client: ConsulClient, name: str, list_services: Callable[[], Awaitable[Listing]]
+) -> tuple[Entry, ...]:
     """Read consistently a service that seemed to have no instances.
 
-    Raise AccessDenied when the catalog still lists it: then its instances are hidden, not gone.
+    Raise AccessDenied when the catalog still lists it: then its instances are hidden, not gone. ``list_services``
+    reads the listing consistently.
     """
     entries = decode_entries((await client.read(service_path(name), consistency="consistent")).body)
-    if entries or name not in await confirm_listing(client):
+    if entries or name not in (await list_services()).services:
         return entries
     # It may have been registered between the two reads.
     entries = decode_entries((await client.read(service_path(name), consistency="consistent")).body)

@@ -19,12 +19,12 @@ from proxygen.consul.decode import (
     routed_names,
 )
 from proxygen.consul.reads import (
-    confirm_absence,
     confirm_listing,
     confirm_overrides,
     is_about_one_service,
     overrides_prefix,
     read_datacenter,
+    read_service,
     service_path,
 )
 from proxygen.errors import CatalogFileError, CatalogUnavailable
@@ -55,7 +55,7 @@ async def take_snapshot(client: ConsulClient, *, tag_prefix: str) -> bytes:
 
 async def _gather(client: ConsulClient, tag_prefix: str) -> RawCatalog:
     datacenter = await read_datacenter(client)
-    listing = await confirm_listing(client)
+    listing = (await confirm_listing(client)).services
     tagged = routed_names(listing, tag_prefix)
     names = [name for name in sorted(listing) if name != CONSUL_SERVICE and is_askable(name)]
     if not client.settings.meta_sweep:
@@ -98,7 +98,7 @@ async def _read_routed(client: ConsulClient, name: str, tag_prefix: str, *, is_t
     """Return the raw entries of a service; none where it has no tag and its Meta does not route it either."""
     body = (await client.read(service_path(name))).body
     entries = decode_entries(body)
-    if is_tagged and not entries and await confirm_absence(client, name):
+    if is_tagged and not entries and await read_service(client, name, "consistent"):
         body = (await client.read(service_path(name), consistency="consistent")).body
     routed = is_tagged or carries_proxy_keys(instances_of(name, entries), tag_prefix)
     return _RAW_ENTRIES.decode(body) if routed else []

@@ -26,6 +26,8 @@ class View:
         self._overrides: dict[ServiceName, str] = {}
         self._retired: dict[ServiceName, float] = {}
         self._is_open = False
+        self.index = 0
+        """X-Consul-Index of catalog/services that the observations stand for; see `Catalog.index`."""
         self.newest = 0
         """The highest index at which an observed registration was written."""
 
@@ -55,6 +57,17 @@ class View:
         self._publish()
         return True
 
+    def count(self, index: int) -> None:
+        """Note an index of catalog/services, by whichever server: one that lags behind counts for nothing."""
+        self.index = max(self.index, index)
+
+    def recount(self, index: int, *, known: int) -> None:
+        """Note the index of a consistent read, and what was `index` when that read began.
+
+        Only a store that lost its past can then be below it.
+        """
+        self.index = index if index < known else max(self.index, index)
+
     def retire(self, name: str) -> None:
         """Let go of a service that is no longer routed, after some time."""
         self._retired[ServiceName(name)] = time.monotonic()
@@ -82,6 +95,7 @@ class View:
                 datacenter=self._datacenter,
                 services=MappingProxyType(dict(self._services)),
                 overrides=MappingProxyType(dict(self._overrides)),
+                index=self.index,
             )
         )
 

@@ -30,6 +30,8 @@ from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import (
     LISTING_PATH,
+    Listing,
+    confirm_absence,
     confirm_listing,
     confirm_overrides,
     is_about_one_service,
@@ -134,9 +136,12 @@ class CatalogWatch:
         listing = decode_listing(reply.body)
         tagged = routed_names(listing, self._tag_prefix)
         seems_hidden = not is_whole(self._client, listing) or (not listing and reply.filtered_by_acls)
-        if seems_hidden or self._tagged - tagged or self._routed - listing.keys():
-            listing = await confirm_listing(self._client)
+        seems_wiped = reply.index < self._view.index
+        if seems_hidden or seems_wiped or self._tagged - tagged or self._routed - listing.keys():
+            listing = dict((await self._confirm_listing()).services)
             tagged = routed_names(listing, self._tag_prefix)
+        else:
+            self._view.count(reply.index)
         before, self._listing, self._tagged = self._listing or {}, listing, tagged
         self._let_go()
         added = sorted(tagged - self._routed)
@@ -149,6 +154,12 @@ class CatalogWatch:
             self._follower.listing_moved(reply.index, retagged)
             self._ask_candidates()
         self._open_when_ready()
+
+    async def _confirm_listing(self) -> Listing:
+        known = self._view.index
+        listing = await confirm_listing(self._client)
+        self._view.recount(listing.index, known=known)
+        return listing
 
     def _let_go(self) -> None:
         """Stop routing what is gone from the listing, and what was routed only by tags that it lost."""
@@ -234,6 +245,9 @@ class CatalogWatch:
             self._view.retire(name)
         self._open_when_ready()
         return is_new
+
+    async def confirm_absence(self, name: str) -> tuple[Entry, ...]:
+        return await confirm_absence(self._client, name, self._confirm_listing)
 
     def failed(self, name: str, error: CatalogUnavailable) -> None:
         if name in self._routed and is_about_one_service(error):

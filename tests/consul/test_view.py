@@ -48,3 +48,30 @@ def test_a_catalog_that_was_shown_never_changes() -> None:
     last = slot.peek()
     assert last is not None
     assert dict(last.services) == {"web": ()}
+
+
+def test_the_index_rises_and_falls_only_by_a_read_that_began_after_what_was_known() -> None:
+    """A server that lags behind, or a consistent read that was overtaken, is no wiped store."""
+    view = View("dc1", Latest())
+    view.count(100)
+    view.count(90)
+    assert view.index == 100
+    view.count(120)
+    view.recount(110, known=100)
+    assert view.index == 120
+    view.recount(11, known=120)
+    assert view.index == 11
+
+
+def test_a_catalog_carries_the_index_and_an_index_alone_is_no_news() -> None:
+    slot: Latest[Catalog] = Latest()
+    view = View("dc1", slot)
+    view.count(100)
+    view.observe("web", (WEB,))
+    view.open()
+    first = slot.peek()
+    assert first is not None
+    assert first.index == 100
+    view.count(101)
+    view.observe("web", (WEB,))
+    assert slot.peek() is first

@@ -201,3 +201,30 @@ async def test_both_ways_of_following_see_the_same(sockets: int) -> None:
             await one.until(lambda c: ids(c, "s8") == ["s8-1", "s8-2"], within=2.0)
             await asyncio.sleep(0.2)
             assert one.client.statistics.sockets <= sockets
+
+
+@pytest.mark.parametrize("sockets", [4, 64])
+async def test_a_wiped_store_lowers_the_index_and_a_lagging_server_does_not(sockets: int) -> None:
+    """T29: by its index a catalog that is empty because Consul lost everything is told from one that was emptied."""
+    async with fake_consul() as fake:
+        for number in range(12):
+            fake.put(f"s{number}", entry(f"s{number}", f"s{number}-1", 8000 + number, ROUTE))
+        async with watching(settings_for(fake, max_connections=sockets)) as one:
+            await one.until(lambda catalog: len(catalog.services) == 12 and catalog.index == fake.index)
+            whole = fake.index
+
+            def lags(request: web.Request) -> web.Response | None:
+                if request.path != "/v1/catalog/services" or "consistent" in request.query:
+                    return None
+                fake.fault = lambda request: None
+                return web.Response(text="{}", headers={"X-Consul-Index": "50"})
+
+            fake.fault = lags
+            fake.put("s3", entry("s3", "s3-1", 9003, ROUTE))
+            await one.until(lambda catalog: catalog.services[ServiceName("s3")][0].port == 9003)
+            await one.until(lambda catalog: catalog.index >= whole)
+            fake.services = {"consul": fake.services["consul"]}
+            fake.change(by=-90)
+            await one.until(lambda catalog: not any(catalog.services.values()))
+            emptied = one.slot.peek() or pytest.fail("no catalog")
+            assert 0 < emptied.index <= fake.index < whole
