@@ -80,7 +80,7 @@ class Loop:
 
 
 @asynccontextmanager
-async def running(nginx: NginxServer, **knobs: object) -> AsyncIterator[Loop]:
+async def running(nginx: NginxServer, *, is_fresh: bool = True, **knobs: object) -> AsyncIterator[Loop]:
     values = {
         "proxy.http_listen": f"127.0.0.1:{free_port()}",
         "proxy.https_listen": f"127.0.0.1:{free_port()}",
@@ -94,7 +94,7 @@ async def running(nginx: NginxServer, **knobs: object) -> AsyncIterator[Loop]:
     settings = load(values, environment={})
     catalogs: Latest[Catalog] = Latest()
     with hold_output(nginx.output) as output:
-        reconciler = Reconciler(settings, output, await open_pipeline(settings), catalogs)
+        reconciler = Reconciler(settings, output, await open_pipeline(settings), catalogs, is_fresh=lambda: is_fresh)
         task = asyncio.create_task(reconciler.run())
         try:
             yield Loop(nginx, settings, catalogs, reconciler, task)
@@ -377,3 +377,138 @@ async def test_a_long_draft_blocks_nobody_else(loop: Loop) -> None:
     assert loop.reconciler.last is not None
     took = sum(loop.reconciler.last.durations[stage] for stage in ("plan", "render", "check"))
     assert lost < took / 2, (lost, took)
+
+
+# --- holds ------------------------------------------------------------------------------------------------------------
+
+FLEET = tuple(
+    instance(name, number, f"route={name}.example.com", address="127.0.0.1")
+    for number, name in enumerate(("web", "shop", "cart", "mail"), start=1)
+)
+
+
+async def test_a_mass_loss_is_held_and_released(loop: Loop) -> None:
+    loop.put(*FLEET)
+    await loop.until(lambda: loop.serves("mail.example.com") and loop.outcome is Outcome.APPLIED)
+    live = loop.live
+    loop.put(WEB)
+    await loop.until(lambda: loop.outcome is Outcome.HELD)
+    assert "3 of 4 servers" in loop.reason
+    assert loop.live == live
+    assert loop.reconciler.held_since is not None
+    step = await loop.reconciler.release_hold()
+    assert step.outcome is Outcome.APPLIED
+    assert not loop.serves("mail.example.com")
+    assert loop.reconciler.holds == ()
+    assert loop.reconciler.held_since is None
+
+
+async def test_what_is_not_held_goes_live_during_a_hold(loop: Loop) -> None:
+    loop.put(*FLEET)
+    await loop.until(lambda: loop.serves("mail.example.com"))
+    loop.put(WEB)
+    await loop.until(lambda: loop.outcome is Outcome.HELD)
+    loop.put(WEB, instance("news", 9, "route=news.example.com", address="127.0.0.1"))
+    await loop.until(lambda: loop.serves("news.example.com"))
+    assert loop.serves("mail.example.com")
+    assert loop.reconciler.holds
+
+
+async def test_a_hold_ends_by_itself_after_its_time(server: NginxServer) -> None:
+    server.start()
+    async with running(server, guard__hold="2s") as loop:
+        loop.put(*FLEET)
+        await loop.until(lambda: loop.serves("mail.example.com"))
+        loop.put(WEB)
+        await loop.until(lambda: loop.outcome is Outcome.HELD)
+        await loop.until(lambda: loop.outcome is Outcome.APPLIED and not loop.serves("mail.example.com"))
+
+
+async def test_a_hold_does_not_end_while_consul_cannot_be_asked(server: NginxServer) -> None:
+    server.start()
+    async with running(server, is_fresh=False, guard__hold="100ms") as loop:
+        loop.put(*FLEET)
+        await loop.until(lambda: loop.serves("mail.example.com"))
+        loop.put(WEB)
+        await loop.until(lambda: loop.outcome is Outcome.HELD)
+        await asyncio.sleep(0.5)
+        loop.put(WEB, instance("news", 9, "route=news.example.com", address="127.0.0.1"))
+        await loop.until(lambda: loop.serves("news.example.com"))
+        assert loop.serves("mail.example.com")
+
+
+# --- the catalog on disk ----------------------------------------------------------------------------------------------
+
+
+async def test_losses_are_told_across_a_restart(server: NginxServer) -> None:
+    server.start()
+    stamp = f"127.0.0.1:{free_port()}"
+    async with running(server, nginx__stamp=stamp) as loop:
+        loop.put(*FLEET)
+        await loop.until(lambda: loop.serves("mail.example.com"))
+        await loop.until(lambda: (loop.settings.output.directory / "state/catalog.json").exists())
+    async with running(server, nginx__stamp=stamp) as loop:
+        loop.put(WEB)
+        await loop.until(lambda: loop.reconciler.holds and loop.outcome is Outcome.APPLIED)
+        assert loop.serves("mail.example.com")
+
+
+async def test_a_start_without_consul_goes_on_from_the_catalog_on_disk(
+    server: NginxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxygen.reconcile.PATIENCE", 0.2)
+    server.start()
+    (tmp_path / "snippets").mkdir()
+    knobs = {"nginx__stamp": f"127.0.0.1:{free_port()}", "proxy__snippets": tmp_path / "snippets"}
+    async with running(server, **knobs) as loop:
+        loop.put(*FLEET)
+        await loop.until(lambda: loop.serves("mail.example.com"))
+        await loop.until(lambda: (loop.settings.output.directory / "state/catalog.json").exists())
+        assert loop.reconciler.stale_since is None
+    (tmp_path / "snippets/server.conf").write_text("add_header X-Changed-While-Consul-Was-Down yes;\n")
+    async with running(server, **knobs) as loop:
+        await loop.until(lambda: loop.serves("X-Changed-While-Consul-Was-Down"))
+        assert loop.serves("mail.example.com")
+        assert loop.reconciler.stale_since is not None
+        loop.put(*FLEET, SHOP)
+        await loop.until(lambda: loop.reconciler.stale_since is None)
+
+
+async def test_a_catalog_older_than_the_live_generation_is_not_gone_back_to(
+    server: NginxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the proof and the saving leaves that."""
+    monkeypatch.setattr("proxygen.reconcile.PATIENCE", 0.2)
+    server.start()
+    stamp = f"127.0.0.1:{free_port()}"
+    async with running(server, nginx__stamp=stamp) as loop:
+        loop.put(WEB)
+        await loop.until(lambda: loop.serves("web.example.com"))
+        file = loop.settings.output.directory / "state/catalog.json"
+        await loop.until(file.exists)
+        old = file.read_bytes()
+        loop.put(WEB, SHOP)
+        await loop.until(lambda: loop.serves("shop.example.com") and file.read_bytes() != old)
+    file.write_bytes(old)
+    async with running(server, nginx__stamp=stamp) as loop:
+        await asyncio.sleep(1.0)
+        assert loop.serves("shop.example.com") or loop.reconciler.last is not None
+        assert loop.reconciler.plan is None
+        assert loop.live == 2
+
+
+# --- the governor -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_flood_of_changes_costs_a_bounded_number_of_reloads(server: NginxServer) -> None:
+    server.start()
+    async with running(server, reload__gap="10ms", reload__burst=2, reload__interval="3s") as loop:
+        started = time.monotonic()
+        for number in itertools.count(1):
+            loop.put(WEB, instance("shop", 1 + number % 250, "route=shop.example.com"))
+            await asyncio.sleep(0.05)
+            if time.monotonic() - started > 6:
+                break
+        took = time.monotonic() - started
+        # The first came without waiting; each after the burst had to earn its time.
+        assert 3 <= loop.reloads() <= 1 + 2 + took / 3 + 1
