@@ -69,3 +69,8 @@ class Catalog:
     index: int = 0
     """X-Consul-Index of catalog/services. It falls only where a consistent read shows that Consul's store counts from
     lower than before: it was wiped, or restored from an older snapshot."""
+    elsewhere: Mapping[str, Mapping[ServiceName, tuple[Instance, ...]]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """By other datacenter the instances of the services that name it for their failover; ``()`` and missing mean the
+    same as above."""

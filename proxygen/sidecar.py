@@ -38,6 +38,7 @@ from proxygen.steps import Step
 
 _STATES: Final = {
     PlannedState.SERVING: InstanceState.SERVING,
+    PlannedState.STANDBY: InstanceState.STANDBY,
     PlannedState.DRAINED: InstanceState.DRAINED,
     PlannedState.UNHEALTHY: InstanceState.UNHEALTHY,
     PlannedState.NO_PORT: InstanceState.REFUSED,
@@ -193,12 +194,13 @@ def _service(service: Service) -> ServiceReport:
                     InstanceReport(
                         id=instance.id,
                         node=instance.node,
+                        datacenter=instance.datacenter,
                         address=f"{instance.address}:{instance.port}",
                         weight=instance.weight,
                         health=instance.health.value,
                         state=_STATES[instance.state],
                     )
-                    for instance in service.instances
+                    for instance in (*service.instances, *service.elsewhere)
                     if instance.variant == variant.name
                 ),
             )

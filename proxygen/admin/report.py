@@ -25,6 +25,8 @@ class InstanceState(StrEnum):
     """Why an instance gets requests or not."""
 
     SERVING = "serving"
+    STANDBY = "standby"
+    """In another datacenter: its turn comes when the local instances fail."""
     DRAINED = "drained"
     """Weight 0."""
     UNHEALTHY = "unhealthy"
@@ -95,6 +97,7 @@ class InstanceReport:
     """As nginx has it inside the variant's upstream."""
     health: str
     state: InstanceState
+    datacenter: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

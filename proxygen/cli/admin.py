@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 
 from proxygen.admin.client import connect
-from proxygen.admin.report import ApplyReport, ServiceReport, State, StatusReport
+from proxygen.admin.report import ApplyReport, InstanceReport, InstanceState, ServiceReport, State, StatusReport
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table, printable
@@ -133,9 +133,24 @@ def _service_rows(services: tuple[ServiceReport, ...]) -> Iterator[tuple[str, st
     for service in services:
         name, routes = service.name, " ".join(service.routes)
         for variant in service.variants:
-            serving = sum(1 for instance in variant.instances if instance.state == "serving")
             share = format_share(Share(variant.effective))
             if variant.effective != variant.asked:
                 share += f" (asked {format_share(Share(variant.asked))})"
-            yield name, variant.name, share, f"{serving}/{len(variant.instances)}", routes
+            yield name, variant.name, share, _instances(variant.instances), routes
             name = routes = ""
+
+
+def _instances(instances: tuple[InstanceReport, ...]) -> str:
+    """How many of them serve; by datacenter where there is more than one."""
+    by_datacenter: dict[str, list[InstanceState]] = {}
+    for instance in instances:
+        by_datacenter.setdefault(instance.datacenter, []).append(instance.state)
+    counts = {name: _count(states) for name, states in by_datacenter.items()}
+    if len(counts) > 1:
+        return ", ".join(f"{name} {count}" for name, count in counts.items())
+    return next(iter(counts.values()), "0/0")
+
+
+def _count(states: list[InstanceState]) -> str:
+    standby = states.count(InstanceState.STANDBY)
+    return f"{standby} standby" if standby else f"{states.count(InstanceState.SERVING)}/{len(states)}"

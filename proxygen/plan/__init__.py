@@ -39,7 +39,10 @@ def plan_routes(
     return Planner(policy).plan(catalog, memory or Memory(), refused or {})
 
 
-_Known = dict[ServiceName, tuple[tuple[Instance, ...], str | None, Service | None]]
+_Elsewhere = tuple[tuple[str, tuple[Instance, ...]], ...]
+"""The instances of one service in other datacenters."""
+
+_Known = dict[ServiceName, tuple[tuple[Instance, ...], str | None, _Elsewhere, Service | None]]
 """Per service: its inputs, and what was planned from them."""
 
 
@@ -56,14 +59,14 @@ class Planner:
         services: dict[ServiceName, Service] = {}
         known: _Known = {}
         for name in sorted(catalog.services):
-            instances, override = catalog.services[name], overrides.get(name)
+            instances, override, elsewhere = catalog.services[name], overrides.get(name), _elsewhere(catalog, name)
             before = self._known.get(name)
-            if before is not None and before[1] == override and (before[0] is instances or before[0] == instances):
-                service = before[2]
+            if before is not None and before[:3] == (instances, override, elsewhere):
+                service = before[3]
             else:
                 shares = None if override is None else parse_override(override)
-                service = plan_service(name, instances, shares, self._policy)
-            known[name] = (instances, override, service)
+                service = plan_service(name, instances, dict(elsewhere), shares, self._policy)
+            known[name] = (instances, override, elsewhere, service)
             if service is None:
                 continue
             if name in refused and (service.quarantine is None or refused[name].lost or refused[name].withdrawn):
@@ -88,6 +91,10 @@ class Planner:
             conflicts=conflicts,
             memory=Memory(holders=holders, overrides=overrides),
         )
+
+
+def _elsewhere(catalog: Catalog, name: ServiceName) -> _Elsewhere:
+    return tuple((datacenter, services[name]) for datacenter, services in catalog.elsewhere.items() if name in services)
 
 
 def _is_answered(claim: Claim, service: Service) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -92,6 +92,16 @@ def _weight(instance: Instance, tags: ProxyTags) -> int:
             return tags.weight if tags.weight is not None else max(0, instance.weight_passing)
 
 
+def addresses(members: Iterable[Member]) -> Mapping[Endpoint, int]:
+    """Where requests can go, with the weights. The same address on two agents is one server, and stays one until both
+    are gone."""
+    weights: dict[Endpoint, int] = {}
+    for member in members:
+        if member.endpoint is not None and member.weight > 0:
+            weights[member.endpoint] = max(weights.get(member.endpoint, 0), member.weight)
+    return weights
+
+
 def report(member: Member) -> PlannedInstance:
     """Say what becomes of an instance, for those who ask why."""
     instance = member.instance
@@ -106,6 +116,7 @@ def report(member: Member) -> PlannedInstance:
     return PlannedInstance(
         node=instance.node,
         id=instance.id,
+        datacenter=instance.datacenter,
         address=instance.address,
         port=instance.port,
         variant=member.variant,

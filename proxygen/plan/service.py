@@ -13,7 +13,8 @@ from typing import Any, Final
 from proxygen.errors import TagError
 from proxygen.model import Instance, ServiceName
 from proxygen.plan.certificates import certificate_for
-from proxygen.plan.members import Member, asks, judge, report
+from proxygen.plan.failover import Standby, find_standby
+from proxygen.plan.members import Member, addresses, asks, judge, report
 from proxygen.plan.types import (
     Claim,
     Endpoint,
@@ -70,9 +71,14 @@ def ident_of(name: ServiceName) -> Ident:
 
 
 def plan_service(
-    name: ServiceName, instances: Sequence[Instance], override: Mapping[str, Share] | None, policy: Policy
+    name: ServiceName,
+    instances: Sequence[Instance],
+    elsewhere: Mapping[str, Sequence[Instance]],
+    override: Mapping[str, Share] | None,
+    policy: Policy,
 ) -> Service | None:
-    """Plan one service; None where no instance asks to be proxied.
+    """Plan one service; None where no instance asks to be proxied. ``elsewhere`` holds its instances in other
+    datacenters, which cannot ask.
 
     What is wrong with it is in `Service.quarantine`; nothing is raised.
     """
@@ -97,11 +103,15 @@ def plan_service(
     if problems:
         place, reason = problems[0].place, problems[0].reason
         return replace(base, claims=claims, quarantine=Quarantine(service=name, place=place, reason=reason))
-    warnings = _disagreements(members)
     shares, share_warnings = _shares(members, override)
-    upstreams = _upstreams(base.ident, members, options, policy.seed)
-    alive = {upstream.variant for upstream in upstreams}
-    variants = _variants(shares, alive)
+    standby, standby_warnings = find_standby(options.failover or (), members, elsewhere, policy)
+    groups = _groups(members)
+    if not any(variant.effective for variant in _variants(shares, groups)):
+        # nginx refuses an upstream of only backups.
+        standby = standby.in_service()
+        groups |= {STABLE: standby.servers} if standby.servers else {}
+    upstreams = _upstreams(base.ident, groups, standby, options, policy.seed)
+    variants = _variants(shares, groups)
     return replace(
         base,
         state=ServiceState.SERVED if any(variant.effective for variant in variants) else ServiceState.NOBODY,
@@ -112,7 +122,8 @@ def plan_service(
         upstreams=upstreams,
         split=_split(variants, upstreams, members),
         instances=tuple(report(member) for member in members),
-        warnings=(*warnings, *share_warnings),
+        elsewhere=standby.reports(),
+        warnings=(*_disagreements(members), *share_warnings, *standby_warnings),
     )
 
 
@@ -258,24 +269,30 @@ def _variants(asked: Mapping[str, Share], alive: Iterable[str]) -> tuple[Variant
 # --- upstreams and split
 
 
-def _upstreams(ident: Ident, members: Sequence[Member], options: ProxyTags, seed: str) -> tuple[Upstream, ...]:
-    groups: dict[str, dict[Endpoint, int]] = {}
-    for member in members:
-        if member.endpoint is not None and member.weight > 0:
-            group = groups.setdefault(member.variant, {})
-            # The same address on two agents is one server, and stays one until both are gone.
-            group[member.endpoint] = max(group.get(member.endpoint, 0), member.weight)
+def _groups(members: Sequence[Member]) -> dict[str, Mapping[Endpoint, int]]:
+    """The servers of each variant that has any."""
+    groups = {
+        variant: addresses(member for member in members if member.variant == variant)
+        for variant in {member.variant for member in members}
+    }
+    return {variant: servers for variant, servers in groups.items() if servers}
+
+
+def _upstreams(
+    ident: Ident, groups: Mapping[str, Mapping[Endpoint, int]], standby: Standby, options: ProxyTags, seed: str
+) -> tuple[Upstream, ...]:
     balance = options.balance
     is_hashed = balance is not None and balance.by in _HASHES
     stable = _servers(groups.get(STABLE, {}), seed, is_hashed=is_hashed)
     may_back_up = balance is None or balance.by not in _NO_BACKUP
+    behind = _servers(standby.behind, seed, is_hashed=is_hashed) if may_back_up else ()
     upstreams = []
     for variant in sorted(groups, key=lambda name: (name != STABLE, name != CANARY, name)):
         own = groups[variant]
         servers = _servers(own, seed, is_hashed=is_hashed)
         is_backed = variant != STABLE and (may_back_up or len(own) == 1)
-        if is_backed:
-            servers += tuple(replace(server, backup=True) for server in stable if server.endpoint not in own)
+        backups = (*(server for server in stable if is_backed and server.endpoint not in own), *behind)
+        servers += tuple(replace(server, backup=True) for server in backups)
         upstreams.append(
             Upstream(
                 name=_upstream_name(ident, variant),

@@ -91,6 +91,8 @@ class InstanceState(StrEnum):
     """Why an instance gets traffic or not."""
 
     SERVING = "serving"
+    STANDBY = "standby"
+    """In another datacenter: its turn comes when the local instances fail."""
     DRAINED = "drained"
     """Its weight is 0."""
     UNHEALTHY = "unhealthy"
@@ -103,6 +105,7 @@ class PlannedInstance:
 
     node: str
     id: str
+    datacenter: str
     address: str
     port: int
     variant: str
@@ -193,6 +196,8 @@ class Service:
     split: Split | None = None
     """None: everything goes to the only upstream."""
     instances: tuple[PlannedInstance, ...] = ()
+    elsewhere: tuple[PlannedInstance, ...] = ()
+    """Those of the other datacenter that stands behind the local ones, or serves where none of them can."""
     warnings: tuple[str, ...] = ()
     quarantine: Quarantine | None = None
 
