@@ -1,0 +1,153 @@
+"""Which address an instance announces: where its proxies reach it, and never loopback unless told.
+
+The kernel is asked directly: the library that would list addresses (ifaddr) has had no release since 2022, and
+psutil is megabytes for one call.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxygen.errors import BadInput, quoted
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_FORMS: Final = "write an IP address, interface:NAME, a network such as 10.0.0.0/8, or env:VARIABLE"
+
+_SIOCGIFCONF: Final = 0x8912
+_NAME: Final = 16
+_REQUEST: Final = 40 if sys.maxsize > 2**32 else 32
+"""Bytes of one ``struct ifreq``: the name, then the largest member of a union."""
+_ROOM: Final = 4096 * _REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One address of one network interface."""
+
+    name: str
+    address: IPAddress
+
+
+def check_form(text: str) -> None:
+    """Raise BadInput for a text that `choose_address` will not understand on any machine."""
+    if text.startswith("interface:") and text.removeprefix("interface:"):
+        return
+    if text.startswith("env:") and text.removeprefix("env:"):
+        return
+    try:
+        if "/" in text:
+            ipaddress.ip_network(text)
+        else:
+            _usable(text)
+    except ValueError as error:
+        raise BadInput(f"address = {quoted(text)}: {error}; {_FORMS}") from None
+
+
+def choose_address(text: str | None, *, consul: str | None) -> str:
+    """Return the address to announce. ``consul`` is the host of Consul's agent, None behind a unix socket.
+
+    Raise BadInput when this machine has no such address. May block for as long as resolving ``consul`` takes.
+    """
+    if text is None:
+        return str(default_address(interfaces(), route=None if consul is None else route_to(consul)))
+    check_form(text)
+    kind, _, rest = text.partition(":")
+    if kind == "interface" and rest:
+        return str(_first((item.address for item in interfaces() if item.name == rest), text))
+    if kind == "env" and rest:
+        return _from_environment(rest)
+    if "/" in text:
+        network = ipaddress.ip_network(text)
+        return str(_first((item.address for item in interfaces() if item.address in network), text))
+    return str(_usable(text))
+
+
+def default_address(found: Iterable[Interface], *, route: IPAddress | None) -> IPAddress:
+    """The address from which Consul's agent is reached, else the first private one, else the first public one."""
+    if route is not None and _is_reachable(route):
+        return route
+    reachable = [item.address for item in found if _is_reachable(item.address)]
+    private = [address for address in reachable if address.is_private]
+    for address in (*private, *reachable):
+        return address
+    raise BadInput(f"this machine has no address to announce but loopback; set address: {_FORMS}")
+
+
+def route_to(host: str) -> IPAddress | None:
+    """Return our own address on the way to a host; nothing is sent. None where there is no way."""
+    with suppress(OSError):
+        for family, kind, protocol, _, target in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, kind, protocol) as probe:
+                probe.connect(target)
+                return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0])
+    return None
+
+
+def interfaces() -> tuple[Interface, ...]:
+    """All addresses of this machine: IPv4 first, each in the kernel's order."""
+    return (*_ipv4(), *_ipv6())
+
+
+def _ipv4() -> Iterator[Interface]:
+    room = array.array("B", bytes(_ROOM))
+    start, _ = room.buffer_info()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        answer = fcntl.ioctl(probe.fileno(), _SIOCGIFCONF, struct.pack("iL", _ROOM, start))
+    length: int = struct.unpack("iL", answer)[0]
+    raw = room.tobytes()[:length]
+    for offset in range(0, length, _REQUEST):
+        # An alias is called eth0:1.
+        name = raw[offset : offset + _NAME].partition(b"\0")[0].decode().partition(":")[0]
+        address = offset + _NAME + 4
+        yield Interface(name, ipaddress.IPv4Address(raw[address : address + 4]))
+
+
+def _ipv6() -> Iterator[Interface]:
+    # No file: a kernel without IPv6.
+    with suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines():
+            digits, *_, name = line.split()
+            yield Interface(name, ipaddress.IPv6Address(bytes.fromhex(digits)))
+
+
+def _from_environment(variable: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    try:
+        return str(_usable(value))
+    except ValueError as error:
+        stated = f"{variable}={quoted(value)}" if value else f"{variable} is not set"
+        raise BadInput(f"address = env:{variable}: {stated}: {error}") from None
+
+
+def _usable(text: str) -> IPAddress:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError("not an IP address; nginx looks names up only once, so none is announced") from None
+    if address.is_unspecified or address.is_multicast or (address.version == 6 and "%" in text):
+        raise ValueError("nobody could connect to it")
+    return address
+
+
+def _is_reachable(address: IPAddress) -> bool:
+    return not (address.is_loopback or address.is_link_local or address.is_unspecified)
+
+
+def _first(addresses: Iterable[IPAddress], text: str) -> IPAddress:
+    for address in addresses:
+        if not address.is_link_local:
+            return address
+    known = ", ".join(f"{item.name} {item.address}" for item in interfaces())
+    raise BadInput(f"address = {text}: this machine has no such address; it has {known}")

@@ -1,0 +1,59 @@
+"""The local agent's part of Consul's API: one service, its checks, its maintenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from proxygen.registration.checks import Status
+from proxygen.registration.service import Held
+
+if TYPE_CHECKING:
+    from proxygen.consul.client import ConsulClient
+
+_DEADLINE: Final = 5.0
+"""The agent is near; one that needs longer is in trouble, and a heartbeat must not wait for it."""
+
+
+class Agent:
+    """What a registration asks of its agent. Everything raises CatalogUnavailable."""
+
+    def __init__(self, client: ConsulClient) -> None:
+        self._http = client.http
+
+    @property
+    def address(self) -> str:
+        return str(self._http.address)
+
+    async def look(self, service_id: str) -> Held | None:
+        """Return what the agent holds; None where it does not know the service."""
+        reply = await self._http.exchange("GET", f"/v1/agent/service/{service_id}", deadline=_DEADLINE)
+        if reply.status == 404:
+            return None
+        own = [("filter", f'ServiceID == "{service_id}"')]
+        checks = await self._http.exchange("GET", "/v1/agent/checks", own, deadline=_DEADLINE)
+        return Held(service=json.loads(reply.body), checks=json.loads(checks.body))
+
+    async def register(self, body: Mapping[str, Any]) -> None:
+        await self._put("/v1/agent/service/register", body=body)
+
+    async def deregister(self, service_id: str) -> None:
+        await self._put(f"/v1/agent/service/deregister/{service_id}")
+
+    async def remove_check(self, check_id: str) -> None:
+        await self._put(f"/v1/agent/check/deregister/{check_id}")
+
+    async def beat(self, check_id: str, status: Status, note: str) -> None:
+        """Say how a TTL check stands."""
+        await self._put(f"/v1/agent/check/update/{check_id}", body={"Status": status, "Output": note})
+
+    async def set_maintenance(self, service_id: str, *, enable: bool, reason: str = "") -> None:
+        params = {"enable": "true" if enable else "false", "reason": reason}
+        await self._put(f"/v1/agent/service/maintenance/{service_id}", params)
+
+    async def _put(
+        self, path: str, params: Mapping[str, str] | None = None, *, body: Mapping[str, Any] | None = None
+    ) -> None:
+        data = b"" if body is None else json.dumps(body).encode()
+        await self._http.exchange("PUT", path, (params or {}).items(), data=data, deadline=_DEADLINE)

@@ -1,0 +1,173 @@
+"""`Registration`: an application's own entry in Consul for as long as a block runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from proxygen.errors import BadInput
+from proxygen.registration.address import choose_address
+from proxygen.registration.checks import Seconds, seconds
+from proxygen.registration.service import Announcement
+
+if TYPE_CHECKING:
+    from proxygen.consul.client import ConsulClient
+    from proxygen.registration.lease import Lease
+    from proxygen.settings import ConsulSettings
+
+DRAIN: Final = 5.0
+_FIRST: Final = 5.0
+"""Seconds that entering waits for the first answer; the application then starts without it."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Registration(Announcement):
+    """A service instance that is registered while the block runs, and drained before it ends.
+
+    ::
+
+        async with Registration(name="web", port=8080, tags=ProxyTags(route=["app.example.com"])):
+            await stopped.wait()
+
+    In a synchronous application the same with ``with``: the work is then done in a thread of its own. Enter the block
+    once the application accepts connections, and leave it while it still does: at the end proxies are told to stay
+    away, ``drain`` passes, and only then the entry is removed.
+
+    A Consul that does not answer is logged and tried again; it never ends or delays the application.
+    """
+
+    drain: Seconds = DRAIN
+    """How long proxies have to see that the instance leaves."""
+    consul: str | ConsulSettings | None = None
+    """The agent's address as in CONSUL_HTTP_ADDR, or all settings; default what Consul's variables say."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._drain_seconds = seconds(self.drain, what="drain")
+        self._client: ConsulClient | None = None
+        self._lease: Lease | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._farewell: asyncio.Task[None] | None = None
+        self._withdrawal: asyncio.Task[None] | None = None
+        self._thread: _LoopThread | None = None
+
+    @property
+    def registered(self) -> bool:
+        """Whether the agent held the instance when it last answered."""
+        return self._lease is not None and self._lease.registered
+
+    async def start(self) -> None:
+        """Register and stay so in the background. Raise BadInput for settings or an address that cannot be."""
+        # Applications that only import the library pay for none of this.
+        from proxygen.consul.client import ConsulClient
+        from proxygen.registration.agent import Agent
+        from proxygen.registration.lease import Lease
+
+        if self._keeper is not None:
+            raise BadInput(f"{self.id} was started before; make another Registration")
+        self._client = ConsulClient(_settings(self.consul))
+        try:
+            where = self._client.http.address
+            host = None if where.socket is not None else where.host
+            address = await asyncio.to_thread(choose_address, self.address, consul=host)
+            self._lease = Lease(self.service(address), Agent(self._client))
+            self._keeper = asyncio.create_task(self._lease.keep(), name=f"registration of {self.id}")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST):
+                    await self._lease.attempted.wait()
+        except BaseException:
+            await self.deregister()
+            raise
+
+    async def withdraw(self) -> None:
+        """Tell proxies to stay away and give them the time to. Cancel it to cut that time short."""
+        if self._withdrawal is None:
+            self._withdrawal = asyncio.create_task(self._withdraw(), name=f"withdrawal of {self.id}")
+        if not self._withdrawal.done():
+            await self._withdrawal
+
+    async def _withdraw(self) -> None:
+        await self._stop_keeping()
+        # Where Consul could not be told, nobody would see it however long we wait.
+        if self._lease is not None and await self._lease.withdraw():
+            await asyncio.sleep(self._drain_seconds)
+
+    async def deregister(self) -> None:
+        """Remove the entry, withdrawn or not. Further calls wait for the first."""
+        if self._farewell is None:
+            self._farewell = asyncio.create_task(self._deregister(), name=f"deregistration of {self.id}")
+        await asyncio.shield(self._farewell)
+
+    async def _deregister(self) -> None:
+        await self._stop_keeping()
+        if self._lease is not None:
+            await self._lease.deregister()
+        if self._client is not None:
+            await self._client.close()
+
+    async def _stop_keeping(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+
+    async def leave(self) -> None:
+        """Withdraw, then deregister; an application whose own clean-up stops serving calls this before it does."""
+        try:
+            await self.withdraw()
+        finally:
+            await self.deregister()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.leave()
+
+    def __enter__(self) -> Self:
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise TypeError("inside an event loop write `async with Registration(…)`")
+        self._thread = _LoopThread(f"registration of {self.id}")
+        try:
+            self._thread.run(self.start())
+        except BaseException:
+            self._thread.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._thread is not None
+        try:
+            self._thread.run(self.leave())
+        finally:
+            self._thread.stop()
+
+
+class _LoopThread:
+    """An event loop in a daemon thread, for applications that have none."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _settings(consul: str | ConsulSettings | None) -> ConsulSettings:
+    from proxygen.settings import load
+
+    if consul is None or isinstance(consul, str):
+        return load({} if consul is None else {"consul.address": consul}).consul
+    return consul

@@ -1,0 +1,193 @@
+"""A service kept on the local agent: put there, looked after, taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from proxygen.aio import retrying
+from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.registration.agent import Agent
+from proxygen.registration.checks import Status
+from proxygen.registration.health import ALIVE, HealthProbe, Report
+from proxygen.registration.journal import get_journal
+from proxygen.registration.service import (
+    BoundCheck,
+    Held,
+    Service,
+    changed_checks,
+    changed_fields,
+    missing_checks,
+    stale_checks,
+)
+
+LOOK: Final = 10.0
+"""Seconds between two looks at the agent where no TTL asks for more."""
+_PATIENCE: Final = 5.0
+"""Seconds to get a farewell through to the agent; it has its own ways to find out."""
+LEAVING: Final = "proxygen: leaving"
+"""Reason of the maintenance that precedes a deregistration; whoever comes back under the same id ends it."""
+
+
+class Lease:
+    """One service on one agent. `keep` is its life; `withdraw` and `deregister` are its end."""
+
+    def __init__(self, service: Service, agent: Agent) -> None:
+        self.service = service
+        self.attempted = asyncio.Event()
+        """Set once the agent was asked for the first time, whatever it said."""
+        self.registered = False
+        """Whether the agent held the service when it last answered."""
+        self._agent = agent
+        self._log = get_journal(__name__)
+        self._may_be_held = False
+        self._compared = False
+        self._trouble: type[Exception] | None = None
+        self._statuses: dict[str, Status] = {}
+        self._beats = tuple(check for check in service.checks if check.ttl is not None)
+        self.rhythm = min([LOOK, *(check.ttl / 3 for check in service.checks if check.ttl is not None)])
+        self._probes = {
+            check.id: HealthProbe(check.health, deadline=(check.ttl or LOOK) / 3)
+            for check in self._beats
+            if check.health
+        }
+
+    async def keep(self) -> None:
+        """Register, and stay so, until cancelled. Nothing that Consul does ends it."""
+        while True:
+            with_patience = retrying(Exception, longest=self.rhythm, at_least=_asked_to_wait)
+            await with_patience(self._attempt)
+            # Many instances that one agent lost together do not come back in step.
+            await asyncio.sleep(self.rhythm * random.uniform(0.9, 1.0))
+
+    async def _attempt(self) -> None:
+        try:
+            await self.renew()
+        except Exception as error:
+            self._say_trouble(error)
+            raise
+        finally:
+            self.attempted.set()
+        if self._trouble is not None:
+            self._log.info("registration is kept up again", service=self.service.name, id=self.service.id)
+            self._trouble = None
+
+    async def renew(self) -> None:
+        """Look at what the agent holds, write what is not as it should be, and tell it how we are.
+
+        The first look compares everything. The later ones only ask whether the service and its checks are there: what
+        an operator changes on a live registration (``proxygen tags set``) stays until the next start.
+        """
+        ids = [check.id for check in self._beats]
+        reports = dict(zip(ids, await asyncio.gather(*map(self._report, self._beats)), strict=True))
+        held = await self._agent.look(self.service.id)
+        if held is None:
+            await self._write(self.service.checks, reports, why="lost by the agent" if self._compared else "new")
+        else:
+            await self._mend(held, reports)
+        self._compared = self.registered = self._may_be_held = True
+        for check_id, report in reports.items():
+            await self._agent.beat(check_id, report.status, report.note)
+
+    async def _mend(self, held: Held, reports: dict[str, Report]) -> None:
+        own = {check.id for check in self.service.checks}
+        fields: tuple[str, ...]
+        self._statuses |= {id: check["Status"] for id, check in held.checks.items() if id in own}
+        if self._compared:
+            checks, fields = missing_checks(self.service, held), ()
+        else:
+            checks, fields = changed_checks(self.service, held), changed_fields(self.service, held)
+            await self._clear(held)
+        if checks or fields:
+            names = (*fields, *(f"check {check.id}" for check in checks))
+            await self._write(checks, reports, why=f"changed: {', '.join(names)}")
+        elif not self._compared:
+            self._log.info(
+                "already registered", service=self.service.name, id=self.service.id, agent=self._agent.address
+            )
+
+    async def _clear(self, held: Held) -> None:
+        """Remove what an earlier life under this id left behind."""
+        for check_id in stale_checks(self.service, held):
+            await self._agent.remove_check(check_id)
+        maintenance = held.checks.get(f"_service_maintenance:{self.service.id}")
+        if maintenance is None:
+            return
+        if maintenance.get("Notes") == LEAVING:
+            await self._agent.set_maintenance(self.service.id, enable=False)
+        else:
+            self._log.warning("in maintenance", id=self.service.id, reason=maintenance.get("Notes"))
+
+    async def _write(self, checks: Sequence[BoundCheck], reports: dict[str, Report], *, why: str) -> None:
+        statuses = self._statuses | {check_id: report.status for check_id, report in reports.items()}
+        # An answer that is lost on its way does not mean that nothing was written.
+        self._may_be_held = True
+        await self._agent.register(self.service.body(checks, statuses))
+        self._log.info(
+            "registered",
+            service=self.service.name,
+            id=self.service.id,
+            address=self.service.address,
+            port=self.service.port,
+            agent=self._agent.address,
+            because=why,
+        )
+
+    async def _report(self, check: BoundCheck) -> Report:
+        probe = self._probes.get(check.id)
+        return ALIVE if probe is None else await probe.ask()
+
+    def _say_trouble(self, error: Exception) -> None:
+        self.registered = False
+        if self._trouble is type(error):
+            return
+        self._trouble = type(error)
+        facts = {"service": self.service.name, "id": self.service.id, "reason": str(error)}
+        if isinstance(error, CatalogUnavailable):
+            self._log.warning("registration cannot be kept up, trying on", **facts)
+        else:
+            self._log.error("registration failed unexpectedly, trying on", **facts, exc_info=error)
+
+    async def withdraw(self) -> bool:
+        """Take the service out of traffic and leave it registered. Tell whether the agent took it."""
+        if not self._may_be_held:
+            return False
+        self._log.info("leaving", service=self.service.name, id=self.service.id)
+        return await self._within_patience(
+            lambda: self._agent.set_maintenance(self.service.id, enable=True, reason=LEAVING), "not withdrawn"
+        )
+
+    async def deregister(self) -> None:
+        """Take the service away, if it may be there. An agent that cannot be told finds out by the checks."""
+        for probe in self._probes.values():
+            probe.close()
+        if not self._may_be_held:
+            return
+        if await self._within_patience(lambda: self._agent.deregister(self.service.id), "not deregistered"):
+            self._may_be_held = self.registered = False
+            self._log.info("deregistered", service=self.service.name, id=self.service.id)
+
+    async def _within_patience(self, call: Callable[[], Awaitable[None]], failure: str) -> bool:
+        reason = "no answer"
+
+        async def attempt() -> None:
+            nonlocal reason
+            try:
+                await call()
+            except CatalogUnavailable as error:
+                reason = str(error)
+                raise
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await retrying(CatalogUnavailable, longest=1.0)(attempt)
+                return True
+        self._log.warning(failure, service=self.service.name, id=self.service.id, reason=reason)
+        return False
+
+
+def _asked_to_wait(error: BaseException) -> float:
+    return (error.retry_after or 0.0) if isinstance(error, ConsulUnreachable) else 0.0
