@@ -39,6 +39,7 @@ _MARGIN: Final = 5.0
 _TLS_FAREWELL: Final = 0.1
 """Consul answers a TLS farewell on a cancelled long poll only when the poll would have ended; until then the socket
 would linger beside its successor, uncounted."""
+_TOO_MANY: Final = 429
 _QUEUE: Final = 15.0
 """Longest wait for one of our own sockets; past it we say so instead of queueing in silence."""
 
@@ -49,6 +50,10 @@ class Statistics:
 
     requests: int
     failures: int
+    refused: int
+    """Of the failures, those that Consul answered with 429: it asks us to come less often."""
+    received: int
+    """Bytes of all bodies as they came over the wire: compressed, without headers."""
     sockets: int
     """Requests in flight, each on a socket of its own; never above ``max_connections``."""
     waiting: int
@@ -70,13 +75,20 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         self._session: aiohttp.ClientSession | None = None
         self._requests = 0
         self._failures = 0
+        self._refused = 0
+        self._received = 0
         self._sockets = 0
         self._waiting = 0
 
     @property
     def statistics(self) -> Statistics:
         return Statistics(
-            requests=self._requests, failures=self._failures, sockets=self._sockets, waiting=self._waiting
+            requests=self._requests,
+            failures=self._failures,
+            refused=self._refused,
+            received=self._received,
+            sockets=self._sockets,
+            waiting=self._waiting,
         )
 
     async def exchange(
@@ -120,7 +132,10 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
                 allow_redirects=False,
                 server_hostname=self._settings.tls_server_name if self._tls is not None else None,
             ) as response:
-                return answers.read_reply(response.status, response.headers, await response.read())
+                body = await response.read()
+                self._received += response.content.total_raw_bytes
+                self._refused += response.status == _TOO_MANY
+                return answers.read_reply(response.status, response.headers, body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             reason = self._token.hide(_reason(error, deadline))
             raise ConsulUnreachable(f"Consul at {self.address} does not answer: {reason}") from error

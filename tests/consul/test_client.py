@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -214,3 +215,17 @@ def test_wrong_tls_files_and_basic_auth_are_settings_errors(tmp_path: Path) -> N
     ):
         with pytest.raises(SettingsError, match=name):
             ConsulClient(settings)
+
+
+async def test_bytes_are_counted_as_they_come_over_the_wire_and_429s_by_themselves() -> None:
+    """An answer that Consul compressed counts with its compressed length."""
+    body = gzip.compress(b" " * 100_000 + b"{}")
+    async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
+        fake.fault = lambda request: web.Response(body=body, headers={"Content-Encoding": "gzip"})
+        assert (await client.read("/v1/catalog/services")).body.strip() == b"{}"
+        assert client.statistics.received == len(body)
+        fake.fault = lambda request: web.Response(status=429, text="busy")
+        with pytest.raises(ConsulUnreachable):
+            await client.read("/v1/catalog/services")
+        assert client.statistics.refused == 1
+        assert client.statistics.received == len(body) + len("busy")
