@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from proxygen.model import ServiceName
-from proxygen.plan.service import ident_of
+from proxygen.plan.service import ident_of, upstream_name
+from proxygen.shares import CANARY, STABLE
 from tests.integration.site import Site
 
 CLIENTS = 250
@@ -47,12 +48,12 @@ def canaries(site: Site) -> Site:
     )
     site.register("canary-meta", site.app("meta-stable"), "route=meta.canary.example.com")
     site.until(*(f"server_name {name}.canary.example.com;" for name in (*services, "many", "meta")))
-    site.until(*(f"{_ident(name)}_canary" for name in services), f"{_ident('many')}_green", f"{_ident('meta')}_canary")
+    site.until(*(_upstream(name, CANARY) for name in (*services, "meta")), _upstream("many", "green"))
     return site
 
 
-def _ident(name: str) -> str:
-    return ident_of(ServiceName(f"canary-{name}"))
+def _upstream(name: str, variant: str) -> str:
+    return upstream_name(ident_of(ServiceName(f"canary-{name}")), variant)
 
 
 def _host(name: str) -> str:
@@ -64,12 +65,9 @@ def _set_share(site: Site, names: list[str], percent: str) -> None:
     for name in names:
         site.override(f"canary-{name}", json.dumps({"canary": f"{percent}%"}))
     # The whole is the rest of a split, or, behind force rules, what they fall to.
-    pieces = {
-        "0": r"(\*|default) {}_stable;",
-        "100": r"(\*|default) {}_canary;",
-    }
-    piece = pieces.get(percent, rf"{float(percent):.2f}% {{}}_canary;")
-    patterns = [re.compile(r"\n    " + piece.format(_ident(name))) for name in names]
+    ends = {"0": (r"(\*|default)", STABLE), "100": (r"(\*|default)", CANARY)}
+    share, variant = ends.get(percent, (rf"{float(percent):.2f}%", CANARY))
+    patterns = [re.compile(rf"\n    {share} {_upstream(name, variant)};") for name in names]
     site.until_live(lambda live: all(pattern.search(live) for pattern in patterns), f"{percent} % of {names}")
 
 
@@ -86,7 +84,7 @@ def test_a_canary_gets_its_share_to_the_hundredth_of_a_percent(canaries: Site, n
     count = Counter(canaries.who(_host(name), 2_000))
     assert _is_about(count[f"{name}-canary"], 2_000, share), count
     assert count[f"{name}-canary"] + count[f"{name}-stable"] == 2_000
-    assert f"\n    {share * 100:.2f}% {_ident(name)}_canary;" in canaries.live()
+    assert f"\n    {share * 100:.2f}% {_upstream(name, CANARY)};" in canaries.live()
 
 
 @pytest.mark.parametrize(("name", "who"), [("none", "none-stable"), ("all", "all-canary"), ("alone", "alone-canary")])
@@ -219,6 +217,6 @@ def test_an_override_rules_until_it_is_deleted_and_one_that_does_not_parse_chang
     )
     assert set(canaries.who(_host("lever"), 30)) == {"lever-canary"}
     canaries.consul.kv_delete(f"proxygen/canary/{lever}")
-    canaries.until(f"\n    * {_ident('lever')}_stable;")
+    canaries.until(f"\n    * {_upstream('lever', STABLE)};")
     assert set(canaries.who(_host("lever"), 30)) == {"lever-stable"}
     canaries.until_status(lambda status: not any(lever in warning for warning in status["warnings"]), "no warning")
