@@ -86,12 +86,12 @@ def test_the_readmes_tag_table_is_the_codes() -> None:
 
 @of_pages
 def test_settings_that_a_page_names_exist(page: Path) -> None:
-    """`slice.name` is a setting, or a module of the package that is called like a slice."""
+    """`slice.name` is a setting, or a module that is called like a slice, or in a package that is."""
     known = {knob.key for knob in knobs()}
     for code in inline_code(page):
         match = re.match(r"([a-z]+)\.([a-z_]+)(?: = .*)?$", code)
         if match and match[1] in Settings.model_fields:
-            is_module = (ROOT / "proxygen" / match[1] / f"{match[2]}.py").exists()
+            is_module = match[2] == "py" or (ROOT / "proxygen" / match[1] / f"{match[2]}.py").exists()
             assert f"{match[1]}.{match[2]}" in known or is_module, code
 
 
