@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from proxygen import __version__
+from proxygen.admin.meter import Meter
+from proxygen.admin.planned import (
+    conflict_report,
+    quarantine_report,
+    service_detail,
+    service_report,
+    service_summary,
+)
 from proxygen.admin.report import (
     ApplyReport,
-    ConflictReport,
     ConsulReport,
     GenerationReport,
     HoldReport,
-    InstanceReport,
-    InstanceState,
     LiveReport,
     NginxReport,
-    QuarantineReport,
     Readiness,
-    ServiceReport,
+    ServiceDetail,
+    ServiceSummary,
     State,
     StatusReport,
-    VariantReport,
 )
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
+from proxygen.events import EventLog
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, current, generations, read_generation
-from proxygen.plan.types import InstanceState as PlannedState
-from proxygen.plan.types import Plan, Service
+from proxygen.plan.types import Plan
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings
 from proxygen.steps import Step
-
-_STATES: Final = {
-    PlannedState.SERVING: InstanceState.SERVING,
-    PlannedState.STANDBY: InstanceState.STANDBY,
-    PlannedState.DRAINED: InstanceState.DRAINED,
-    PlannedState.UNHEALTHY: InstanceState.UNHEALTHY,
-    PlannedState.NO_PORT: InstanceState.REFUSED,
-}
-
 
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
@@ -51,14 +47,31 @@ _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in f
 class RunningSidecar:
     """Implements `proxygen.admin.report.Sidecar`."""
 
-    def __init__(self, settings: Settings, reconciler: Reconciler, watch: CatalogWatch, client: ConsulClient) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reconciler: Reconciler,
+        watch: CatalogWatch,
+        client: ConsulClient,
+        *,
+        events: EventLog,
+        meter: Meter,
+    ) -> None:
         self._settings: Final = settings
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._client: Final = client
+        self.events: Final = events
+        self.meter: Final = meter
 
     def status(self) -> StatusReport:
         """Gather what is known; nothing is asked of Consul or nginx beyond the process table."""
+        plan = self._reconciler.plan
+        return replace(
+            self.overview(), services=tuple(service_report(service) for service in plan.services) if plan else ()
+        )
+
+    def overview(self) -> StatusReport:
         reasons = self.readiness().reasons
         plan = self._reconciler.plan
         live = self._live()
@@ -71,17 +84,10 @@ class RunningSidecar:
             state=state,
             reasons=reasons,
             live=self._live_report(live),
-            last_apply=_apply_report(self._reconciler.last) if self._reconciler.last else None,
+            last_apply=apply_report(self._reconciler.last) if self._reconciler.last else None,
             consul=self._consul(),
-            services=tuple(_service(service) for service in plan.services) if plan else (),
-            quarantined=tuple(
-                QuarantineReport(service=item.service, place=item.place, reason=item.reason)
-                for item in (plan.quarantined if plan else ())
-            ),
-            conflicts=tuple(
-                ConflictReport(route=str(item.claim), holder=item.holder or "", loser=item.loser)
-                for item in (plan.conflicts if plan else ())
-            ),
+            quarantined=tuple(quarantine_report(item) for item in (plan.quarantined if plan else ())),
+            conflicts=tuple(conflict_report(item) for item in (plan.conflicts if plan else ())),
             warnings=tuple(self._warnings(plan)),
             hold=self._hold(),
             nginx=self._nginx(),
@@ -91,15 +97,23 @@ class RunningSidecar:
         """Ready once a generation is live and Consul's data is fresh."""
         return Readiness(reasons=tuple(self._reasons()))
 
+    def services(self) -> tuple[ServiceSummary, ...]:
+        plan, kept = self._reconciler.plan, self._kept()
+        return tuple(service_summary(service, kept=kept) for service in plan.services) if plan else ()
+
+    def service(self, name: str) -> ServiceDetail | None:
+        plan = self._reconciler.plan
+        return service_detail(plan, name, kept=self._kept()) if plan else None
+
     def generations(self) -> tuple[GenerationReport, ...]:
         found = reversed(generations(self._settings.output.directory))
         return tuple(_generation(generation) for generation in found)
 
     async def rollback(self, number: int | None) -> ApplyReport:
-        return _apply_report(await self._reconciler.roll_back(number))
+        return apply_report(await self._reconciler.roll_back(number))
 
     async def release_hold(self) -> ApplyReport:
-        return _apply_report(await self._reconciler.release_hold())
+        return apply_report(await self._reconciler.release_hold())
 
     def _reasons(self) -> Iterator[str]:
         step = self._reconciler.last
@@ -146,6 +160,8 @@ class RunningSidecar:
             requests=statistics.requests,
             failures=statistics.failures,
             sockets=statistics.sockets,
+            fresh=self._settings.admin.fresh,
+            max_sockets=self._settings.consul.max_connections,
         )
 
     def _warnings(self, plan: Plan | None) -> Iterator[str]:
@@ -164,49 +180,32 @@ class RunningSidecar:
         if not holds:
             return None
         since = self._reconciler.held_since or (step.at if step else None)
-        return HoldReport(reason="; ".join(holds), since=_time(since) if since else "")
+        return HoldReport(
+            reason="; ".join(holds),
+            since=_time(since) if since else "",
+            pinned=self._reconciler.pinned,
+            services=self._kept(),
+        )
+
+    def _kept(self) -> Mapping[str, int]:
+        held = self._reconciler.held
+        return {str(name): count for name, count in held.services.items()} if held else {}
 
     def _nginx(self) -> NginxReport:
-        pipeline = self._reconciler.pipeline
+        pipeline, reload = self._reconciler.pipeline, self._settings.reload
         binary, conf = pipeline.binary, pipeline.conf
         if binary is None or conf is None:
-            return NginxReport()
-        version = ".".join(map(str, binary.version))
+            return NginxReport(max_draining=reload.max_draining)
+        report = NginxReport(
+            version=".".join(map(str, binary.version)),
+            visible=self._settings.nginx.reload == "signal",
+            max_draining=reload.max_draining,
+        )
         master = find_master(conf, binary)
         seen = workers(master) if master else None
         if master is None or seen is None:
-            return NginxReport(version=version)
-        return NginxReport(
-            version=version, master=master.pid, accepting=len(seen.accepting), draining=len(seen.draining)
-        )
-
-
-def _service(service: Service) -> ServiceReport:
-    return ServiceReport(
-        name=service.name,
-        routes=tuple(str(claim) for claim in service.claims),
-        variants=tuple(
-            VariantReport(
-                name=variant.name,
-                asked=variant.asked,
-                effective=variant.effective,
-                instances=tuple(
-                    InstanceReport(
-                        id=instance.id,
-                        node=instance.node,
-                        datacenter=instance.datacenter,
-                        address=f"{instance.address}:{instance.port}",
-                        weight=instance.weight,
-                        health=instance.health.value,
-                        state=_STATES[instance.state],
-                    )
-                    for instance in (*service.instances, *service.elsewhere)
-                    if instance.variant == variant.name
-                ),
-            )
-            for variant in service.variants
-        ),
-    )
+            return report
+        return replace(report, master=master.pid, accepting=len(seen.accepting), draining=len(seen.draining))
 
 
 def _generation(generation: Generation) -> GenerationReport:
@@ -219,13 +218,14 @@ def _generation(generation: Generation) -> GenerationReport:
     )
 
 
-def _apply_report(step: Step) -> ApplyReport:
+def apply_report(step: Step) -> ApplyReport:
     return ApplyReport(
         outcome=step.outcome.value,
         generation=step.generation,
         reason=step.reason,
         at=_time(step.at),
         durations=step.durations,
+        propagation=step.propagation,
     )
 
 

@@ -6,6 +6,7 @@ settings there are no writes at all; the unix socket's file mode is its own guar
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -15,7 +16,9 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import SecretStr
 
+from proxygen.admin.exposition import scrape
 from proxygen.admin.report import ApplyReport, Sidecar
+from proxygen.admin.stream import Streams
 from proxygen.errors import BadInput, ProxygenError, Refused
 from proxygen.log import get_logger
 
@@ -30,6 +33,7 @@ _HEADERS: Final = {
 }
 
 _SIDECAR: Final = web.AppKey("sidecar", Sidecar)
+_STREAMS: Final = web.AppKey("streams", Streams)
 
 _log = get_logger(__name__)
 
@@ -40,7 +44,7 @@ class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation: int | None = None
 
 
-def application(sidecar: Sidecar, *, writers: Callable[[web.Request], None]) -> web.Application:
+def application(sidecar: Sidecar, streams: Streams, *, writers: Callable[[web.Request], None]) -> web.Application:
     """Build the API. ``writers`` raises an HTTP error for a request that may not write."""
 
     @web.middleware
@@ -49,12 +53,19 @@ def application(sidecar: Sidecar, *, writers: Callable[[web.Request], None]) -> 
             writers(request)
         return await handler(request)
 
-    app = web.Application(middlewares=[_harden, _explain, guard_writes], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[_explain, guard_writes], client_max_size=MAX_BODY)
+    app.on_response_prepare.append(_harden)
     app[_SIDECAR] = sidecar
+    app[_STREAMS] = streams
+    app.on_shutdown.append(_end_streams)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/readyz", _readyz)
+    app.router.add_get("/metrics", _metrics)
     app.router.add_get("/api/v1/status", _status)
+    app.router.add_get("/api/v1/services", _services)
+    app.router.add_get("/api/v1/services/{name}", _service)
     app.router.add_get("/api/v1/generations", _generations)
+    app.router.add_get("/api/v1/events", streams.serve)
     app.router.add_post("/api/v1/rollback", _rollback)
     app.router.add_post("/api/v1/release-hold", _release_hold)
     return app
@@ -96,6 +107,26 @@ async def _status(request: web.Request) -> web.Response:
     return _json(request.app[_SIDECAR].status())
 
 
+async def _services(request: web.Request) -> web.Response:
+    return _json(request.app[_SIDECAR].services())
+
+
+async def _service(request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    detail = request.app[_SIDECAR].service(name)
+    if detail is None:
+        raise web.HTTPNotFound(reason=f"no service {name!r} is routed")
+    return _json(detail)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    metrics = scrape(request.app[_SIDECAR], streams=len(request.app[_STREAMS]))
+    accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+    # In a thread: at thousands of services the text takes a while, and others share this loop.
+    body, content_type = await asyncio.to_thread(metrics.text, accept)
+    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+
+
 async def _generations(request: web.Request) -> web.Response:
     return _json(request.app[_SIDECAR].generations())
 
@@ -119,11 +150,13 @@ async def _write(request: web.Request, what: str, change: Awaitable[ApplyReport]
     return _json(report)
 
 
-@web.middleware
-async def _harden(request: web.Request, handler: Handler) -> web.StreamResponse:
-    response = await handler(request)
+async def _end_streams(app: web.Application) -> None:
+    """Let no client that follows the events put off the end of the sidecar."""
+    app[_STREAMS].close()
+
+
+async def _harden(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
-    return response
 
 
 @web.middleware

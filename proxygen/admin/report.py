@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from proxygen.events import EventLog
+
+if TYPE_CHECKING:
+    # The commands that ask a sidecar read these types too, and need no metrics library.
+    from proxygen.admin.meter import Meter
 
 
 class State(StrEnum):
@@ -67,7 +73,9 @@ class ApplyReport:
     reason: str = ""
     at: str = ""
     durations: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by step: settle, plan, render, check, test, reload, prove."""
+    """Seconds by step: plan, render, check, stage, test, drain, publish, reload, prove, restore."""
+    propagation: float | None = None
+    """Seconds from the change in Consul until nginx was proven to serve it; None where nothing went live."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +91,10 @@ class ConsulReport:
     requests: int = 0
     failures: int = 0
     sockets: int = 0
+    fresh: float = 0.0
+    """Seconds up to which the data counts as fresh: ``admin.fresh``."""
+    max_sockets: int = 0
+    """``consul.max_connections``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +127,47 @@ class ServiceReport:
     """One routed service."""
 
     name: str
+    state: str = ""
+    """served, nobody (its routes answer 503) or quarantined."""
     routes: tuple[str, ...] = ()
     variants: tuple[VariantReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceDetail(ServiceReport):
+    """One routed service with all that is said about it elsewhere in the status."""
+
+    quarantine: QuarantineReport | None = None
+    conflicts: tuple[ConflictReport, ...] = ()
+    """Those that it won and those that it lost."""
+    warnings: tuple[str, ...] = ()
+    kept: int = 0
+    """Instances that a hold keeps in nginx, though Consul no longer shows them as serving."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantSummary:
+    """One variant in numbers."""
+
+    name: str
+    asked: int
+    effective: int
+    serving: int
+    registered: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSummary:
+    """One routed service in a list of many."""
+
+    name: str
+    state: str
+    routes: tuple[str, ...]
+    variants: tuple[VariantSummary, ...]
+    instances: Mapping[InstanceState, int]
+    """How many there are in each state; a state without any is left out."""
+    kept: int = 0
+    """As in `ServiceDetail`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +195,10 @@ class HoldReport:
 
     reason: str
     since: str
+    pinned: int | None = None
+    """The generation to which the operator went back."""
+    services: Mapping[str, int] = field(default_factory=dict)
+    """How many instances each service keeps that Consul no longer shows as serving."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +206,13 @@ class NginxReport:
     """nginx as the process table shows it; None where it cannot be seen."""
 
     version: str = ""
+    visible: bool = False
+    """Whether nginx runs where its processes can be seen from here: ``nginx.reload = signal``."""
     master: int | None = None
     accepting: int | None = None
     draining: int | None = None
+    max_draining: int = 0
+    """``reload.max_draining``: a reload waits while more are draining."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +250,27 @@ class Sidecar(Protocol):
     Every method may raise a ProxygenError, whose text the caller gets.
     """
 
+    @property
+    def events(self) -> EventLog: ...
+
+    @property
+    def meter(self) -> Meter:
+        """What was measured as it happened; the rest is read at the scrape."""
+        ...
+
     def status(self) -> StatusReport: ...
 
     def readiness(self) -> Readiness: ...
+
+    def overview(self) -> StatusReport:
+        """Return the status without its services, which is cheap however many there are."""
+        ...
+
+    def services(self) -> tuple[ServiceSummary, ...]: ...
+
+    def service(self, name: str) -> ServiceDetail | None:
+        """Return one routed service; None where there is none of that name."""
+        ...
 
     def generations(self) -> tuple[GenerationReport, ...]:
         """Return the generations on disk, newest first."""

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxygen.admin.api import anyone, application, bearer
 from proxygen.admin.report import Sidecar
+from proxygen.admin.stream import Streams
 from proxygen.errors import SettingsError
 from proxygen.log import get_logger
 from proxygen.settings import AdminSettings
@@ -50,12 +51,13 @@ def reachable(path: Path) -> Iterator[str]:
 async def serving(sidecar: Sidecar, settings: AdminSettings, output: Path) -> AsyncIterator[None]:
     """Serve the admin API while the block runs. Raise SettingsError where it cannot listen."""
     async with AsyncExitStack() as stack:
-        path = socket_path(settings, output)
+        path, streams = socket_path(settings, output), Streams(sidecar.events)
         listener = _bind_unix(path)
         stack.callback(_unlink, path)
-        await _start(stack, listener, application(sidecar, writers=anyone))
+        await _start(stack, listener, application(sidecar, streams, writers=anyone))
         if settings.listen != "off":
-            await _start(stack, _bind_tcp(settings.listen), application(sidecar, writers=bearer(settings.token)))
+            app = application(sidecar, streams, writers=bearer(settings.token))
+            await _start(stack, _bind_tcp(settings.listen), app)
         _log.info("admin listening", socket=str(path), address=settings.listen, writes=settings.token is not None)
         yield
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from proxygen import __version__
+from proxygen.admin.meter import Meter
 from proxygen.admin.server import serving
 from proxygen.aio import Latest, retrying, start_eternal
 from proxygen.cli.lazy import Command
@@ -21,14 +22,16 @@ from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
+from proxygen.events import EventLog
 from proxygen.files import watching
 from proxygen.log import configure, get_logger
 from proxygen.model import Catalog
+from proxygen.news import Reporter
 from proxygen.nginx.publish import Output, hold_output
 from proxygen.pipeline import open_pipeline
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings, knobs
-from proxygen.sidecar import RunningSidecar
+from proxygen.sidecar import RunningSidecar, apply_report
 
 _log = get_logger(__name__)
 
@@ -53,13 +56,14 @@ async def _run(source: Source) -> int:
     reader = _SettingsReader(source)
     wanted: Settings | None = reader.newest
     good: Settings | None = None
+    events = EventLog()
     with _listening(source) as calls:
         while wanted is not None:
             directory = wanted.output.directory
             try:
                 with hold_output(directory) as output:
                     while wanted is not None and wanted.output.directory == directory:
-                        async with _assembled(wanted, output) as parts:
+                        async with _assembled(wanted, output, events) as parts:
                             good = wanted
                             wanted = await _serve(parts, reader, calls)
             except ProxygenError as error:
@@ -126,10 +130,11 @@ class _Parts:
     client: ConsulClient
     watch: CatalogWatch
     reconciler: Reconciler
+    reporter: Reporter
 
 
 @asynccontextmanager
-async def _assembled(settings: Settings, output: Output) -> AsyncIterator[_Parts]:
+async def _assembled(settings: Settings, output: Output, events: EventLog) -> AsyncIterator[_Parts]:
     """Raise BadInput where the settings, or the files that they name, cannot be used here."""
     configure(format=settings.log.format, level=settings.log.level)
     try:
@@ -152,10 +157,14 @@ async def _assembled(settings: Settings, output: Output) -> AsyncIterator[_Parts
         reconciler = Reconciler(
             settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh
         )
-        sidecar = RunningSidecar(settings, reconciler, watch, client)
+        meter = Meter()
+        reporter = Reporter(events, reconciler, watch)
+        reconciler.subscribe(reporter.heed)
+        reconciler.subscribe(lambda step: meter.passed(apply_report(step)))
+        sidecar = RunningSidecar(settings, reconciler, watch, client, events=events, meter=meter)
         await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
         stack.enter_context(watching(_directories(settings), reconciler.files_touched))
-        yield _Parts(settings=settings, client=client, watch=watch, reconciler=reconciler)
+        yield _Parts(settings=settings, client=client, watch=watch, reconciler=reconciler, reporter=reporter)
 
 
 async def _serve(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call]) -> Settings | None:
@@ -164,6 +173,7 @@ async def _serve(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_C
         tasks = (
             start_eternal(group, parts.reconciler.run(), name="reconcile"),
             start_eternal(group, parts.watch.run(), name="watch of Consul"),
+            start_eternal(group, parts.reporter.run(), name="look after Consul"),
             group.create_task(_say_what_is_denied(parts.client), name="probe of the token"),
         )
         wanted = await _other_settings(parts, reader, calls)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from proxygen.admin.meter import Meter
 from proxygen.admin.report import (
     ApplyReport,
     ConsulReport,
@@ -12,12 +15,16 @@ from proxygen.admin.report import (
     NginxReport,
     QuarantineReport,
     Readiness,
+    ServiceDetail,
     ServiceReport,
+    ServiceSummary,
     State,
     StatusReport,
     VariantReport,
+    VariantSummary,
 )
 from proxygen.errors import BadInput, Refused
+from proxygen.events import EventLog
 
 CANARY = InstanceReport(
     id="web-9", node="n1", address="10.0.0.9:80", weight=1, health="passing", state=InstanceState.SERVING
@@ -42,6 +49,17 @@ STATUS = StatusReport(
     nginx=NginxReport(version="1.22.1", master=77, accepting=2, draining=1),
 )
 
+WEB = ServiceSummary(
+    name="web",
+    state="served",
+    routes=("app.example.com/",),
+    variants=(
+        VariantSummary(name="canary", asked=1000, effective=0, serving=0, registered=1),
+        VariantSummary(name="stable", asked=9000, effective=10000, serving=2, registered=3),
+    ),
+    instances={InstanceState.SERVING: 2, InstanceState.UNHEALTHY: 2},
+)
+
 
 class RememberingSidecar:
     """Implements `proxygen.admin.report.Sidecar`."""
@@ -51,6 +69,18 @@ class RememberingSidecar:
         self.reasons: tuple[str, ...] = ()
         self.rollbacks: list[int | None] = []
         self.held = False
+        self.events = EventLog()
+        self.meter = Meter()
+        self.listed: tuple[ServiceSummary, ...] = (WEB,)
+
+    def overview(self) -> StatusReport:
+        return replace(self.report, services=())
+
+    def services(self) -> tuple[ServiceSummary, ...]:
+        return self.listed
+
+    def service(self, name: str) -> ServiceDetail | None:
+        return ServiceDetail(name=name, state="served", kept=1) if name in ("web", "a/b c") else None
 
     def status(self) -> StatusReport:
         return self.report

@@ -9,6 +9,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 
 from proxygen.admin.api import MAX_BODY, anyone, application, bearer
+from proxygen.admin.stream import Streams
 from tests.admin.sidecar import RememberingSidecar
 
 TOKEN = "b1gs1cr3t"
@@ -26,7 +27,7 @@ async def connect(sidecar: RememberingSidecar) -> AsyncIterator[Connect]:
     clients: list[Client] = []
 
     async def open_client(writers: Callable[[web.Request], None]) -> Client:
-        client: Client = TestClient(TestServer(application(sidecar, writers=writers)))
+        client: Client = TestClient(TestServer(application(sidecar, Streams(sidecar.events), writers=writers)))
         await client.start_server()
         clients.append(client)
         return client

@@ -1,0 +1,137 @@
+"""One scrape: what was counted, what is so now, and both as text."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Final, TypeVar
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from proxygen.admin import families
+from proxygen.admin.families import Family
+from proxygen.admin.report import (
+    ConsulReport,
+    HoldReport,
+    InstanceState,
+    NginxReport,
+    ServiceSummary,
+    Sidecar,
+    StatusReport,
+)
+
+_Labels = TypeVar("_Labels", bound=tuple[str, ...])
+
+_SERVICE_STATES: Final = ("served", "nobody", "quarantined")
+_ALL: Final = 10_000
+"""Basis points of a whole."""
+
+
+class Scrape:
+    """All metrics of one moment: taken in the loop, written wherever there is time."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics: Final = tuple(metrics)
+
+    def collect(self) -> Iterator[Metric]:
+        """Return what prometheus_client's encoders ask a registry for."""
+        yield from self._metrics
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """Return body and content type, as OpenMetrics where the client's Accept asks for that."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except ValueError:
+            encode, content_type = choose_encoder("")
+        return encode(self), content_type
+
+
+def scrape(sidecar: Sidecar, *, streams: int) -> Scrape:
+    """Take all metrics. ``streams`` is the number of clients that follow the events."""
+    overview = sidecar.overview()
+    return Scrape(
+        [
+            *sidecar.meter.collect(),
+            *_whole(overview, ready=sidecar.readiness().ready),
+            *_consul(overview.consul),
+            *_nginx(overview.nginx),
+            *_held(overview.hold),
+            *_services(sidecar.services()),
+            _gauge(families.STREAMS, streams),
+            _counter(families.EVENTS, {(kind,): count for kind, count in sidecar.events.totals.items()}),
+        ]
+    )
+
+
+def _whole(overview: StatusReport, *, ready: bool) -> Iterator[Metric]:
+    last = overview.last_apply
+    yield _gauges(families.BUILD, {(overview.version, platform.python_version(), overview.nginx.version): 1})
+    yield _gauge(families.READY, ready)
+    yield _gauge(families.FAILING, last is not None and last.outcome in ("rejected", "rolled back"))
+    yield _gauge(families.CONFLICTS, len(overview.conflicts))
+    if overview.live is not None:
+        yield _gauge(families.GENERATION, overview.live.number)
+        yield _gauge(families.LIVE_SINCE, datetime.fromisoformat(overview.live.since).timestamp())
+
+
+def _consul(consul: ConsulReport) -> Iterator[Metric]:
+    yield _gauge(families.CONSUL_FRESHNESS, float("inf") if consul.freshness is None else consul.freshness)
+    yield _gauge(families.CONSUL_FRESH, consul.fresh)
+    yield _gauge(families.CONSUL_SOCKETS, consul.sockets)
+    yield _gauge(families.CONSUL_MAX_SOCKETS, consul.max_sockets)
+
+
+def _nginx(nginx: NginxReport) -> Iterator[Metric]:
+    yield _gauge(families.NGINX_MAX_DRAINING, nginx.max_draining)
+    if nginx.visible:
+        yield _gauge(families.NGINX_UP, nginx.master is not None)
+    if nginx.accepting is not None and nginx.draining is not None:
+        workers = {("accepting",): nginx.accepting, ("draining",): nginx.draining}
+        yield _gauges(families.NGINX_WORKERS, workers)
+
+
+def _held(hold: HoldReport | None) -> Iterator[Metric]:
+    kept = hold.services if hold is not None else {}
+    is_pinned = hold is not None and hold.pinned is not None
+    yield _gauges(families.HELD, {("guard",): bool(kept), ("rollback",): is_pinned})
+    yield _gauge(families.HELD_SERVICES, len(kept))
+    yield _gauges(families.SERVICE_KEPT, {(name,): count for name, count in kept.items()})
+
+
+def _services(services: tuple[ServiceSummary, ...]) -> Iterator[Metric]:
+    states = Counter(service.state for service in services)
+    instances: Counter[InstanceState] = Counter()
+    for service in services:
+        instances.update(service.instances)
+    yield _gauges(families.SERVICES, {(state,): states[state] for state in _SERVICE_STATES})
+    yield _gauges(families.INSTANCES, {(state.value,): instances[state] for state in InstanceState})
+    variants = {(service.name, variant.name): variant for service in services for variant in service.variants}
+    yield _gauges(families.SERVICE_SERVING, {key: variant.serving for key, variant in variants.items()})
+    yield _gauges(families.SERVICE_REGISTERED, {key: variant.registered for key, variant in variants.items()})
+    split = {service.name for service in services if len(service.variants) > 1}
+    shared = {key: variant for key, variant in variants.items() if key[0] in split}
+    yield _gauges(families.SERVICE_SHARE, {key: variant.effective / _ALL for key, variant in shared.items()})
+    yield _gauges(families.SERVICE_SHARE_ASKED, {key: variant.asked / _ALL for key, variant in shared.items()})
+    quarantined = {(service.name,): 1 for service in services if service.state == "quarantined"}
+    yield _gauges(families.SERVICE_QUARANTINED, quarantined)
+
+
+def _gauge(family: Family, value: float) -> Metric:
+    return _gauges(family, {(): value})
+
+
+def _gauges(family: Family, values: Mapping[_Labels, float]) -> Metric:
+    metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+    for labels, value in values.items():
+        metric.add_metric(labels, float(value))
+    return metric
+
+
+def _counter(family: Family, values: Mapping[_Labels, float]) -> Metric:
+    metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+    for labels, value in values.items():
+        metric.add_metric(labels, value)
+    return metric

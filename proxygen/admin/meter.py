@@ -1,0 +1,77 @@
+"""What is counted as it happens: passes, stages, requests to Consul. The rest is read at the scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import Counter, Histogram, ProcessCollector
+from prometheus_client.metrics_core import Metric
+
+from proxygen.admin.families import (
+    CONSUL_LATENCY,
+    CONSUL_REQUESTS,
+    PASSES,
+    PROPAGATION,
+    RELOADS,
+    STAGES,
+    Family,
+)
+from proxygen.admin.report import ApplyReport
+
+_OUTCOMES: Final = ("applied", "unchanged", "held", "rejected", "rolled back")
+_ENDS: Final = ("answered", "denied", "limited", "failed")
+
+
+class Meter:
+    """The instruments of one sidecar, in no registry: several sidecars may live in one process."""
+
+    def __init__(self) -> None:
+        self._passes: Final = _counter(PASSES)
+        self._stages: Final = _histogram(STAGES)
+        self._reloads: Final = _histogram(RELOADS)
+        self._propagation: Final = _histogram(PROPAGATION)
+        self._requests: Final = _counter(CONSUL_REQUESTS)
+        self._latency: Final = _histogram(CONSUL_LATENCY)
+        self._process: Final = ProcessCollector(registry=None)
+        # A series that is there from the start has a rate from its first event on.
+        for outcome in _OUTCOMES:
+            self._passes.labels(outcome)
+        for end in _ENDS:
+            self._requests.labels(end)
+
+    def passed(self, step: ApplyReport) -> None:
+        """Count one pass of the loop."""
+        self._passes.labels(step.outcome).inc()
+        for stage, seconds in step.durations.items():
+            self._stages.labels(stage).observe(seconds)
+        if step.outcome == "applied" and "prove" in step.durations:
+            self._reloads.observe(step.durations.get("reload", 0.0) + step.durations["prove"])
+        if step.propagation is not None:
+            self._propagation.observe(step.propagation)
+
+    def asked_consul(self, end: str, seconds: float | None) -> None:
+        """Count one request; ``seconds`` is None for one that waited for a change."""
+        self._requests.labels(end).inc()
+        if seconds is not None:
+            self._latency.observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        for instrument in (
+            self._passes,
+            self._stages,
+            self._reloads,
+            self._propagation,
+            self._requests,
+            self._latency,
+            self._process,
+        ):
+            yield from instrument.collect()
+
+
+def _counter(family: Family) -> Counter:
+    return Counter(family.name, family.help, family.labels, registry=None)
+
+
+def _histogram(family: Family) -> Histogram:
+    return Histogram(family.name, family.help, family.labels, registry=None, buckets=family.buckets)

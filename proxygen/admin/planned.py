@@ -1,0 +1,119 @@
+"""Planned services as the admin API tells them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from proxygen.admin.report import (
+    ConflictReport,
+    InstanceReport,
+    InstanceState,
+    QuarantineReport,
+    ServiceDetail,
+    ServiceReport,
+    ServiceSummary,
+    VariantReport,
+    VariantSummary,
+)
+from proxygen.plan.types import Conflict, Plan, PlannedInstance, Quarantine, Service
+from proxygen.plan.types import InstanceState as PlannedState
+
+_STATES: Final = {
+    PlannedState.SERVING: InstanceState.SERVING,
+    PlannedState.STANDBY: InstanceState.STANDBY,
+    PlannedState.DRAINED: InstanceState.DRAINED,
+    PlannedState.UNHEALTHY: InstanceState.UNHEALTHY,
+    PlannedState.NO_PORT: InstanceState.REFUSED,
+}
+
+
+def service_report(service: Service) -> ServiceReport:
+    return ServiceReport(
+        name=service.name, state=service.state.value, routes=_routes(service), variants=_variants(service)
+    )
+
+
+def service_detail(plan: Plan, name: str, *, kept: Mapping[str, int]) -> ServiceDetail | None:
+    """Return None where the plan has no service of that name. ``kept``: see `HoldReport.services`."""
+    service = next((service for service in plan.services if service.name == name), None)
+    if service is None:
+        return None
+    return ServiceDetail(
+        name=service.name,
+        state=service.state.value,
+        routes=_routes(service),
+        variants=_variants(service),
+        quarantine=quarantine_report(service.quarantine) if service.quarantine else None,
+        conflicts=tuple(conflict_report(item) for item in plan.conflicts if name in (item.holder, item.loser)),
+        warnings=service.warnings,
+        kept=kept.get(name, 0),
+    )
+
+
+def service_summary(service: Service, *, kept: Mapping[str, int]) -> ServiceSummary:
+    serving: Counter[str] = Counter()
+    registered: Counter[str] = Counter()
+    states: Counter[InstanceState] = Counter()
+    for instance in _everywhere(service):
+        registered[instance.variant] += 1
+        states[_STATES[instance.state]] += 1
+        serving[instance.variant] += instance.state is PlannedState.SERVING
+    return ServiceSummary(
+        name=service.name,
+        state=service.state.value,
+        routes=_routes(service),
+        variants=tuple(
+            VariantSummary(
+                name=variant.name,
+                asked=variant.asked,
+                effective=variant.effective,
+                serving=serving[variant.name],
+                registered=registered[variant.name],
+            )
+            for variant in service.variants
+        ),
+        instances=dict(states),
+        kept=kept.get(service.name, 0),
+    )
+
+
+def quarantine_report(quarantine: Quarantine) -> QuarantineReport:
+    return QuarantineReport(service=quarantine.service, place=quarantine.place, reason=quarantine.reason)
+
+
+def conflict_report(conflict: Conflict) -> ConflictReport:
+    return ConflictReport(route=str(conflict.claim), holder=conflict.holder or "", loser=conflict.loser)
+
+
+def _routes(service: Service) -> tuple[str, ...]:
+    return tuple(str(claim) for claim in service.claims)
+
+
+def _everywhere(service: Service) -> tuple[PlannedInstance, ...]:
+    return (*service.instances, *service.elsewhere)
+
+
+def _variants(service: Service) -> tuple[VariantReport, ...]:
+    return tuple(
+        VariantReport(
+            name=variant.name,
+            asked=variant.asked,
+            effective=variant.effective,
+            instances=tuple(_instance(item) for item in _everywhere(service) if item.variant == variant.name),
+        )
+        for variant in service.variants
+    )
+
+
+def _instance(instance: PlannedInstance) -> InstanceReport:
+    return InstanceReport(
+        id=instance.id,
+        node=instance.node,
+        datacenter=instance.datacenter,
+        address=f"{instance.address}:{instance.port}",
+        weight=instance.weight,
+        health=instance.health.value,
+        state=_STATES[instance.state],
+    )

@@ -1,0 +1,99 @@
+"""From what the loop and the watch come to, to events: the one place that knows what is news."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Final, NoReturn
+
+from proxygen.consul.watch import CatalogWatch
+from proxygen.events import NOTHING, Condition, EventLog, Kind, Topic
+from proxygen.model import ServiceName
+from proxygen.nginx.apply import Outcome
+from proxygen.plan.types import Conflict, Plan, Quarantine, Service
+from proxygen.reconcile import Reconciler
+from proxygen.steps import Step
+
+LOOK: Final = 1.0
+"""Seconds between two looks whether Consul answers."""
+
+
+class Reporter:
+    """Listens to the loop and looks at the watch, and keeps the log of events."""
+
+    def __init__(self, events: EventLog, reconciler: Reconciler, watch: CatalogWatch) -> None:
+        self._events: Final = events
+        self._reconciler: Final = reconciler
+        self._watch: Final = watch
+        self._live: Mapping[ServiceName, Service] = {}
+        self._failure: tuple[Outcome, str] | None = None
+
+    async def run(self) -> NoReturn:
+        """Look after Consul until cancelled: its failures come between passes."""
+        while True:
+            problem = self._watch.problem
+            lost = Condition(text=f"Consul does not answer: {problem}", end="Consul answers again", cause="lost")
+            self._events.note(Topic.CONSUL, {"consul": lost} if problem else NOTHING)
+            await asyncio.sleep(LOOK)
+
+    def heed(self, step: Step) -> None:
+        """Take in how one pass ended, and what is so after it."""
+        plan = self._reconciler.plan
+        if step.outcome is Outcome.APPLIED:
+            self._say_applied(step, plan)
+        elif step.failed and (step.outcome, step.reason) != self._failure:
+            kind = Kind.REJECTED if step.outcome is Outcome.REJECTED else Kind.ROLLED_BACK
+            self._events.append(kind, step.reason, generation=step.generation)
+        # A failure is tried again and again; it is news once, until something else comes of it.
+        self._failure = (step.outcome, step.reason) if step.failed else None
+        self._events.note(Topic.HOLD, dict(self._holds()))
+        if plan is not None:
+            self._events.note(Topic.QUARANTINE, {item.service: _quarantine(item) for item in plan.quarantined})
+            self._events.note(
+                Topic.CONFLICT, {f"{item.loser} {item.claim}": _conflict(item) for item in plan.conflicts}
+            )
+
+    def _say_applied(self, step: Step, plan: Plan | None) -> None:
+        if self._reconciler.pinned is not None or plan is None:
+            text = f"nginx went to generation {step.generation}"
+            self._events.append(Kind.APPLIED, text, generation=step.generation)
+            return
+        before, self._live = self._live, {service.name: service for service in plan.services}
+        changed = sorted(name for name in before.keys() | self._live.keys() if before.get(name) != self._live.get(name))
+        late = f", {step.propagation:.2f} s after the change" if step.propagation is not None else ""
+        text = f"generation {step.generation} is live{late}"
+        self._events.append(Kind.APPLIED, text, generation=step.generation, services=changed if before else ())
+
+    def _holds(self) -> Iterator[tuple[str, Condition]]:
+        pinned, held = self._reconciler.pinned, self._reconciler.held
+        if pinned is not None:
+            text = f"the operator went back to generation {pinned}: new plans are held"
+            yield "rollback", Condition(text=text, end="new plans go live again", cause=str(pinned))
+        if held is not None:
+            services = tuple(sorted(held.services))
+            yield (
+                "guard",
+                Condition(
+                    text=held.reason, end="no servers are held any more", cause=" ".join(services), services=services
+                ),
+            )
+
+
+def _quarantine(quarantine: Quarantine) -> Condition:
+    name = quarantine.service
+    return Condition(
+        text=str(quarantine),
+        end=f"service {name} is served again, or gone",
+        services=(name,),
+        cause=quarantine.reason,
+    )
+
+
+def _conflict(conflict: Conflict) -> Condition:
+    holder = f"which service {conflict.holder} has" if conflict.holder else conflict.reason
+    return Condition(
+        text=f"service {conflict.loser} claims {conflict.claim}, {holder}",
+        end=f"service {conflict.loser} claims {conflict.claim} no longer in vain",
+        services=tuple(filter(None, (conflict.loser, conflict.holder))),
+        cause=holder,
+    )
