@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
+from proxygen.cli.keys import key_options, tag_texts
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, printable
@@ -20,24 +20,10 @@ from proxygen.registration.live import TagChange, set_tags
 from proxygen.settings import Settings
 from proxygen.tags import KEYS, format_meta, format_tags, has_proxy_tags, lint_tags, parse_tags
 
-R = TypeVar("R")
-
 
 @click.group()
 def tags() -> None:
     """Build, check and set proxy tags."""
-
-
-def _key_options(command: Callable[..., R]) -> Callable[..., R]:
-    for key in reversed(KEYS):
-        command = click.option(
-            f"--{key.name}",
-            f"key__{key.field}__{key.name.replace('-', '_')}",
-            metavar=key.syntax.partition(" (")[0].replace(" or ", "|").replace(", ", "|"),
-            multiple=True,
-            help=f"{key.meaning}. Default: {key.default}.{' May repeat.' if key.repeatable else ''}",
-        )(command)
-    return command
 
 
 @tags.command(
@@ -50,14 +36,13 @@ def _key_options(command: Callable[..., R]) -> Callable[..., R]:
     ],
 )
 @settings_options("proxy.tag_prefix")
-@_key_options
+@key_options()
 @click.option("--json", "form", flag_value="json", help="Print a JSON list, for a definition's tags.")
 @click.option("--meta", "form", flag_value="meta", help="Print a JSON object, for a definition's Meta.")
 def build(settings: Settings, form: str | None, **values: Sequence[str]) -> int:
     """Build proxy tags and print them, one a line. Exits 1 when they are not valid together."""
     prefix = settings.proxy.tag_prefix
-    given = [(name.partition("__")[2].partition("__")[2].replace("_", "-"), texts) for name, texts in values.items()]
-    texts = [f"{prefix}.{key}={text}" for key, several in given for text in several]
+    texts = tag_texts(values, prefix)
     problems = lint_tags(texts, (), prefix)
     if problems:
         return _report(problems)
