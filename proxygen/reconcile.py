@@ -150,9 +150,16 @@ class Reconciler:
                 self._changed_at = self._catalogs.taken_since
             step = await self._attempt(lambda timings, catalog=catalog: self._reconcile(catalog, timings))  # type: ignore[misc]
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
-                # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
-                await asyncio.sleep(reload.gap * (1 + reload.jitter * random.random()))
+                await asyncio.sleep(self._gap_after(step))
                 await governor.step()
+
+    def _gap_after(self, step: Step) -> float:
+        """The least time between two reloads: no less than nginx needed to come up, which costs it a second copy of
+        everything."""
+        reload = self._settings.reload
+        needed = step.durations.get("prove", 0.0) - reload.alive_after
+        # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
+        return max(needed, reload.gap * (1 + reload.jitter * random.random()))
 
     async def _finish_until_catalog(self) -> None:
         """Finish what is pending, and again where that fails: Consul may be away for longer than nginx.
