@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,13 +24,16 @@ from proxygen.consul import answers
 from proxygen.consul.address import parse_address
 from proxygen.consul.answers import Reply
 from proxygen.consul.credentials import TokenSource, tls_context
-from proxygen.errors import ConsulUnreachable, SettingsError
+from proxygen.errors import AccessDenied, ConsulUnreachable, SettingsError
 from proxygen.settings import ConsulSettings
 
 Consistency = Literal["any", "default", "consistent"]
 """Who may answer: any server (where ``consul.stale`` allows it), the leader, or the leader after asking its peers."""
 Params = Iterable[tuple[str, object]]
 Callback = Callable[[consul.base.Response], Any]
+Listener = Callable[[str, float | None], None]
+"""Hears of each request how it ended (answered, denied or failed), and after how many seconds: None for one that was
+to wait for a change."""
 
 _CONNECT: Final = 5.0
 _SHORT: Final = 15.0
@@ -79,6 +83,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         self._received = 0
         self._sockets = 0
         self._waiting = 0
+        self.listeners: Final[list[Listener]] = []
 
     @property
     def statistics(self) -> Statistics:
@@ -92,20 +97,35 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         )
 
     async def exchange(
-        self, method: str, path: str, params: Params = (), *, data: bytes = b"", deadline: float = _SHORT
+        self,
+        method: str,
+        path: str,
+        params: Params = (),
+        *,
+        data: bytes = b"",
+        deadline: float = _SHORT,
+        waits: bool = False,
     ) -> Reply:
         """Send one request. Raise ConsulUnreachable or AccessDenied for every answer that is no answer.
 
-        A 404 is returned: for a key it means "not there".
+        A 404 is returned: for a key it means "not there". ``waits`` says that the answer may be long in coming.
         """
+        started = time.monotonic()
         url = URL(self.uri(path, [*params, *self._tenancy()]), encoded=True)
         try:
-            return await self._authorised(method, url, path, data, deadline)
+            reply = await self._authorised(method, url, path, data, deadline)
         except BaseException as error:
             # A cancelled long poll is our own decision and no failure of Consul's.
             if isinstance(error, Exception):
                 self._failures += 1
+                self._tell("denied" if isinstance(error, AccessDenied) else "failed", started, waits=waits)
             raise
+        self._tell("answered", started, waits=waits)
+        return reply
+
+    def _tell(self, end: str, started: float, *, waits: bool) -> None:
+        for listener in self.listeners:
+            listener(end, None if waits else time.monotonic() - started)
 
     async def _authorised(self, method: str, url: URL, path: str, data: bytes, deadline: float) -> Reply:
         token = self._token.current()
@@ -257,6 +277,10 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
     def statistics(self) -> Statistics:
         return self.http.statistics
 
+    def subscribe(self, listener: Listener) -> None:
+        """Have the end of every request told to ``listener``."""
+        self.http.listeners.append(listener)
+
     async def read(
         self,
         path: str,
@@ -278,7 +302,7 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
         wait = self.settings.wait
         query += [("index", index), ("wait", f"{round(wait * 1000)}ms")]
         # Consul adds up to wait/16 of jitter; a shorter deadline would cut healthy polls.
-        return await self.http.exchange("GET", path, query, deadline=wait * 17 / 16 + _MARGIN)
+        return await self.http.exchange("GET", path, query, deadline=wait * 17 / 16 + _MARGIN, waits=True)
 
     async def close(self) -> None:
         await self.http.close()
