@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "release-hold": Entry("proxygen.cli.admin:release_hold", "Let a held plan through."),
     "canary": Entry("proxygen.cli.canary:canary", "Read and write a service's canary share."),
     "demo": Entry("proxygen.cli.demo:demo", "Run the whole system on this machine and measure the split."),
+    "register": Entry("proxygen.cli.register:register", "Run a command, registered in Consul while it runs."),
     "tags": Entry("proxygen.cli.tags:tags", "Build, check and set proxy tags."),
 }
 

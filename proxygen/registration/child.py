@@ -1,0 +1,127 @@
+"""Registration's one door to other programs: started without a shell, in a group of their own, and all of them reaped.
+
+Fit for PID 1 of a container: whatever loses its parent there becomes our child, and would stay a zombie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Self
+
+from proxygen.errors import BadInput
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_NOT_FOUND: Final = 127
+_NOT_EXECUTABLE: Final = 126
+"""Exit codes of a command that cannot be started, as in every shell."""
+
+_OUT_OF_REACH: Final = (ProcessLookupError, PermissionError)
+"""Gone, or run by another user by now."""
+
+
+class CannotStart(BadInput):
+    """A program that is not there, or that may not be run."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Child:
+    """One program that we started. Its group keeps its number for as long as anything in it lives."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.pid = process.pid
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """The exit code as a shell tells it: 128 and the signal's number for a program that a signal ended."""
+        self._process = process
+
+    def settle(self, returncode: int) -> None:
+        # Popen would wait for it once more.
+        self._process.returncode = returncode
+        self.exited.set_result(returncode if returncode >= 0 else 128 - returncode)
+
+    def send(self, number: int) -> None:
+        """Signal the program itself, if it still runs."""
+        if not self.exited.done():
+            with suppress(*_OUT_OF_REACH):
+                os.kill(self.pid, number)
+
+    def send_group(self, number: int) -> None:
+        """Signal the program and everything that it started and that stayed in its group."""
+        with suppress(*_OUT_OF_REACH):
+            os.killpg(self.pid, number)
+
+    def group_lives(self) -> bool:
+        """Tell whether the program or anything that stayed in its group runs."""
+        try:
+            os.killpg(self.pid, 0)
+        except _OUT_OF_REACH as error:
+            return isinstance(error, PermissionError)
+        return True
+
+
+class Children:
+    """Starts programs, and reaps them and every orphan that comes to us. One at a time in a process, in its main
+    thread; nothing else in the process may start programs meanwhile."""
+
+    def __init__(self) -> None:
+        self._by_pid: dict[int, Child] = {}
+
+    def __enter__(self) -> Self:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
+        # As PID 1 we are the reaper anyway; elsewhere it is a favour that an old kernel may refuse.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+    def start(self, argv: Sequence[str], *, quiet: bool = False) -> Child:
+        """Start a program in a session of its own, with our standard streams unless ``quiet``.
+
+        Raise CannotStart.
+        """
+        stream = subprocess.DEVNULL if quiet else None
+        try:
+            process = subprocess.Popen(  # noqa: S603 - what the operator asked for, and no shell
+                list(argv), stdin=stream, stdout=stream, stderr=stream, start_new_session=True
+            )
+        except OSError as error:
+            code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+            raise CannotStart(f"{argv[0]} cannot be started: {error.strerror}", exit_code=code) from error
+        except ValueError as error:
+            raise CannotStart(f"{argv[0]!r} cannot be started: {error}", exit_code=_NOT_EXECUTABLE) from error
+        child = self._by_pid[process.pid] = Child(process)
+        return child
+
+    async def run(self, argv: Sequence[str], *, timeout: float) -> int:  # noqa: ASYNC109 - it ends the program
+        """Run a program without input or output to its end; its whole group is dead afterwards.
+
+        Return the exit code. Raise TimeoutError when it did not end in time, and CannotStart.
+        """
+        child = self.start(argv, quiet=True)
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.shield(child.exited)
+        finally:
+            child.send_group(signal.SIGKILL)
+
+    def _reap(self) -> None:
+        # Signals of one kind coalesce: one SIGCHLD may stand for many.
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._by_pid.pop(pid, None)
+            if child is not None:
+                child.settle(os.waitstatus_to_exitcode(status))

@@ -1,0 +1,190 @@
+"""A command that is registered while it runs: what `proxygen register … -- COMMAND` does, as PID 1 or anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxygen.errors import ProxygenError
+from proxygen.log import get_logger
+from proxygen.model import Health
+from proxygen.registration.application import Registration
+from proxygen.registration.child import Child, Children
+from proxygen.registration.probe import Probe
+
+_LOG = get_logger(__name__)
+
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+FORWARDED: Final = (
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGALRM,
+    signal.SIGCONT,
+)
+_ASK_AGAIN: Final = 0.1
+_GROUP_LOOK: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What is run, and how it is ended."""
+
+    argv: tuple[str, ...]
+    start_timeout: float
+    """Seconds to become ready; 0 waits for ever."""
+    grace: float
+    """Seconds between the signal that asks it to end and SIGKILL."""
+    signals_group: bool
+    """Send signals to everything in the command's group instead of the command alone."""
+
+
+class CommandNotReady(ProxygenError):
+    """The command ran, and did not become ready in time."""
+
+
+class Signals:
+    """What this process is sent: stops are kept for `stop`, everything else goes on to the command."""
+
+    def __init__(self) -> None:
+        self._stops: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        for number in STOPPING:
+            self._loop.add_signal_handler(number, self._stops.put_nowait, number)
+
+    def forward(self, child: Child, *, group: bool) -> None:
+        for number in FORWARDED:
+            self._loop.add_signal_handler(number, child.send_group if group else child.send, number)
+
+    async def stop(self) -> signal.Signals:
+        """Wait for the next signal that asks us to end."""
+        return await self._stops.get()
+
+    def close(self) -> None:
+        for number in (*STOPPING, *FORWARDED):
+            self._loop.remove_signal_handler(number)
+
+
+async def run_registered(
+    registration: Registration, command: Command, children: Children, ready: Sequence[Probe]
+) -> int:
+    """Run a command, registered from when it is ready to when it ends, and return its exit code.
+
+    Raise CannotStart, CommandNotReady, and BadInput for what cannot be announced; the command has ended by then.
+    """
+    signals = Signals()
+    try:
+        child = children.start(command.argv)
+        signals.forward(child, group=command.signals_group)
+        return await _Run(registration, command, child, signals).go(ready)
+    finally:
+        signals.close()
+
+
+class _Run:
+    """One run of a command, from its start to its end."""
+
+    def __init__(self, registration: Registration, command: Command, child: Child, signals: Signals) -> None:
+        self._registration = registration
+        self._command = command
+        self._child = child
+        self._signals = signals
+
+    async def go(self, ready: Sequence[Probe]) -> int:
+        try:
+            stop = await self._stop_or_end(ready)
+            if stop is not None:
+                _LOG.info("stopping", signal=stop.name, command=self._command.argv[0])
+                await self._until_stop_or_end(self._registration.withdraw())
+                await self._end(stop)
+            code = await self._child.exited
+            _LOG.info("the command ended", command=self._command.argv[0], code=code)
+            return code
+        except ProxygenError:
+            await self._end(signal.SIGTERM)
+            raise
+        finally:
+            self._child.send_group(signal.SIGKILL)
+            await self._registration.deregister()
+
+    async def _stop_or_end(self, ready: Sequence[Probe]) -> signal.Signals | None:
+        """Register, and wait for a signal to stop; None where the command ended by itself."""
+        starting = asyncio.create_task(self._register(ready), name="registration of the command")
+        stop = asyncio.create_task(self._signals.stop(), name="signal to stop")
+        waited: set[asyncio.Future[Any]] = {starting, stop, self._child.exited}
+        try:
+            while not stop.done() and not self._child.exited.done():
+                done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if starting in done:
+                    starting.result()
+            return stop.result() if stop.done() else None
+        finally:
+            for unfinished in (starting, stop):
+                unfinished.cancel()
+            await asyncio.wait({starting, stop})
+
+    async def _register(self, ready: Sequence[Probe]) -> None:
+        patience = self._command.start_timeout
+        try:
+            async with asyncio.timeout(patience or None):
+                for probe in ready:
+                    await _until_up(probe)
+        except TimeoutError:
+            raise CommandNotReady(f"{self._command.argv[0]} did not become ready within {patience:g}s") from None
+        await self._registration.start()
+
+    async def _end(self, how: signal.Signals) -> None:
+        """Ask the command to end, wait, and end what is left of it and its group. A second signal ends the wait."""
+        self._send(how)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._command.grace):
+                await self._until_stop_or_end(asyncio.sleep(self._command.grace))
+                if self._child.exited.done():
+                    await self._end_orphans()
+        if self._child.group_lives():
+            _LOG.warning("the command is killed", command=self._command.argv[0])
+            self._child.send_group(signal.SIGKILL)
+
+    async def _end_orphans(self) -> None:
+        # A shell that was the command is gone, and what it had started was told nothing.
+        self._child.send_group(signal.SIGTERM)
+        while True:
+            if not self._child.group_lives():
+                return
+            await asyncio.sleep(_GROUP_LOOK)
+
+    def _send(self, number: signal.Signals) -> None:
+        # Ctrl-C is for everything in the foreground, and a shell that waits for its command counts on that.
+        if self._command.signals_group or number is signal.SIGINT:
+            self._child.send_group(number)
+        else:
+            self._child.send(number)
+
+    async def _until_stop_or_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something until it is done, another signal to stop comes, or the command has ended."""
+        task = asyncio.create_task(work)
+        stop = asyncio.create_task(self._signals.stop())
+        waited: set[asyncio.Future[Any]] = {task, stop, self._child.exited}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        for unfinished in (task, stop):
+            unfinished.cancel()
+        await asyncio.wait({task, stop})
+
+
+async def _until_up(probe: Probe) -> None:
+    while True:
+        if await _is_up(probe):
+            return
+        await asyncio.sleep(_ASK_AGAIN)
+
+
+async def _is_up(probe: Probe) -> bool:
+    try:
+        return await probe() is not Health.CRITICAL
+    except Exception:
+        return False
