@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import ssl
 import time
 import warnings
@@ -303,6 +304,12 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
         query += [("index", index), ("wait", f"{round(wait * 1000)}ms")]
         # Consul adds up to wait/16 of jitter; a shorter deadline would cut healthy polls.
         return await self.http.exchange("GET", path, query, deadline=wait * 17 / 16 + _MARGIN, waits=True)
+
+    def at(self, datacenter: str) -> ConsulClient:
+        """Return a client whose `read` asks another datacenter, over the same sockets; only this one is closed."""
+        other = copy.copy(self)
+        other.settings = self.settings.model_copy(update={"datacenter": datacenter})
+        return other
 
     async def close(self) -> None:
         await self.http.close()

@@ -76,6 +76,7 @@ _ENTRIES: Final = msgspec.json.Decoder(tuple[Entry, ...])
 _LISTING: Final = msgspec.json.Decoder(dict[str, tuple[str, ...] | None])
 _CHECKS: Final = msgspec.json.Decoder(tuple[Check, ...])
 _PAIRS: Final = msgspec.json.Decoder(tuple[_Pair, ...])
+_NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
 
 
 def decode_entries(body: bytes) -> tuple[Entry, ...]:
@@ -91,6 +92,11 @@ def decode_listing(body: bytes) -> dict[str, tuple[str, ...]]:
 def decode_checks(body: bytes) -> tuple[Check, ...]:
     """Decode ``/v1/health/state/any``."""
     return _decoded(_CHECKS, body, "health/state")
+
+
+def decode_datacenters(body: bytes) -> tuple[str, ...]:
+    """Decode ``/v1/catalog/datacenters``."""
+    return _decoded(_NAMES, body, "catalog/datacenters")
 
 
 def decode_overrides(body: bytes, prefix: str) -> dict[ServiceName, str]:

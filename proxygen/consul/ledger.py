@@ -13,9 +13,13 @@ _log: Final = get_logger(__name__)
 
 
 class Ledger:
-    """Failures and successes by source; a source is a question, named as an operator would."""
+    """Failures and successes by source; a source is a question, named as an operator would.
 
-    def __init__(self) -> None:
+    ``scope`` stands before each name where it is shown.
+    """
+
+    def __init__(self, scope: str = "") -> None:
+        self._scope = scope
         self._believed: dict[str, float] = {}
         self._problems: dict[str, str] = {}
         self._recovered = asyncio.Event()
@@ -48,14 +52,14 @@ class Ledger:
         if source in self._believed:
             self._believed[source] = time.monotonic()
         if self._problems.pop(source, None) is not None:
-            _log.info("consul answers again", source=source)
+            _log.info("consul answers again", source=f"{self._scope}{source}")
 
     def failed(self, source: str, error: CatalogUnavailable) -> None:
         """Note a failure; only the first of a row is logged, or the page of a long outage would be all there is."""
         if source not in self._problems:
-            _log.warning("consul read failed", source=source, error=str(error))
+            _log.warning("consul read failed", source=f"{self._scope}{source}", error=str(error))
         self._problems.pop(source, None)
-        self._problems[source] = f"{source}: {error}"
+        self._problems[source] = f"{self._scope}{source}: {error}"
 
     def recover(self) -> None:
         """End every pause: Consul is back, so nobody sits out a pause grown long in its absence."""

@@ -35,7 +35,7 @@ class Poll:
         self,
         client: ConsulClient,
         ledger: Ledger,
-        heed: Callable[[Reply], Awaitable[None]],
+        heed: Callable[[Reply], Awaitable[object]],
         *,
         source: str,
         path: str,

@@ -11,10 +11,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
-
 from proxygen.consul.client import Consistency, ConsulClient
-from proxygen.consul.decode import CONSUL_SERVICE, Entry, decode_entries, decode_listing, decode_overrides
+from proxygen.consul.decode import (
+    CONSUL_SERVICE,
+    Entry,
+    decode_datacenters,
+    decode_entries,
+    decode_listing,
+    decode_overrides,
+)
 from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 from proxygen.model import ServiceName
 
@@ -57,9 +62,12 @@ async def read_datacenter(client: ConsulClient) -> str:
     if entries and entries[0].node.datacenter:
         return entries[0].node.datacenter
     # Nearest first, and nobody is nearer than the agent's own.
-    reply = await client.read("/v1/catalog/datacenters")
-    names: list[str] = msgspec.json.decode(reply.body, type=list[str])
-    return names[0] if names else ""
+    return next(iter(await read_datacenters(client)), "")
+
+
+async def read_datacenters(client: ConsulClient) -> tuple[str, ...]:
+    """Return the names of all datacenters that the servers know, nearest first."""
+    return decode_datacenters((await client.read("/v1/catalog/datacenters")).body)
 
 
 async def confirm_listing(client: ConsulClient) -> Listing:

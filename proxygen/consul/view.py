@@ -24,6 +24,7 @@ class View:
         self._into = into
         self._services: dict[ServiceName, tuple[Instance, ...]] = {}
         self._overrides: dict[ServiceName, str] = {}
+        self._elsewhere: dict[str, dict[ServiceName, tuple[Instance, ...]]] = {}
         self._retired: dict[ServiceName, float] = {}
         self._is_open = False
         self.index = 0
@@ -77,6 +78,23 @@ class View:
             self._overrides = overrides
             self._publish()
 
+    def instances_elsewhere(self, datacenter: str, name: str) -> tuple[Instance, ...] | None:
+        """Return what was last seen of a service in another datacenter; None before it was seen."""
+        return self._elsewhere.get(datacenter, {}).get(ServiceName(name))
+
+    def observe_elsewhere(self, datacenter: str, name: str, instances: tuple[Instance, ...]) -> bool:
+        """Take in what a service looks like in another datacenter; return whether that is new."""
+        before = self.instances_elsewhere(datacenter, name)
+        self._elsewhere.setdefault(datacenter, {})[ServiceName(name)] = instances
+        if before is not None and _content(before) == _content(instances):
+            return False
+        self._publish()
+        return True
+
+    def forget_elsewhere(self, datacenter: str, name: str) -> None:
+        """Let go of a service that no longer names the datacenter."""
+        self._elsewhere.get(datacenter, {}).pop(ServiceName(name), None)
+
     def open(self) -> None:
         """Everything that is routed has been observed: show the catalog from now on."""
         if not self._is_open:
@@ -96,6 +114,9 @@ class View:
                 services=MappingProxyType(dict(self._services)),
                 overrides=MappingProxyType(dict(self._overrides)),
                 index=self.index,
+                elsewhere=MappingProxyType(
+                    {name: MappingProxyType(dict(found)) for name, found in self._elsewhere.items() if found}
+                ),
             )
         )
 

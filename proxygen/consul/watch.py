@@ -24,6 +24,7 @@ from proxygen.consul.decode import (
     is_askable,
     routed_names,
 )
+from proxygen.consul.elsewhere import Elsewhere
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.follow import DetectChanges, Follower, PollEach
 from proxygen.consul.ledger import Ledger
@@ -70,6 +71,12 @@ class CatalogWatch:
         self._asked: set[str] = set()
         self._refused: set[str] = set()
         self._has_overrides = False
+        self._elsewhere = Elsewhere(client, tag_prefix=tag_prefix, observed=self._open_when_ready)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong in other datacenters, which makes nothing here less fresh."""
+        return self._elsewhere.problems
 
     @property
     def problem(self) -> str | None:
@@ -100,6 +107,7 @@ class CatalogWatch:
             )
             start_eternal(group, self._listing_poll().run(), name="watch of catalog/services")
             start_eternal(group, self._overrides_poll().run(), name="watch of the overrides in KV")
+            start_eternal(group, self._elsewhere.run(self._view), name="watch of other datacenters")
             start_eternal(group, self._candidate_reader.run(), name="reading of services without proxy tags")
             if self._settings.meta_sweep:
                 start_eternal(group, self._candidate_sweep.run(), name="sweep over services without proxy tags")
@@ -183,11 +191,12 @@ class CatalogWatch:
         self._routed.discard(name)
         self._refused.discard(name)
         self._follower.unfollow(name)
+        self._elsewhere.follow(name, ())
         _log.info("service no longer routed", service=name)
 
     def _choose_follower(self, services: int) -> None:
         """Poll each service while the sockets last; a margin keeps us from changing to and fro."""
-        capacity = _capacity(self._settings.max_connections)
+        capacity = _capacity(self._settings.max_connections - self._elsewhere.sockets)
         polls_each = isinstance(self._follower, PollEach)
         if polls_each == (services <= (capacity if polls_each else capacity * 3 // 4)):
             return
@@ -240,6 +249,8 @@ class CatalogWatch:
         instances = instances_of(name, entries)
         self._refused.discard(name)
         is_new = self._view.observe(name, instances)
+        self._elsewhere.follow(name, instances)
+        self._choose_follower(len(self._routed))
         if name not in self._tagged and not carries_proxy_keys(instances, self._tag_prefix):
             self._unroute(name)
             self._view.retire(name)
@@ -267,7 +278,7 @@ class CatalogWatch:
             return
         waits = any(name not in self._view and name not in self._refused for name in self._routed)
         sees_none = self._routed and not any(name in self._view for name in self._routed)
-        if not waits and not sees_none:
+        if not waits and not sees_none and self._elsewhere.is_observed:
             self._view.open()
 
 

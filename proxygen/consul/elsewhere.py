@@ -1,0 +1,298 @@
+"""The watch of other datacenters: the instances of the services that name them for their failover.
+
+A datacenter that cannot be asked keeps its last known instances and holds nobody else up; each has a ledger and a
+back-off of its own. All of them together use at most a quarter of ``consul.max_connections``: services have a standing
+question each while that lasts, and beyond it they are read in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Final, NoReturn
+
+from proxygen.aio import Pace, retrying, start_eternal
+from proxygen.consul.answers import Reply
+from proxygen.consul.client import ConsulClient
+from proxygen.consul.decode import decode_entries, instances_of
+from proxygen.consul.fetch import Fetcher
+from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.consul.poll import Poll
+from proxygen.consul.reads import confirm_absence, confirm_listing, read_datacenters, service_path
+from proxygen.consul.view import View
+from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.model import Instance
+from proxygen.tags import Datacenter, parse_failover
+
+PATIENCE: Final = 5.0
+"""Seconds that the first catalog waits for what other datacenters have to say of a service."""
+
+_LIST: Final = "list of datacenters"
+_LOOK_AGAIN: Final = 30.0
+"""Seconds until the list is read again while somebody names a datacenter that is not in it."""
+_LONGEST_PAUSE: Final = 30.0
+_ROUND: Final = 5.0
+"""Seconds from one reading of all services that have no standing question to the next, at least."""
+
+_Pair = tuple[Datacenter, str]
+"""A datacenter and a service that names it."""
+
+
+def datacenters_named(instances: Iterable[Instance], tag_prefix: str) -> tuple[Datacenter, ...]:
+    """Return the datacenters that any of the instances names for its failover; what does not parse names none."""
+    named: dict[Datacenter, None] = {}
+    start, key = f"{tag_prefix}.failover=", f"{tag_prefix}-failover"
+    for instance in instances:
+        texts = [tag.removeprefix(start) for tag in instance.tags if tag.startswith(start)]
+        texts += (value for name, value in instance.meta if name == key)
+        for text in texts:
+            with suppress(ValueError):
+                named.update(dict.fromkeys(parse_failover(text)))
+    return tuple(named)
+
+
+def share_of(max_connections: int) -> int:
+    """Return how many sockets other datacenters may use."""
+    return max(1, max_connections // 4)
+
+
+class Elsewhere:
+    """Which services name which datacenters, and what is known of them there."""
+
+    def __init__(self, client: ConsulClient, *, tag_prefix: str, observed: Callable[[], None]) -> None:
+        """``observed`` is called when nothing is waited for any more, see `is_observed`."""
+        self._client = client
+        self._tag_prefix = tag_prefix
+        self._observed = observed
+        self._ledger = Ledger()
+        self._named: dict[str, tuple[Datacenter, ...]] = {}
+        self._listed: frozenset[str] | None = None
+        """Every datacenter that Consul has ever listed to us; one that is gone from the list keeps its instances."""
+        self._awaited: set[_Pair] = set()
+        self._datacenters: dict[Datacenter, _Datacenter] = {}
+        self._turns = asyncio.Semaphore(share_of(client.settings.max_connections))
+        self._changed = asyncio.Event()
+        self._strange = asyncio.Event()
+
+    @property
+    def sockets(self) -> int:
+        """How many sockets of ``consul.max_connections`` are ours; none while nobody names a datacenter."""
+        return share_of(self._client.settings.max_connections) if self._named else 0
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether every datacenter was heard, failed or kept silent for too long on every service that names it."""
+        return not self._awaited
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong elsewhere, a line for each datacenter."""
+        lines = [] if self._ledger.problem is None else [self._ledger.problem]
+        for name in sorted(self._strangers()):
+            service = next(service for service, named in sorted(self._named.items()) if name in named)
+            lines.append(f"datacenter {name}: Consul lists no such datacenter, and failover of {service!r} names it")
+        for name, datacenter in sorted(self._datacenters.items()):
+            if datacenter.problem is not None:
+                lines.append(f"{datacenter.problem}; the last known instances in {name} stay")
+        return tuple(lines)
+
+    def follow(self, name: str, instances: Iterable[Instance]) -> None:
+        """Take in what the local instances of a service look like now."""
+        here = {instance.datacenter for instance in instances}
+        named = tuple(one for one in datacenters_named(instances, self._tag_prefix) if one not in here)
+        before = self._named.get(name, ())
+        if named == before:
+            return
+        if named:
+            self._named[name] = named
+        else:
+            del self._named[name]
+        self._await((datacenter, name) for datacenter in named if datacenter not in before)
+        self._awaited -= {(datacenter, name) for datacenter in before if datacenter not in named}
+        self._changed.set()
+        if not self._listed or not self._listed.issuperset(named):
+            self._strange.set()
+
+    async def run(self, view: View) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            start_eternal(group, self._learn_names(), name="reading of the list of datacenters")
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                self._assign(view, group)
+
+    # What the first catalog waits for.
+
+    def _await(self, pairs: Iterable[_Pair]) -> None:
+        for pair in pairs:
+            self._awaited.add(pair)
+            asyncio.get_running_loop().call_later(PATIENCE, self._answered, pair)
+
+    def _answered(self, pair: _Pair) -> None:
+        if pair in self._awaited:
+            self._awaited.discard(pair)
+            if not self._awaited:
+                self._observed()
+
+    # Which datacenters there are: what a tag names is not asked before Consul lists it.
+
+    def _strangers(self) -> set[Datacenter]:
+        if self._listed is None:
+            return set()
+        return {one for named in self._named.values() for one in named if one not in self._listed}
+
+    async def _learn_names(self) -> NoReturn:
+        pace = Pace(burst=3, rate=1 / PATIENCE)
+        while True:
+            await self._strange.wait()
+            self._strange.clear()
+            caller = retrying(CatalogUnavailable, longest=_LONGEST_PAUSE, at_least=stay_away, sleep=self._ledger.pause)
+            await caller(self._read_names)
+            if self._strangers():
+                asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._strange.set)
+            await pace.step()
+
+    async def _read_names(self) -> None:
+        try:
+            names = await read_datacenters(self._client)
+        except CatalogUnavailable as error:
+            self._ledger.failed(_LIST, error)
+            raise
+        self._ledger.believed(_LIST)
+        self._listed = (self._listed or frozenset()).union(names)
+        for pair in [pair for pair in self._awaited if pair[0] not in self._listed]:
+            self._answered(pair)
+        self._changed.set()
+
+    # Who is asked how.
+
+    def _assign(self, view: View, group: asyncio.TaskGroup) -> None:
+        """Give each service that names a datacenter a standing question there, or a turn."""
+        pairs = [(one, name) for name, named in self._named.items() for one in named if one in (self._listed or ())]
+        share = share_of(self._client.settings.max_connections)
+        most = share - 1
+        if len(pairs) > most:
+            most = max(0, share - len({datacenter for datacenter, _ in pairs}))
+        # Those that have a question keep it, or one that comes would take it from another.
+        polled = set(sorted(pairs, key=lambda pair: not self._is_polled(pair))[:most])
+        for name in {datacenter for datacenter, _ in pairs} - self._datacenters.keys():
+            self._datacenters[name] = _Datacenter(name, self._client, view, self._answered, self._turns, group)
+        for name, datacenter in tuple(self._datacenters.items()):
+            services = {service for one, service in pairs if one == name}
+            datacenter.take({service for service in services if (name, service) in polled}, services)
+            if not services:
+                datacenter.stop()
+                del self._datacenters[name]
+
+    def _is_polled(self, pair: _Pair) -> bool:
+        name, service = pair
+        return name in self._datacenters and service in self._datacenters[name].polls
+
+
+class _Datacenter:
+    """One datacenter: its questions, and what could not be answered."""
+
+    def __init__(
+        self,
+        name: Datacenter,
+        client: ConsulClient,
+        view: View,
+        answered: Callable[[_Pair], None],
+        turns: asyncio.Semaphore,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self.polls: dict[str, asyncio.Task[None]] = {}
+        self._name = name
+        self._client = client.at(name)
+        self._view = view
+        self._answered = answered
+        self._turns = turns
+        self._group = group
+        self._ledger = Ledger(f"datacenter {name}: ")
+        self._services: frozenset[str] = frozenset()
+        self._is_down = False
+        # One reader each: a datacenter that does not answer keeps no reader from the others.
+        self._reader = Fetcher(self._read, self._ledger, workers=1)
+        self._tasks = [
+            start_eternal(group, self._reader.run(), name=f"reading of services in {name}"),
+            start_eternal(group, self._sweep(), name=f"sweep over services in {name}"),
+        ]
+
+    @property
+    def problem(self) -> str | None:
+        return self._ledger.problem
+
+    def take(self, polled: set[str], services: set[str]) -> None:
+        """Ask for exactly these services from now on, and for those in ``polled`` all the time."""
+        gone, self._services = self._services - services, frozenset(services)
+        for name in self.polls.keys() - polled:
+            self.polls.pop(name).cancel()
+        for name in gone:
+            self._reader.forget(name)
+            self._view.forget_elsewhere(self._name, name)
+        for name in sorted(polled - self.polls.keys()):
+            self._reader.forget(name)
+            self.polls[name] = start_eternal(
+                self._group, self._poll(name).run(), name=f"watch of service {name} in {self._name}"
+            )
+        self._reader.ask(sorted(self._unseen()))
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _sweep(self) -> NoReturn:
+        took = 0.0
+        while True:
+            # However many there are, they are being read for half of the time at most.
+            await asyncio.sleep(max(_ROUND, took))
+            started = time.monotonic()
+            self._reader.ask(self._in_turn(), urgent=False)
+            await self._reader.drained()
+            took = time.monotonic() - started
+
+    def _in_turn(self) -> list[str]:
+        return sorted(self._services - self.polls.keys())
+
+    def _unseen(self) -> list[str]:
+        return [name for name in self._in_turn() if self._view.instances_elsewhere(self._name, name) is None]
+
+    def _poll(self, name: str) -> Poll:
+        return Poll(
+            self._client,
+            self._ledger,
+            partial(self._heed, name),
+            source=f"service {name}",
+            path=service_path(name),
+            on_failure=partial(self._failed, name),
+        )
+
+    async def _read(self, name: str, urgent: bool) -> bool:
+        if name not in self._services or name in self.polls:
+            return False
+        async with self._turns:
+            try:
+                # The leader is behind nobody: without an index there is no telling what another server missed.
+                return await self._heed(name, await self._client.read(service_path(name)))
+            except CatalogUnavailable as error:
+                self._failed(name, error)
+                raise
+
+    async def _heed(self, name: str, reply: Reply) -> bool:
+        entries = decode_entries(reply.body)
+        if not entries and self._view.instances_elsewhere(self._name, name) != ():
+            entries = await confirm_absence(self._client, name, partial(confirm_listing, self._client))
+        if self._is_down:
+            self._is_down = False
+            self._ledger.recover()
+        is_new = name in self._services and self._view.observe_elsewhere(self._name, name, instances_of(name, entries))
+        self._answered((self._name, name))
+        return is_new
+
+    def _failed(self, name: str, error: CatalogUnavailable) -> None:
+        self._is_down = self._is_down or isinstance(error, ConsulUnreachable)
+        self._answered((self._name, name))
