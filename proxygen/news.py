@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NoReturn
 
 from proxygen.consul.watch import CatalogWatch
-from proxygen.events import NOTHING, Condition, EventLog, Kind, Topic
+from proxygen.events import Condition, EventLog, Kind, Topic
 from proxygen.model import ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.plan.types import Conflict, Plan, Quarantine, Service
@@ -25,15 +25,14 @@ class Reporter:
         self._events: Final = events
         self._reconciler: Final = reconciler
         self._watch: Final = watch
-        self._live: Mapping[ServiceName, Service] = {}
+        self._live: Mapping[ServiceName, Service] | None = None
+        """What this reporter saw go live last."""
         self._failure: tuple[Outcome, str] | None = None
 
     async def run(self) -> NoReturn:
         """Look after Consul until cancelled: its failures come between passes."""
         while True:
-            problem = self._watch.problem
-            lost = Condition(text=f"Consul does not answer: {problem}", end="Consul answers again", cause="lost")
-            self._events.note(Topic.CONSUL, {"consul": lost} if problem else NOTHING)
+            self._events.note(Topic.CONSUL, dict(self._losses()))
             await asyncio.sleep(LOOK)
 
     def heed(self, step: Step) -> None:
@@ -59,10 +58,14 @@ class Reporter:
             self._events.append(Kind.APPLIED, text, generation=step.generation)
             return
         before, self._live = self._live, {service.name: service for service in plan.services}
-        changed = sorted(name for name in before.keys() | self._live.keys() if before.get(name) != self._live.get(name))
         late = f", {step.propagation:.2f} s after the change" if step.propagation is not None else ""
         text = f"generation {step.generation} is live{late}"
-        self._events.append(Kind.APPLIED, text, generation=step.generation, services=changed if before else ())
+        self._events.append(Kind.APPLIED, text, generation=step.generation, services=_changed(before, self._live))
+
+    def _losses(self) -> Iterator[tuple[str, Condition]]:
+        problem = self._watch.problem
+        if problem is not None:
+            yield "consul", Condition(text=problem, end="Consul answers again", cause="lost")
 
     def _holds(self) -> Iterator[tuple[str, Condition]]:
         pinned, held = self._reconciler.pinned, self._reconciler.held
@@ -77,6 +80,12 @@ class Reporter:
                     text=held.reason, end="no servers are held any more", cause=" ".join(services), services=services
                 ),
             )
+
+
+def _changed(before: Mapping[ServiceName, Service] | None, now: Mapping[ServiceName, Service]) -> tuple[str, ...]:
+    if before is None:
+        return ()
+    return tuple(sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)))
 
 
 def _quarantine(quarantine: Quarantine) -> Condition:

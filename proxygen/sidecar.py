@@ -159,6 +159,8 @@ class RunningSidecar:
             problem=self._watch.problem or "",
             requests=statistics.requests,
             failures=statistics.failures,
+            limited=statistics.refused,
+            received=statistics.received,
             sockets=statistics.sockets,
             fresh=self._settings.admin.fresh,
             max_sockets=self._settings.consul.max_connections,

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final, TypeVar
 
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import exposition
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxygen.admin import families
 from proxygen.admin.families import Family
@@ -22,10 +23,15 @@ from proxygen.admin.report import (
     Sidecar,
     StatusReport,
 )
+from proxygen.events import Kind
 
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 
+_OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
 _SERVICE_STATES: Final = ("served", "nobody", "quarantined")
+_TOLD: Final = tuple(kind for kind in Kind if kind is not Kind.MISSED)
 _ALL: Final = 10_000
 """Basis points of a whole."""
 
@@ -42,11 +48,11 @@ class Scrape:
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """Return body and content type, as OpenMetrics where the client's Accept asks for that."""
-        try:
-            encode, content_type = choose_encoder(accept)
-        except ValueError:
-            encode, content_type = choose_encoder("")
-        return encode(self), content_type
+        # Not the library's own choice: it breaks on versions that are no numbers.
+        types = {part.partition(";")[0].strip() for part in accept.split(",")}
+        if "application/openmetrics-text" in types:
+            return openmetrics.generate_latest(self), _OPENMETRICS  # type: ignore[no-untyped-call]
+        return exposition.generate_latest(self), _TEXT
 
 
 def scrape(sidecar: Sidecar, *, streams: int) -> Scrape:
@@ -61,7 +67,7 @@ def scrape(sidecar: Sidecar, *, streams: int) -> Scrape:
             *_held(overview.hold),
             *_services(sidecar.services()),
             _gauge(families.STREAMS, streams),
-            _counter(families.EVENTS, {(kind,): count for kind, count in sidecar.events.totals.items()}),
+            _counter(families.EVENTS, {(kind.value,): sidecar.events.totals.get(kind, 0) for kind in _TOLD}),
         ]
     )
 
@@ -80,6 +86,8 @@ def _whole(overview: StatusReport, *, ready: bool) -> Iterator[Metric]:
 def _consul(consul: ConsulReport) -> Iterator[Metric]:
     yield _gauge(families.CONSUL_FRESHNESS, float("inf") if consul.freshness is None else consul.freshness)
     yield _gauge(families.CONSUL_FRESH, consul.fresh)
+    yield _counter(families.CONSUL_LIMITED, {(): consul.limited})
+    yield _counter(families.CONSUL_BYTES, {(): consul.received})
     yield _gauge(families.CONSUL_SOCKETS, consul.sockets)
     yield _gauge(families.CONSUL_MAX_SOCKETS, consul.max_sockets)
 

@@ -39,7 +39,7 @@ PASSES: Final = Family("proxygen_passes", "counter", "Passes of the loop, by how
 STAGES: Final = Family("proxygen_stage_seconds", "histogram", "How long each stage of a pass took: plan, render, check, stage, test (nginx -t), drain, publish, reload, prove, restore.", ("stage",), _UP_TO_A_MINUTE)
 RELOADS: Final = Family("proxygen_reload_seconds", "histogram", "From asking nginx to reload until it was proven to serve the new generation.", (), _UP_TO_A_MINUTE)
 PROPAGATION: Final = Family("proxygen_propagation_seconds", "histogram", "From a change seen in Consul until nginx was proven to serve it, failed attempts and pauses included.", (), _UP_TO_AN_HOUR)
-CONSUL_REQUESTS: Final = Family("proxygen_consul_requests", "counter", "Requests to Consul, by how they ended: answered, denied (403), limited (429), failed.", ("outcome",))
+CONSUL_REQUESTS: Final = Family("proxygen_consul_requests", "counter", "Requests to Consul, by how they ended: answered, denied (403), failed.", ("outcome",))
 CONSUL_LATENCY: Final = Family("proxygen_consul_request_seconds", "histogram", "How long Consul took to answer a read that does not wait for a change.", (), _UP_TO_A_MINUTE)
 
 # --- read at the scrape
@@ -52,12 +52,14 @@ LIVE_SINCE: Final = Family("proxygen_generation_live_timestamp_seconds", "gauge"
 EVENTS: Final = Family("proxygen_events", "counter", "Events, by kind (/api/v1/events).", ("kind",))
 STREAMS: Final = Family("proxygen_event_streams", "gauge", "Clients that follow the events.")
 SERVICES: Final = Family("proxygen_services", "gauge", "Routed services, by state: served, nobody (503), quarantined (503).", ("state",))
-INSTANCES: Final = Family("proxygen_instances", "gauge", "Instances of routed services, by state: serving, drained (weight 0), unhealthy, refused (no usable address or port).", ("state",))
+INSTANCES: Final = Family("proxygen_instances", "gauge", "Instances of routed services, by state: serving, standby (in another datacenter, behind the local ones), drained (weight 0), unhealthy, refused (no usable address or port).", ("state",))
 CONFLICTS: Final = Family("proxygen_conflicts", "gauge", "Routes that a service claims and does not get.")
 HELD: Final = Family("proxygen_held", "gauge", "1 while something is held: kind guard (servers that went and are not let go), or rollback (the operator went back).", ("kind",))
 HELD_SERVICES: Final = Family("proxygen_held_services", "gauge", "Services that keep instances which Consul no longer shows as serving.")
 CONSUL_FRESHNESS: Final = Family("proxygen_consul_freshness_seconds", "gauge", "Age of the oldest last answer among the standing questions; +Inf before each was answered once. Up to consul.wait is normal.")
 CONSUL_FRESH: Final = Family("proxygen_consul_freshness_limit_seconds", "gauge", "admin.fresh: above it the sidecar is not ready.")
+CONSUL_LIMITED: Final = Family("proxygen_consul_limited", "counter", "Answers with status 429 among the failed requests: Consul asks us to come less often.")
+CONSUL_BYTES: Final = Family("proxygen_consul_received_bytes", "counter", "Bytes of all bodies from Consul as they came over the wire.")
 CONSUL_SOCKETS: Final = Family("proxygen_consul_sockets", "gauge", "Requests to Consul in flight, each on a socket of its own.")
 CONSUL_MAX_SOCKETS: Final = Family("proxygen_consul_sockets_limit", "gauge", "consul.max_connections.")
 NGINX_UP: Final = Family("proxygen_nginx_up", "gauge", "1 while nginx's master process is seen; absent where the process table cannot show it.")
@@ -93,6 +95,8 @@ FAMILIES: Final = (
     HELD_SERVICES,
     CONSUL_FRESHNESS,
     CONSUL_FRESH,
+    CONSUL_LIMITED,
+    CONSUL_BYTES,
     CONSUL_SOCKETS,
     CONSUL_MAX_SOCKETS,
     NGINX_UP,

@@ -20,7 +20,7 @@ from proxygen.admin.families import (
 from proxygen.admin.report import ApplyReport
 
 _OUTCOMES: Final = ("applied", "unchanged", "held", "rejected", "rolled back")
-_ENDS: Final = ("answered", "denied", "limited", "failed")
+_ENDS: Final = ("answered", "denied", "failed")
 
 
 class Meter:
@@ -51,9 +51,9 @@ class Meter:
             self._propagation.observe(step.propagation)
 
     def asked_consul(self, end: str, seconds: float | None) -> None:
-        """Count one request; ``seconds`` is None for one that waited for a change."""
+        """Count one request to Consul; ``seconds`` is None for one that was to wait for a change."""
         self._requests.labels(end).inc()
-        if seconds is not None:
+        if seconds is not None and end == "answered":
             self._latency.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
@@ -66,7 +66,10 @@ class Meter:
             self._latency,
             self._process,
         ):
-            yield from instrument.collect()
+            for metric in instrument.collect():
+                # When each series began is told by process_start_time_seconds, once for all.
+                metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+                yield metric
 
 
 def _counter(family: Family) -> Counter:

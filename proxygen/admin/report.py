@@ -90,6 +90,10 @@ class ConsulReport:
     """The last failure in one line; "" while all is well."""
     requests: int = 0
     failures: int = 0
+    limited: int = 0
+    """Of the failures, those that Consul answered with 429."""
+    received: int = 0
+    """Bytes of all bodies as they came over the wire."""
     sockets: int = 0
     fresh: float = 0.0
     """Seconds up to which the data counts as fresh: ``admin.fresh``."""

@@ -158,6 +158,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
             settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh
         )
         meter = Meter()
+        client.subscribe(meter.asked_consul)
         reporter = Reporter(events, reconciler, watch)
         reconciler.subscribe(reporter.heed)
         reconciler.subscribe(lambda step: meter.passed(apply_report(step)))
