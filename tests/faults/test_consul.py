@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -17,18 +17,13 @@ from tests.harness.fake_consul import FakeConsul, entry, fake_consul
 from tests.harness.nginx import NginxServer
 from tests.harness.outside import OutsideNode
 from tests.harness.sidecar import Sidecar
-from tests.integration.waiting import HOST, ROUTE, answers, steady_load, until
+from tests.integration.waiting import HOST, ROUTE, answers, call, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
 Saw = Callable[[str], None]
 
 SHOP: Final = "proxygen.route=shop.example.com"
 NEW: Final = "new.example.com"
-
-
-async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call what blocks beside the loop, in which the load runs."""
-    return await asyncio.to_thread(function, *args, **kwargs)
 
 
 # --- T1: answers that cannot be ---------------------------------------------------------------------------------------

@@ -10,12 +10,16 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.faults.history import KEEP_ALL, configurations, lacking, servers
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load
 from tests.harness.nginx import NginxServer
+from tests.harness.process import wait_until
 from tests.harness.sidecar import Sidecar
-from tests.integration.waiting import HOST, ROUTE, answers, outcome, said, status_of, steady_load, until
+from tests.integration.certificates import Authority
+from tests.integration.site import Site
+from tests.integration.waiting import HOST, ROUTE, answers, call, outcome, said, status_of, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
 
@@ -59,6 +63,32 @@ async def test_t6_a_hostile_tag_takes_out_its_own_service_alone(
     assert not said(sidecar, "candidate rejected")
     assert not said(sidecar, "reload rolled back")
     assert "emerg" not in running.errors()
+
+
+@pytest.mark.incident("T7")
+async def test_t7_a_service_without_a_healthy_instance_says_so_and_nobody_else_notices(
+    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects critical checks on every instance of one service. Its routes answer 503 with a page and say when to ask
+    again; every other virtual server is untouched, to the letter."""
+    sidecar = make_sidecar(consul, running)
+    with App("web-1") as one, App("web-2") as two, App("shop-1") as shop:
+        checked = [consul.register("web", port=app.port, tags=[ROUTE], status="passing") for app in (one, two)]
+        consul.register("shop", port=shop.port, tags=["proxygen.route=shop.example.com"])
+        sidecar.start()
+        async with steady_load(sidecar, "shop.example.com"):
+            for service in checked:
+                await call(consul.set_check, service, "critical")
+            await answers(sidecar, status=503)
+            site = Site(consul, running, sidecar, Authority())
+            page = await call(site.ask, HOST)
+            assert page.headers["retry-after"] == "5"
+            assert page.headers["content-type"].startswith("text/html")
+            assert b"<html" in page.body
+            assert await status_of(sidecar, path="/anything") == 503
+            await call(consul.set_check, checked[0], "passing")
+            await answers(sidecar, by="web-1")
+    assert not said(sidecar, "reload rolled back")
 
 
 @pytest.mark.incident("T9")
@@ -135,6 +165,30 @@ async def test_t18_twenty_services_that_change_together_are_one_reload(
     assert sidecar.applies() == applies + 1
     assert _reloads(running) == reloads + 1
     assert sidecar.generation() == generation + 1
+
+
+@pytest.mark.incident("T24")
+async def test_t24_an_address_stays_until_both_of_its_registrations_are_gone(
+    cluster: list[ConsulAgent], running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects the same address and port, registered on two agents. It stands in the upstream once, stays there when
+    one of them lets it go, and is gone after the other did."""
+    first, second, third = cluster
+    sidecar = make_sidecar(third, running, **KEEP_ALL)
+    with App("web-1") as app, App("web-2") as other:
+        services = [agent.register("web", id="web-1", port=app.port, tags=[ROUTE]) for agent in (first, second)]
+        third.register("web", port=other.port, tags=[ROUTE])
+        wait_until(lambda: len(third.instances("web")) == 3, what="three registrations")
+        sidecar.start()
+        async with steady_load(sidecar) as tally:
+            await call(first.deregister, services[0])
+            await call(third.register, "new", port=other.port, tags=["proxygen.route=new.example.com"])
+            await answers(sidecar, "new.example.com")
+            assert not lacking(sidecar, [app.port, other.port])
+            assert all(servers(text).count(app.port) == 1 for text in configurations(sidecar).values())
+            assert tally.by_instance["web-1"] > 0
+            await call(second.deregister, services[1])
+            await until(lambda: app.port not in servers(list(configurations(sidecar).values())[-1]), "it gone")
 
 
 @pytest.mark.incident("T26")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -248,13 +249,25 @@ class ConsulAgent:
 def start_cluster(directory: Path, size: int = 3) -> list[ConsulAgent]:
     """Start servers of one cluster that keep their data on disk; any of them may be killed and started again."""
     agents = [ConsulAgent(directory / f"server{number}", persistent=True) for number in range(size)]
-    peers = [f"127.0.0.1:{agent.serf_port}" for agent in agents]
-    for agent in agents:
-        agent._write("extra.json", {"bootstrap_expect": size, "retry_join": peers, "retry_interval": "1s"})
-        agent.start(wait=False)
-    for agent in agents:
-        process.wait_until(agent._ready, what=f"a leader for {agent.address}", timeout=60.0)
+    _start_servers(agents, ())
     return agents
+
+
+def rebuild_cluster(servers: Sequence[ConsulAgent], clients: Sequence[ConsulAgent] = ()) -> None:
+    """Kill all servers at once, wipe what they stored, and start them as an empty cluster that finds its clients."""
+    for server in servers:
+        server.kill()
+        shutil.rmtree(server.directory / "data")
+    _start_servers(servers, clients)
+
+
+def _start_servers(servers: Sequence[ConsulAgent], clients: Sequence[ConsulAgent]) -> None:
+    peers = [f"127.0.0.1:{agent.serf_port}" for agent in (*servers, *clients)]
+    for server in servers:
+        server._write("extra.json", {"bootstrap_expect": len(servers), "retry_join": peers, "retry_interval": "1s"})
+        server.start(wait=False)
+    for server in servers:
+        process.wait_until(server._ready, what=f"a leader for {server.address}", timeout=60.0)
 
 
 def start_client(directory: Path, servers: Sequence[ConsulAgent]) -> ConsulAgent:

@@ -20,6 +20,11 @@ async def until(condition: Callable[[], object], what: str, *, timeout: float = 
     await asyncio.to_thread(wait_until, condition, what=what, timeout=timeout)
 
 
+async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call what blocks beside the loop, in which the load runs."""
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
 async def answers(sidecar: Sidecar, host: str = HOST, status: int = 200, path: str = "/", *, by: str = "") -> None:
     """Wait until a request for the host is answered with the status, and by the instance where one is named."""
     answer: object = None
