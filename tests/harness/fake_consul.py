@@ -29,6 +29,10 @@ class FakeConsul:
         self.last_contact_ms = 0
         self.fault: Callable[[web.Request], web.Response | None] = lambda request: None
         """Answers instead of us where it returns something."""
+        self.elsewhere: dict[str, FakeConsul] = {}
+        """Other datacenters; theirs are the requests that name them."""
+        self.silent = False
+        """Takes requests and answers none."""
         self.requests: list[web.Request] = []
         self.address = f"127.0.0.1:{free_port()}"
         self._moved = asyncio.Event()
@@ -47,9 +51,14 @@ class FakeConsul:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.requests.append(request)
+        if self.silent:
+            await asyncio.sleep(3600)
         faulty = self.fault(request)
         if faulty is not None:
             return faulty
+        datacenter = request.query.get("dc")
+        if datacenter in self.elsewhere:
+            return await self.elsewhere[datacenter]._answer(request)
         asked = int(request.query.get("index", "0"))
         wait = float(request.query.get("wait", "60000ms").removesuffix("ms")) / 1000
         if asked >= self.index > 0:
@@ -71,6 +80,8 @@ class FakeConsul:
         return web.Response(text=json.dumps(body), status=status, headers=headers, content_type="application/json")
 
     def _content(self, path: str) -> tuple[object, int]:
+        if path == "/v1/catalog/datacenters":
+            return ["dc1", *self.elsewhere], 200
         if path == "/v1/catalog/services":
             return {name: _tags(entries) for name, entries in self.services.items()}, 200
         if path.startswith("/v1/health/service/"):

@@ -1,0 +1,256 @@
+"""Other datacenters: what is seen there, and that their trouble stays theirs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from proxygen.consul.elsewhere import datacenters_named, share_of
+from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.settings import ConsulSettings
+from tests.consul.watching import ROUTE, Watching, ids, watching
+from tests.harness.fake_consul import FakeConsul, entry, fake_consul
+
+FAILOVER = "proxygen.failover=dc2,dc3"
+WEB = entry("web", "web-1", 8001, ROUTE, FAILOVER)
+OTHER = entry("web", "web-2", 8002)
+
+
+def settings_for(fake: FakeConsul, **knobs: Any) -> ConsulSettings:
+    return ConsulSettings(address=fake.address, **knobs)
+
+
+def there(catalog: Catalog, datacenter: str, name: str = "web") -> list[str] | None:
+    """The ids of a service's instances in another datacenter; None where they were never observed."""
+    found = catalog.elsewhere.get(datacenter, {}).get(ServiceName(name))
+    return None if found is None else [instance.id for instance in found]
+
+
+def with_others(fake: FakeConsul) -> tuple[FakeConsul, FakeConsul]:
+    """Give the fake two more datacenters; the second has an instance of web."""
+    others = FakeConsul(), FakeConsul()
+    fake.elsewhere = dict(zip(("dc2", "dc3"), others, strict=True))
+    others[0].put("web", OTHER)
+    return others
+
+
+def asked(fake: FakeConsul) -> Iterator[str]:
+    """The datacenters that were asked for something."""
+    return (request.query["dc"] for request in fake.requests if "dc" in request.query)
+
+
+def unreachable(request: web.Request) -> web.Response:
+    return web.Response(status=500, text="No path to datacenter")
+
+
+async def until_warned(one: Watching, *words: str) -> str:
+    for _ in range(200):
+        for warning in one.watch.warnings:
+            if all(word in warning for word in words):
+                return warning
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{words} not in {one.watch.warnings}")
+
+
+async def test_what_other_datacenters_have_comes_with_the_first_catalog_and_follows_changes() -> None:
+    async with fake_consul() as fake:
+        dc2, _ = with_others(fake)
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            first = await one.slot.take()
+            assert there(first, "dc2") == ["web-2"]
+            assert there(first, "dc3") == [], "observed, and nothing is there"
+            assert ids(first, "web") == ["web-1"]
+            dc2.put("web", OTHER, entry("web", "web-3", 8003))
+            await one.until(lambda catalog: there(catalog, "dc2") == ["web-2", "web-3"])
+            dc2.put("web")
+            await one.until(lambda catalog: there(catalog, "dc2") == [])
+            assert one.watch.warnings == ()
+
+
+async def test_nobody_is_asked_without_the_tag() -> None:
+    async with fake_consul() as fake:
+        with_others(fake)
+        fake.put("web", entry("web", "web-1", 8001, ROUTE))
+        async with watching(settings_for(fake)) as one:
+            await one.slot.take()
+            await one.nothing_comes(0.3)
+            assert not list(asked(fake))
+            assert all(request.path != "/v1/catalog/datacenters" for request in fake.requests[1:])
+
+
+async def test_a_tag_that_comes_and_goes_is_followed() -> None:
+    async with fake_consul() as fake:
+        with_others(fake)
+        fake.put("web", entry("web", "web-1", 8001, ROUTE))
+        async with watching(settings_for(fake)) as one:
+            assert there(await one.slot.take(), "dc2") is None
+            fake.put("web", WEB)
+            await one.until(lambda catalog: there(catalog, "dc2") == ["web-2"])
+            fake.put("web", entry("web", "web-1", 8001, ROUTE))
+            await one.until(lambda catalog: FAILOVER not in catalog.services[ServiceName("web")][0].tags)
+            fake.put("web", entry("web", "web-1", 8001, ROUTE), entry("web", "web-9", 8009, ROUTE))
+            await one.until(lambda catalog: there(catalog, "dc2") is None)
+
+
+@pytest.mark.parametrize("trouble", ["unreachable", "leaderless", "lagging", "hiding", "nothing"])
+async def test_a_datacenter_in_trouble_keeps_its_instances_and_stops_nobody(trouble: str) -> None:
+    """T16: what cannot be read or believed stays as it was last seen, and the others go on."""
+    async with fake_consul() as fake:
+        dc2, dc3 = with_others(fake)
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await one.until(lambda catalog: there(catalog, "dc2") == ["web-2"])
+            if trouble == "unreachable":
+                dc2.fault = unreachable
+            elif trouble == "leaderless":
+                dc2.known_leader = False
+            elif trouble == "lagging":
+                dc2.last_contact_ms = 60_000
+            elif trouble == "hiding":
+                del dc2.services["consul"]
+            else:
+                dc2.fault = lambda request: None if "consistent" in request.query else dc2.reply([])
+            if trouble == "nothing":
+                dc2.change()
+            else:
+                dc2.put("web")
+                await until_warned(one, "datacenter dc2", "service web", "the last known instances in dc2 stay")
+            dc3.put("web", entry("web", "web-4", 8004))
+            await one.until(lambda catalog: there(catalog, "dc3") == ["web-4"])
+            fake.put("web", WEB, entry("web", "web-5", 8005, ROUTE, FAILOVER))
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-5"])
+            catalog = one.slot.peek()
+            assert catalog is not None
+            assert there(catalog, "dc2") == ["web-2"]
+            assert one.watch.problem is None
+            assert one.watch.freshness() < 60
+
+
+async def test_a_datacenter_that_is_back_is_believed_again() -> None:
+    async with fake_consul() as fake:
+        dc2, _ = with_others(fake)
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await one.until(lambda catalog: there(catalog, "dc2") == ["web-2"])
+            dc2.fault = unreachable
+            dc2.change()
+            await until_warned(one, "No path to datacenter")
+            dc2.fault = lambda request: None
+            dc2.put("web", entry("web", "web-6", 8006))
+            await one.until(lambda catalog: there(catalog, "dc2") == ["web-6"])
+            assert one.watch.warnings == ()
+
+
+async def test_a_datacenter_that_fails_does_not_hold_up_the_first_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxygen.consul.elsewhere.PATIENCE", 600.0)
+    async with fake_consul() as fake:
+        dc2, dc3 = with_others(fake)
+        dc2.fault = unreachable
+        dc3.known_leader = False
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1"], within=60.0)
+            catalog = one.slot.peek()
+            assert catalog is not None
+            assert there(catalog, "dc2") is None, "a failure is not absence"
+
+
+async def test_a_datacenter_that_is_silent_holds_up_the_first_catalog_for_some_time_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxygen.consul.elsewhere.PATIENCE", 1.0)
+    async with fake_consul() as fake:
+        dc2, dc3 = with_others(fake)
+        dc2.silent = True
+        dc3.put("web", entry("web", "web-4", 8004))
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await one.until(lambda catalog: there(catalog, "dc3") == ["web-4"])
+
+
+async def test_a_name_that_consul_does_not_list_is_never_asked_for() -> None:
+    """A tag is hostile; nor does it hold up anything."""
+    async with fake_consul() as fake:
+        with_others(fake)
+        fake.put("web", entry("web", "web-1", 8001, ROUTE, "proxygen.failover=nowhere,dc2"))
+        async with watching(settings_for(fake)) as one:
+            await one.until(lambda catalog: there(catalog, "dc2") == ["web-2"])
+            await until_warned(one, "datacenter nowhere", "'web'")
+            assert set(asked(fake)) == {"dc2"}
+
+
+async def test_a_datacenter_that_joins_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxygen.consul.elsewhere._LOOK_AGAIN", 0.2)
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await until_warned(one, "datacenter dc2")
+            with_others(fake)
+            await one.until(lambda catalog: there(catalog, "dc2") == ["web-2"], within=20.0)
+            assert one.watch.warnings == ()
+
+
+async def test_more_services_than_sockets_are_read_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most a quarter of the sockets waits for other datacenters, and every service there is followed."""
+    monkeypatch.setattr("proxygen.consul.elsewhere._ROUND", 0.2)
+    count = 40
+    async with fake_consul() as fake:
+        dc2, _ = with_others(fake)
+        for number in range(count):
+            dc2.services[f"s{number}"] = [entry(f"s{number}", "a", 8000)]
+            fake.services[f"s{number}"] = [entry(f"s{number}", "local", 9000, ROUTE, FAILOVER)]
+        fake.change()
+        async with watching(settings_for(fake, max_connections=16)) as one:
+            await one.until(lambda catalog: all(there(catalog, "dc2", f"s{number}") for number in range(count)))
+            await one.until(lambda catalog: all(there(catalog, "dc3", f"s{number}") == [] for number in range(count)))
+            for number in (0, 17, count - 1):
+                dc2.put(f"s{number}", entry(f"s{number}", "b", 8000))
+                await one.until(lambda catalog, name=f"s{number}": there(catalog, "dc2", name) == ["b"])  # type: ignore[misc]
+            waiting = {
+                (request.query["dc"], request.path)
+                for request in fake.requests
+                if "dc" in request.query and "index" in request.query
+            }
+            assert len(waiting) <= share_of(16)
+            assert one.client.statistics.waiting == 0
+            assert one.watch.problem is None
+
+
+async def test_a_datacenter_that_is_silent_takes_no_turn_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxygen.consul.elsewhere.PATIENCE", 1.0)
+    monkeypatch.setattr("proxygen.consul.elsewhere._ROUND", 0.2)
+    async with fake_consul() as fake:
+        dc2, dc3 = with_others(fake)
+        for number in range(20):
+            dc3.services[f"s{number}"] = [entry(f"s{number}", "a", 8000)]
+            fake.services[f"s{number}"] = [entry(f"s{number}", "local", 9000, ROUTE, FAILOVER)]
+        dc2.silent = True
+        fake.change()
+        async with watching(settings_for(fake, max_connections=16)) as one:
+            await one.until(
+                lambda catalog: all(there(catalog, "dc3", f"s{number}") == ["a"] for number in range(20)), within=20.0
+            )
+
+
+def test_datacenters_are_read_from_tags_and_meta_and_what_does_not_parse_names_none() -> None:
+    def instance(*tags: str, **meta: str) -> Instance:
+        return Instance(
+            service=ServiceName("web"),
+            id="1",
+            node="n",
+            datacenter="dc1",
+            address="",
+            port=0,
+            tags=tags,
+            meta=tuple(meta.items()),
+        )
+
+    some = [instance("proxygen.failover=dc2,dc3"), instance(**{"proxygen-failover": "dc4"}), instance(FAILOVER)]
+    assert datacenters_named(some, "proxygen") == ("dc2", "dc3", "dc4")
+    assert datacenters_named(some, "edge") == ()
+    assert datacenters_named([instance("proxygen.failover=../x?dc=1", "proxygen.failover=")], "proxygen") == ()
