@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from proxygen.nginx.binary import Binary
@@ -79,7 +79,8 @@ async def prove(
 
     ``expected`` None: that no stamp answers, as before the first generation.
     """
-    watch = _Watch(before=before, expected=expected, settings=settings)
+    now = time.monotonic()
+    watch = _Watch(before=before, expected=expected, settings=settings, started=now, now=now, served_since=now)
     # An answer can take long (without workers a connection waits in the backlog); the processes tell sooner.
     asking: asyncio.Task[Stamp | None] | None = None
     try:
@@ -109,10 +110,10 @@ class _Watch:
     before: Before
     expected: Stamp | None
     settings: ReloadSettings
-    started: float = field(default_factory=time.monotonic)
-    now: float = field(default_factory=time.monotonic)
+    started: float
+    now: float
     served: Stamp | None = None
-    served_since: float = field(default_factory=time.monotonic)
+    served_since: float
     workers: Workers | None = None
     survivors: frozenset[int] = frozenset()
     """New workers that accept since `turned_over`."""
