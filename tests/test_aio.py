@@ -24,6 +24,21 @@ async def test_a_reader_gets_the_newest_value_and_each_at_most_once() -> None:
     assert await slot.take() == 2
 
 
+async def test_what_was_taken_is_as_old_as_the_first_value_that_it_stands_for() -> None:
+    slot: Latest[str] = Latest()
+    before = time.monotonic()
+    slot.put("a")
+    after = time.monotonic()
+    slot.put("b")
+    assert await slot.take() == "b"
+    first = slot.taken_since
+    assert before <= first <= after
+    slot.put("c")
+    assert slot.taken_since == first
+    assert await slot.take() == "c"
+    assert slot.taken_since >= after
+
+
 async def test_a_cancelled_take_loses_nothing() -> None:
     slot: Latest[int] = Latest()
     task = asyncio.create_task(slot.settled(10, 10))

@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
+from yarl import URL
 
 from proxygen.admin.api import MAX_BODY, anyone, application, bearer
 from proxygen.admin.stream import Streams
@@ -67,6 +68,33 @@ async def test_generations_are_listed(connect: Connect) -> None:
     assert [generation["number"] for generation in body] == [42]
 
 
+async def test_services_are_listed_and_told_one_by_one(connect: Connect) -> None:
+    client = await connect(anyone)
+    (web,) = await (await client.get("/api/v1/services")).json()
+    assert (web["name"], web["instances"]) == ("web", {"serving": 2, "unhealthy": 2})
+    assert [variant["serving"] for variant in web["variants"]] == [0, 2]
+    assert (await (await client.get("/api/v1/services/web")).json())["kept"] == 1
+
+
+async def test_a_services_name_may_hold_anything(connect: Connect) -> None:
+    client = await connect(anyone)
+    answer = await client.get(URL("/api/v1/services/a%2Fb%20c", encoded=True))
+    assert (await answer.json())["name"] == "a/b c"
+    answer = await client.get(URL("/api/v1/services/x%0D%0AX-Evil:%201", encoded=True))
+    assert (answer.status, "X-Evil" in answer.headers) == (404, False)
+    assert (await answer.json())["error"] == r"no service 'x\r\nX-Evil: 1' is routed"
+
+
+async def test_metrics_come_in_the_format_that_the_scraper_asks_for(connect: Connect) -> None:
+    client = await connect(anyone)
+    answer = await client.get("/metrics")
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "proxygen_generation 42.0\n" in await answer.text()
+    answer = await client.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,*/*;q=0.1"})
+    assert answer.content_type == "application/openmetrics-text"
+    assert (await answer.text()).endswith("# EOF\n")
+
+
 @pytest.mark.parametrize("path", ["/api/v1/rollback", "/api/v1/release-hold"])
 @pytest.mark.parametrize("token", [None, SecretStr("")])
 async def test_without_a_token_in_the_settings_nobody_writes(
@@ -103,7 +131,7 @@ async def test_the_right_token_writes(connect: Connect, sidecar: RememberingSide
 
 async def test_reading_needs_no_token(connect: Connect) -> None:
     client = await connect(bearer(SecretStr(TOKEN)))
-    for path in ("/healthz", "/readyz", "/api/v1/status", "/api/v1/generations"):
+    for path in ("/healthz", "/readyz", "/metrics", "/api/v1/status", "/api/v1/services", "/api/v1/generations"):
         assert (await client.get(path)).status == 200
 
 

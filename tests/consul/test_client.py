@@ -229,3 +229,22 @@ async def test_bytes_are_counted_as_they_come_over_the_wire_and_429s_by_themselv
             await client.read("/v1/catalog/services")
         assert client.statistics.refused == 1
         assert client.statistics.received == len(body) + len("busy")
+
+
+async def test_the_end_of_every_request_is_told() -> None:
+    """A query that was to wait says nothing of Consul's speed, and one that we cancelled nothing at all."""
+    async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
+        ends: list[tuple[str, bool]] = []
+        client.subscribe(lambda end, seconds: ends.append((end, seconds is None)))
+        await client.read("/v1/catalog/services")
+        await client.read("/v1/catalog/services", index=fake.index - 1)
+        for status in (403, 500):
+            fake.fault = lambda request, status=status: web.Response(status=status)  # type: ignore[misc]
+            with pytest.raises(CatalogUnavailable):
+                await client.read("/v1/catalog/services")
+        fake.fault = None
+        read = asyncio.create_task(client.read("/v1/catalog/services", index=fake.index))
+        await asyncio.sleep(0.05)
+        read.cancel()
+        await asyncio.gather(read, return_exceptions=True)
+    assert ends == [("answered", False), ("answered", True), ("denied", False), ("failed", False)]

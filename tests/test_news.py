@@ -1,0 +1,168 @@
+"""What of the loop and the watch is news: the reporter fed with steps, beside no real part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+
+from proxygen.events import Event, EventLog, Kind
+from proxygen.guard import Held
+from proxygen.model import ServiceName
+from proxygen.news import Reporter
+from proxygen.nginx.apply import Outcome
+from proxygen.plan.types import Plan
+from proxygen.steps import Step
+from tests.plan.catalogs import catalog, instance, plan
+
+WEB = instance("web", 1, "route=web.example.com")
+SHOP = instance("shop", 2, "route=shop.example.com")
+THIEF = instance("thief", 9, "route=web.example.com")
+TYPO = instance("web", 1, "route=web.example.com", "weight=x")
+
+
+@dataclass
+class Parts:
+    """What a reporter reads of the loop and of the watch."""
+
+    plan: Plan | None = None
+    pinned: int | None = None
+    held: Held | None = None
+    problem: str | None = None
+    events: EventLog = field(default_factory=EventLog)
+    reporter: Reporter = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Both are read only, and by these names only.
+        self.reporter = Reporter(self.events, self, self)  # type: ignore[arg-type]
+
+    def step(
+        self, outcome: Outcome, *, generation: int | None = 1, reason: str = "", propagation: float | None = None
+    ) -> tuple[Event, ...]:
+        """The events of one more pass."""
+        before = self.events.since(None)
+        step = Step(
+            outcome=outcome,
+            generation=generation,
+            reason=reason,
+            at=datetime.now(UTC),
+            durations={},
+            propagation=propagation,
+        )
+        self.reporter.heed(step)
+        return self.events.since(None)[len(before) :]
+
+
+def kinds(events: tuple[Event, ...]) -> list[Kind]:
+    return [event.kind for event in events]
+
+
+def test_what_went_live_names_the_services_that_changed() -> None:
+    parts = Parts(plan=plan(WEB))
+    (first,) = parts.step(Outcome.APPLIED, generation=1, propagation=0.5)
+    assert (first.text, first.services) == ("generation 1 is live, 0.50 s after the change", ())
+    parts.plan = plan(WEB, SHOP)
+    (second,) = parts.step(Outcome.APPLIED, generation=2)
+    assert (second.text, second.generation, second.services) == ("generation 2 is live", 2, ("shop",))
+    parts.plan = plan(SHOP)
+    (third,) = parts.step(Outcome.APPLIED, generation=3)
+    assert third.services == ("web",)
+
+
+def test_nothing_to_change_is_no_news() -> None:
+    parts = Parts(plan=plan(WEB))
+    parts.step(Outcome.APPLIED)
+    assert parts.step(Outcome.UNCHANGED) == ()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"), [(Outcome.REJECTED, Kind.REJECTED), (Outcome.ROLLED_BACK, Kind.ROLLED_BACK)]
+)
+def test_a_failure_that_is_tried_again_is_news_once(outcome: Outcome, kind: Kind) -> None:
+    parts = Parts(plan=plan(WEB))
+    (event,) = parts.step(outcome, generation=7, reason="no proof")
+    assert (event.kind, event.text, event.generation) == (kind, "no proof", 7)
+    assert parts.step(outcome, generation=7, reason="no proof") == ()
+    assert kinds(parts.step(outcome, generation=7, reason="another reason")) == [kind]
+    assert kinds(parts.step(Outcome.APPLIED)) == [Kind.APPLIED]
+    assert kinds(parts.step(outcome, generation=7, reason="another reason")) == [kind]
+
+
+def test_a_quarantine_begins_and_ends() -> None:
+    parts = Parts(plan=plan(TYPO))
+    events = parts.step(Outcome.APPLIED)
+    assert kinds(events) == [Kind.APPLIED, Kind.QUARANTINED]
+    assert "'x' is not a whole number" in events[1].text
+    assert events[1].services == ("web",)
+    assert parts.step(Outcome.UNCHANGED) == ()
+    parts.plan = plan(WEB)
+    assert kinds(parts.step(Outcome.APPLIED)) == [Kind.APPLIED, Kind.QUARANTINE_ENDED]
+
+
+def test_a_conflict_begins_and_ends_and_names_both() -> None:
+    parts = Parts(plan=plan(WEB, THIEF))
+    _, event = parts.step(Outcome.APPLIED)
+    assert (event.kind, event.services) == (Kind.CONFLICT, ("thief", "web"))
+    assert event.text == "service thief claims web.example.com/, which service web has"
+    parts.plan = plan(WEB)
+    assert kinds(parts.step(Outcome.APPLIED)) == [Kind.APPLIED, Kind.CONFLICT_ENDED]
+
+
+def test_going_back_is_a_hold_until_the_operator_lets_go() -> None:
+    parts = Parts(plan=plan(WEB), pinned=1)
+    applied, held = parts.step(Outcome.APPLIED, generation=1)
+    assert (applied.text, held.kind) == ("nginx went to generation 1", Kind.HELD)
+    assert parts.step(Outcome.HELD, reason="why") == ()
+    parts.pinned = None
+    assert kinds(parts.step(Outcome.APPLIED, generation=3)) == [Kind.APPLIED, Kind.HOLD_ENDED]
+
+
+def test_held_servers_are_news_when_they_are_those_of_other_services() -> None:
+    def held(count: int, *names: str) -> Held:
+        services = {ServiceName(name): count for name in names}
+        return Held(reason=f"{count} servers are gone", services=services, catalog=catalog())
+
+    parts = Parts(plan=plan(WEB, SHOP), held=held(1, "web"))
+    (event,) = parts.step(Outcome.HELD)
+    assert (event.kind, event.text, event.services) == (Kind.HELD, "1 servers are gone", ("web",))
+    parts.held = held(2, "web")
+    assert parts.step(Outcome.HELD) == ()
+    parts.held = held(2, "web", "shop")
+    assert kinds(parts.step(Outcome.HELD)) == [Kind.HELD]
+    parts.held = None
+    assert kinds(parts.step(Outcome.UNCHANGED)) == [Kind.HOLD_ENDED]
+
+
+def test_before_the_first_plan_only_what_the_pass_came_to_is_told() -> None:
+    assert kinds(Parts().step(Outcome.APPLIED)) == [Kind.APPLIED]
+
+
+def test_a_later_reporter_on_the_same_log_repeats_nothing_that_lasts() -> None:
+    """Changed settings start a new one; who follows the events has heard it all."""
+    parts = Parts(plan=plan(TYPO))
+    parts.step(Outcome.APPLIED)
+    successor = Parts(plan=plan(TYPO), events=parts.events)
+    assert successor.step(Outcome.UNCHANGED) == ()
+
+
+async def test_a_lost_consul_is_told_once_and_its_return_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Enough(Exception):
+        pass
+
+    parts = Parts()
+    problems = iter(["service web: no", "overrides: no", None, None])
+
+    async def next_look(_seconds: float) -> None:
+        try:
+            parts.problem = next(problems)
+        except StopIteration:
+            raise Enough from None
+
+    monkeypatch.setattr("proxygen.news.asyncio.sleep", next_look)
+    with pytest.raises(Enough):
+        await parts.reporter.run()
+    assert [(event.kind, event.text) for event in parts.events.since(None)] == [
+        (Kind.CONSUL_LOST, "service web: no"),
+        (Kind.CONSUL_BACK, "Consul answers again"),
+    ]
