@@ -87,7 +87,8 @@ def default_address(found: Iterable[Interface], *, route: IPAddress | None) -> I
 
 def route_to(host: str) -> IPAddress | None:
     """Return our own address on the way to a host; nothing is sent. None where there is no way."""
-    with suppress(OSError):
+    # A text that can be no host's name is the transport's to complain about.
+    with suppress(OSError, UnicodeError):
         for family, kind, protocol, _, target in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
             with suppress(OSError), socket.socket(family, kind, protocol) as probe:
                 probe.connect(target)

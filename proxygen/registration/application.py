@@ -87,8 +87,11 @@ class Registration(Announcement):
         """Tell proxies to stay away and give them the time to. Cancel it to cut that time short."""
         if self._withdrawal is None:
             self._withdrawal = asyncio.create_task(self._withdraw(), name=f"withdrawal of {self.id}")
-        if not self._withdrawal.done():
-            await self._withdrawal
+        try:
+            await asyncio.wait({self._withdrawal})
+        except asyncio.CancelledError:
+            self._withdrawal.cancel()
+            raise
 
     async def _withdraw(self) -> None:
         await self._stop_keeping()

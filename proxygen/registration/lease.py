@@ -26,8 +26,10 @@ from proxygen.registration.service import (
 
 LOOK: Final = 10.0
 """Seconds between two looks at the agent where no TTL asks for more."""
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 3.0
 """Seconds to get a farewell through to the agent; it has its own ways to find out."""
+_LAST_TRY: Final = 1.0
+"""The same, once the agent did not take the first part of it: no application waits long for a dead agent."""
 LEAVING: Final = "proxygen: leaving"
 """Reason of the maintenance that precedes a deregistration; whoever comes back under the same id ends it."""
 
@@ -44,6 +46,7 @@ class Lease:
         self._agent = agent
         self._log = get_journal(__name__)
         self._may_be_held = False
+        self._patience = _PATIENCE
         self._compared = False
         self._trouble: type[Exception] | None = None
         self._statuses: dict[str, Status] = {}
@@ -182,9 +185,10 @@ class Lease:
                 raise
 
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await retrying(CatalogUnavailable, longest=1.0)(attempt)
                 return True
+        self._patience = _LAST_TRY
         self._log.warning(failure, service=self.service.name, id=self.service.id, reason=reason)
         return False
 

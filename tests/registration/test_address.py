@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+import pytest
+
+from proxygen.errors import BadInput
+from proxygen.registration.address import Interface, check_form, choose_address, default_address, interfaces, route_to
+
+
+def found(*addresses: str) -> Sequence[Interface]:
+    return [Interface(f"eth{number}", ipaddress.ip_address(text)) for number, text in enumerate(addresses)]
+
+
+@pytest.mark.parametrize(
+    ("route", "addresses", "chosen"),
+    [
+        ("10.0.0.7", ["192.168.0.1"], "10.0.0.7"),
+        ("127.0.0.1", ["127.0.0.1", "203.0.113.5", "192.168.0.1"], "203.0.113.5"),
+        (None, ["127.0.0.1", "8.8.8.8", "10.1.2.3"], "10.1.2.3"),
+        (None, ["169.254.1.1", "8.8.8.8"], "8.8.8.8"),
+        ("::1", ["fe80::1", "fd00::7"], "fd00::7"),
+    ],
+)
+def test_the_default_is_the_route_then_private_then_public_and_never_loopback(
+    route: str | None, addresses: list[str], chosen: str
+) -> None:
+    way = None if route is None else ipaddress.ip_address(route)
+    assert str(default_address(found(*addresses), route=way)) == chosen
+
+
+def test_a_machine_with_loopback_alone_is_told_what_to_write() -> None:
+    with pytest.raises(BadInput, match="set address"):
+        default_address(found("127.0.0.1", "::1", "fe80::1"), route=None)
+
+
+def test_the_kernel_tells_loopback_and_its_name() -> None:
+    assert Interface("lo", ipaddress.ip_address("127.0.0.1")) in interfaces()
+
+
+def test_the_way_to_loopback_is_loopback_and_to_what_is_no_host_is_none() -> None:
+    assert str(route_to("127.0.0.1")) == "127.0.0.1"
+    assert route_to("a" * 300) is None
+
+
+def test_loopback_is_announced_where_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST_IP", "127.0.0.9")
+    assert choose_address("127.0.0.1", consul=None) == "127.0.0.1"
+    assert choose_address("interface:lo", consul=None) == "127.0.0.1"
+    assert choose_address("127.0.0.0/8", consul=None) == "127.0.0.1"
+    assert choose_address("env:HOST_IP", consul=None) == "127.0.0.9"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("app.example.com", "not an IP address"),
+        ("10.0.0.1; evil", "not an IP address"),
+        ("0.0.0.0", "nobody could connect"),
+        ("::", "nobody could connect"),
+        ("fe80::1%eth0", "nobody could connect"),
+        ("10.0.0.1/8", "host bits"),
+        ("interface:", "not an IP address"),
+        ("", "not an IP address"),
+    ],
+)
+def test_a_text_that_can_be_no_address_is_refused_before_any_machine_is_asked(text: str, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        check_form(text)
+
+
+@pytest.mark.parametrize("text", ["interface:nosuch0", "203.0.113.0/24", "env:NO_SUCH_VARIABLE"])
+def test_an_address_that_this_machine_lacks_is_refused_with_what_was_asked(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
+    with pytest.raises(BadInput, match=text):
+        choose_address(text, consul=None)
