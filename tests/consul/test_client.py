@@ -235,6 +235,7 @@ async def test_the_end_of_every_request_is_told() -> None:
     """A query that was to wait says nothing of Consul's speed, and one that we cancelled nothing at all."""
     async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
         ends: list[tuple[str, bool]] = []
+        healthy = fake.fault
         client.subscribe(lambda end, seconds: ends.append((end, seconds is None)))
         await client.read("/v1/catalog/services")
         await client.read("/v1/catalog/services", index=fake.index - 1)
@@ -242,7 +243,7 @@ async def test_the_end_of_every_request_is_told() -> None:
             fake.fault = lambda request, status=status: web.Response(status=status)  # type: ignore[misc]
             with pytest.raises(CatalogUnavailable):
                 await client.read("/v1/catalog/services")
-        fake.fault = None
+        fake.fault = healthy
         read = asyncio.create_task(client.read("/v1/catalog/services", index=fake.index))
         await asyncio.sleep(0.05)
         read.cancel()
