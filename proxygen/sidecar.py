@@ -170,6 +170,7 @@ class RunningSidecar:
         for service in plan.services if plan else ():
             for warning in service.warnings:
                 yield f"service {service.name}: {warning}"
+        yield from self._watch.warnings
         if self._reconciler.files_problem:
             yield _NOT_TAKEN + self._reconciler.files_problem
         yield from self._reconciler.pipeline.problems

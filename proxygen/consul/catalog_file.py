@@ -1,13 +1,14 @@
 """The catalog file: what ``proxygen snapshot`` writes and ``--catalog`` reads back.
 
-``{"datacenter": …, "taken_at": ISO 8601, "services": {NAME: [entries of health/service]}, "kv": {KEY: text}}``; the
-entries stay exactly as Consul returned them, so that a snapshot also shows what proxygen does not read.
+``{"datacenter": …, "taken_at": ISO 8601, "services": {NAME: [entries of health/service]}, "kv": {KEY: text},
+"elsewhere": {DATACENTER: {NAME: [entries]}}}``, the last only where services name other datacenters for their failover.
+The entries stay exactly as Consul returned them, so that a snapshot also shows what proxygen does not read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
@@ -26,6 +27,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     services: dict[str, list[msgspec.Raw]]
     taken_at: datetime | None = None
     kv: dict[str, str] = {}
+    elsewhere: dict[str, dict[str, list[msgspec.Raw]]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class RawCatalog:
     services: Mapping[str, Sequence[msgspec.Raw]]
     kv: Mapping[str, str]
     """Raw texts by full key."""
+    elsewhere: Mapping[str, Mapping[str, Sequence[msgspec.Raw]]] = field(default_factory=dict)
 
 
 _FILE: Final = msgspec.json.Decoder(_File)
@@ -47,10 +50,16 @@ def write_catalog_file(raw: RawCatalog, *, taken_at: datetime) -> bytes:
     document = {
         "datacenter": raw.datacenter,
         "taken_at": taken_at.isoformat(timespec="seconds"),
-        "services": {name: list(raw.services[name]) for name in sorted(raw.services)},
+        "services": _sorted(raw.services),
         "kv": dict(sorted(raw.kv.items())),
     }
+    if raw.elsewhere:
+        document["elsewhere"] = {name: _sorted(services) for name, services in sorted(raw.elsewhere.items())}
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def _sorted(services: Mapping[str, Sequence[msgspec.Raw]]) -> dict[str, list[msgspec.Raw]]:
+    return {name: list(services[name]) for name in sorted(services)}
 
 
 def read_catalog_file(text: str | bytes) -> Catalog:
@@ -59,27 +68,39 @@ def read_catalog_file(text: str | bytes) -> Catalog:
         document = _FILE.decode(text)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise CatalogFileError(f"catalog file: {error}") from error
-    return catalog_of(RawCatalog(datacenter=document.datacenter, services=document.services, kv=document.kv))
+    return catalog_of(
+        RawCatalog(
+            datacenter=document.datacenter,
+            services=document.services,
+            kv=document.kv,
+            elsewhere=document.elsewhere,
+        )
+    )
 
 
 def catalog_of(raw: RawCatalog) -> Catalog:
     """Return the same catalog as typed values. Raise CatalogFileError where an entry cannot be read."""
     return Catalog(
         datacenter=raw.datacenter,
-        services=MappingProxyType(
-            {ServiceName(name): _instances(name, entries) for name, entries in raw.services.items()}
-        ),
+        services=_services(raw.services, "services"),
         overrides=MappingProxyType({ServiceName(_service_of(key)): value for key, value in raw.kv.items()}),
+        elsewhere=MappingProxyType(
+            {name: _services(services, f"elsewhere.{name}") for name, services in raw.elsewhere.items()}
+        ),
     )
 
 
-def _instances(name: str, entries: Sequence[msgspec.Raw]) -> tuple[Instance, ...]:
+def _services(services: Mapping[str, Sequence[msgspec.Raw]], place: str) -> Mapping[ServiceName, tuple[Instance, ...]]:
+    return MappingProxyType({ServiceName(name): _instances(name, entries, place) for name, entries in services.items()})
+
+
+def _instances(name: str, entries: Sequence[msgspec.Raw], place: str) -> tuple[Instance, ...]:
     decoded = []
     for number, entry in enumerate(entries):
         try:
             decoded.append(_ENTRY.decode(entry))
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise CatalogFileError(f"catalog file: services.{name}[{number}]: {error}") from error
+            raise CatalogFileError(f"catalog file: {place}.{name}[{number}]: {error}") from error
     return instances_of(name, decoded)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,12 +20,14 @@ from proxygen.consul.decode import (
     is_askable,
     routed_names,
 )
+from proxygen.consul.elsewhere import datacenters_named
 from proxygen.consul.reads import (
     confirm_listing,
     confirm_overrides,
     is_about_one_service,
     overrides_prefix,
     read_datacenter,
+    read_datacenters,
     read_service,
     service_path,
 )
@@ -83,7 +87,7 @@ async def _gather(client: ConsulClient, tag_prefix: str) -> RawCatalog:
         raise refusals[0]
     overrides = await confirm_overrides(client, ())
     prefix = overrides_prefix(client.settings.kv_prefix)
-    return RawCatalog(
+    raw = RawCatalog(
         datacenter=datacenter,
         services={
             name: entries
@@ -92,6 +96,52 @@ async def _gather(client: ConsulClient, tag_prefix: str) -> RawCatalog:
         },
         kv={f"{prefix}{name}": value for name, value in overrides.items()},
     )
+    return replace(raw, elsewhere=await _gather_elsewhere(client, raw, tag_prefix))
+
+
+async def _gather_elsewhere(
+    client: ConsulClient, raw: RawCatalog, tag_prefix: str
+) -> dict[str, dict[str, list[msgspec.Raw]]]:
+    """Read the services that name other datacenters for their failover; what is not observed there is missing."""
+    wanted: dict[str, list[str]] = {}
+    for name, instances in catalog_of(raw).services.items():
+        for datacenter in datacenters_named(instances, tag_prefix):
+            if datacenter != raw.datacenter:
+                wanted.setdefault(datacenter, []).append(name)
+    if not wanted:
+        return {}
+    listed = await read_datacenters(client)
+    for stranger in sorted(wanted.keys() - set(listed)):
+        _log.warning("datacenter left out", datacenter=stranger, reason="Consul does not list it")
+    known = [datacenter for datacenter in sorted(wanted) if datacenter in listed]
+    found = await asyncio.gather(*(_read_there(client.at(name), wanted[name], tag_prefix) for name in known))
+    return {datacenter: services for datacenter, services in zip(known, found, strict=True) if services}
+
+
+async def _read_there(client: ConsulClient, names: Sequence[str], tag_prefix: str) -> dict[str, list[msgspec.Raw]]:
+    """Read services of the client's datacenter, none where it cannot be asked."""
+    datacenter = client.settings.datacenter
+    limit = asyncio.Semaphore(max(1, client.settings.max_connections // 8))
+    found: dict[str, list[msgspec.Raw]] = {}
+
+    async def read(name: str) -> None:
+        async with limit:
+            try:
+                found[name] = await _read_routed(client, name, tag_prefix, is_tagged=True)
+            except CatalogUnavailable as error:
+                if not is_about_one_service(error):
+                    raise
+                _log.warning("service left out", service=name, datacenter=datacenter, reason=str(error))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name in names:
+                group.create_task(read(name), name=f"snapshot of {name} in {datacenter}")
+    except* CatalogUnavailable as errors:
+        reason = str(errors.exceptions[0])
+        _log.warning("datacenter left out", datacenter=datacenter, reason=reason)
+        found.clear()
+    return found
 
 
 async def _read_routed(client: ConsulClient, name: str, tag_prefix: str, *, is_tagged: bool) -> list[msgspec.Raw]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +31,14 @@ def test_what_is_written_reads_back_as_the_same_catalog() -> None:
     assert read_catalog_file(text.decode()).services["gone"] == ()  # type: ignore[index]
 
 
+def test_other_datacenters_read_back_too() -> None:
+    there = replace(raw(WEB), elsewhere={"dc2": raw(WEB).services})
+    catalog = read_catalog_file(write_catalog_file(there, taken_at=datetime(2026, 1, 2, tzinfo=UTC)))
+    assert catalog == catalog_of(there)
+    assert catalog.elsewhere["dc2"] == catalog.services
+    assert b"elsewhere" not in write_catalog_file(raw(WEB), taken_at=datetime(2026, 1, 2, tzinfo=UTC))
+
+
 def test_entries_stay_exactly_as_consul_returned_them() -> None:
     """A field that proxygen does not read is there for whoever looks at the snapshot."""
     document = json.loads(write_catalog_file(raw(WEB), taken_at=datetime(2026, 1, 2, tzinfo=UTC)))
@@ -52,6 +61,7 @@ def test_entries_stay_exactly_as_consul_returned_them() -> None:
             r"services\.web\[0\].*Port",
         ),
         ({"datacenter": "dc1", "services": {}, "kv": {"canary": "{}"}}, "PREFIX/canary/SERVICE"),
+        ({"datacenter": "dc1", "services": {}, "elsewhere": {"dc2": {"web": [{}]}}}, r"elsewhere\.dc2\.web\[0\]"),
         ({"datacenter": "dc1", "services": {}, "kv": {"p/canary/web": {"canary": 1}}}, "kv"),
         ({"datacenter": "dc1", "services": {"web\ud800": []}}, "malformed"),
         ({"datacenter": "dc1", "services": {"web": [WEB | {"Node": {"Node": "\ud800"}}]}}, "malformed"),
