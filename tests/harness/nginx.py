@@ -30,6 +30,7 @@ class NginxServer:
         stream: str = "",
         modules: Sequence[str] = (),
         workers: int = 2,
+        connections: int = 1024,
     ) -> None:
         self.binary = binary
         self.directory = directory
@@ -39,9 +40,9 @@ class NginxServer:
         self.error_log = directory / "error.log"
         self._process: subprocess.Popen[bytes] | None = None
         (directory / "temp").mkdir(parents=True, exist_ok=True)
-        self.conf.write_text(self._conf(main, http, stream, modules, workers), encoding="utf-8")
+        self.conf.write_text(self._conf(main, http, stream, modules, workers, connections), encoding="utf-8")
 
-    def _conf(self, main: str, http: str, stream: str, modules: Sequence[str], workers: int) -> str:
+    def _conf(self, main: str, http: str, stream: str, modules: Sequence[str], workers: int, connections: int) -> str:
         loaded = ("ngx_stream", *modules) if self.binary.modules else ()
         lines = [f"load_module {self.binary.modules}/{name}_module.so;" for name in loaded]
         if os.getuid() == 0:
@@ -53,7 +54,7 @@ class NginxServer:
             f"error_log {self.error_log} notice;",
             *(["worker_shutdown_timeout 10s;"] if "worker_shutdown_timeout" not in main else []),
             main,
-            "events { worker_connections 1024; }",
+            f"events {{ worker_connections {connections}; }}",
             "http {",
             "    default_type text/plain;",
             f"    access_log {self.directory}/access.log;",
@@ -86,9 +87,13 @@ class NginxServer:
         """nginx's binary, prefix and conf, to which ``-t`` or ``-s reload`` can be added."""
         return [str(self.binary.path), "-p", str(self.directory), "-c", str(self.conf), "-e", str(self.error_log)]
 
-    def start(self) -> None:
-        """Start in the foreground, so that the master is our child, and wait until its workers live."""
-        self._process = process.start([*self.command, "-g", "daemon off;"], log=self.directory / "stderr.log")
+    def start(self, *, within: Sequence[str] = ()) -> None:
+        """Start in the foreground, so that the master is our child, and wait until its workers live.
+
+        ``within`` is a command that starts the one that follows it in another place, such as a namespace.
+        """
+        command = [*within, *self.command, "-g", "daemon off;"]
+        self._process = process.start(command, log=self.directory / "stderr.log")
         try:
             process.wait_until(self._ready, what=f"nginx ({self.binary.name})")
         except TimeoutError:

@@ -1,0 +1,144 @@
+"""More changes than nginx could ever be told one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from proxygen.settings import ReloadSettings
+from tests.bench.upstreams import Upstreams
+from tests.harness.app import App
+from tests.harness.consul import ConsulAgent
+from tests.harness.load import Load
+from tests.harness.nginx import NginxServer
+from tests.harness.outside import OutsideNode
+from tests.harness.sidecar import Sidecar
+from tests.integration.waiting import call, said, steady_load, until
+
+MakeSidecar = Callable[..., Sidecar]
+Saw = Callable[[str], None]
+
+SERVICES: Final = 20
+FLAPPING: Final = 5
+"""Instances of each service that flap; one more is steady."""
+
+FREQUENCY: Final = 5
+"""Hz."""
+
+WORKERS: Final = 2
+CAP: Final = 4
+
+
+@pytest.fixture
+def upstreams(tmp_path: Path) -> Iterator[Upstreams]:
+    names = [f"s{service}-{number}" for service in range(SERVICES) for number in range(FLAPPING + 1)]
+    with Upstreams(tmp_path / "upstreams", names) as upstreams:
+        yield upstreams
+
+
+@pytest.mark.incident("T17")
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+async def test_t17_a_hundred_flapping_instances_cost_a_bounded_number_of_reloads(
+    consul: ConsulAgent,
+    running: NginxServer,
+    make_sidecar: MakeSidecar,
+    upstreams: Upstreams,
+    seconds: Callable[[float, float], float],
+    saw: Saw,
+) -> None:
+    """Injects 100 instances of 20 services whose checks change five times a second each, while slow requests keep old
+    workers alive. Reloads stay within their budget, old workers within their cap, no request to a service that has a
+    healthy instance fails, and when it is over nginx serves what Consul says."""
+    outside = OutsideNode([consul])
+    flapping = _register(outside, upstreams)
+    sidecar = make_sidecar(consul, running, reload__max_draining=CAP)
+    async with AsyncExitStack() as stack:
+        slow = stack.enter_context(App("slow-1"))
+        slow.delay = 8.0
+        consul.register("slow", port=slow.port, tags=["proxygen.route=slow.test"])
+        sidecar.start()
+        for service in range(3):
+            await stack.enter_async_context(steady_load(sidecar, f"s{service}.test"))
+        sluggish = Load("127.0.0.1", sidecar.http, headers={"Host": "slow.test"}, clients=4, timeout=30)
+        crawling = asyncio.create_task(sluggish.send_for(3600), name="slow requests")
+        draining = asyncio.create_task(_most_draining(sidecar), name="old workers")
+
+        begin, before = time.monotonic(), _reloads(running)
+        flaps = await _flap(outside, flapping, for_seconds=seconds(40, 600))
+        took, reloads = time.monotonic() - begin, _reloads(running) - before
+
+        await call(outside.set_checks, dict.fromkeys(flapping, "passing"))
+        await until(lambda: _serving(sidecar) == len(flapping) + SERVICES + 1, "what Consul says", timeout=60)
+        sluggish.stop()
+        await crawling
+        draining.cancel()
+        most = await draining
+    budget = _budget(took)
+    saw(f"{flaps} rounds of {len(flapping)} checks in {took:.0f} s; {reloads} reloads of {budget}; {most} old workers")
+    assert 3 <= reloads <= budget
+    assert most <= CAP + WORKERS
+    assert not sluggish.tally.failures
+    assert not said(sidecar, "reload rolled back")
+
+
+def _register(outside: OutsideNode, upstreams: Upstreams) -> list[str]:
+    """Register every instance, and return the ids of those that are to flap."""
+    flapping = []
+    for name, port in upstreams.ports.items():
+        service, _, number = name.partition("-")
+        service_id = outside.register(service, port, f"route={service}.test")
+        if number != "0":
+            flapping.append(service_id)
+    return flapping
+
+
+async def _flap(outside: OutsideNode, services: list[str], *, for_seconds: float) -> int:
+    """Turn every check over, again and again, from a random start; return how often."""
+    statuses = {service: random.Random(service).choice(("passing", "critical")) for service in services}
+    begin, rounds = time.monotonic(), 0
+    while time.monotonic() - begin < for_seconds:
+        await call(outside.set_checks, statuses)
+        rounds += 1
+        statuses = {name: "critical" if status == "passing" else "passing" for name, status in statuses.items()}
+        # A busy machine makes fewer rounds, never a burst of late ones.
+        await asyncio.sleep(max(0.0, begin + rounds / FREQUENCY - time.monotonic()))
+    return rounds
+
+
+async def _most_draining(sidecar: Sidecar) -> int:
+    """Count old workers until cancelled, and return the highest number."""
+    most = 0
+    try:
+        while True:
+            most = max(most, (await call(sidecar.status))["nginx"]["draining"] or 0)
+            await asyncio.sleep(0.2)
+    except asyncio.CancelledError:
+        return most
+
+
+def _budget(seconds: float) -> int:
+    """Reloads that the governor allows: the burst, one per interval, and one that was under way."""
+    defaults = ReloadSettings()
+    return defaults.burst + int(seconds / defaults.interval) + 1
+
+
+def _serving(sidecar: Sidecar) -> int:
+    services = sidecar.status()["services"]
+    return sum(
+        instance["state"] == "serving"
+        for service in services
+        for variant in service["variants"]
+        for instance in variant["instances"]
+    )
+
+
+def _reloads(server: NginxServer) -> int:
+    return server.errors().count("(SIGHUP) received")
