@@ -28,26 +28,32 @@ class CannotSetUp(Exception):
     """Something that only the user can put right; the text says how."""
 
 
-def set_up(groups: tuple[str, ...], *, debian_nginx: bool, engine: bool = False) -> dict[str, str]:
+def set_up(
+    groups: tuple[str, ...], *, debian_nginx: bool, engine: bool = False, prometheus: bool = False
+) -> dict[str, str]:
     """Install what is missing and return the environment in which the tools are found.
 
     ``groups`` are dependency groups of pyproject.toml. ``debian_nginx`` also wants the distribution's nginx with its
-    stream and Lua modules, ``engine`` its Podman, where we may install them.
+    stream and Lua modules, ``engine`` its Podman, where we may install them; ``prometheus`` its Prometheus, unpacked.
     """
     _set_up_venv(groups)
     if debian_nginx:
         _install_debian_nginx()
     if engine:
         _install_engine()
+    if prometheus:
+        _provide_prometheus()
     _link_tool("nginx", _search("nginx") or _wheel_nginx())
     _link_tool("consul", _search("consul") or _unpacked_consul())
     return {**os.environ, "PATH": _path() + os.pathsep + str(TOOLS)}
 
 
-def run_or_exit(groups: tuple[str, ...], *, debian_nginx: bool, engine: bool = False) -> dict[str, str]:
+def run_or_exit(
+    groups: tuple[str, ...], *, debian_nginx: bool, engine: bool = False, prometheus: bool = False
+) -> dict[str, str]:
     """`set_up` for a script: what cannot be set up ends it with status 2 and the reason on standard error."""
     try:
-        return set_up(groups, debian_nginx=debian_nginx, engine=engine)
+        return set_up(groups, debian_nginx=debian_nginx, engine=engine, prometheus=prometheus)
     except CannotSetUp as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
@@ -247,6 +253,40 @@ def _install_engine() -> None:
         _say(f"{what} will be skipped: {error}")
 
 
+# --- Prometheus
+
+
+def _provide_prometheus() -> None:
+    """Unpack the distribution's Prometheus for the tests in which one scrapes us; they are the only ones that lack it.
+
+    Installing it would start a server that nobody asked for.
+    """
+    tools = ("prometheus", "promtool")
+    folder = _cache() / "prometheus"
+    unpacked = {tool: folder / "usr" / "bin" / tool for tool in tools}
+    if all(map(_search, tools)):
+        return
+    try:
+        if not all(os.access(path, os.X_OK) for path in unpacked.values()):
+            _unpack_prometheus(folder)
+    except CannotSetUp as error:
+        _say(f"tests with Prometheus will be skipped: {error}")
+        return
+    for tool in tools:
+        _link_tool(tool, _search(tool) or unpacked[tool])
+
+
+def _unpack_prometheus(folder: Path) -> None:
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        raise CannotSetUp("put `prometheus` and `promtool` on PATH")
+    _say(f"no Prometheus on PATH: unpacking the distribution's package with apt-get download into {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        unpacked = _unpack_package("prometheus", Path(scratch), sources=None)
+        shutil.rmtree(folder, ignore_errors=True)
+        unpacked.rename(folder)
+
+
 # --- Consul
 
 
@@ -337,4 +377,4 @@ def _require_apt(what: str) -> None:
 
 
 if __name__ == "__main__":
-    run_or_exit(("test", "lint", "demo"), debian_nginx=True, engine=True)
+    run_or_exit(("test", "lint", "demo"), debian_nginx=True, engine=True, prometheus=True)

@@ -94,6 +94,25 @@ def test_an_engine_that_cannot_be_installed_costs_only_its_own_tests(
     assert failure in said
 
 
+def test_a_prometheus_that_cannot_be_had_costs_only_its_own_tests(
+    setup: ModuleType,
+    own_tools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(setup, "_search", lambda _: None)
+    setup._provide_prometheus()
+    for tool in ("apt-get", "dpkg"):
+        (own_tools / tool).write_text("#!/bin/sh\necho E: no such package\nexit 100\n")
+        (own_tools / tool).chmod(0o755)
+    setup._provide_prometheus()
+    first, second = capsys.readouterr().err.split("tests with Prometheus will be skipped: ")[1:]
+    assert first.startswith("put `prometheus` and `promtool` on PATH")
+    assert "E: no such package" in second
+
+
 def test_another_system_is_told_what_to_install(
     setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

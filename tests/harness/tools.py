@@ -32,11 +32,20 @@ class NginxBinary:
 
 def find_consul() -> Path | None:
     """Return `consul` on PATH, else the one that the set-up unpacked into the cache folder."""
-    on_path = shutil.which("consul")
+    return _find("consul", "consul")
+
+
+def find_prometheus(tool: str) -> Path | None:
+    """Return ``prometheus`` or ``promtool`` from PATH, else what the set-up unpacked into the cache folder."""
+    return _find("prometheus", tool)
+
+
+def _find(package: str, tool: str) -> Path | None:
+    on_path = shutil.which(tool)
     if on_path:
         return Path(on_path)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    unpacked = cache / "proxygen" / "consul" / "usr" / "bin" / "consul"
+    unpacked = cache / "proxygen" / package / "usr" / "bin" / tool
     return unpacked if os.access(unpacked, os.X_OK) else None
 
 
