@@ -328,6 +328,7 @@ def _surroundings(proxy: ProxySettings, binary: Binary | None, conf: OperatorCon
         keepalive_by_default=binary is not None and binary.keepalive_by_default,
         http2_directive=binary is not None and binary.http2_directive,
         reject_handshake=binary is None or binary.reject_handshake,
+        share_from=proxy.share_servers_from,
         operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
         operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
         operator_defaults=frozenset() if conf is None else _default_listens(conf),

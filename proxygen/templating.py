@@ -159,6 +159,10 @@ class Templates:
             raise TemplateError(f"template {name}: {type(error).__name__}: {error}") from error
         return Block(text if text.endswith("\n") or not text else text + "\n")
 
+    def is_own(self, name: str) -> bool:
+        """Whether the operator's template stands in front of the shipped one."""
+        return self.own is not None and self._files[name].path.is_relative_to(self.own)
+
     def read(self, name: str) -> str:
         """Return a file of the templates directory as it is, such as a page."""
         found = self._source(name)

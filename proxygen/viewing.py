@@ -80,6 +80,8 @@ class Surroundings:
     operator_directives: frozenset[str] = frozenset()
     """http-level directives that nginx.conf already holds and that may stand only once."""
     operator_stream_directives: frozenset[str] = frozenset()
+    share_from: int = 0
+    """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
     operator_defaults: frozenset[str] = frozenset()
     """Listen addresses for which nginx.conf already has a default server."""
 
@@ -272,7 +274,8 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
     if certificate is not None:
         listens += around.https_listens(default=default)
     return VirtualServerView(
-        name=server.host or "_",
+        names=(server.host or "_",),
+        targets=None,
         listens=listens,
         http2=around.http2_directive,
         certificate=None

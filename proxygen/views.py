@@ -190,7 +190,9 @@ class CertificateView:
 class VirtualServerView:
     """server.conf.j2"""
 
-    name: str
+    names: tuple[str, ...]
+    targets: MapView | None
+    """For hosts that share it: from host to where requests go."""
     listens: tuple[ListenView, ...]
     http2: bool
     certificate: CertificateView | None
@@ -198,6 +200,11 @@ class VirtualServerView:
     trusted_proxies: tuple[str, ...]
     has_root: bool
     snippets: tuple[Block, ...]
+
+    @property
+    def name(self) -> str:
+        """The only host, for an operator's own template: with such a one no hosts share a virtual server."""
+        return self.names[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,16 +142,19 @@ _POLICY = Policy(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(_INSTANCES, min_size=2, max_size=5))
-def test_what_is_rendered_after_other_catalogs_is_what_is_rendered_alone(history: list[list[Instance]]) -> None:
+@given(st.lists(_INSTANCES, min_size=2, max_size=5), st.sampled_from([0, 1, 3]))
+def test_what_is_rendered_after_other_catalogs_is_what_is_rendered_alone(
+    history: list[list[Instance]], share_from: int
+) -> None:
     """Nothing that the planner and the renderer remember shows in the result."""
-    planner, renderer, memory = Planner(_POLICY), Renderer(TEMPLATES, Surroundings(), Snippets()), Memory()
+    around = Surroundings(share_from=share_from)
+    planner, renderer, memory = Planner(_POLICY), Renderer(TEMPLATES, around, Snippets()), Memory()
     for members in history:
         now = catalog(*members)
         planned = planner.plan(now, memory, {})
         fresh = Planner(_POLICY).plan(now, memory, {})
         assert planned == fresh
-        incremental, alone = renderer.render(planned), render(fresh)
+        incremental, alone = renderer.render(planned), render(fresh, around=around)
         assert incremental.contents == alone.contents
         assert incremental.digest == alone.digest
         memory = planned.memory

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -76,7 +76,7 @@ class StructureGate:
                     )
                 )
         self._accepted = accepted
-        return tuple(found)
+        return (*found, *_lost(rendered))
 
     def _learn(self, units: Sequence[Unit]) -> None:
         """Parse the inert twins that are new; units of one shape share one twin."""
@@ -99,7 +99,7 @@ class StructureGate:
 
 def _unplanned(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
     """Compare names and counts with the plan's own."""
-    upstreams, names, paths = [], [], []
+    upstreams, names, paths, targets = [], [], [], []
     for directive in tree:
         block = directive.get("block") or ()
         if directive["directive"] == "upstream":
@@ -108,6 +108,8 @@ def _unplanned(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
         elif directive["directive"] == "server":
             names += [name for line in block if line["directive"] == "server_name" for name in line["args"]]
             paths += [line["args"][-1] for line in block if line["directive"] == "location"]
+        elif directive["directive"] == "map" and unit.targets:
+            targets += [(line["directive"], *line["args"]) for line in block if line["directive"] != "default"]
     first = tree[0]["line"] if tree else 1
     if tuple(upstreams) != unit.upstreams:
         return Oddity(first, f"upstreams {upstreams!r} are not the plan's {list(unit.upstreams)!r}")
@@ -115,7 +117,21 @@ def _unplanned(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
         return Oddity(first, f"server names {names!r} are not the plan's {list(unit.names)!r}")
     if missing := set(unit.paths) - set(paths):
         return Oddity(first, f"locations {sorted(missing)!r} of the plan are missing")
+    if tuple(targets) != unit.targets:
+        return Oddity(first, f"targets {targets!r} are not the plan's {list(unit.targets)!r}")
     return None
+
+
+def _lost(rendered: Rendered) -> Iterator[Refusal]:
+    """Find hosts that share a virtual server and whose upstream is nowhere: in a map nginx would not miss it before a
+    request asks for it."""
+    units = [(file, unit) for file in rendered.files for unit in file.units]
+    upstreams = {name for _, unit in units for name, _ in unit.upstreams}
+    for file, unit in units:
+        for host, target in unit.targets:
+            if target.rpartition("/")[2] not in upstreams:
+                reason = f"{host} leads to {target}, which is no upstream"
+                yield Refusal(gate="structure", file=file.path, line=0, services=(), reason=reason)
 
 
 def _parse(units: Sequence[tuple[str, str]]) -> list[tuple[list[dict[str, Any]], Oddity | None]]:

@@ -131,6 +131,14 @@ class ProxySettings(Slice):
             "location-SERVICE.conf, stream.conf"
         ),
     )
+    share_servers_from: int = Field(
+        default=2000,
+        ge=0,
+        description=(
+            "from so many hosts on, those that need nothing of their own share virtual servers: nginx reloads in a third "
+            "of the time and memory, and looks for the upstream at each request; 0: never"
+        ),
+    )
     seed: str = Field(
         default="",
         description=(

@@ -24,7 +24,10 @@ from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
 
-HASHES: Final = "server_names_hash_max_size 8192; variables_hash_max_size 8192;"
+HASHES: Final = "server_names_hash_max_size 32768; variables_hash_max_size 32768;"
+
+CONNECTIONS: Final = 16_384
+"""Of each nginx worker: idle connections to instances of thousands of services count too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ class Proxygen:
 
     def __init__(self, consul: ConsulAgent, binary: NginxBinary, directory: Path) -> None:
         self._consul = consul
-        self._nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
+        self._nginx = NginxServer(binary, directory / "nginx", output=directory / "output", connections=CONNECTIONS)
         self._sidecar = Sidecar(consul, self._nginx, directory / "sidecar", {"log.level": "info"})
         self.http = self._sidecar.http
 
@@ -139,7 +142,9 @@ class ConsulTemplate:
         self.http = free_port()
         self._consul = consul
         self._directory = directory
-        self._nginx = NginxServer(binary, directory / "nginx", output=directory / "output", http=HASHES)
+        self._nginx = NginxServer(
+            binary, directory / "nginx", output=directory / "output", http=HASHES, connections=CONNECTIONS
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._command: list[str | Path] = [program, "-config", directory / "consul-template.json"]
         destination = directory / "output/current/http.d/services.conf"

@@ -18,6 +18,7 @@ NAMES: Final = (*INSTANCES, NEWCOMER, CANARY)
 
 _NODES: Final = 30
 _WRITERS: Final = 8
+_SAMPLE: Final = 200
 _CANARY_TAG: Final = "proxygen.canary=0%"
 
 
@@ -36,6 +37,11 @@ class Fleet:
     @property
     def services(self) -> tuple[str, ...]:
         return tuple(f"service-{number:04d}" for number in range(self.size))
+
+    @property
+    def sample(self) -> tuple[str, ...]:
+        """Some from the first to the last: asking each of thousands would take longer than to serve them."""
+        return (*self.services[:: max(1, self.size // _SAMPLE)], self.services[-1])
 
     def register(self) -> None:
         """Register everything, and a canary with no share yet for each service."""

@@ -43,7 +43,7 @@ async def measure(contender: Contender, fleet: Fleet, changed: Sequence[str], re
     try:
         begun = time.perf_counter()
         await asyncio.to_thread(contender.start)
-        record.seconds[COLD_START].append(await until_served(contender, fleet.services, begun))
+        record.seconds[COLD_START].append(await until_served(contender, fleet.sample, begun))
         await asyncio.sleep(2 * QUIET)
         record.started.append(contender.usage())
         for service in changed:

@@ -24,20 +24,25 @@ def site_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgen
     agent.stop()
 
 
-@pytest.fixture(scope="session", params=["debian", "wheel"])
+@pytest.fixture(scope="session", params=["debian", "wheel", "debian, shared"])
 def site(
     request: pytest.FixtureRequest, site_consul: ConsulAgent, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     """A running sidecar beside each nginx. Services stay until the end, so every test has hosts of its own.
 
+    The last one has hosts share virtual servers, as in a large catalog: nobody can tell.
+
     One worker: round robin, passive health and rate limits are then exact, as nginx counts them per worker.
     """
-    binary = find_nginx(request.param)
+    name, _, layout = request.param.partition(", ")
+    binary = find_nginx(name)
     if binary is None:
-        missing(f"nginx ({request.param})")
-    directory = tmp_path_factory.mktemp(f"site-{binary.name}")
+        missing(f"nginx ({name})")
+    directory = tmp_path_factory.mktemp(f"site-{binary.name}-{layout}")
     authority = Authority()
     settings = _operators_files(directory, authority)
+    if layout == "shared":
+        settings["proxy.share_servers_from"] = 1
     nginx = NginxServer(binary, directory / "nginx", output=directory / "output", workers=1)
     sidecar = Sidecar(site_consul, nginx, directory / "sidecar", settings)
     site = Site(site_consul, nginx, sidecar, authority)

@@ -183,3 +183,28 @@ def test_a_tag_that_does_not_parse_takes_out_its_own_service_only(routes: Site) 
     routes.register("route-broken", broken, "route=broken.example.com", "weight=7")
     routes.until_served(broken)
     assert routes.ask("broken.example.com").instance == "broken"
+
+
+def test_hosts_that_share_a_virtual_server_are_told_apart_however_they_are_written(
+    site: Site, request: pytest.FixtureRequest
+) -> None:
+    """In the layout of a large catalog; in the other one they have their own, and the same holds."""
+    apps = {name: site.app(f"sharing-{name}") for name in ("one", "two", "three")}
+    ids = {
+        name: site.register(f"sharing-{name}", app, f"route={name}.sharing.example.com") for name, app in apps.items()
+    }
+    site.until(*(f"server_name {name}.sharing.example.com;" for name in apps))
+    shares = "shared" in request.node.callspec.id
+    assert all((f"\n    {name}.sharing.example.com http://" in site.live()) is shares for name in apps)
+    for name in apps:
+        for host in (f"{name}.sharing.example.com", f"{name}.Sharing.EXAMPLE.com:81", f"{name}.sharing.example.com."):
+            assert site.ask(host).instance == f"sharing-{name}"
+            assert site.ask(host, "/a%20b/../c?d=e").seen["path"] == "/a%20b/../c?d=e"
+    assert site.ask("four.sharing.example.com").status == 404
+    site.consul.deregister(ids["two"])
+    site.until_live(lambda live: live and "two.sharing" not in live, "two is gone")
+    assert site.ask("two.sharing.example.com").status == 404
+    assert {site.ask(f"{name}.sharing.example.com").instance for name in ("one", "three")} == {
+        "sharing-one",
+        "sharing-three",
+    }

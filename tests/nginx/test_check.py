@@ -103,7 +103,7 @@ def test_a_path_printed_raw_by_an_operators_template_is_refused_by_service_and_l
     ],
 )
 def test_a_host_printed_raw_by_an_operators_template_is_refused(tmp_path: Path, host: str) -> None:
-    own = _raw(tmp_path, "server.conf.j2", "server.name")
+    own = _raw(tmp_path, "server.conf.j2", "name")
     refusals = StructureGate(own_templates=True).refusals(_render(_attack(_neighbours(), "evil", host=host), own))
     assert {refusal.services for refusal in refusals} == {("evil",)}
 
@@ -194,7 +194,7 @@ def test_shapes_that_come_and_go_are_forgotten() -> None:
             for number in range(600)
         ]
         assert gate.refusals(renderer.render(plan(*members))) == ()
-    assert len(renderer._inert) < MAX_SHAPES + 700
+    assert len(renderer._twins._inert) < MAX_SHAPES + 700
     assert len(gate._inert) < MAX_SHAPES + 700
 
 
