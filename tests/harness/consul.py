@@ -45,6 +45,7 @@ class ConsulAgent:
         self.token = token
         self.http_port = free_port()
         self.serf_port = free_port()
+        self.wan_port = free_port()
         self.address = f"127.0.0.1:{self.http_port}"
         self.node = f"node-{self.http_port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,7 +57,7 @@ class ConsulAgent:
         ports = {
             "http": self.http_port,
             "serf_lan": self.serf_port,
-            "serf_wan": free_port(),
+            "serf_wan": self.wan_port,
             "server": free_port(),
             "dns": -1,
             "grpc": -1,
@@ -277,6 +278,37 @@ def start_client(directory: Path, servers: Sequence[ConsulAgent]) -> ConsulAgent
     agent = ConsulAgent(directory, persistent=True, config=config)
     agent.start()
     return agent
+
+
+def start_datacenters(directory: Path, sizes: Mapping[str, int]) -> dict[str, list[ConsulAgent]]:
+    """Start a cluster in each datacenter, by name the number of its servers, and join them over their WAN."""
+    datacenters = {
+        name: [ConsulAgent(directory / f"{name}-{number}", persistent=True) for number in range(size)]
+        for name, size in sizes.items()
+    }
+    wan = [f"127.0.0.1:{agent.wan_port}" for agents in datacenters.values() for agent in agents]
+    for name, agents in datacenters.items():
+        for agent in agents:
+            agent._write(
+                "extra.json",
+                {
+                    "datacenter": name,
+                    "bootstrap_expect": len(agents),
+                    "retry_join": [f"127.0.0.1:{peer.serf_port}" for peer in agents],
+                    "retry_join_wan": wan,
+                    "retry_interval": "1s",
+                    "retry_interval_wan": "1s",
+                },
+            )
+            agent.start(wait=False)
+    for agent in (agent for agents in datacenters.values() for agent in agents):
+        process.wait_until(agent._ready, what=f"a leader for {agent.address}", timeout=60.0)
+        process.wait_until(
+            lambda: set(agent.get("/v1/catalog/datacenters")) == datacenters.keys(),  # noqa: B023 - called at once
+            what=f"all datacenters seen from {agent.address}",
+            timeout=60.0,
+        )
+    return datacenters
 
 
 def leader_of(agents: Sequence[ConsulAgent]) -> ConsulAgent:
