@@ -1,0 +1,231 @@
+"""`proxygen register -- COMMAND` as a container's engine sees it: signals in, an exit code out, nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.harness import process
+from tests.harness.consul import ConsulAgent
+from tests.harness.entrypoint import Entrypoint
+from tests.harness.ports import free_port
+
+Register = Callable[..., Entrypoint]
+
+INSTANCE = (sys.executable, "-m", "tests.harness.instance")
+
+
+@pytest.fixture
+def register(consul: ConsulAgent, tmp_path: Path) -> Iterator[Register]:
+    """Start entrypoints with these options; what still runs at the end is killed with everything below it."""
+    started: list[Entrypoint] = []
+
+    def start(*options: object, **environment: str) -> Entrypoint:
+        started.append(Entrypoint(consul, tmp_path / f"register{len(started)}.log", options, environment))
+        return started[-1]
+
+    yield start
+    for entrypoint in started:
+        entrypoint.kill()
+
+
+def web(port: int, *options: object) -> tuple[object, ...]:
+    """The options of an instance on loopback that leaves at once."""
+    return ("--name", "web", "--port", port, "--address", "127.0.0.1", "--drain", "0s", *options)
+
+
+def process_only(*command: object) -> tuple[object, ...]:
+    """A command without a port, registered as long as it runs."""
+    return (*web(1, "--check-process"), "--", *command)
+
+
+def held(consul: ConsulAgent) -> Any:
+    """The services on the agent, by id."""
+    return consul.get("/v1/agent/services")
+
+
+def until_registered(consul: ConsulAgent) -> Any:
+    process.wait_until(lambda: held(consul), what="a service on the agent", timeout=30)
+    (service,) = held(consul).values()
+    return service
+
+
+def test_a_command_is_announced_when_it_answers_and_gone_when_it_has_ended(
+    consul: ConsulAgent, register: Register
+) -> None:
+    port = free_port()
+    running = register(
+        *web(port, "--route", "app.example.com", "--canary", "10%", "--tag", "v1", "--meta", "team=shop"),
+        *("--check-http", "/healthz", "--weights", "10,2", "--", *INSTANCE, "web-1", port),
+    )
+    service = until_registered(consul)
+    assert service["Tags"] == ["proxygen.route=app.example.com", "proxygen.canary=10%", "v1"]
+    assert service["Meta"] == {"team": "shop"}
+    assert service["Weights"] == {"Passing": 10, "Warning": 2}
+    (check,) = [check for check in consul.get("/v1/agent/checks").values() if check["ServiceID"] == service["ID"]]
+    assert check["Status"] == "passing", "it was asked before it was announced"
+    assert running.stop() == 0, running.said
+    assert held(consul) == {}
+
+
+def test_every_option_has_a_variable(consul: ConsulAgent, register: Register) -> None:
+    """For images whose command line nobody can edit."""
+    variables = {
+        "NAME": "shop",
+        "PORT": "80",
+        "ID": "shop-7",
+        "ADDRESS": "env:POD_IP",
+        "ROUTE": "a.example.com b.example.com",
+        "CHECK_PROCESS": "true",
+        "DRAIN": "0s",
+        "WEIGHTS": "3",
+    }
+    environment = {f"PROXYGEN_REGISTER_{name}": value for name, value in variables.items()}
+    running = register("--", "sleep", "1000", POD_IP="127.0.0.9", **environment)
+    service = until_registered(consul)
+    assert (service["ID"], service["Address"], service["Port"]) == ("shop-7", "127.0.0.9", 80)
+    assert service["Tags"] == ["proxygen.route=a.example.com", "proxygen.route=b.example.com"]
+    assert service["Weights"] == {"Passing": 3, "Warning": 3}
+    assert running.stop() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("sh", "-c", "exit 0"), 0),
+        (("sh", "-c", "exit 5"), 5),
+        (("sh", "-c", "kill -KILL $$"), 137),
+        (("no-such-command",), 127),
+        (("/etc/passwd",), 126),
+    ],
+    ids=lambda value: str(value),
+)
+def test_the_exit_code_is_the_commands(
+    consul: ConsulAgent, register: Register, command: tuple[str, ...], code: int
+) -> None:
+    running = register(*process_only(*command))
+    assert running.ended() == code, running.said
+    assert held(consul) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--name", "a/b", "--port", "80"), "name = 'a/b'"),
+        (("--name", "web", "--port", "0"), "--port"),
+        (("--name", "web", "--port", "80", "--route", "evil;}"), "proxygen.route"),
+        (("--name", "web", "--port", "80", "--address", "interface:nosuch0"), "interface:nosuch0"),
+        (("--name", "web", "--port", "80", "--meta", "team"), "KEY=VALUE"),
+        (("--name", "web", "--port", "80", "--check-http", "healthz"), "neither a path"),
+        (("--name", "web", "--port", "80", "--drain", "soon"), "drain"),
+        (("--name", "web", "--port", "80", "--local", "8080"), "--local"),
+    ],
+    ids=lambda value: " ".join(value[3:]) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_announced_starts_no_command(
+    consul: ConsulAgent, register: Register, tmp_path: Path, options: tuple[str, ...], reason: str
+) -> None:
+    running = register(*options, "--", "touch", tmp_path / "started")
+    assert running.ended() == 2, running.said
+    assert reason in running.said
+    assert not (tmp_path / "started").exists()
+
+
+def test_the_command_runs_on_without_consul(make_consul: Callable[..., ConsulAgent], tmp_path: Path) -> None:
+    consul = make_consul()
+    running = Entrypoint(consul, tmp_path / "log", process_only("sleep", "1000"))
+    try:
+        running.until_said("cannot be kept up")
+        consul.start()
+        until_registered(consul)
+        assert running.stop() == 128 + signal.SIGTERM
+    finally:
+        running.kill()
+    assert held(consul) == {}
+
+
+def test_signals_go_on_to_the_command(register: Register, tmp_path: Path) -> None:
+    names = ("HUP", "USR1", "USR2")
+    traps = "".join(f"trap 'echo got-{name}' {name}; " for name in names)
+    # A shell runs its traps between two commands.
+    running = register(*process_only("sh", "-c", f"{traps} echo ready; while :; do sleep 0.05; done"))
+    running.until_said("ready")
+    for name in names:
+        running.send(getattr(signal, f"SIG{name}"))
+        running.until_said(f"got-{name}")
+    assert running.stop() == 128 + signal.SIGTERM
+
+
+def test_orphans_are_reaped(register: Register) -> None:
+    """What loses its parent comes to us, is no zombie when it ends, and does not end the command."""
+    running = register(*process_only("sh", "-c", "(sh -c 'sleep 0.1' & echo left-$!) ; echo ready; sleep 1000"))
+    running.until_said("ready")
+    me = psutil.Process(running.process.pid)
+    process.wait_until(lambda: len(me.children(recursive=True)) == 2, what="only the shell and its sleep", timeout=30)
+    assert not [child for child in me.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE]
+    assert running.stop() == 128 + signal.SIGTERM
+
+
+def test_a_shells_orphans_get_the_time_to_end(register: Register) -> None:
+    """A shell dies of SIGTERM and tells nothing to what it runs; that gets SIGTERM too, and its grace."""
+    inner = "trap 'echo inner-ended; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    running = register(*process_only("sh", "-c", f'sh -c "{inner}"; :'))
+    running.until_said("ready")
+    assert running.stop() == 128 + signal.SIGTERM
+    assert "inner-ended" in running.said
+
+
+def test_a_command_that_does_not_listen_is_killed_after_its_grace(consul: ConsulAgent, register: Register) -> None:
+    running = register("--grace", "200ms", *process_only("sh", "-c", "trap '' TERM; echo ready; sleep 1000; :"))
+    running.until_said("ready")
+    until_registered(consul)
+    assert running.stop() == 128 + signal.SIGKILL
+    assert held(consul) == {}
+
+
+def test_a_second_signal_cuts_the_drain_short(consul: ConsulAgent, register: Register) -> None:
+    running = register(
+        *("--name", "web", "--port", "1", "--address", "127.0.0.1", "--check-process", "--drain", "1h"),
+        *("--", "sleep", "1000"),
+    )
+    running.until_said("registered")
+    running.send(signal.SIGTERM)
+    running.until_said("leaving")
+    process.wait_until(
+        lambda: any("_service_maintenance" in check for check in consul.get("/v1/agent/checks")), what="maintenance"
+    )
+    assert running.stop() == 128 + signal.SIGTERM
+    assert held(consul) == {}
+
+
+def test_a_command_that_never_answers_is_ended_and_was_never_announced(consul: ConsulAgent, register: Register) -> None:
+    running = register(*web(free_port(), "--start-timeout", "500ms"), "--", "sleep", "1000")
+    assert running.ended() == 1
+    assert "did not become ready within 0.5s" in running.said
+    assert held(consul) == {}
+    assert "registered" not in running.said
+
+
+def test_a_command_tells_health(consul: ConsulAgent, register: Register, tmp_path: Path) -> None:
+    """The exit code of --check-command is the status; a command that fails is not announced to begin with."""
+    file = tmp_path / "health"
+    file.write_text("2")
+    check = f"sh -c 'exit $(cat {file})'"
+    running = register(*web(1, "--check-command", check, "--check-ttl", "1500ms"), "--", "sleep", "1000")
+
+    def status() -> list[str]:
+        found = consul.get("/v1/agent/checks").values()
+        return [check["Status"] for check in found if check["ServiceID"]]
+
+    process.wait_until(lambda: psutil.Process(running.process.pid).children(), what="the command", timeout=30)
+    assert held(consul) == {}
+    for code, wanted in (("0", "passing"), ("1", "warning"), ("2", "critical"), ("0", "passing")):
+        file.write_text(code)
+        process.wait_until(lambda wanted=wanted: status() == [wanted], what=wanted, timeout=30)  # type: ignore[misc]
+    assert running.stop() == 128 + signal.SIGTERM
