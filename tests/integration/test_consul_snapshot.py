@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,10 @@ from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.snapshot import fetch_catalog, take_snapshot
 from proxygen.errors import CatalogUnavailable
+from proxygen.model import ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE
-from tests.harness.consul import ConsulAgent
+from tests.harness.consul import ConsulAgent, start_datacenters
 
 
 async def test_a_snapshot_reads_back_as_what_was_fetched(consul: ConsulAgent) -> None:
@@ -37,3 +39,31 @@ async def test_an_unknown_datacenter_is_no_empty_catalog(consul: ConsulAgent) ->
     async with ConsulClient(ConsulSettings(address=consul.address, datacenter="nowhere")) as client:
         with pytest.raises(CatalogUnavailable, match="No path to datacenter"):
             await fetch_catalog(client, tag_prefix="proxygen")
+
+
+async def test_a_snapshot_holds_what_stands_behind_in_other_datacenters(
+    tmp_path: Path,
+) -> None:
+    """A datacenter that cannot be asked is left out, which is not the same as empty."""
+    started = start_datacenters(tmp_path, {"dc1": 1, "dc2": 1})
+    [here], [there] = started.values()
+    try:
+        here.register("web", id="web-1", port=8001, tags=[ROUTE, "proxygen.failover=dc2,atlantis"])
+        here.register("lone", id="lone-1", port=8002, tags=[ROUTE, "proxygen.failover=dc2"])
+        there.register("web", id="web-2", port=8003)
+        there.register("unnamed", id="unnamed-1", port=8004)
+        async with ConsulClient(ConsulSettings(address=here.address)) as client:
+            catalog = await fetch_catalog(client, tag_prefix="proxygen")
+            assert read_catalog_file(await take_snapshot(client, tag_prefix="proxygen")) == catalog
+            [web] = catalog.elsewhere["dc2"][ServiceName("web")]
+            assert (web.id, web.datacenter) == ("web-2", "dc2")
+            assert catalog.elsewhere.keys() == {"dc2"}
+            assert catalog.elsewhere["dc2"].keys() == {"web", "lone"}
+            assert catalog.elsewhere["dc2"][ServiceName("lone")] == ()
+            there.kill()
+            without = await fetch_catalog(client, tag_prefix="proxygen")
+            assert without.elsewhere == {}
+            assert without.services == catalog.services
+    finally:
+        for agent in (here, there):
+            agent.kill()
