@@ -26,7 +26,7 @@ class Reporter:
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._live: Mapping[ServiceName, Service] | None = None
-        """What this reporter saw go live last."""
+        """What is live; None before this reporter saw it."""
         self._failure: tuple[Outcome, str] | None = None
 
     async def run(self) -> NoReturn:
@@ -43,6 +43,8 @@ class Reporter:
         elif step.failed and (step.outcome, step.reason) != self._failure:
             kind = Kind.REJECTED if step.outcome is Outcome.REJECTED else Kind.ROLLED_BACK
             self._events.append(kind, step.reason, generation=step.generation)
+        elif step.outcome is Outcome.UNCHANGED and plan is not None and self._reconciler.pinned is None:
+            self._live = _by_name(plan)
         # A failure is tried again and again; it is news once, until something else comes of it.
         self._failure = (step.outcome, step.reason) if step.failed else None
         self._events.note(Topic.HOLD, dict(self._holds()))
@@ -57,7 +59,7 @@ class Reporter:
             text = f"nginx went to generation {step.generation}"
             self._events.append(Kind.APPLIED, text, generation=step.generation)
             return
-        before, self._live = self._live, {service.name: service for service in plan.services}
+        before, self._live = self._live, _by_name(plan)
         late = f", {step.propagation:.2f} s after the change" if step.propagation is not None else ""
         text = f"generation {step.generation} is live{late}"
         self._events.append(Kind.APPLIED, text, generation=step.generation, services=_changed(before, self._live))
@@ -80,6 +82,10 @@ class Reporter:
                     text=held.reason, end="no servers are held any more", cause=" ".join(services), services=services
                 ),
             )
+
+
+def _by_name(plan: Plan) -> Mapping[ServiceName, Service]:
+    return {service.name: service for service in plan.services}
 
 
 def _changed(before: Mapping[ServiceName, Service] | None, now: Mapping[ServiceName, Service]) -> tuple[str, ...]:

@@ -71,9 +71,12 @@ def test_what_went_live_names_the_services_that_changed() -> None:
 
 
 def test_nothing_to_change_is_no_news() -> None:
+    """But what is live is known from then on."""
     parts = Parts(plan=plan(WEB))
-    parts.step(Outcome.APPLIED)
     assert parts.step(Outcome.UNCHANGED) == ()
+    parts.plan = plan(WEB, SHOP)
+    (event,) = parts.step(Outcome.APPLIED)
+    assert event.services == ("shop",)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,265 @@
+"""What an operator's tools see of a real sidecar: the event stream, the metrics, a Prometheus that scrapes both."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxygen.admin.families import FAMILIES
+from tests.harness import process
+from tests.harness.app import App
+from tests.harness.consul import ConsulAgent
+from tests.harness.nginx import NginxServer
+from tests.harness.ports import free_port
+from tests.harness.sidecar import Sidecar
+from tests.harness.stream import Listener
+from tests.harness.tools import NginxBinary, find_prometheus, missing
+
+MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
+RULES = MONITORING / "alerts.yml"
+
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@pytest.fixture
+def watched(
+    any_nginx_binary: NginxBinary,
+    consul: ConsulAgent,
+    make_nginx: Callable[..., NginxServer],
+    make_sidecar: Callable[..., Sidecar],
+) -> Sidecar:
+    """A sidecar at work."""
+    nginx = make_nginx(any_nginx_binary)
+    nginx.start()
+    sidecar = make_sidecar(consul, nginx)
+    sidecar.start()
+    return sidecar
+
+
+def metrics(sidecar: Sidecar) -> dict[tuple[str, frozenset[str]], float]:
+    """Every sample by its name and its labels' values."""
+    with OPENER.open(f"http://127.0.0.1:{sidecar.admin}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return {
+            (sample.name, frozenset(sample.labels.values())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+def value(sidecar: Sidecar, name: str, *labels: str) -> float | None:
+    return metrics(sidecar).get((name, frozenset(labels)))
+
+
+def test_what_goes_live_what_is_left_out_and_what_is_held_are_seen_in_events_and_metrics(
+    consul: ConsulAgent, watched: Sidecar
+) -> None:
+    listener = Listener(watched)
+    with App("web-1") as app:
+        web = consul.register("web", port=app.port, tags=["proxygen.route=web.example.com"])
+        listener.wait_for("applied")
+        process.wait_until(lambda: value(watched, "proxygen_services", "served") == 1, what="web is counted")
+        assert value(watched, "proxygen_service_serving", "web", "stable") == 1
+
+        bad = consul.register("bad", port=app.port, tags=["proxygen.route=bad.example.com", "proxygen.weight=x"])
+        event = listener.wait_for("quarantined", services=["bad"])
+        assert "is not a whole number" in event["text"]
+        assert value(watched, "proxygen_service_quarantined", "bad") == 1
+
+        assert watched.command("rollback").returncode == 0
+        held = listener.wait_for("held")
+        assert "went back" in held["text"]
+        process.wait_until(lambda: value(watched, "proxygen_held", "rollback") == 1, what="the hold is counted")
+        assert value(watched, "proxygen_ready") == 0
+
+        assert watched.command("release-hold").returncode == 0
+        listener.wait_for("hold ended")
+        process.wait_until(lambda: value(watched, "proxygen_held", "rollback") == 0, what="the hold's end is counted")
+
+        consul.deregister(bad)
+        listener.wait_for("quarantine ended", services=["bad"])
+        consul.deregister(web)
+        process.wait_until(
+            lambda: not any("web" in labels or "bad" in labels for _, labels in metrics(watched)),
+            what="gone services leave no series",
+            timeout=30,
+        )
+    found = metrics(watched)
+    assert found["proxygen_passes_total", frozenset({"applied"})] >= 3
+    assert found["proxygen_reload_seconds_count", frozenset()] >= 3
+    assert found["proxygen_propagation_seconds_count", frozenset()] >= 2
+    assert found["proxygen_consul_requests_total", frozenset({"answered"})] > 0
+    assert found["proxygen_consul_received_bytes_total", frozenset()] > 0
+    assert found["process_resident_memory_bytes", frozenset()] > 0
+    assert watched.stop() == 0
+    listener.close()
+    ids = [event["id"] for event in listener.events]
+    assert ids == sorted(set(ids))
+
+
+def test_settings_that_change_cost_no_event(consul: ConsulAgent, watched: Sidecar) -> None:
+    """The parts are put together anew; ids go on, and what lasts is not told again."""
+    with App("web-1") as app:
+        consul.register("bad", port=app.port, tags=["proxygen.route=bad.example.com", "proxygen.weight=x"])
+        before = Listener(watched)
+        quarantined = before.wait_for("quarantined")
+        text = watched.config.read_text().replace("[admin]\n", '[admin]\nfresh = "90s"\n')
+        watched.config.write_text(text)
+        before.close()
+        live = watched.generation()
+        assert live is not None
+        process.wait_until(
+            lambda: value(watched, "proxygen_consul_freshness_limit_seconds") == 90, what="the new settings", timeout=30
+        )
+        consul.register("web", port=app.port, tags=["proxygen.route=web.example.com"])
+        after = Listener(watched)
+        after.wait_for("applied", generation=live + 1)
+        assert after.wait_for("quarantined") == quarantined
+        assert after.kinds().count("quarantined") == 1
+    watched.stop()
+    after.close()
+
+
+# --- a real Prometheus
+
+
+@pytest.fixture
+def promtool() -> Path:
+    tool = find_prometheus("promtool")
+    if tool is None:
+        missing("promtool")
+    return tool
+
+
+def test_the_alert_rules_are_sound(promtool: Path) -> None:
+    done = subprocess.run([promtool, "check", "rules", RULES], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_fires_on_its_trouble_and_on_no_other(promtool: Path, tmp_path: Path) -> None:
+    cases = (
+        (Path(__file__).parents[1] / "deploy" / "alerts_test.yml").read_text().replace("RULES", json.dumps(str(RULES)))
+    )
+    (tmp_path / "cases.yml").write_text(cases)
+    command = [str(promtool), "test", "rules", str(tmp_path / "cases.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(promtool: Path, watched: Sidecar) -> None:
+    with OPENER.open(f"http://127.0.0.1:{watched.admin}/metrics", timeout=10) as answer:
+        text = answer.read()
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+class Prometheus:
+    """A server that scrapes one sidecar five times a second and watches the alert rules."""
+
+    def __init__(self, binary: Path, directory: Path, sidecar: Sidecar) -> None:
+        self.port = free_port()
+        configuration = {
+            "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
+            "rule_files": [str(RULES)],
+            "scrape_configs": [
+                {"job_name": "proxygen", "static_configs": [{"targets": [f"127.0.0.1:{sidecar.admin}"]}]}
+            ],
+        }
+        # JSON is YAML.
+        (directory / "prometheus.yml").write_text(json.dumps(configuration))
+        self._process = process.start(
+            [
+                binary,
+                f"--config.file={directory / 'prometheus.yml'}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{self.port}",
+            ],
+            log=directory / "prometheus.log",
+            cwd=directory,
+        )
+
+    def get(self, path: str, **parameters: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with OPENER.open(url, timeout=10) as answer:
+            body = json.loads(answer.read())
+        assert body["status"] == "success", body
+        return body["data"]
+
+    def query(self, expression: str) -> list[Any]:
+        result: list[Any] = self.get("query", query=expression)["result"]
+        return result
+
+    def stop(self) -> None:
+        process.stop(self._process)
+
+
+@pytest.fixture
+def prometheus(watched: Sidecar, tmp_path: Path) -> Iterator[Prometheus]:
+    binary = find_prometheus("prometheus")
+    if binary is None:
+        missing("prometheus")
+    server = Prometheus(binary, tmp_path, watched)
+    yield server
+    server.stop()
+
+
+def expressions() -> list[str]:
+    """What the dashboard's panels ask, with its variables filled in."""
+    text = (MONITORING / "grafana.json").read_text()
+    found = [json.loads(f'"{match}"') for match in re.findall(r'"expr": "((?:[^"\\]|\\.)*)"', text)]
+    filled = {"$job": "proxygen", "$instance": ".*", "$__rate_interval": "30s"}
+    for variable, text in filled.items():
+        found = [expression.replace(variable, text) for expression in found]
+    return found
+
+
+@pytest.mark.slow
+def test_a_real_prometheus_scrapes_it_and_the_dashboard_has_something_to_show(
+    consul: ConsulAgent, watched: Sidecar, prometheus: Prometheus
+) -> None:
+    with App("web-1") as app:
+        tags = ["proxygen.route=web.example.com"]
+        consul.register("web", port=app.port, tags=tags)
+        consul.register("web", port=app.port, id="web-canary", tags=[*tags, "proxygen.canary=10%"])
+        consul.register("bad", port=app.port, tags=["proxygen.route=bad.example.com", "proxygen.weight=x"])
+        process.wait_until(
+            lambda: prometheus.query('proxygen_service_share{service="web", variant="canary"} == 0.1'),
+            what="Prometheus sees the canary",
+            timeout=60,
+        )
+        process.wait_until(
+            lambda: prometheus.query('proxygen_service_quarantined{service="bad"} == 1'),
+            what="Prometheus sees the quarantine",
+            timeout=60,
+        )
+        asked = expressions()
+        assert len(asked) > 20
+        # Nothing is held and every service has an instance: for these, silence is the answer.
+        loud = [text for text in asked if not any(word in text for word in ("kept_instances", "== 0", "changes("))]
+        process.wait_until(
+            lambda: not [text for text in loud if not prometheus.query(text)], what="every panel has data", timeout=60
+        )
+        for text in asked:
+            prometheus.query(text)
+        process.wait_until(
+            lambda: (
+                "ProxygenQuarantined" in {alert["labels"]["alertname"] for alert in prometheus.get("alerts")["alerts"]}
+            ),
+            what="the alert on the quarantine",
+            timeout=60,
+        )
+        (target,) = prometheus.get("targets")["activeTargets"]
+        assert (target["health"], target["lastError"]) == ("up", "")
+        known = set(prometheus.get("label/__name__/values"))
+        # Those of which a sound sidecar without a hold has no series.
+        silent = {"proxygen_service_kept_instances"}
+        assert {family.series for family in FAMILIES if family.type != "histogram"} - silent <= known
