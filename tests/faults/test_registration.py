@@ -39,6 +39,7 @@ def writes(consul: ConsulAgent) -> int:
 # --- T20 --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.incident("T20")
 async def test_t20_an_agent_that_lost_its_data_has_the_service_again_within_one_heartbeat(
     make_consul: Callable[..., ConsulAgent], saw: Callable[[str], None]
 ) -> None:
@@ -69,6 +70,7 @@ async def test_t20_an_agent_that_lost_its_data_has_the_service_again_within_one_
             saw(f"{found.count(False)} heartbeat(s) found the agent back without the service")
 
 
+@pytest.mark.incident("T20")
 async def test_t20_a_service_that_somebody_removed_is_back_after_one_heartbeat(consul: ConsulAgent) -> None:
     """Injects a deregistration behind the application's back: the heartbeat's check is unknown (404 or 500)."""
     async with Registration(
@@ -103,6 +105,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.incident("T21")
 async def test_t21_an_unchanged_registration_writes_nothing_and_wakes_nobody(
     make_consul: Callable[..., ConsulAgent],
 ) -> None:
@@ -144,6 +147,7 @@ async def start_application(consul: ConsulAgent, app: App) -> asyncio.subprocess
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.incident("T22")
 async def test_t22_five_instances_are_replaced_in_turn_under_load(
     consul: ConsulAgent,
     running: NginxServer,
