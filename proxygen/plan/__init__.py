@@ -94,6 +94,8 @@ class Planner:
 
 
 def _elsewhere(catalog: Catalog, name: ServiceName) -> _Elsewhere:
+    if not catalog.elsewhere:
+        return ()
     return tuple((datacenter, services[name]) for datacenter, services in catalog.elsewhere.items() if name in services)
 
 

@@ -26,7 +26,7 @@ def settle_claims(
     conflicts = []
     for service in services:
         for claim in service.claims:
-            if may_claim(service.name, claim, rules):
+            if not rules or may_claim(service.name, claim, rules):
                 wanted[claim].append(service)
             else:
                 conflicts.append(
@@ -39,6 +39,9 @@ def settle_claims(
                 )
     holders: dict[Claim, ServiceName] = {}
     for claim, rivals in wanted.items():
+        if len(rivals) == 1:
+            holders[claim] = rivals[0].name
+            continue
         before = held.get(claim)
         winner = min(rivals, key=lambda rival: (rival.name != before, rival.registered, rival.name))
         holders[claim] = winner.name

@@ -32,30 +32,37 @@ def virtual_servers(
     for claim, name in holders.items():
         if isinstance(claim, RouteClaim):
             own[claim.host][Path(claim.path)] = services[name]
+    # Most catalogs have few of them or none, and thousands of hosts that they may cover.
+    wide = {host for host, routes in own.items() if routes and (not host or host.startswith("*."))}
     servers = []
     for host in sorted(own):
-        routes = dict(own[host])
-        for wider in _wider(host):
+        routes = own[host]
+        covering = [wider for wider in _wider(host) if wider in wide] if wide else []
+        if covering:
+            routes = dict(routes)
+        for wider in covering:
             allowed = {
                 path: service
-                for path, service in own.get(wider, {}).items()
+                for path, service in own[wider].items()
                 if may_claim(service.name, RouteClaim(host, path), rules)
             }
             _fall_back(routes, allowed)
         servers.append(
             VirtualServer(
                 host=Host(host) if host else None,
-                locations=tuple(Location(path, routes[path]) for path in sorted(routes)),
-                certificate=certificates.get(host) or _wider_certificate(host, certificates),
+                locations=tuple([Location(path, routes[path]) for path in sorted(routes)]),
+                certificate=certificates.get(host) or _wider_certificate(host, covering, certificates),
             )
         )
     return tuple(servers)
 
 
-def _wider_certificate(host: str, certificates: Mapping[str, Certificate]) -> Certificate | None:
+def _wider_certificate(
+    host: str, covering: Iterable[str], certificates: Mapping[str, Certificate]
+) -> Certificate | None:
     """The certificate of a wildcard that holds this host too: a path that is claimed for one host must not take
     HTTPS away from what the wildcard serves there."""
-    for wider in _wider(host):
+    for wider in covering:
         certificate = certificates.get(wider)
         if certificate is not None and certificate_for(host, AUTO, (certificate,)) is not None:
             return certificate
