@@ -6,6 +6,7 @@ leaves an older catalog beside a newer generation, and nobody may go back to tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final
 import msgspec
 
 from proxygen.log import get_logger
-from proxygen.model import Catalog
+from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.nginx.disk import write_atomically
 
 FILE: Final = "state/catalog.json"
@@ -32,6 +33,17 @@ class LastGood:
     saved_at: datetime
 
 
+class _Elsewhere(msgspec.Struct, frozen=True):
+    elsewhere: dict[str, dict[ServiceName, tuple[Instance, ...]]] = {}
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """The same file, of which only this is read."""
+
+    catalog: _Elsewhere
+
+
+_PART_DECODER: Final = msgspec.json.Decoder(_Part)
 _DECODER: Final = msgspec.json.Decoder(LastGood)
 # Mappings that nobody may change are no type that msgspec knows.
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=dict)
@@ -47,6 +59,14 @@ def load_last_good(output: Path) -> LastGood | None:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         _log.warning("stored catalog not read", file=str(path), reason=str(error))
         return None
+
+
+def load_elsewhere(output: Path) -> Mapping[str, Mapping[ServiceName, tuple[Instance, ...]]]:
+    """Read what was known of other datacenters, which may be out of reach when this one is not."""
+    try:
+        return _PART_DECODER.decode((output / FILE).read_bytes()).catalog.elsewhere
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
 
 
 def save_last_good(output: Path, last_good: LastGood) -> None:

@@ -24,6 +24,7 @@ from proxygen.consul.watch import CatalogWatch
 from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
 from proxygen.events import EventLog
 from proxygen.files import watching
+from proxygen.last_good import load_elsewhere
 from proxygen.log import configure, get_logger
 from proxygen.model import Catalog
 from proxygen.news import Reporter
@@ -153,7 +154,8 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
     catalogs: Latest[Catalog] = Latest()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ConsulClient(settings.consul))
-        watch = CatalogWatch(client, tag_prefix=settings.proxy.tag_prefix, into=catalogs)
+        known = load_elsewhere(output.directory)
+        watch = CatalogWatch(client, tag_prefix=settings.proxy.tag_prefix, into=catalogs, known=known)
         reconciler = Reconciler(
             settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh
         )

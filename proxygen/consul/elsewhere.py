@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
@@ -24,7 +24,7 @@ from proxygen.consul.poll import Poll
 from proxygen.consul.reads import confirm_absence, confirm_listing, read_datacenters, service_path
 from proxygen.consul.view import View
 from proxygen.errors import CatalogUnavailable, ConsulUnreachable
-from proxygen.model import Instance
+from proxygen.model import Instance, ServiceName
 from proxygen.tags import Datacenter, parse_failover
 
 PATIENCE: Final = 5.0
@@ -36,6 +36,9 @@ _LOOK_AGAIN: Final = 30.0
 _LONGEST_PAUSE: Final = 30.0
 _ROUND: Final = 5.0
 """Seconds from one reading of all services that have no standing question to the next, at least."""
+
+Known = Mapping[str, Mapping[ServiceName, tuple[Instance, ...]]]
+"""As `Catalog.elsewhere`."""
 
 _Pair = tuple[Datacenter, str]
 """A datacenter and a service that names it."""
@@ -62,10 +65,12 @@ def share_of(max_connections: int) -> int:
 class Elsewhere:
     """Which services name which datacenters, and what is known of them there."""
 
-    def __init__(self, client: ConsulClient, *, tag_prefix: str, observed: Callable[[], None]) -> None:
-        """``observed`` is called when nothing is waited for any more, see `is_observed`."""
+    def __init__(self, client: ConsulClient, *, tag_prefix: str, known: Known, observed: Callable[[], None]) -> None:
+        """``known`` is what an earlier run knew, for datacenters that cannot be asked; ``observed`` is called when
+        nothing is waited for any more, see `is_observed`."""
         self._client = client
         self._tag_prefix = tag_prefix
+        self._known = known
         self._observed = observed
         self._ledger = Ledger()
         self._named: dict[str, tuple[Datacenter, ...]] = {}
@@ -172,7 +177,9 @@ class Elsewhere:
 
     def _assign(self, view: View, group: asyncio.TaskGroup) -> None:
         """Give each service that names a datacenter a standing question there, or a turn."""
-        pairs = [(one, name) for name, named in self._named.items() for one in named if one in (self._listed or ())]
+        named = [(one, name) for name, datacenters in self._named.items() for one in datacenters]
+        self._recall(view, named)
+        pairs = [pair for pair in named if pair[0] in (self._listed or ())]
         share = share_of(self._client.settings.max_connections)
         most = share - 1
         if len(pairs) > most:
@@ -187,6 +194,13 @@ class Elsewhere:
             if not services:
                 datacenter.stop()
                 del self._datacenters[name]
+
+    def _recall(self, view: View, pairs: Iterable[_Pair]) -> None:
+        """Start from what was known, until the datacenter itself says what is."""
+        for datacenter, name in pairs:
+            known = self._known.get(datacenter, {}).get(ServiceName(name))
+            if known is not None and view.instances_elsewhere(datacenter, name) is None:
+                view.observe_elsewhere(datacenter, name, known)
 
     def _is_polled(self, pair: _Pair) -> bool:
         name, service = pair

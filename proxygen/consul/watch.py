@@ -8,6 +8,7 @@ more, consistently, before it is believed.
 from __future__ import annotations
 
 import asyncio
+from types import MappingProxyType
 from typing import Final
 
 from proxygen.aio import Latest, retrying, start_eternal
@@ -24,7 +25,7 @@ from proxygen.consul.decode import (
     is_askable,
     routed_names,
 )
-from proxygen.consul.elsewhere import Elsewhere
+from proxygen.consul.elsewhere import Elsewhere, Known
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.follow import DetectChanges, Follower, PollEach
 from proxygen.consul.ledger import Ledger
@@ -57,7 +58,10 @@ class CatalogWatch:
     The first catalog comes once every routed service has been observed and the overrides have been read.
     """
 
-    def __init__(self, client: ConsulClient, *, tag_prefix: str, into: Latest[Catalog]) -> None:
+    def __init__(
+        self, client: ConsulClient, *, tag_prefix: str, into: Latest[Catalog], known: Known = MappingProxyType({})
+    ) -> None:
+        """``known`` is what an earlier run knew of other datacenters."""
         self._client = client
         self._settings = client.settings
         self._tag_prefix = tag_prefix
@@ -71,7 +75,7 @@ class CatalogWatch:
         self._asked: set[str] = set()
         self._refused: set[str] = set()
         self._has_overrides = False
-        self._elsewhere = Elsewhere(client, tag_prefix=tag_prefix, observed=self._open_when_ready)
+        self._elsewhere = Elsewhere(client, tag_prefix=tag_prefix, known=known, observed=self._open_when_ready)
 
     @property
     def warnings(self) -> tuple[str, ...]:

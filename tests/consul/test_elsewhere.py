@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from proxygen.aio import Latest
+from proxygen.consul.client import ConsulClient
 from proxygen.consul.elsewhere import datacenters_named, share_of
+from proxygen.consul.watch import CatalogWatch
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, ids, watching
@@ -45,6 +48,21 @@ def asked(fake: FakeConsul) -> Iterator[str]:
 
 def unreachable(request: web.Request) -> web.Response:
     return web.Response(status=500, text="No path to datacenter")
+
+
+def instance(name: str, *tags: str, failover: str | None = None) -> Instance:
+    """An instance with these tags, and the Meta key where it is given."""
+    meta = () if failover is None else (("proxygen-failover", failover),)
+    return Instance(
+        service=ServiceName("web"),
+        id=name,
+        node="n1",
+        datacenter="dc2",
+        address="10.0.0.1",
+        port=80,
+        tags=tags,
+        meta=meta,
+    )
 
 
 async def until_warned(one: Watching, *words: str) -> str:
@@ -160,6 +178,27 @@ async def test_a_datacenter_that_fails_does_not_hold_up_the_first_catalog(monkey
             assert there(catalog, "dc2") is None, "a failure is not absence"
 
 
+async def test_what_an_earlier_run_knew_stands_until_the_datacenter_answers() -> None:
+    """A restart while another datacenter is down takes nothing away; what has answered is believed."""
+    known = {"dc2": {ServiceName("web"): (instance("web-8"),)}, "dc3": {ServiceName("web"): (instance("web-9"),)}}
+    async with fake_consul() as fake:
+        dc2, _ = with_others(fake)
+        dc2.fault = unreachable
+        fake.put("web", WEB)
+        slot: Latest[Catalog] = Latest()
+        async with ConsulClient(settings_for(fake)) as client:
+            watch = CatalogWatch(client, tag_prefix="proxygen", into=slot, known=known)
+            task = asyncio.create_task(watch.run())
+            try:
+                async with asyncio.timeout(60):
+                    first = await slot.take()
+                assert there(first, "dc2") == ["web-8"]
+                assert there(first, "dc3") == []
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_datacenter_that_is_silent_holds_up_the_first_catalog_for_some_time_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -238,19 +277,8 @@ async def test_a_datacenter_that_is_silent_takes_no_turn_from_another(monkeypatc
 
 
 def test_datacenters_are_read_from_tags_and_meta_and_what_does_not_parse_names_none() -> None:
-    def instance(*tags: str, **meta: str) -> Instance:
-        return Instance(
-            service=ServiceName("web"),
-            id="1",
-            node="n",
-            datacenter="dc1",
-            address="",
-            port=0,
-            tags=tags,
-            meta=tuple(meta.items()),
-        )
-
-    some = [instance("proxygen.failover=dc2,dc3"), instance(**{"proxygen-failover": "dc4"}), instance(FAILOVER)]
+    some = [instance("a", "proxygen.failover=dc2,dc3"), instance("b", failover="dc4"), instance("c", FAILOVER)]
     assert datacenters_named(some, "proxygen") == ("dc2", "dc3", "dc4")
     assert datacenters_named(some, "edge") == ()
-    assert datacenters_named([instance("proxygen.failover=../x?dc=1", "proxygen.failover=")], "proxygen") == ()
+    wrong = [instance("d", "proxygen.failover=../x?dc=1", "proxygen.failover=", failover="dc2,")]
+    assert datacenters_named(wrong, "proxygen") == ()
