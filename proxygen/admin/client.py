@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
+from proxygen.admin.place import reachable, socket_path
 from proxygen.admin.report import ApplyReport, StatusReport
-from proxygen.admin.server import reachable, socket_path
 from proxygen.errors import Refused, SidecarUnavailable
 from proxygen.settings import AdminSettings
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from proxygen.admin.families import FAMILIES
 from proxygen.cli import proxygen
 from proxygen.cli.lazy import Command, SectionedOption
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
@@ -133,6 +134,24 @@ def _tags() -> Iterator[str]:
     )
 
 
+def _metrics() -> Iterator[str]:
+    yield "# Metrics"
+    yield ""
+    yield "`/metrics` on the [admin address](settings.md#admin), as Prometheus' text or as OpenMetrics; what to do with"
+    yield "them: [monitor](../how-to/monitor.md). Beside these there are the usual `process_…` metrics."
+    yield ""
+    yield "No label has values without bound: a service's name stands only in gauges that are read from the newest plan"
+    yield "at each scrape, so that a service which is gone leaves no series."
+    yield ""
+    yield from _table(
+        ("Metric", "Type", "Labels", "Meaning"),
+        (
+            (f"`{family.series}`", family.type, ", ".join(f"`{label}`" for label in family.labels), family.help)
+            for family in FAMILIES
+        ),
+    )
+
+
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(headings)} |"
     yield f"|{'---|' * len(headings)}"
@@ -140,7 +159,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[s
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
-_PAGES: Final = {"settings.md": _settings, "commands.md": _commands, "tags.md": _tags}
+_PAGES: Final = {"settings.md": _settings, "commands.md": _commands, "tags.md": _tags, "metrics.md": _metrics}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -10,8 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from proxygen.admin.client import connect
+from proxygen.admin.place import socket_path
 from proxygen.admin.report import State
-from proxygen.admin.server import serving, socket_path
+from proxygen.admin.server import serving
 from proxygen.errors import Refused, SettingsError, SidecarUnavailable
 from proxygen.settings import AdminSettings
 from tests.admin.sidecar import STATUS, RememberingSidecar
