@@ -15,7 +15,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "proxygen"
 
-HEAVY = ("jinja2", "crossplane", "pydantic", "aiohttp", "consul", "msgspec", "tenacity", "cryptography", "watchdog")
+HEAVY = (
+    "aiohttp",
+    "consul",
+    "crossplane",
+    "cryptography",
+    "jinja2",
+    "msgspec",
+    "prometheus_client",
+    "pydantic",
+    "tenacity",
+    "watchdog",
+)
 """What the command line imports only once it knows which command it is to run."""
 
 
@@ -51,6 +62,7 @@ def test_contracts_hold(copy: Path) -> None:
         ("registration/entrypoint.py", "import subprocess", "One door to processes"),
         ("nginx/stamp.py", "import aiohttp", "One door to Consul"),
         ("reconcile.py", "import watchdog", "One door to watchdog"),
+        ("steps.py", "import prometheus_client", "One door to prometheus-client"),
         ("homeless.py", "", "Data flows one way"),
     ],
 )
@@ -105,6 +117,10 @@ def test_pure_modules_load_no_library(module: str) -> None:
 
 def test_registration_loads_nothing_of_the_proxy() -> None:
     assert _loaded_by("import proxygen.registration") & {"jinja2", "crossplane", "pydantic"} == set()
+
+
+def test_asking_the_sidecar_needs_no_metrics() -> None:
+    assert "prometheus_client" not in _loaded_by("import proxygen.cli.admin, proxygen.admin.client")
 
 
 def test_help_loads_no_heavy_module() -> None:
