@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import SecretStr
 
-from proxygen.admin.exposition import scrape
+from proxygen.admin.exposition import Scrape
 from proxygen.admin.report import ApplyReport, Sidecar
 from proxygen.admin.stream import Streams
 from proxygen.errors import BadInput, ProxygenError, Refused
@@ -108,7 +108,8 @@ async def _status(request: web.Request) -> web.Response:
 
 
 async def _services(request: web.Request) -> web.Response:
-    return _json(request.app[_SIDECAR].services())
+    # In a thread: at thousands of services it takes a while, and others share this loop.
+    return await asyncio.to_thread(lambda: _json(request.app[_SIDECAR].services()))
 
 
 async def _service(request: web.Request) -> web.Response:
@@ -120,10 +121,9 @@ async def _service(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    metrics = scrape(request.app[_SIDECAR], streams=len(request.app[_STREAMS]))
+    scrape = Scrape(request.app[_SIDECAR], streams=len(request.app[_STREAMS]))
     accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
-    # In a thread: at thousands of services the text takes a while, and others share this loop.
-    body, content_type = await asyncio.to_thread(metrics.text, accept)
+    body, content_type = await asyncio.to_thread(scrape.text, accept)
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -37,14 +37,27 @@ _ALL: Final = 10_000
 
 
 class Scrape:
-    """All metrics of one moment: taken in the loop, written wherever there is time."""
+    """All metrics of one moment. Made in the loop and quickly; `text` is for a thread, since it goes over all
+    services."""
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics: Final = tuple(metrics)
+    def __init__(self, sidecar: Sidecar, *, streams: int) -> None:
+        """``streams`` is the number of clients that follow the events."""
+        self._sidecar: Final = sidecar
+        overview = sidecar.overview()
+        self._metrics: Final = (
+            *sidecar.meter.collect(),
+            *_whole(overview, ready=sidecar.readiness().ready),
+            *_consul(overview.consul),
+            *_nginx(overview.nginx),
+            *_held(overview.hold),
+            _gauge(families.STREAMS, streams),
+            _counter(families.EVENTS, {(kind.value,): sidecar.events.totals.get(kind, 0) for kind in _TOLD}),
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Return what prometheus_client's encoders ask a registry for."""
         yield from self._metrics
+        yield from _services(self._sidecar.services())
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """Return body and content type, as OpenMetrics where the client's Accept asks for that."""
@@ -53,23 +66,6 @@ class Scrape:
         if "application/openmetrics-text" in types:
             return openmetrics.generate_latest(self), _OPENMETRICS  # type: ignore[no-untyped-call]
         return exposition.generate_latest(self), _TEXT
-
-
-def scrape(sidecar: Sidecar, *, streams: int) -> Scrape:
-    """Take all metrics. ``streams`` is the number of clients that follow the events."""
-    overview = sidecar.overview()
-    return Scrape(
-        [
-            *sidecar.meter.collect(),
-            *_whole(overview, ready=sidecar.readiness().ready),
-            *_consul(overview.consul),
-            *_nginx(overview.nginx),
-            *_held(overview.hold),
-            *_services(sidecar.services()),
-            _gauge(families.STREAMS, streams),
-            _counter(families.EVENTS, {(kind.value,): sidecar.events.totals.get(kind, 0) for kind in _TOLD}),
-        ]
-    )
 
 
 def _whole(overview: StatusReport, *, ready: bool) -> Iterator[Metric]:

@@ -270,7 +270,9 @@ class Sidecar(Protocol):
         """Return the status without its services, which is cheap however many there are."""
         ...
 
-    def services(self) -> tuple[ServiceSummary, ...]: ...
+    def services(self) -> tuple[ServiceSummary, ...]:
+        """Return all routed services by name; any thread may call it."""
+        ...
 
     def service(self, name: str) -> ServiceDetail | None:
         """Return one routed service; None where there is none of that name."""

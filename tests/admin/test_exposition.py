@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxygen.admin.exposition import scrape
+from proxygen.admin.exposition import Scrape
 from proxygen.admin.families import FAMILIES
 from proxygen.admin.report import ApplyReport, HoldReport, LiveReport, ServiceSummary
 from proxygen.events import Kind
@@ -35,7 +35,7 @@ def sidecar() -> RememberingSidecar:
 
 
 def families(sidecar: RememberingSidecar, accept: str = "") -> dict[str, Metric]:
-    body, _ = scrape(sidecar, streams=1).text(accept)
+    body, _ = Scrape(sidecar, streams=1).text(accept)
     parse = parse_openmetrics if accept else parse_text
     return {family.name: family for family in parse(body.decode())}
 
@@ -160,7 +160,7 @@ def test_a_hostile_name_stays_one_label(sidecar: RememberingSidecar, accept: str
     ],
 )
 def test_the_client_chooses_the_format(sidecar: RememberingSidecar, accept: str, expected: str) -> None:
-    body, content_type = scrape(sidecar, streams=0).text(accept)
+    body, content_type = Scrape(sidecar, streams=0).text(accept)
     assert content_type.startswith(expected)
     assert body.endswith(b"# EOF\n") == (expected != "text/plain")
 
