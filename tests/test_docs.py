@@ -98,7 +98,8 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
 @of_pages
 def test_variables_that_a_page_names_exist(page: Path) -> None:
     named = set(re.findall(r"\bPROXYGEN_[A-Z_]+\b", page.read_text(encoding="utf-8")))
-    assert named <= {knob.variable for knob in knobs()} | {"PROXYGEN_CONFIG"}
+    of_options = {option.envvar for option in _command(["register"])[0].params}
+    assert named <= {knob.variable for knob in knobs()} | of_options | {"PROXYGEN_CONFIG"}
 
 
 @of_pages

@@ -160,6 +160,8 @@ async def _run(settings: Settings, given: Given, tags: Sequence[str], argv: tupl
         grace=seconds(given.grace, what="--grace"),
         signals_group=given.signal_group,
     )
+    if not _has_check(given) and f"{settings.proxy.tag_prefix}.protocol=udp" in tags:
+        raise BadInput("nothing tells whether a udp port is up; write --check-command or --check-process")
     with Children() as children:
         probes = _Probes(given, given.local or authority(address, given.port), children)
         registration = Registration(
@@ -218,7 +220,7 @@ def _has_check(given: Given) -> bool:
 
 
 def _checks(given: Given, probes: _Probes) -> Iterator[Check]:
-    # What has become ready is passing until Consul finds otherwise.
+    # What we have seen answer is passing until Consul finds otherwise; gRPC's health is its own to ask.
     for path in given.check_http:
         yield HttpCheck(
             path,

@@ -62,14 +62,13 @@ class Registration(Announcement):
 
     async def start(self) -> None:
         """Register and stay so in the background. Raise BadInput for settings or an address that cannot be."""
-        # Applications that only import the library pay for none of this.
-        from proxygen.consul.client import ConsulClient
+        if self._keeper is not None:
+            raise BadInput(f"{self.id} was started before; make another Registration")
+        # Loads libraries, settings and certificates: nothing that an application's loop should stand still for.
+        self._client = await asyncio.to_thread(_open_client, self.consul)
         from proxygen.registration.agent import Agent
         from proxygen.registration.lease import Lease
 
-        if self._keeper is not None:
-            raise BadInput(f"{self.id} was started before; make another Registration")
-        self._client = ConsulClient(_settings(self.consul))
         try:
             where = self._client.http.address
             host = None if where.socket is not None else where.host
@@ -168,9 +167,12 @@ class _LoopThread:
         self._loop.close()
 
 
-def _settings(consul: str | ConsulSettings | None) -> ConsulSettings:
+def _open_client(consul: str | ConsulSettings | None) -> ConsulClient:
+    # Here, because an application that only imports this module pays for none of it.
+    import proxygen.registration.lease  # noqa: F401 - loaded in this thread, used in the loop's
+    from proxygen.consul.client import ConsulClient
     from proxygen.settings import load
 
     if consul is None or isinstance(consul, str):
-        return load({} if consul is None else {"consul.address": consul}).consul
-    return consul
+        consul = load({} if consul is None else {"consul.address": consul}).consul
+    return ConsulClient(consul)

@@ -1,8 +1,7 @@
 """An instance as a process of its own: ``python -m tests.harness.instance NAME PORT``.
 
 It answers with its name, counts the requests that come after SIGTERM as late, finishes what it has begun, and ends
-with 0; or with 9 when anything came late. ``/slow`` takes six seconds:
-longer than a drain.
+with 0; or with 9 when anything came late. ``/slow`` takes six seconds: longer than a drain.
 """
 
 from __future__ import annotations

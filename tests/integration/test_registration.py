@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +16,16 @@ import pytest
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import BadInput
 from proxygen.registration import Health, HttpCheck, ProxyTags, Registration, TtlCheck, Weights
+from proxygen.registration.address import interfaces
 from proxygen.registration.lease import LEAVING
 from proxygen.registration.live import set_tags
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
+from tests.harness.ports import free_port
 from tests.harness.process import wait_until
 from tests.integration.waiting import until
+
+ROOT = Path(__file__).parents[2]
 
 MakeConsul = Callable[..., ConsulAgent]
 
@@ -231,3 +238,30 @@ async def test_settings_that_cannot_be_are_told_at_once() -> None:
         await Registration(name="web", port=1, consul="user:pass@nowhere").start()
     with pytest.raises(BadInput, match="interface:nosuch0"):
         await Registration(name="web", port=1, consul="127.0.0.1:9", address="interface:nosuch0").start()
+
+
+@pytest.mark.skipif(
+    all(item.address.is_loopback or item.address.is_link_local for item in interfaces()),
+    reason="this machine has no address to announce by default",
+)
+async def test_the_documentations_application_registers_and_leaves(consul: ConsulAgent, tmp_path: Path) -> None:
+    """The page's example as it stands, on a port that is free here: in Consul while it runs, and ends with 0."""
+    page = (ROOT / "docs/how-to/register.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    script = tmp_path / "app.py"
+    script.write_text(example.replace("8080", str(free_port())), encoding="utf-8")
+    environment = {**os.environ, "CONSUL_HTTP_ADDR": consul.address, "PYTHONPATH": str(ROOT)}
+    running = await asyncio.create_subprocess_exec(sys.executable, str(script), env=environment)
+    try:
+        await until(lambda: consul.get("/v1/agent/services"), "the application registered", timeout=60)
+        (service,) = consul.get("/v1/agent/services").values()
+        assert service["Tags"] == ["proxygen.route=app.example.com", "proxygen.canary=10%"]
+        assert not service["Address"].startswith("127.")
+        running.terminate()
+        async with asyncio.timeout(60):
+            assert await running.wait() == 0
+        assert consul.get("/v1/agent/services") == {}
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()

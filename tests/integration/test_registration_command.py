@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -125,6 +127,7 @@ def test_the_exit_code_is_the_commands(
         (("--name", "web", "--port", "80", "--check-http", "healthz"), "neither a path"),
         (("--name", "web", "--port", "80", "--drain", "soon"), "drain"),
         (("--name", "web", "--port", "80", "--local", "8080"), "--local"),
+        (("--name", "web", "--port", "80", "--protocol", "udp", "--listen", "5353"), "--check-command"),
     ],
     ids=lambda value: " ".join(value[3:]) if isinstance(value, tuple) else "",
 )
@@ -210,6 +213,41 @@ def test_a_command_that_never_answers_is_ended_and_was_never_announced(consul: C
     assert "did not become ready within 0.5s" in running.said
     assert held(consul) == {}
     assert "registered" not in running.said
+
+
+def test_a_command_that_is_not_ready_is_ended_without_a_drain(register: Register) -> None:
+    running = register(
+        *("--name", "web", "--port", free_port(), "--address", "127.0.0.1", "--drain", "1h"),
+        *("--", "sh", "-c", "echo started; sleep 1000"),
+    )
+    running.until_said("started")
+    assert running.stop() == 128 + signal.SIGTERM
+    assert "registered" not in running.said
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+def test_it_is_fit_for_pid_1(consul: ConsulAgent, tmp_path: Path) -> None:
+    """In a namespace of its own the kernel hands it every orphan, and ignores what it does not handle."""
+    log = tmp_path / "log"
+    command = "(setsid sh -c 'sleep 0.1' &); echo ready; sleep 1000"
+    options = map(str, process_only("sh", "-c", command))
+    started = process.start(
+        [
+            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "proxygen"),
+            *("register", "--consul-address", consul.address, *options),
+        ],
+        log=log,
+    )
+    try:
+        process.wait_until(lambda: "ready" in log.read_text(), what="the command", timeout=30)
+        until_registered(consul)
+        (first,) = psutil.Process(started.pid).children()
+        process.wait_until(lambda: len(first.children(recursive=True)) == 2, what="the orphan reaped", timeout=30)
+        first.send_signal(signal.SIGTERM)
+        assert started.wait(60) == 128 + signal.SIGTERM, log.read_text()
+    finally:
+        process.stop(started, signal.SIGKILL)
+    assert held(consul) == {}
 
 
 def test_a_command_tells_health(consul: ConsulAgent, register: Register, tmp_path: Path) -> None:
