@@ -1,11 +1,11 @@
-"""Which services changed, told from the health of everything. Pure."""
+"""Which services changed, told from two answers to the same question. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from proxygen.consul.decode import Check
+from proxygen.consul.decode import Check, Registration
 
 CheckKey = tuple[str, str]
 """Node and CheckID, which together are unique."""
@@ -38,3 +38,8 @@ def compare_checks(
         else:
             nodes.add(node)
     return Changed(services=frozenset(services), nodes=frozenset(nodes))
+
+
+def compare_registrations(before: Mapping[str, Registration], after: Mapping[str, Registration]) -> frozenset[str]:
+    """Return the services of which a node's registrations, by ServiceID, differ."""
+    return frozenset(registration.service for _, registration in before.items() ^ after.items())

@@ -67,6 +67,19 @@ class Entry(msgspec.Struct, rename="pascal"):
     checks: tuple[Check, ...] | None = ()
 
 
+class Registration(msgspec.Struct, rename="pascal", frozen=True):
+    """What tells one state of a registered instance from the next."""
+
+    service: str
+    modify_index: int = 0
+
+
+class NodeServices(msgspec.Struct, rename="pascal"):
+    """The answer to ``/v1/catalog/node/NODE``: registrations by ServiceID."""
+
+    services: dict[str, Registration] | None = None
+
+
 class _Pair(msgspec.Struct, rename="pascal"):
     key: str
     value: str | None = None
@@ -75,6 +88,8 @@ class _Pair(msgspec.Struct, rename="pascal"):
 _ENTRIES: Final = msgspec.json.Decoder(tuple[Entry, ...])
 _LISTING: Final = msgspec.json.Decoder(dict[str, tuple[str, ...] | None])
 _CHECKS: Final = msgspec.json.Decoder(tuple[Check, ...])
+_NODES: Final = msgspec.json.Decoder(tuple[Node, ...])
+_NODE_SERVICES: Final = msgspec.json.Decoder(NodeServices | None)
 _PAIRS: Final = msgspec.json.Decoder(tuple[_Pair, ...])
 _NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
 
@@ -97,6 +112,17 @@ def decode_checks(body: bytes) -> tuple[Check, ...]:
 def decode_datacenters(body: bytes) -> tuple[str, ...]:
     """Decode ``/v1/catalog/datacenters``."""
     return _decoded(_NAMES, body, "catalog/datacenters")
+
+
+def decode_nodes(body: bytes) -> tuple[str, ...]:
+    """Decode ``/v1/catalog/nodes`` into names."""
+    return tuple(node.node for node in _decoded(_NODES, body, "catalog/nodes"))
+
+
+def decode_registrations(body: bytes) -> dict[str, Registration]:
+    """Decode ``/v1/catalog/node/NODE``: registrations by ServiceID, none where the node is gone."""
+    answer = _decoded(_NODE_SERVICES, body, "catalog/node")
+    return (answer.services if answer is not None else None) or {}
 
 
 def decode_overrides(body: bytes, prefix: str) -> dict[ServiceName, str]:

@@ -1,4 +1,4 @@
-"""Reading many services again: each at most once at a time, few at once, and not too often."""
+"""Reading many things of one kind again: each at most once at a time, few at once, and not too often."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _REFUSED_AGAIN: Final = 15.0
 """Seconds until a service is asked for again that Consul refused to show; the others do not wait for it."""
 
 Read = Callable[[str, bool], Awaitable[bool]]
-"""Reads one service, urgently or not; returns whether anything was new."""
+"""Reads one service or node, urgently or not; returns whether anything was new."""
 
 
 class Fetcher:
-    """Workers that read the services they are asked for, the urgent ones first."""
+    """Workers that read the services (or nodes) they are asked for, the urgent ones first."""
 
-    def __init__(self, read: Read, ledger: Ledger, *, workers: int) -> None:
+    def __init__(self, read: Read, ledger: Ledger, *, workers: int, what: str = "service") -> None:
         self.found = 0
         """Reads that were not urgent and yet found something new."""
         self._read = read
         self._ledger = ledger
         self._workers = workers
+        self._what = what
         self._urgent: dict[str, None] = {}
         self._idle: dict[str, None] = {}
         self._busy: set[str] = set()
@@ -47,7 +48,7 @@ class Fetcher:
         """Do not read this service after all."""
         self._urgent.pop(name, None)
         self._idle.pop(name, None)
-        self._ledger.forget(_source(name))
+        self._ledger.forget(self._source(name))
         self._moved.set()
 
     async def drained(self) -> None:
@@ -59,7 +60,7 @@ class Fetcher:
         """Read until cancelled."""
         async with asyncio.TaskGroup() as group:
             for number in range(self._workers):
-                start_eternal(group, self._work(), name=f"reader {number + 1} of services")
+                start_eternal(group, self._work(), name=f"reader {number + 1} of {self._what}s")
 
     async def _work(self) -> NoReturn:
         while True:
@@ -69,7 +70,7 @@ class Fetcher:
 
     async def _read_next(self) -> None:
         name, urgent = await self._next()
-        source = _source(name)
+        source = self._source(name)
         try:
             is_new = await self._read(name, urgent)
             self.found += is_new and not urgent
@@ -99,13 +100,16 @@ class Fetcher:
         self._moved.clear()
         await self._moved.wait()
 
+    def _source(self, name: str) -> str:
+        return f"{self._what} {name}"
+
 
 class Sweep:
-    """Reads a whole set of services again when something moved that says not what.
+    """Reads a whole set of them again when something moved that says not what.
 
     A lone move is followed at once. While moves go on and nothing new is found, the gap between two sweeps doubles
-    up to ``longest_gap``, or up to four times what the sweep took where that is more: a churning catalog of any size
-    costs at most a fifth of our time.
+    up to ``longest_gap``, or up to twice what the sweep took where that is more: a churning catalog of any size costs
+    at most a third of our time.
     """
 
     def __init__(
@@ -135,10 +139,6 @@ class Sweep:
             self._fetcher.ask(self._names(), urgent=False)
             await self._fetcher.drained()
             took = time.monotonic() - started
-            longest = max(self._longest_gap, 4 * took)
+            longest = max(self._longest_gap, 2 * took)
             gap = self._gap if self._fetcher.found > found else min(gap * 2, longest)
             await asyncio.sleep(max(gap, took))
-
-
-def _source(name: str) -> str:
-    return f"service {name}"

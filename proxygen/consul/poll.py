@@ -8,7 +8,7 @@ larger than its own it would answer only when the whole wait is over.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn
+from typing import Final
 
 from proxygen.aio import Pace, retrying
 from proxygen.consul.answers import Reply
@@ -54,21 +54,23 @@ class Poll:
         self._index = 0
         self._down = False
 
-    async def run(self) -> NoReturn:
-        """Ask until cancelled."""
+    async def run(self, *, until_quiet: bool = False) -> None:
+        """Ask until cancelled, or until a whole ``consul.wait`` passed without a move of the index."""
         pace = Pace(burst=_BURST, rate=_RATE)
         longest = _PATHFINDER_PAUSE if self._pathfinder else _LONGEST_PAUSE
         self._ledger.expect(self._source)
         try:
             while True:
-                await retrying(CatalogUnavailable, longest=longest, at_least=stay_away, sleep=self._ledger.pause)(
-                    self._ask
-                )
+                caller = retrying(CatalogUnavailable, longest=longest, at_least=stay_away, sleep=self._ledger.pause)
+                moved: bool = await caller(self._ask)
+                if until_quiet and not moved:
+                    return
                 await pace.step()
         finally:
             self._ledger.forget(self._source)
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> bool:
+        """Ask once; return whether the index moved."""
         asked = self._index
         try:
             # Where we start from is the leader's word; after that, any server that is not behind our index.
@@ -88,6 +90,7 @@ class Poll:
             self._down = False
             if self._pathfinder:
                 self._ledger.recover()
+        return self._index != asked
 
     def _next_index(self, asked: int, reply: Reply) -> int:
         if reply.index < asked:

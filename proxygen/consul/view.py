@@ -23,14 +23,14 @@ class View:
         self._datacenter = datacenter
         self._into = into
         self._services: dict[ServiceName, tuple[Instance, ...]] = {}
+        self._nodes: dict[str, set[ServiceName]] = {}
+        """The services by the nodes that they have instances on."""
         self._overrides: dict[ServiceName, str] = {}
         self._elsewhere: dict[str, dict[ServiceName, tuple[Instance, ...]]] = {}
         self._retired: dict[ServiceName, float] = {}
         self._is_open = False
         self.index = 0
         """X-Consul-Index of catalog/services that the observations stand for; see `Catalog.index`."""
-        self.newest = 0
-        """The highest index at which an observed registration was written."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._services
@@ -44,15 +44,16 @@ class View:
 
     def services_on(self, node: str) -> set[str]:
         """Return the services that have an instance on the node."""
-        return {name for name, instances in self._services.items() if any(one.node == node for one in instances)}
+        return set(self._nodes.get(node, ()))
+
+    def instances_on(self, node: str) -> list[Instance]:
+        return [one for name in self._nodes.get(node, ()) for one in self._services[name] if one.node == node]
 
     def observe(self, name: str, instances: tuple[Instance, ...]) -> bool:
         """Take in what a service looks like now; return whether that is new."""
         service = ServiceName(name)
         self._retired.pop(service, None)
-        self.newest = max(self.newest, *(instance.modify_index for instance in instances), 0)
-        before = self._services.get(service)
-        self._services[service] = instances
+        before = self._replace(service, instances)
         if before is not None and _content(before) == _content(instances):
             return False
         self._publish()
@@ -68,6 +69,17 @@ class View:
         Only a store that lost its past can then be below it.
         """
         self.index = index if index < known else max(self.index, index)
+
+    def _replace(self, service: ServiceName, instances: tuple[Instance, ...]) -> tuple[Instance, ...] | None:
+        before = self._services.get(service)
+        for node in {instance.node for instance in before or ()}:
+            self._nodes[node].discard(service)
+            if not self._nodes[node]:
+                del self._nodes[node]
+        for instance in instances:
+            self._nodes.setdefault(instance.node, set()).add(service)
+        self._services[service] = instances
+        return before
 
     def retire(self, name: str) -> None:
         """Let go of a service that is no longer routed, after some time."""
@@ -107,6 +119,7 @@ class View:
         now = time.monotonic()
         for name in [name for name, since in self._retired.items() if now - since > _RETIRED_FOR]:
             del self._retired[name]
+            self._replace(name, ())
             self._services.pop(name, None)
         self._into.put(
             Catalog(

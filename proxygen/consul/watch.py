@@ -25,9 +25,10 @@ from proxygen.consul.decode import (
     is_askable,
     routed_names,
 )
+from proxygen.consul.detect import DetectChanges
 from proxygen.consul.elsewhere import Elsewhere, Known
 from proxygen.consul.fetch import Fetcher, Sweep
-from proxygen.consul.follow import DetectChanges, Follower, PollEach
+from proxygen.consul.follow import Follower, PollEach
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import (

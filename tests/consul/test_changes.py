@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxygen.consul.changes import compare_checks, index_checks
-from proxygen.consul.decode import Check
+from proxygen.consul.changes import compare_checks, compare_registrations, index_checks
+from proxygen.consul.decode import Check, Registration
 
 
 def check(node: str, check_id: str, status: str = "passing", service: str = "") -> Check:
@@ -37,3 +37,17 @@ def test_a_check_that_moves_to_another_service_touches_both() -> None:
     before = index_checks([check("n1", "c", service="a")])
     after = index_checks([check("n1", "c", service="b")])
     assert compare_checks(before, after).services == {"a", "b"}
+
+
+def test_registrations_that_come_go_or_are_written_again_touch_their_services() -> None:
+    before = {"a-1": Registration(service="a", modify_index=1), "b-1": Registration(service="b", modify_index=2)}
+    after = before | {"b-1": Registration(service="b", modify_index=9), "c-1": Registration(service="c")}
+    assert compare_registrations(before, before) == frozenset()
+    assert compare_registrations(before, after) == {"b", "c"}
+    assert compare_registrations(after, {}) == {"a", "b", "c"}
+
+
+def test_an_id_that_is_taken_over_by_another_service_touches_both() -> None:
+    before = {"x": Registration(service="a", modify_index=1)}
+    after = {"x": Registration(service="b", modify_index=2)}
+    assert compare_registrations(before, after) == {"a", "b"}

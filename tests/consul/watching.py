@@ -36,7 +36,9 @@ class Watching:
                 async with asyncio.timeout(remaining):
                     await self.slot.take()
             except TimeoutError:
-                raise AssertionError(f"not within {within} s; problem: {self.watch.problem}; {catalog}") from None
+                raise AssertionError(
+                    f"not within {within} s; problem: {self.watch.problem}; {str(catalog)[:3000]}"
+                ) from None
 
     async def nothing_comes(self, seconds: float) -> bool:
         """Tell whether no catalog is put for so long."""

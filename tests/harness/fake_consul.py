@@ -1,7 +1,7 @@
 """A small Consul for the answers that the real one cannot be made to give.
 
-It answers catalog/services, health/service, health/state/any and KV from plain data, with blocking queries. A test
-sets what is to go wrong: the index, the leader, a status, or an answer of nothing.
+It answers catalog/services, catalog/node, health/service, health/state/any and KV from plain data, with blocking
+queries; it ignores filters. A test sets what is to go wrong: the index, the leader, a status, or an answer of nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ class FakeConsul:
         self._moved = asyncio.Event()
 
     def put(self, name: str, *entries: dict[str, Any]) -> None:
-        """Replace the instances of a service; none removes it."""
-        self.services[name] = list(entries)
+        """Replace the instances of a service; none removes it. What is new or other than before is stamped as Consul
+        does it: with the index of the change."""
+        stamps = {_unstamped(one): one["Service"].get("ModifyIndex", 0) for one in self.services.get(name, ())}
+        self.services[name] = [_stamped(one, stamps.get(_unstamped(one), self.index + 1)) for one in entries]
         if not entries:
             del self.services[name]
         self.change()
@@ -88,9 +90,20 @@ class FakeConsul:
             return self.services.get(path.removeprefix("/v1/health/service/"), []), 200
         if path == "/v1/health/state/any":
             return [check for entries in self.services.values() for one in entries for check in one["Checks"]], 200
+        if path == "/v1/catalog/nodes":
+            return [{"Node": node} for node in sorted(self._nodes())], 200
+        if path.startswith("/v1/catalog/node/"):
+            return self._nodes().get(path.removeprefix("/v1/catalog/node/")), 200
         key = path.removeprefix("/v1/kv/")
         pairs = [{"Key": one, "Value": _encoded(self.kv[one])} for one in sorted(self.kv) if one.startswith(key)]
         return pairs, 200 if pairs else 404
+
+    def _nodes(self) -> dict[str, dict[str, Any]]:
+        nodes: dict[str, dict[str, Any]] = {}
+        for one in (one for entries in self.services.values() for one in entries):
+            answer = nodes.setdefault(one["Node"]["Node"], {"Node": one["Node"], "Services": {}})
+            answer["Services"][one["Service"]["ID"]] = one["Service"]
+        return nodes
 
 
 def entry(name: str, service_id: str, port: int, *tags: str, status: str = "passing") -> dict[str, Any]:
@@ -101,6 +114,15 @@ def entry(name: str, service_id: str, port: int, *tags: str, status: str = "pass
         "Service": {"ID": service_id, "Service": name, "Tags": list(tags), "Port": port, "Address": ""},
         "Checks": [check | {"ServiceID": service_id, "ServiceName": name}],
     }
+
+
+def _unstamped(one: dict[str, Any]) -> str:
+    service = {key: value for key, value in one["Service"].items() if key != "ModifyIndex"}
+    return json.dumps(service, sort_keys=True)
+
+
+def _stamped(one: dict[str, Any], index: int) -> dict[str, Any]:
+    return one | {"Service": one["Service"] | {"ModifyIndex": index}}
 
 
 def _tags(entries: list[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,129 @@
+"""Finding the services whose registrations changed: node by node, when the index of catalog/services moves.
+
+Meta, weights, ports and instances without checks move that index and are part of nothing else that Consul tells in
+one piece. A node's answer has all its services with the index at which each was written, so a hundred nodes are a
+hundred small answers where a thousand services would be a thousand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NoReturn
+
+from proxygen.aio import retrying, start_eternal
+from proxygen.consul.changes import compare_registrations
+from proxygen.consul.client import ConsulClient
+from proxygen.consul.decode import Registration, decode_nodes, decode_registrations, is_askable
+from proxygen.consul.fetch import Fetcher, Sweep
+from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.consul.reads import is_about_one_service as is_about_one
+from proxygen.consul.view import View
+from proxygen.errors import CatalogUnavailable
+
+_NODES_PATH: Final = "/v1/catalog/nodes"
+_SOURCE: Final = "nodes"
+_MOST_READERS: Final = 8
+_GAP: Final = 0.2
+_LONGEST_GAP: Final = 0.5
+_RESYNC: Final = 300.0
+_LONGEST_PAUSE: Final = 30.0
+
+
+class RegistrationScan:
+    """Compares what each node has registered with what it had, and tells ``ask`` the services that differ.
+
+    ``ask`` returns whether any of them was of interest. Nodes that cannot be asked by their name make it call
+    ``look_everywhere`` in place of that.
+    """
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        ledger: Ledger,
+        view: View,
+        ask: Callable[[Iterable[str]], bool],
+        look_everywhere: Callable[[], None],
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._view = view
+        self._ask = ask
+        self._look_everywhere = look_everywhere
+        self._index = 0
+        self._listing_moved = asyncio.Event()
+        self._registered: dict[str, Mapping[str, Registration]] = {}
+        self._nodes: tuple[str, ...] = ()
+        workers = min(_MOST_READERS, max(1, client.settings.max_connections // 8))
+        self._fetcher = Fetcher(self._read, ledger, workers=workers, what="node")
+        self._sweep = Sweep(self._fetcher, lambda: self._nodes, gap=_GAP, longest_gap=_LONGEST_GAP, every=_RESYNC)
+        self._tasks = [
+            start_eternal(group, self._fetcher.run(), name="reading of nodes"),
+            start_eternal(group, self._sweep.run(), name="sweep over all nodes"),
+            start_eternal(group, self._follow_moves(), name="listing of nodes"),
+        ]
+
+    def moved(self, index: int) -> None:
+        """Take in that the index of catalog/services moved to this."""
+        self._index = index
+        self._listing_moved.set()
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for node in self._nodes:
+            self._fetcher.forget(node)
+        self._ledger.forget(_SOURCE)
+
+    async def _follow_moves(self) -> NoReturn:
+        while True:
+            await self._listing_moved.wait()
+            self._listing_moved.clear()
+            caller = retrying(CatalogUnavailable, longest=_LONGEST_PAUSE, at_least=stay_away, sleep=self._ledger.pause)
+            nodes: tuple[str, ...] = await caller(self._list_nodes)
+            for gone in set(self._nodes) - set(nodes):
+                self._fetcher.forget(gone)
+                self._registered.pop(gone, None)
+                self._ask(self._view.services_on(gone))
+            self._nodes = tuple(node for node in nodes if is_askable(node))
+            if len(self._nodes) < len(nodes):
+                self._look_everywhere()
+            self._sweep.moved()
+
+    async def _list_nodes(self) -> tuple[str, ...]:
+        try:
+            nodes = decode_nodes((await self._client.read(_NODES_PATH)).body)
+        except CatalogUnavailable as error:
+            self._ledger.failed(_SOURCE, error)
+            raise
+        self._ledger.believed(_SOURCE)
+        return nodes
+
+    async def _read(self, node: str, urgent: bool) -> bool:
+        try:
+            return await self._compare(node)
+        except CatalogUnavailable as error:
+            if is_about_one(error):
+                self._look_everywhere()
+            raise
+
+    async def _compare(self, node: str) -> bool:
+        index, path = self._index, f"/v1/catalog/node/{node}"
+        reply = await self._client.read(path, consistency="any")
+        if reply.index < index:
+            # From a server that is behind the one that told of the move; the leader is behind nobody.
+            reply = await self._client.read(path)
+        after = decode_registrations(reply.body)
+        before = self._registered.get(node)
+        if before is None:
+            before = self._seen_on(node)
+        self._registered[node] = after
+        return self._ask(compare_registrations(before, after))
+
+    def _seen_on(self, node: str) -> dict[str, Registration]:
+        """Return what is known of the node before its first answer, from its services' own."""
+        return {
+            instance.id: Registration(service=instance.service, modify_index=instance.modify_index)
+            for instance in self._view.instances_on(node)
+        }
