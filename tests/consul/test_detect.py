@@ -15,6 +15,7 @@ from proxygen.model import Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, health, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul
+from tests.integration.waiting import until
 
 SERVICES = 80
 SERVICE_PATH = "/v1/health/service/"
@@ -120,9 +121,7 @@ async def test_a_service_that_changed_has_a_query_of_its_own_until_it_is_quiet()
 
         fake.put("s7", entry("s7", "s7-1", 9001, ROUTE))
         await one.until(lambda catalog: catalog.services[ServiceName("s7")][0].port == 9001)
-        async with asyncio.timeout(10):
-            while not own_queries():
-                await asyncio.sleep(0.05)
+        await until(own_queries, "a query of its own")
         async with asyncio.timeout(20):
             while own_queries():
                 fake.requests.clear()
@@ -142,3 +141,27 @@ async def test_queries_of_their_own_leave_sockets_for_the_rest() -> None:
         assert one.client.statistics.sockets <= 32
         fake.put("s79", entry("s79", "s79-1", 7000, ROUTE))
         await one.until(lambda catalog: catalog.services[ServiceName("s79")][0].port == 7000)
+
+
+@pytest.mark.incident("T12")
+async def test_half_the_calls_refused_loses_no_change_and_makes_no_hot_loop() -> None:
+    """T12: every second answer is a 429, to each kind of question."""
+    async with many_services() as (fake, one):
+        count = 0
+
+        def every_second(request: web.Request) -> web.Response | None:
+            nonlocal count
+            count += 1
+            return web.Response(status=429) if count % 2 else None
+
+        fake.fault = every_second
+        fake.requests.clear()
+        began = time.monotonic()
+        for number in range(5):
+            fake.put(f"s{number}", entry(f"s{number}", f"s{number}-1", 9000 + number, ROUTE))
+            await one.until(lambda c, n=number: c.services[ServiceName(f"s{n}")][0].port == 9000 + n, within=60.0)  # type: ignore[misc]
+        assert one.client.statistics.refused > 0
+        assert len(fake.requests) < 100 + 60 * (time.monotonic() - began)
+        fake.fault = lambda request: None
+        fake.change()
+        await until(lambda: one.watch.problem is None, "no problem any more", timeout=60)

@@ -12,6 +12,7 @@ from proxygen.model import Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, health, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul
+from tests.integration.waiting import until
 
 WEB = entry("web", "web-1", 8001, ROUTE)
 
@@ -228,3 +229,59 @@ async def test_a_wiped_store_lowers_the_index_and_a_lagging_server_does_not(sock
             await one.until(lambda catalog: not any(catalog.services.values()))
             emptied = one.slot.peek() or pytest.fail("no catalog")
             assert 0 < emptied.index <= fake.index < whole
+
+
+class Swallower:
+    """A way to Consul that can drop what runs over it without a word: no FIN, no answer. New connections pass."""
+
+    def __init__(self, target: str) -> None:
+        self._host, _, port = target.partition(":")
+        self._port = int(port)
+        self._drops: set[asyncio.Event] = set()
+
+    def swallow(self) -> None:
+        for one in self._drops:
+            one.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection(self._host, self._port)
+        drop = asyncio.Event()
+        self._drops.add(drop)
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                if not drop.is_set():
+                    sink.write(data)
+            if not drop.is_set():
+                sink.close()
+
+        try:
+            await asyncio.gather(copy(reader, to_writer), copy(to_reader, writer))
+        finally:
+            writer.close()
+            to_writer.close()
+
+
+@pytest.mark.incident("T15")
+@pytest.mark.slow
+@pytest.mark.parametrize("sockets", [4, 64])
+async def test_connections_that_are_dropped_without_a_word_are_replaced(sockets: int) -> None:
+    """T15: every standing question is asked again within its wait, a sixteenth of it, and a margin."""
+    async with fake_consul() as fake:
+        for number in range(12):
+            fake.put(f"s{number}", entry(f"s{number}", f"s{number}-1", 8000 + number, ROUTE))
+        swallower = Swallower(fake.address)
+        server = await asyncio.start_server(swallower.serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        settings = ConsulSettings(address=f"{host}:{port}", wait=1.0, max_connections=sockets)
+        async with server, watching(settings) as one:
+            await one.until(lambda catalog: len(catalog.services) == 12)
+            await one.nothing_comes(0.3)
+            swallower.swallow()
+            fake.put("s3", entry("s3", "s3-1", 9003, ROUTE))
+            fake.put("s4", entry("s4", "s4-1", 8004, ROUTE, status="critical"))
+            await one.until(
+                lambda c: c.services[ServiceName("s3")][0].port == 9003 and health(c, "s4") == [Health.CRITICAL],
+                within=60.0,
+            )
+            await until(lambda: one.watch.problem is None, "no problem any more", timeout=60)
