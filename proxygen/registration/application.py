@@ -61,26 +61,28 @@ class Registration(Announcement):
         return self._lease is not None and self._lease.registered
 
     async def start(self) -> None:
-        """Register and stay so in the background. Raise BadInput for settings or an address that cannot be."""
-        if self._keeper is not None:
-            raise BadInput(f"{self.id} was started before; make another Registration")
+        """Register and stay so in the background. Raise BadInput for settings or an address that cannot be.
+
+        Whatever becomes of it, `leave` or `deregister` has to follow; the blocks see to that themselves.
+        """
+        self._refuse_second_start()
         # Loads libraries, settings and certificates: nothing that an application's loop should stand still for.
         self._client = await asyncio.to_thread(_open_client, self.consul)
         from proxygen.registration.agent import Agent
         from proxygen.registration.lease import Lease
 
-        try:
-            where = self._client.http.address
-            host = None if where.socket is not None else where.host
-            address = await asyncio.to_thread(choose_address, self.address, consul=host)
-            self._lease = Lease(self.service(address), Agent(self._client))
-            self._keeper = asyncio.create_task(self._lease.keep(), name=f"registration of {self.id}")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST):
-                    await self._lease.attempted.wait()
-        except BaseException:
-            await self.deregister()
-            raise
+        where = self._client.http.address
+        host = None if where.socket is not None else where.host
+        address = await asyncio.to_thread(choose_address, self.address, consul=host)
+        self._lease = Lease(self.service(address), Agent(self._client))
+        self._keeper = asyncio.create_task(self._lease.keep(), name=f"registration of {self.id}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST):
+                await self._lease.attempted.wait()
+
+    def _refuse_second_start(self) -> None:
+        if self._client is not None:
+            raise BadInput(f"{self.id} was started before; make another Registration")
 
     async def withdraw(self) -> None:
         """Tell proxies to stay away and give them the time to. Cancel it to cut that time short."""
@@ -124,7 +126,12 @@ class Registration(Announcement):
             await self.deregister()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        self._refuse_second_start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.leave()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -134,11 +141,12 @@ class Registration(Announcement):
         with suppress(RuntimeError):
             asyncio.get_running_loop()
             raise TypeError("inside an event loop write `async with Registration(…)`")
+        self._refuse_second_start()
         self._thread = _LoopThread(f"registration of {self.id}")
         try:
             self._thread.run(self.start())
         except BaseException:
-            self._thread.stop()
+            self.__exit__()
             raise
         return self
 
@@ -146,6 +154,9 @@ class Registration(Announcement):
         assert self._thread is not None
         try:
             self._thread.run(self.leave())
+        except KeyboardInterrupt:
+            self._thread.run(self.deregister())
+            raise
         finally:
             self._thread.stop()
 
@@ -159,7 +170,12 @@ class _LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
