@@ -15,6 +15,8 @@ import multiprocessing
 import os
 import random
 import resource
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -250,14 +252,14 @@ async def measure(consul: ConsulAgent, writer: Writer, arguments: argparse.Names
         await one.until(lambda catalog: len(catalog.services) == arguments.services, within=120)
         figures: dict[str, Any] = {"seconds to the first catalog": round(time.monotonic() - begun, 2)}
         await asyncio.sleep(3)
-        seen = partial(latencies, one, writer, arguments.services, arguments.changes)
+        seen = partial(latencies, one, writer, arguments.services)
         figures["quiet"] = await _consumed(one, arguments.seconds)
-        figures["seen, ms"] = _table(await seen(phase=0))
+        figures["seen, ms"] = _table(await seen(arguments.changes, phase=0))
         sockets = connections(consul)
         with churning(writer):
             await asyncio.sleep(3)
             figures["churning"] = await _consumed(one, arguments.seconds)
-            figures["seen while churning, ms"] = _table(await seen(phase=1))
+            figures["seen while churning, ms"] = _table(await seen(max(1, arguments.changes // 3), phase=1))
         statistics = one.client.statistics
     return figures | {
         "connections": max(sockets, connections(consul)),
@@ -297,9 +299,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m tests.bench.watching")
     parser.add_argument("--services", type=int, default=1000, help="each with three instances")
     parser.add_argument("--nodes", type=int, nargs="+", default=[100, 0], help="0: all on the agent's own node")
-    parser.add_argument("--changes", type=int, default=150, help="of each kind")
+    parser.add_argument("--changes", type=int, default=150, help="of each kind; a third of them while others churn")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long costs are counted")
     arguments = parser.parse_args()
+    # What runs is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for nodes in arguments.nodes:
         with tempfile.TemporaryDirectory() as directory:
             consul = ConsulAgent(Path(directory))
