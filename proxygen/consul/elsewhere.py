@@ -8,40 +8,32 @@ question each while that lasts, and beyond it they are read in turn.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Final, NoReturn
 
 from proxygen.aio import Pace, retrying, start_eternal
-from proxygen.consul.answers import Reply
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import decode_entries, instances_of
-from proxygen.consul.fetch import Fetcher
 from proxygen.consul.ledger import Ledger, stay_away
-from proxygen.consul.poll import Poll
-from proxygen.consul.reads import confirm_absence, confirm_listing, read_datacenters, service_path
+from proxygen.consul.reads import read_datacenters
+from proxygen.consul.remote import Pair, Remote
 from proxygen.consul.view import View
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.errors import CatalogUnavailable
 from proxygen.model import Instance, ServiceName
 from proxygen.tags import Datacenter, parse_failover
 
 PATIENCE: Final = 5.0
 """Seconds that the first catalog waits for what other datacenters have to say of a service."""
 
+_SETTLE: Final = 0.1
+"""Seconds from a change of what is named to the assignment of questions, which looks at all services."""
 _LIST: Final = "list of datacenters"
 _LOOK_AGAIN: Final = 30.0
 """Seconds until the list is read again while somebody names a datacenter that is not in it."""
 _LONGEST_PAUSE: Final = 30.0
-_ROUND: Final = 5.0
-"""Seconds from one reading of all services that have no standing question to the next, at least."""
 
 Known = Mapping[str, Mapping[ServiceName, tuple[Instance, ...]]]
 """As `Catalog.elsewhere`."""
-
-_Pair = tuple[Datacenter, str]
-"""A datacenter and a service that names it."""
 
 
 def datacenters_named(instances: Iterable[Instance], tag_prefix: str) -> tuple[Datacenter, ...]:
@@ -70,14 +62,14 @@ class Elsewhere:
         nothing is waited for any more, see `is_observed`."""
         self._client = client
         self._tag_prefix = tag_prefix
-        self._known = known
+        self._known = {datacenter: dict(services) for datacenter, services in known.items()}
         self._observed = observed
         self._ledger = Ledger()
         self._named: dict[str, tuple[Datacenter, ...]] = {}
         self._listed: frozenset[str] | None = None
         """Every datacenter that Consul has ever listed to us; one that is gone from the list keeps its instances."""
-        self._awaited: set[_Pair] = set()
-        self._datacenters: dict[Datacenter, _Datacenter] = {}
+        self._awaited: set[Pair] = set()
+        self._datacenters: dict[Datacenter, Remote] = {}
         self._turns = asyncio.Semaphore(share_of(client.settings.max_connections))
         self._changed = asyncio.Event()
         self._strange = asyncio.Event()
@@ -104,7 +96,7 @@ class Elsewhere:
                 lines.append(f"{datacenter.problem}; the last known instances in {name} stay")
         return tuple(lines)
 
-    def follow(self, name: str, instances: Iterable[Instance]) -> None:
+    def follow(self, name: str, instances: Sequence[Instance]) -> None:
         """Take in what the local instances of a service look like now."""
         here = {instance.datacenter for instance in instances}
         named = tuple(one for one in datacenters_named(instances, self._tag_prefix) if one not in here)
@@ -127,17 +119,19 @@ class Elsewhere:
             start_eternal(group, self._learn_names(), name="reading of the list of datacenters")
             while True:
                 await self._changed.wait()
+                # Many services come at once.
+                await asyncio.sleep(_SETTLE)
                 self._changed.clear()
                 self._assign(view, group)
 
     # What the first catalog waits for.
 
-    def _await(self, pairs: Iterable[_Pair]) -> None:
+    def _await(self, pairs: Iterable[Pair]) -> None:
         for pair in pairs:
             self._awaited.add(pair)
             asyncio.get_running_loop().call_later(PATIENCE, self._answered, pair)
 
-    def _answered(self, pair: _Pair) -> None:
+    def _answered(self, pair: Pair) -> None:
         if pair in self._awaited:
             self._awaited.discard(pair)
             if not self._awaited:
@@ -169,8 +163,6 @@ class Elsewhere:
             raise
         self._ledger.believed(_LIST)
         self._listed = (self._listed or frozenset()).union(names)
-        for pair in [pair for pair in self._awaited if pair[0] not in self._listed]:
-            self._answered(pair)
         self._changed.set()
 
     # Who is asked how.
@@ -179,7 +171,12 @@ class Elsewhere:
         """Give each service that names a datacenter a standing question there, or a turn."""
         named = [(one, name) for name, datacenters in self._named.items() for one in datacenters]
         self._recall(view, named)
-        pairs = [pair for pair in named if pair[0] in (self._listed or ())]
+        if self._listed is None:
+            return
+        for pair in named:
+            if pair[0] not in self._listed:
+                self._answered(pair)
+        pairs = [pair for pair in named if pair[0] in self._listed]
         share = share_of(self._client.settings.max_connections)
         most = share - 1
         if len(pairs) > most:
@@ -187,7 +184,7 @@ class Elsewhere:
         # Those that have a question keep it, or one that comes would take it from another.
         polled = set(sorted(pairs, key=lambda pair: not self._is_polled(pair))[:most])
         for name in {datacenter for datacenter, _ in pairs} - self._datacenters.keys():
-            self._datacenters[name] = _Datacenter(name, self._client, view, self._answered, self._turns, group)
+            self._datacenters[name] = Remote(name, self._client, view, self._answered, self._turns, group)
         for name, datacenter in tuple(self._datacenters.items()):
             services = {service for one, service in pairs if one == name}
             datacenter.take({service for service in services if (name, service) in polled}, services)
@@ -195,118 +192,13 @@ class Elsewhere:
                 datacenter.stop()
                 del self._datacenters[name]
 
-    def _recall(self, view: View, pairs: Iterable[_Pair]) -> None:
-        """Start from what was known, until the datacenter itself says what is."""
+    def _recall(self, view: View, pairs: Iterable[Pair]) -> None:
+        """Start from what was known, once, until the datacenter itself says what is."""
         for datacenter, name in pairs:
-            known = self._known.get(datacenter, {}).get(ServiceName(name))
+            known = self._known.get(datacenter, {}).pop(ServiceName(name), None)
             if known is not None and view.instances_elsewhere(datacenter, name) is None:
                 view.observe_elsewhere(datacenter, name, known)
 
-    def _is_polled(self, pair: _Pair) -> bool:
+    def _is_polled(self, pair: Pair) -> bool:
         name, service = pair
         return name in self._datacenters and service in self._datacenters[name].polls
-
-
-class _Datacenter:
-    """One datacenter: its questions, and what could not be answered."""
-
-    def __init__(
-        self,
-        name: Datacenter,
-        client: ConsulClient,
-        view: View,
-        answered: Callable[[_Pair], None],
-        turns: asyncio.Semaphore,
-        group: asyncio.TaskGroup,
-    ) -> None:
-        self.polls: dict[str, asyncio.Task[None]] = {}
-        self._name = name
-        self._client = client.at(name)
-        self._view = view
-        self._answered = answered
-        self._turns = turns
-        self._group = group
-        self._ledger = Ledger(f"datacenter {name}: ")
-        self._services: frozenset[str] = frozenset()
-        self._is_down = False
-        # One reader each: a datacenter that does not answer keeps no reader from the others.
-        self._reader = Fetcher(self._read, self._ledger, workers=1)
-        self._tasks = [
-            start_eternal(group, self._reader.run(), name=f"reading of services in {name}"),
-            start_eternal(group, self._sweep(), name=f"sweep over services in {name}"),
-        ]
-
-    @property
-    def problem(self) -> str | None:
-        return self._ledger.problem
-
-    def take(self, polled: set[str], services: set[str]) -> None:
-        """Ask for exactly these services from now on, and for those in ``polled`` all the time."""
-        gone, self._services = self._services - services, frozenset(services)
-        for name in self.polls.keys() - polled:
-            self.polls.pop(name).cancel()
-        for name in gone:
-            self._reader.forget(name)
-            self._view.forget_elsewhere(self._name, name)
-        for name in sorted(polled - self.polls.keys()):
-            self._reader.forget(name)
-            self.polls[name] = start_eternal(
-                self._group, self._poll(name).run(), name=f"watch of service {name} in {self._name}"
-            )
-        self._reader.ask(sorted(self._unseen()))
-
-    def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-
-    async def _sweep(self) -> NoReturn:
-        took = 0.0
-        while True:
-            # However many there are, they are being read for half of the time at most.
-            await asyncio.sleep(max(_ROUND, took))
-            started = time.monotonic()
-            self._reader.ask(self._in_turn(), urgent=False)
-            await self._reader.drained()
-            took = time.monotonic() - started
-
-    def _in_turn(self) -> list[str]:
-        return sorted(self._services - self.polls.keys())
-
-    def _unseen(self) -> list[str]:
-        return [name for name in self._in_turn() if self._view.instances_elsewhere(self._name, name) is None]
-
-    def _poll(self, name: str) -> Poll:
-        return Poll(
-            self._client,
-            self._ledger,
-            partial(self._heed, name),
-            source=f"service {name}",
-            path=service_path(name),
-            on_failure=partial(self._failed, name),
-        )
-
-    async def _read(self, name: str, urgent: bool) -> bool:
-        if name not in self._services or name in self.polls:
-            return False
-        async with self._turns:
-            try:
-                # The leader is behind nobody: without an index there is no telling what another server missed.
-                return await self._heed(name, await self._client.read(service_path(name)))
-            except CatalogUnavailable as error:
-                self._failed(name, error)
-                raise
-
-    async def _heed(self, name: str, reply: Reply) -> bool:
-        entries = decode_entries(reply.body)
-        if not entries and self._view.instances_elsewhere(self._name, name) != ():
-            entries = await confirm_absence(self._client, name, partial(confirm_listing, self._client))
-        if self._is_down:
-            self._is_down = False
-            self._ledger.recover()
-        is_new = name in self._services and self._view.observe_elsewhere(self._name, name, instances_of(name, entries))
-        self._answered((self._name, name))
-        return is_new
-
-    def _failed(self, name: str, error: CatalogUnavailable) -> None:
-        self._is_down = self._is_down or isinstance(error, ConsulUnreachable)
-        self._answered((self._name, name))

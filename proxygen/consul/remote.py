@@ -1,0 +1,132 @@
+"""The watch of one other datacenter: its questions, its own ledger and back-off, and what could not be answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NoReturn
+
+from proxygen.aio import start_eternal
+from proxygen.consul.answers import Reply
+from proxygen.consul.client import ConsulClient
+from proxygen.consul.decode import decode_entries, instances_of
+from proxygen.consul.fetch import Fetcher
+from proxygen.consul.ledger import Ledger
+from proxygen.consul.poll import Poll
+from proxygen.consul.reads import confirm_absence, confirm_listing, service_path
+from proxygen.consul.view import View
+from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.tags import Datacenter
+
+_ROUND: Final = 5.0
+"""Seconds from one reading of all services that have no standing question to the next, at least."""
+
+Pair = tuple[Datacenter, str]
+"""A datacenter and a service that names it."""
+
+
+class Remote:
+    """One other datacenter. ``answered`` is told of every service that was read or could not be."""
+
+    def __init__(
+        self,
+        name: Datacenter,
+        client: ConsulClient,
+        view: View,
+        answered: Callable[[Pair], None],
+        turns: asyncio.Semaphore,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self.polls: dict[str, asyncio.Task[None]] = {}
+        self._name = name
+        self._client = client.at(name)
+        self._view = view
+        self._answered = answered
+        self._turns = turns
+        self._group = group
+        self._ledger = Ledger(f"datacenter {name}: ")
+        self._services: frozenset[str] = frozenset()
+        self._is_down = False
+        # One reader each: a datacenter that does not answer keeps no reader from the others.
+        self._reader = Fetcher(self._read, self._ledger, workers=1)
+        self._tasks = [
+            start_eternal(group, self._reader.run(), name=f"reading of services in {name}"),
+            start_eternal(group, self._sweep(), name=f"sweep over services in {name}"),
+        ]
+
+    @property
+    def problem(self) -> str | None:
+        return self._ledger.problem
+
+    def take(self, polled: set[str], services: set[str]) -> None:
+        """Ask for exactly these services from now on, and for those in ``polled`` all the time."""
+        gone, self._services = self._services - services, frozenset(services)
+        for name in self.polls.keys() - polled:
+            self.polls.pop(name).cancel()
+        for name in gone:
+            self._reader.forget(name)
+            self._view.forget_elsewhere(self._name, name)
+        for name in sorted(polled - self.polls.keys()):
+            self._reader.forget(name)
+            self.polls[name] = start_eternal(
+                self._group, self._poll(name).run(), name=f"watch of service {name} in {self._name}"
+            )
+        self._reader.ask(sorted(self._unseen()))
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _sweep(self) -> NoReturn:
+        took = 0.0
+        while True:
+            # However many there are, they are being read for half of the time at most.
+            await asyncio.sleep(max(_ROUND, took))
+            started = time.monotonic()
+            self._reader.ask(self._in_turn(), urgent=False)
+            await self._reader.drained()
+            took = time.monotonic() - started
+
+    def _in_turn(self) -> list[str]:
+        return sorted(self._services - self.polls.keys())
+
+    def _unseen(self) -> list[str]:
+        return [name for name in self._in_turn() if self._view.instances_elsewhere(self._name, name) is None]
+
+    def _poll(self, name: str) -> Poll:
+        return Poll(
+            self._client,
+            self._ledger,
+            partial(self._heed, name),
+            source=f"service {name}",
+            path=service_path(name),
+            on_failure=partial(self._failed, name),
+        )
+
+    async def _read(self, name: str, urgent: bool) -> bool:
+        if name not in self._services or name in self.polls:
+            return False
+        async with self._turns:
+            try:
+                # The leader is behind nobody: without an index there is no telling what another server missed.
+                return await self._heed(name, await self._client.read(service_path(name)))
+            except CatalogUnavailable as error:
+                self._failed(name, error)
+                raise
+
+    async def _heed(self, name: str, reply: Reply) -> bool:
+        entries = decode_entries(reply.body)
+        if not entries and self._view.instances_elsewhere(self._name, name) != ():
+            entries = await confirm_absence(self._client, name, partial(confirm_listing, self._client))
+        if self._is_down:
+            self._is_down = False
+            self._ledger.recover()
+        is_new = name in self._services and self._view.observe_elsewhere(self._name, name, instances_of(name, entries))
+        self._answered((self._name, name))
+        return is_new
+
+    def _failed(self, name: str, error: CatalogUnavailable) -> None:
+        self._is_down = self._is_down or isinstance(error, ConsulUnreachable)
+        self._answered((self._name, name))
