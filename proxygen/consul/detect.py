@@ -93,6 +93,8 @@ class DetectChanges:
         self._recent.stop()
         for name in self._names:
             self._fetcher.forget(name)
+        # A read that is under way may have been what stopped us.
+        self._names.clear()
 
     def _by_recency(self) -> list[str]:
         # What changed lately will change again: a deploy touches one service many times.

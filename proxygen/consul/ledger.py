@@ -39,8 +39,13 @@ class Ledger:
         return time.monotonic() - min(self._believed.values())
 
     def expect(self, source: str) -> None:
-        """Count the source in `freshness` from now on."""
-        self._believed.setdefault(source, float("-inf"))
+        """Count the source in `freshness` from now on.
+
+        Once everything has been answered, whoever comes later is not older than its coming: a question about a service
+        that is new, or that changed, makes nothing else less fresh.
+        """
+        is_whole = self.freshness() < float("inf")
+        self._believed.setdefault(source, time.monotonic() if is_whole else float("-inf"))
 
     def forget(self, source: str) -> None:
         """Drop a question that is no longer asked, with its problem."""
