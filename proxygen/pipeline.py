@@ -18,7 +18,7 @@ from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.nginx.trial import try_candidate
+from proxygen.nginx.trial import SecondGate
 from proxygen.operator_files import read_certificates, read_htpasswd, read_snippets
 from proxygen.plan import Planner
 from proxygen.plan.types import Certificate, Endpoint, Memory, Plan, Policy, Quarantine
@@ -92,6 +92,16 @@ class Pipeline:
         own = settings.proxy.templates is not None or settings.proxy.snippets is not None
         self._renderer: Final = Renderer(self.templates, _surroundings(settings.proxy, binary, conf), snippets)
         self._structure: Final = StructureGate(own_templates=own)
+        self._second_gate: Final = (
+            None
+            if binary is None or conf is None
+            else SecondGate(
+                settings=settings.nginx,
+                binary=binary,
+                conf=conf,
+                own_upstreams=self.templates.is_own("upstream.conf.j2"),
+            )
+        )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -153,11 +163,8 @@ class Pipeline:
 
     async def trial(self, drafted: Drafted, staged: Path) -> tuple[tuple[Refusal, ...], tuple[str, ...], float]:
         """Pass the second gate with a candidate that lies in ``staged``: refusals, remarks, seconds."""
-        assert self.binary is not None
-        assert self.conf is not None
-        verdict = await try_candidate(
-            drafted.rendered, staged, settings=self._settings.nginx, binary=self.binary, conf=self.conf
-        )
+        assert self._second_gate is not None
+        verdict = await self._second_gate.judge(drafted.rendered, staged)
         return verdict.refusals, verdict.remarks, verdict.seconds
 
 

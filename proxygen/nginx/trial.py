@@ -13,10 +13,11 @@ from proxygen.errors import CheckRefused
 from proxygen.nginx.binary import Binary
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.part import new_part
 from proxygen.nginx.process import Completed, run
 from proxygen.nginx.wrapper import check_command, operators_names, write_wrapper
 from proxygen.plan.types import RouteClaim
-from proxygen.render import Rendered
+from proxygen.rendered import Rendered, RenderedFile
 from proxygen.settings import NginxSettings
 
 # With `-e stderr` nginx writes its messages as it writes its log, without it as "nginx: [emerg] …".
@@ -28,6 +29,9 @@ _PLACE: Final = re.compile(r" in (?P<file>/\S+):(?P<line>\d+)$")
 _CONFLICT: Final = re.compile(r'^conflicting server name "(?P<name>[^"]*)" on ')
 _BIND: Final = re.compile(r"bind\(\) to \S*?:(?P<port>\d+) failed[^|]*")
 
+_QUICK: Final = 0.1
+"""Seconds in which a whole candidate is read, so that nobody would notice the difference."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -37,6 +41,61 @@ class Verdict:
     remarks: tuple[str, ...]
     """Warnings about the operator's own files; they refuse nothing."""
     seconds: float
+
+
+class SecondGate:
+    """``nginx -t`` for one candidate after the other.
+
+    nginx reads a candidate whole; or, where that takes long and only servers in upstreams changed since the last one
+    that it accepted, those upstreams alone. All else was read before, and knows no more of an upstream than its name,
+    which is the same. What is refused in part is judged as a whole.
+    """
+
+    def __init__(self, *, settings: NginxSettings, binary: Binary, conf: OperatorConf, own_upstreams: bool) -> None:
+        """``own_upstreams``: the operator's template prints the upstreams, and perhaps more than we know of."""
+        self._settings: Final = settings
+        self._binary: Final = binary
+        self._conf: Final = conf
+        self._whole_only: Final = own_upstreams
+        self._passed: tuple[RenderedFile, ...] = ()
+        self._whole: Verdict | None = None
+        """The last one on a whole candidate."""
+
+    async def judge(self, rendered: Rendered, staged: Path) -> Verdict:
+        """Judge a candidate that lies in ``staged``. Raise CheckRefused where it fails and no service can be blamed."""
+        verdict = await self._judge_part(rendered)
+        if verdict is None:
+            self._whole = None
+            verdict = await self._try(rendered, staged)
+        if not verdict.refusals:
+            self._passed, self._whole = rendered.files, verdict
+        return verdict
+
+    async def _judge_part(self, rendered: Rendered) -> Verdict | None:
+        """Return the verdict on the last whole candidate where it holds for this one too."""
+        if self._whole is None or self._whole_only or self._whole.seconds < _QUICK:
+            return None
+        part = new_part(self._passed, rendered)
+        if part is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix="proxygen-part-") as folder:
+            _write(part, Path(folder))
+            try:
+                verdict = await self._try(part, Path(folder))
+            except CheckRefused:
+                return None
+        # How long a reload may take is told by the whole.
+        return None if verdict.refusals else self._whole
+
+    async def _try(self, rendered: Rendered, staged: Path) -> Verdict:
+        return await try_candidate(rendered, staged, settings=self._settings, binary=self._binary, conf=self._conf)
+
+
+def _write(part: Rendered, folder: Path) -> None:
+    for path, content in part.contents.items():
+        file = folder / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
 
 
 async def try_candidate(

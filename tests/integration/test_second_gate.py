@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from proxygen.nginx.binary import inspect_binary
+from proxygen.nginx.conf import read_operator_conf
+from proxygen.nginx.publish import write_files
+from proxygen.nginx.trial import SecondGate, Verdict, try_candidate
+from proxygen.render import Renderer, Snippets
+from proxygen.rendered import Rendered
+from proxygen.settings import NginxSettings
+from proxygen.templating import Block, Templates
+from proxygen.viewing import Surroundings
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
+from tests.plan.catalogs import instance, plan
 
 MakeNginx = Callable[..., NginxServer]
 MakeSidecar = Callable[..., Sidecar]
@@ -70,3 +84,80 @@ def _entry(service: str, host: str) -> dict[str, object]:
         "Service": {"ID": service, "Service": service, "Port": 9001, "Tags": [f"proxygen.route={host}"]},
         "Checks": [],
     }
+
+
+@pytest.fixture
+async def gate(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, monkeypatch: pytest.MonkeyPatch
+) -> tuple[SecondGate, list[tuple[str, ...]]]:
+    """A gate to which every whole candidate is a long one, and what it had nginx read: files of each candidate."""
+    server = make_nginx(nginx_binary)
+    settings = NginxSettings(binary=str(nginx_binary.path), conf=server.conf, prefix=server.directory)
+    binary = await inspect_binary(settings)
+    conf = read_operator_conf(settings, server.output, binary)
+    seen: list[tuple[str, ...]] = []
+
+    async def watched(rendered: Rendered, staged: Path, **more: Any) -> Verdict:
+        seen.append(tuple(file.path.partition("-")[2] for file in rendered.files))
+        return await try_candidate(rendered, staged, **more)
+
+    monkeypatch.setattr("proxygen.nginx.trial._QUICK", 0.0)
+    monkeypatch.setattr("proxygen.nginx.trial.try_candidate", watched)
+    return SecondGate(settings=settings, binary=binary, conf=conf, own_upstreams=False), seen
+
+
+_WHOLE = ("http.conf", "upstreams.conf", "servers.conf")
+_PART = ("http.conf", "upstreams.conf")
+
+
+async def test_nginx_reads_other_addresses_alone_and_all_else_as_a_whole(
+    gate: tuple[SecondGate, list[tuple[str, ...]]], tmp_path: Path
+) -> None:
+    second, seen = gate
+    renderer = Renderer(Templates(), Surroundings(), Snippets())
+    one, two = instance("web", 1, "route=web.example.com"), instance("api", 2, "route=api.example.com")
+    for members in (
+        (one, two),
+        (one, two, instance("api", 3, "route=api.example.com")),
+        (replace(one, port=9999), two),
+        (replace(one, port=9999), instance("api", 2, "route=api.example.com", "balance=ip_hash")),
+        (one, instance("api", 2, "route=api.example.com", "balance=ip_hash")),
+    ):
+        rendered = renderer.render(plan(*members))
+        verdict = await second.judge(rendered, _staged(tmp_path / str(len(seen)), rendered))
+        assert verdict.refusals == ()
+    assert seen == [_WHOLE, _PART, _PART, _WHOLE, _PART]
+
+
+async def test_what_nginx_refuses_in_part_it_refuses_as_a_whole_and_by_its_service(
+    gate: tuple[SecondGate, list[tuple[str, ...]]], tmp_path: Path
+) -> None:
+    """An address that no type would let through."""
+    second, seen = gate
+    renderer = Renderer(Templates(), Surroundings(), Snippets())
+    good = renderer.render(
+        plan(instance("web", 1, "route=web.example.com"), instance("api", 2, "route=api.example.com"))
+    )
+    assert (await second.judge(good, _staged(tmp_path / "good", good))).refusals == ()
+    files = tuple(
+        replace(
+            file,
+            units=tuple(
+                replace(unit, text=Block(unit.text.replace("server 10.0.0.2:8080", "server 10.0.0.2:80800")))
+                for unit in file.units
+            ),
+        )
+        for file in good.files
+    )
+    bad = replace(good, files=files)
+    for _ in range(2):
+        (refusal,) = (await second.judge(bad, _staged(tmp_path / f"bad{len(seen)}", bad))).refusals
+        assert refusal.services == ("api",)
+        assert refusal.file == "http.d/10-upstreams.conf"
+    # After a refusal nothing is taken as read.
+    assert seen == [_WHOLE, _PART, _WHOLE, _WHOLE]
+
+
+def _staged(directory: Path, rendered: Rendered) -> Path:
+    write_files(directory, rendered.contents)
+    return directory
