@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -31,18 +32,23 @@ OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture
-def watched(
+def sleeping(
     any_nginx_binary: NginxBinary,
     consul: ConsulAgent,
     make_nginx: Callable[..., NginxServer],
     make_sidecar: Callable[..., Sidecar],
 ) -> Sidecar:
-    """A sidecar at work."""
+    """A sidecar beside a running nginx; not started."""
     nginx = make_nginx(any_nginx_binary)
     nginx.start()
-    sidecar = make_sidecar(consul, nginx)
-    sidecar.start()
-    return sidecar
+    return make_sidecar(consul, nginx)
+
+
+@pytest.fixture
+def watched(sleeping: Sidecar) -> Sidecar:
+    """A sidecar at work."""
+    sleeping.start()
+    return sleeping
 
 
 def metrics(sidecar: Sidecar) -> dict[tuple[str, frozenset[str]], float]:
@@ -106,6 +112,30 @@ def test_what_goes_live_what_is_left_out_and_what_is_held_are_seen_in_events_and
     assert ids == sorted(set(ids))
 
 
+def test_held_servers_are_named_until_the_operator_lets_go(consul: ConsulAgent, sleeping: Sidecar) -> None:
+    with App("web-1") as app:
+        tags = ["proxygen.route=many.example.com"]
+        ids = [consul.register("many", port=app.port, id=f"many-{n}", tags=tags) for n in range(8)]
+        sleeping.start()
+        listener = Listener(sleeping)
+        listener.wait_for("applied")
+        for service in ids:
+            consul.deregister(service)
+        listener.wait_for("held", services=["many"])
+        process.wait_until(lambda: value(sleeping, "proxygen_held", "guard") == 1, what="the hold is counted")
+        assert value(sleeping, "proxygen_held_services") == 1
+        # Not all eight: those that went first may have been believed.
+        assert value(sleeping, "proxygen_service_kept_instances", "many")
+        assert sleeping.request("/api/v1/services/many")[1]["kept"] > 0
+        sleeping.command("release-hold")
+        listener.wait_for("hold ended")
+        process.wait_until(
+            lambda: value(sleeping, "proxygen_service_kept_instances", "many") is None, what="none is kept any more"
+        )
+    sleeping.stop()
+    listener.close()
+
+
 def test_settings_that_change_cost_no_event(consul: ConsulAgent, watched: Sidecar) -> None:
     """The parts are put together anew; ids go on, and what lasts is not told again."""
     with App("web-1") as app:
@@ -127,6 +157,24 @@ def test_settings_that_change_cost_no_event(consul: ConsulAgent, watched: Sideca
         assert after.kinds().count("quarantined") == 1
     watched.stop()
     after.close()
+
+
+def test_a_rollback_is_told_and_counted_though_the_same_pass_goes_on_without_its_cause(
+    consul: ConsulAgent, watched: Sidecar
+) -> None:
+    """A port that another program holds: nginx -t lets it pass, the master refuses, the service is left out."""
+    listener = Listener(watched)
+    port = free_port()
+    tags = ["proxygen.protocol=tcp", f"proxygen.listen={port}"]
+    with socket.create_server(("0.0.0.0", port)):
+        consul.register("db", port=free_port(), tags=tags)
+        event = listener.wait_for("rolled back")
+        assert f"0.0.0.0:{port}" in event["text"]
+        listener.wait_for("quarantined", services=["db"])
+        assert value(watched, "proxygen_passes_total", "rolled back") == 1
+        assert value(watched, "proxygen_stage_seconds_count", "restore") == 1
+    watched.stop()
+    listener.close()
 
 
 # --- a real Prometheus
