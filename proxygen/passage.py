@@ -1,0 +1,318 @@
+"""One pass: a catalog through all stages to nginx.
+
+With the operator's files as they are now, else with those before; who is refused is left out, and the rest goes on.
+What a pass learns is kept for the next one: refusals, an outage that a candidate caused, what is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from proxygen.accepted import Accepted
+from proxygen.delivery import Delivery
+from proxygen.errors import BadInput, CheckRefused, NginxUnavailable, ProxygenError
+from proxygen.files import state_of
+from proxygen.guard import Held
+from proxygen.log import get_logger
+from proxygen.model import Catalog, ServiceName
+from proxygen.nginx.apply import Applied, Outcome
+from proxygen.nginx.publish import Output
+from proxygen.nginx.trial import blame_log
+from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipeline, quarantines
+from proxygen.plan.types import Plan, Quarantine
+from proxygen.refusals import Refusals
+from proxygen.settings import Settings
+
+_log = get_logger(__name__)
+
+MAX_DOUBLINGS: Final = 5
+"""Of the pause before a service that a reload stumbled over is tried again: 30 s becomes 16 minutes at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outage:
+    """A candidate ended every worker; the next one is kept back until then, or until the operator's files change."""
+
+    until: float
+    reason: str
+
+
+class _NewlyRefused(CheckRefused):
+    """A service that nothing spoke against is refused with the operator's changed files."""
+
+    def __init__(self, quarantine: Quarantine) -> None:
+        super().__init__(str(quarantine))
+        self.service: Final = quarantine.service
+
+
+class Passage:
+    """Carries catalogs to nginx, one at a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        output: Output,
+        pipeline: Pipeline,
+        accepted: Accepted,
+        *,
+        again: Callable[[], None],
+        tell: Callable[[Applied], None],
+    ) -> None:
+        """``again`` has the newest catalog gone over once more; ``tell`` is told of what a pass went through that did
+        not end it."""
+        self._settings: Final = settings
+        self._output: Final = output
+        self._accepted: Final = accepted
+        self._again: Final = again
+        self._tell: Final = tell
+        self._delivery = Delivery(settings, output, pipeline)
+        self._refusals: Final = Refusals(settings.proxy.tag_prefix)
+        self._outage: _Outage | None = None
+        self._outages = 0
+        self._files = state_of(pipeline.files)
+        self._files_changed = False
+        self._excused: frozenset[ServiceName] | None = None
+        """While changed files are on trial: the services that were refused before. Any other speaks against the files,
+        not against itself: a directive that is misspelt in a template stands in every service's lines."""
+        self._one_draft = threading.Lock()
+        self.pipeline = pipeline
+        self.plan: Plan | None = None
+        """The newest plan, live or not."""
+        self.held: Held | None = None
+        """What is kept back of the newest plan, by the guard."""
+        self.held_since: datetime | None = None
+        self.files_problem = ""
+        """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
+
+    def live_number(self) -> int | None:
+        return self._delivery.live_number()
+
+    def rejected(self, reason: str) -> Applied:
+        return Applied(outcome=Outcome.REJECTED, generation=self.live_number(), reason=reason)
+
+    def files_touched(self) -> None:
+        """Look whether a file of the operator's is another one by now: logs often lie beside nginx.conf, and each
+        ``nginx -t`` touches them."""
+        state = state_of(self.pipeline.files)
+        if state != self._files:
+            self._files = state
+            self.files_changed()
+
+    def files_changed(self) -> None:
+        """Read the operator's files anew and go over the newest catalog again."""
+        self._files_changed = True
+        self._again()
+
+    # --- one pass
+
+    async def finish_pending(self) -> Applied:
+        """Finish a reload that a crash or an absent nginx left undone."""
+        return await self._delivery.finish_pending()
+
+    async def carry(self, catalog: Catalog, timings: Timings) -> Applied:
+        """Carry a catalog through all stages: with the operator's files as they are now, else with those before."""
+        before, outage, refused = self.pipeline, self._outage, frozenset(self._refusals.quarantines)
+        if not await self._refresh_pipeline():
+            return await self._carry(catalog, timings)
+        self._excused = refused
+        try:
+            return await self._carry(catalog, timings)
+        except (BadInput, CheckRefused) as error:
+            self.pipeline, self._outage, self._excused = before, outage, None
+            return await self._carry_as_before(catalog, timings, error)
+        finally:
+            self._excused = None
+            if self.pipeline is not before:
+                self.files_problem = ""
+
+    async def _carry_as_before(self, catalog: Catalog, timings: Timings, error: ProxygenError) -> Applied:
+        """Carry a catalog with the files before, since ``error`` speaks against the changed ones: also to see whether
+        it is theirs."""
+        try:
+            applied = await self._carry(catalog, timings)
+        except (BadInput, CheckRefused):
+            # Not the files' fault, or not theirs alone: both are tried again.
+            self._files_changed = True
+            raise error from None
+        except Exception:
+            self._keep_files(error)
+            raise
+        if isinstance(error, _NewlyRefused) and error.service in self._refusals.quarantines:
+            # It is refused with the files before just as well, which are no better then.
+            self.files_changed()
+        else:
+            self._keep_files(error)
+        return applied
+
+    async def _carry(self, catalog: Catalog, timings: Timings) -> Applied:
+        drafted = await self._draft(catalog, timings)
+        if self._accepted.pinned is not None:
+            return await self._stay_pinned()
+        for _ in range(MAX_ROUNDS):
+            applied = await self._make_live(drafted, timings)
+            if applied is not None:
+                if drafted.held is not None and applied.outcome is Outcome.UNCHANGED:
+                    return replace(applied, outcome=Outcome.HELD, reason=drafted.held.reason)
+                return applied
+            drafted = await self._draft(catalog, timings)
+        raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
+
+    async def _stay_pinned(self) -> Applied:
+        """Hold every plan while the operator keeps nginx at an older generation."""
+        pending = await self.finish_pending()
+        if pending.outcome is not Outcome.UNCHANGED:
+            return pending
+        return Applied(outcome=Outcome.HELD, generation=self.live_number(), reason=pinned_reason(self._accepted.pinned))
+
+    async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
+        self._refusals.review(catalog, time.monotonic())
+        # In a thread: at thousands of services a cold start takes seconds, and others share this loop.
+        drafted = await asyncio.to_thread(self._draft_here, self.pipeline, catalog, timings)
+        for quarantine in drafted.left_out.values():
+            self._refuse(quarantine, drafted.catalog)
+        self.plan = drafted.plan
+        self._note_hold(drafted.held)
+        return drafted
+
+    def _note_hold(self, held: Held | None) -> None:
+        """Tell when a hold begins, changes and ends, and come back when it may be over."""
+        before, self.held = self.held, held
+        if held is None:
+            self.held_since = None
+            if before is not None:
+                _log.info("hold over")
+            return
+        if before is None:
+            self.held_since = datetime.now(UTC)
+            asyncio.get_running_loop().call_later(self._settings.guard.hold + 0.1, self._again)
+        if before is None or before.services.keys() != held.services.keys():
+            _log.warning("servers held", reason=held.reason, services=len(held.services))
+
+    def _draft_here(self, pipeline: Pipeline, catalog: Catalog, timings: Timings) -> Drafted:
+        # A pass that was cancelled leaves its thread behind, and a pipeline remembers what it rendered last.
+        with self._one_draft:
+            drafted = pipeline.draft(
+                catalog, self._accepted.memory, self._refusals.quarantines, timings, judge=self._accepted.judge
+            )
+            with timings.of("render"):
+                # Kept in the rendering; at thousands of services it takes its time too.
+                _ = drafted.rendered.digest
+            return drafted
+
+    def _refuse(self, quarantine: Quarantine, catalog: Catalog) -> None:
+        if self._excused is not None and quarantine.service not in self._excused:
+            raise _NewlyRefused(quarantine)
+        self._refusals.refuse(quarantine, catalog)
+        _say_quarantined(quarantine)
+
+    def _postpone(self, quarantine: Quarantine, catalog: Catalog) -> None:
+        """Leave out for some time what a reload stumbled over; the pauses double."""
+        until = self._pause(self._refusals.count_setback(quarantine.service))
+        self._refusals.refuse(quarantine, catalog, until=until)
+        _say_quarantined(quarantine)
+
+    async def _make_live(self, drafted: Drafted, timings: Timings) -> Applied | None:
+        """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
+        is needed."""
+        if self._delivery.is_live(drafted.rendered):
+            pending = await self._delivery.finish_pending()
+            if not pending.failed:
+                await self._accepted.take(drafted, pending.generation)
+            return pending
+        if self._outage is not None and time.monotonic() < self._outage.until:
+            raise CheckRefused(f"kept back, since the last candidate took nginx down: {self._outage.reason}")
+        applied = await self._delivery.deliver(drafted, timings)
+        if not isinstance(applied, Applied):
+            for quarantine in quarantines(applied, self._refusals.quarantines).values():
+                self._refuse(quarantine, drafted.catalog)
+            return None
+        if applied.outcome is Outcome.APPLIED:
+            self._refusals.forgive(service.name for service in drafted.plan.services if service.quarantine is None)
+            self._outage, self._outages = None, 0
+            await self._accepted.take(drafted, applied.generation)
+        elif applied.ended_workers:
+            self._outage = _Outage(self._pause(self._outages), applied.reason)
+            self._outages += 1
+        elif applied.outcome is Outcome.ROLLED_BACK:
+            blamed = blame_log((applied.reason, *applied.log), drafted.rendered)
+            known = self._refusals.quarantines.keys()
+            new = [refusal for refusal in blamed if not set(refusal.services) <= known]
+            if new:
+                self._tell(applied)
+                for quarantine in quarantines(tuple(new), {}).values():
+                    self._postpone(quarantine, drafted.catalog)
+                return None
+        return applied
+
+    def _pause(self, doublings: int) -> float:
+        """Return the end of a pause, after which the newest catalog is gone over again."""
+        pause = self._settings.reload.retry_max * (1 << min(doublings, MAX_DOUBLINGS))
+        asyncio.get_running_loop().call_later(pause + 0.1, self._again)
+        return time.monotonic() + pause
+
+    # --- nginx's files
+
+    async def _refresh_pipeline(self) -> bool:
+        """Build the pipeline anew where nginx's binary, its configuration or a file of the operator's changed.
+
+        Return whether the one before may stand in for it: not where nginx itself reads something else by now.
+        """
+        is_outdated = self.pipeline.is_outdated(await self._delivery.conf())
+        if not self._files_changed and not is_outdated:
+            return False
+        self._files_changed = False
+        try:
+            pipeline = await open_pipeline(self._settings)
+        except BadInput as error:
+            if is_outdated:
+                raise
+            self._keep_files(error)
+            return False
+        except Exception:
+            self._files_changed = True
+            raise
+        self.pipeline = pipeline
+        self._refusals.clear()
+        self._outage, self._outages = None, 0
+        self._delivery = Delivery(self._settings, self._output, pipeline)
+        for problem in pipeline.problems:
+            _log.warning("file left out", reason=problem)
+        if is_outdated:
+            self.files_problem = ""
+        return not is_outdated
+
+    def _keep_files(self, error: ProxygenError) -> None:
+        """Go on with the files as they were read before, until one of them changes again."""
+        self.files_problem = str(error)
+        _log.error("files refused, the ones before stay", reason=self.files_problem)
+
+    # --- what the operator asks for
+
+    async def go_back(self, number: int | None) -> Applied:
+        """Go back to an older generation, and stay there. Raise OutputUnusable where there is none of that number."""
+        live, pinned = self.live_number(), self._accepted.pinned
+        target = number if number is not None else self._delivery.served_before()
+        if target not in (None, live):
+            # Before the switch: killed in between, the next run must not undo what the operator asked for.
+            self._accepted.pin(target)
+        try:
+            return await self._delivery.roll_back(target)
+        except NginxUnavailable as error:
+            return self.rejected(str(error))
+        finally:
+            if self.live_number() != target:
+                self._accepted.pin(pinned)
+
+
+def pinned_reason(number: int | None) -> str:
+    return f"the operator went back to generation {number}; `proxygen release-hold` lets new plans through"
+
+
+def _say_quarantined(quarantine: Quarantine) -> None:
+    _log.warning("service quarantined", service=quarantine.service, place=quarantine.place, reason=quarantine.reason)
