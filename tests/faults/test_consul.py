@@ -178,7 +178,7 @@ async def test_t3_a_leader_that_dies_again_and_again_takes_no_server_along(
                 await asyncio.sleep(0.7)
 
         sidecar.start()
-        pid, kills, end = sidecar.pid, 0, time.monotonic() + seconds(50, 300)
+        pid, kills, end = sidecar.pid, 0, time.monotonic() + seconds(40, 300)
         async with steady_load(sidecar), steady_load(sidecar, "shop.example.com"):
             churn = asyncio.create_task(keep_busy())
             while time.monotonic() < end:
