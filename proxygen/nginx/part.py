@@ -1,4 +1,5 @@
-"""What nginx has not read yet of a candidate, where only servers in upstreams changed since one that it accepted."""
+"""What nginx has not read yet of a candidate, where only the inside of upstreams, maps and splits of some services
+changed since one that it accepted."""
 
 from __future__ import annotations
 
@@ -8,9 +9,6 @@ from proxygen.rendered import Rendered, RenderedFile, Unit
 
 COMMON: Final = "http.d/00-http.conf"
 UPSTREAMS: Final = "http.d/10-upstreams.conf"
-
-_SERVER: Final = "    server "
-"""How each line begins that the shipped template prints for a server in an upstream, and no other line does."""
 
 
 def new_part(passed: tuple[RenderedFile, ...], candidate: Rendered) -> Rendered | None:
@@ -25,12 +23,13 @@ def new_part(passed: tuple[RenderedFile, ...], candidate: Rendered) -> Rendered 
         for old, new in zip(before.units, after.units, strict=True):
             if old is new or old.text == new.text:
                 continue
-            if after.path != UPSTREAMS or _without_servers(old) != _without_servers(new):
+            if after.path != UPSTREAMS or _declared(old) != _declared(new):
                 return None
             changed.append(new)
     common = [file for file in candidate.files if file.path == COMMON]
     return Rendered(plan=candidate.plan, files=(*common, RenderedFile(UPSTREAMS, tuple(changed))))
 
 
-def _without_servers(unit: Unit) -> list[str]:
-    return [line for line in unit.text.splitlines() if not line.startswith(_SERVER)]
+def _declared(unit: Unit) -> list[str]:
+    """The lines outside of all blocks: each begins something that others may refer to by its name."""
+    return [line for line in unit.text.splitlines() if line[:1] not in (" ", "}")]

@@ -46,9 +46,9 @@ class Verdict:
 class SecondGate:
     """``nginx -t`` for one candidate after the other.
 
-    nginx reads a candidate whole; or, where that takes long and only servers in upstreams changed since the last one
-    that it accepted, those upstreams alone. All else was read before, and knows no more of an upstream than its name,
-    which is the same. What is refused in part is judged as a whole.
+    nginx reads a candidate whole; or, where that takes long and only the inside of some services' upstreams, maps and
+    splits changed since the last one that it accepted, those alone. All else was read before, and knows no more of them
+    than their names, which are the same. What is refused in part is judged as a whole.
     """
 
     def __init__(self, *, settings: NginxSettings, binary: Binary, conf: OperatorConf, own_upstreams: bool) -> None:

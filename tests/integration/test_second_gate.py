@@ -120,8 +120,8 @@ async def test_nginx_reads_other_addresses_alone_and_all_else_as_a_whole(
         (one, two),
         (one, two, instance("api", 3, "route=api.example.com")),
         (replace(one, port=9999), two),
-        (replace(one, port=9999), instance("api", 2, "route=api.example.com", "balance=ip_hash")),
-        (one, instance("api", 2, "route=api.example.com", "balance=ip_hash")),
+        (replace(one, port=9999), instance("api", 2, "route=api.example.com", "timeout=9s")),
+        (one, instance("api", 2, "route=api.example.com", "timeout=9s")),
     ):
         rendered = renderer.render(plan(*members))
         verdict = await second.judge(rendered, _staged(tmp_path / str(len(seen)), rendered))

@@ -1,4 +1,4 @@
-"""Which candidates nginx may read in part: those that differ in nothing but the servers of upstreams."""
+"""Which candidates nginx may read in part: those in which whatever has a name is there as before."""
 
 from __future__ import annotations
 
@@ -39,11 +39,14 @@ def _changed(*members: Instance, around: Surroundings | None = None) -> Rendered
         (replace(BEFORE[0], health=Health.CRITICAL), *BEFORE[1:]),
         (replace(BEFORE[0], health=Health.WARNING, weight_warning=7), *BEFORE[1:]),
         (*BEFORE, instance("web", 9, WEB, "canary=10%", "weight=3")),
+        (*BEFORE[:2], instance("web", 3, WEB, "canary=11%"), *BEFORE[3:]),
+        (*BEFORE[:2], instance("web", 3, WEB, "canary=100%"), *BEFORE[3:]),
+        (*BEFORE, instance("web", 9, WEB, "balance=least_conn")),
     ],
-    ids=["port", "registered", "deregistered", "critical", "weight", "second canary"],
+    ids=["port", "registered", "deregistered", "critical", "weight", "canaries", "share", "whole share", "method"],
 )
 @pytest.mark.parametrize("share_from", [0, 1])
-def test_other_servers_of_one_service_are_all_that_nginx_needs_to_read(
+def test_the_service_whose_servers_or_shares_changed_is_all_that_nginx_needs_to_read(
     members: tuple[Instance, ...], share_from: int
 ) -> None:
     part = _changed(*members, around=Surroundings(share_from=share_from))
@@ -57,16 +60,16 @@ def test_other_servers_of_one_service_are_all_that_nginx_needs_to_read(
     [
         (*BEFORE, instance("more", 9, "route=more.example.com")),
         (*BEFORE[:3], *BEFORE[4:]),
-        (*BEFORE[:2], instance("web", 3, WEB, "canary=11%"), *BEFORE[3:]),
         (*BEFORE[:2], *BEFORE[3:]),
         (*BEFORE[:3], instance("api", 4, "route=api.example.com", "rate=6r/s"), *BEFORE[4:]),
-        (*BEFORE[:3], instance("api", 4, "route=api.example.com", "rate=5r/s", "balance=ip_hash"), *BEFORE[4:]),
+        (*BEFORE[:2], instance("web", 3, WEB, "canary=10%", "force=header:X-Canary"), *BEFORE[3:]),
+        (*BEFORE[:2], instance("web", 3, WEB, "canary=10%", "sticky=header:X-User"), *BEFORE[3:]),
         (*BEFORE[:3], instance("api", 4, "route=api.example.com", "rate=5r/s", "timeout=9s"), *BEFORE[4:]),
         (*BEFORE[:3], replace(BEFORE[3], health=Health.CRITICAL), *BEFORE[4:]),
         (*BEFORE[:4], replace(BEFORE[4], port=9999)),
     ],
     ids=[
-        "new service", "service gone", "share", "no canary", "rate", "method", "time-out", "nobody left", "stream",
+        "new service", "service gone", "no canary", "rate", "force rule", "sticky", "time-out", "nobody left", "stream",
     ],
 )  # fmt: skip
 def test_whatever_else_changed_nginx_reads_it_all(members: tuple[Instance, ...]) -> None:
