@@ -9,14 +9,14 @@ own for a while, for what changes once mostly changes again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from proxygen.aio import start_eternal
 from proxygen.consul.answers import Reply
 from proxygen.consul.changes import CheckKey, compare_checks, index_checks
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import decode_checks, decode_entries
+from proxygen.consul.decode import Registration, decode_checks, decode_entries
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.follow import Watcher, poll_of_service
 from proxygen.consul.ledger import Ledger
@@ -29,6 +29,8 @@ from proxygen.errors import CatalogUnavailable
 _MOST_READERS: Final = 10
 _KEPT_FREE: Final = 4
 """Sockets of the lower half that are for standing questions; the upper half is for short reads and other watches."""
+_SCAN_GAP: Final = 0.2
+_LONGEST_SCAN_GAP: Final = 0.5
 _SWEEP_GAP: Final = 15.0
 _RESYNC: Final = 300.0
 """Seconds after which every service is read again, whatever was or was not seen to move."""
@@ -50,7 +52,16 @@ class DetectChanges:
         connections = client.settings.max_connections
         self._fetcher = Fetcher(self._read, ledger, workers=min(_MOST_READERS, max(1, connections // 4)))
         self._sweep = Sweep(self._fetcher, self._by_recency, gap=_SWEEP_GAP, longest_gap=_SWEEP_GAP, every=_RESYNC)
-        self._scan = RegistrationScan(client, ledger, view, self._ask, self._sweep.moved, group)
+        self._scan = RegistrationScan(
+            client,
+            ledger,
+            group,
+            gap=_SCAN_GAP,
+            longest_gap=_LONGEST_SCAN_GAP,
+            known=self._known,
+            ask=self._ask,
+            look_everywhere=self._sweep.moved,
+        )
         self._recent = RecentPolls(
             client, ledger, watcher, group, most=max(0, connections // 2 - _KEPT_FREE), on_quiet=self._ask_one
         )
@@ -105,6 +116,13 @@ class DetectChanges:
         routed = [name for name in names if name in self._names]
         self._fetcher.ask(name for name in routed if name not in self._recent)
         return bool(routed)
+
+    def _known(self, node: str, registered: Mapping[str, Registration]) -> Mapping[str, Registration]:
+        """Return what the services' own answers said of a node."""
+        return {
+            instance.id: Registration(service=instance.service, modify_index=instance.modify_index)
+            for instance in self._view.instances_on(node)
+        }
 
     def _ask_one(self, name: str) -> None:
         self._ask((name,))

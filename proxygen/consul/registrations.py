@@ -18,14 +18,11 @@ from proxygen.consul.decode import Registration, decode_nodes, decode_registrati
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.reads import is_about_one_service as is_about_one
-from proxygen.consul.view import View
 from proxygen.errors import CatalogUnavailable
 
 _NODES_PATH: Final = "/v1/catalog/nodes"
 _SOURCE: Final = "nodes"
 _MOST_READERS: Final = 8
-_GAP: Final = 0.2
-_LONGEST_GAP: Final = 0.5
 _RESYNC: Final = 300.0
 _LONGEST_PAUSE: Final = 30.0
 
@@ -33,22 +30,26 @@ _LONGEST_PAUSE: Final = 30.0
 class RegistrationScan:
     """Compares what each node has registered with what it had, and tells ``ask`` the services that differ.
 
-    ``ask`` returns whether any of them was of interest. Nodes that cannot be asked by their name make it call
-    ``look_everywhere`` in place of that.
+    ``ask`` returns whether any of them was of interest. ``known`` says, of a node and its first answer, what was known
+    of it before. Nodes that cannot be asked by their name make it call ``look_everywhere`` in place of that.
     """
 
     def __init__(
         self,
         client: ConsulClient,
         ledger: Ledger,
-        view: View,
+        group: asyncio.TaskGroup,
+        *,
+        gap: float,
+        longest_gap: float,
+        known: Callable[[str, Mapping[str, Registration]], Mapping[str, Registration]],
         ask: Callable[[Iterable[str]], bool],
         look_everywhere: Callable[[], None],
-        group: asyncio.TaskGroup,
     ) -> None:
         self._client = client
         self._ledger = ledger
-        self._view = view
+        self._gap = gap
+        self._known = known
         self._ask = ask
         self._look_everywhere = look_everywhere
         self._index = 0
@@ -57,7 +58,7 @@ class RegistrationScan:
         self._nodes: tuple[str, ...] = ()
         workers = min(_MOST_READERS, max(1, client.settings.max_connections // 8))
         self._fetcher = Fetcher(self._read, ledger, workers=workers, what="node")
-        self._sweep = Sweep(self._fetcher, lambda: self._nodes, gap=_GAP, longest_gap=_LONGEST_GAP, every=_RESYNC)
+        self._sweep = Sweep(self._fetcher, lambda: self._nodes, gap=gap, longest_gap=longest_gap, every=_RESYNC)
         self._tasks = [
             start_eternal(group, self._fetcher.run(), name="reading of nodes"),
             start_eternal(group, self._sweep.run(), name="sweep over all nodes"),
@@ -84,12 +85,13 @@ class RegistrationScan:
             nodes: tuple[str, ...] = await caller(self._list_nodes)
             for gone in set(self._nodes) - set(nodes):
                 self._fetcher.forget(gone)
-                self._registered.pop(gone, None)
-                self._ask(self._view.services_on(gone))
+                before = self._registered.pop(gone, None) or self._known(gone, {})
+                self._ask(one.service for one in before.values())
             self._nodes = tuple(node for node in nodes if is_askable(node))
             if len(self._nodes) < len(nodes):
                 self._look_everywhere()
             self._sweep.moved()
+            await asyncio.sleep(self._gap)
 
     async def _list_nodes(self) -> tuple[str, ...]:
         try:
@@ -117,13 +119,6 @@ class RegistrationScan:
         after = decode_registrations(reply.body)
         before = self._registered.get(node)
         if before is None:
-            before = self._seen_on(node)
+            before = self._known(node, after)
         self._registered[node] = after
         return self._ask(compare_registrations(before, after))
-
-    def _seen_on(self, node: str) -> dict[str, Registration]:
-        """Return what is known of the node before its first answer, from its services' own."""
-        return {
-            instance.id: Registration(service=instance.service, modify_index=instance.modify_index)
-            for instance in self._view.instances_on(node)
-        }

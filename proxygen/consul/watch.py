@@ -13,12 +13,12 @@ from typing import Final
 
 from proxygen.aio import Latest, retrying, start_eternal
 from proxygen.consul.answers import Reply
+from proxygen.consul.candidates import Candidates
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import (
     CONSUL_SERVICE,
     Entry,
     carries_proxy_keys,
-    decode_entries,
     decode_listing,
     decode_overrides,
     instances_of,
@@ -27,7 +27,6 @@ from proxygen.consul.decode import (
 )
 from proxygen.consul.detect import DetectChanges
 from proxygen.consul.elsewhere import Elsewhere, Known
-from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.follow import Follower, PollEach
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
@@ -41,7 +40,6 @@ from proxygen.consul.reads import (
     is_whole,
     overrides_prefix,
     read_datacenter,
-    service_path,
 )
 from proxygen.consul.view import View
 from proxygen.errors import CatalogUnavailable
@@ -49,8 +47,6 @@ from proxygen.log import get_logger
 from proxygen.model import Catalog
 
 _log: Final = get_logger(__name__)
-
-_FOR_EVER: Final = 86_400.0
 
 
 class CatalogWatch:
@@ -72,8 +68,6 @@ class CatalogWatch:
         self._listing_index = 0
         self._tagged: set[str] = set()
         self._routed: set[str] = set()
-        self._candidates: set[str] = set()
-        self._asked: set[str] = set()
         self._refused: set[str] = set()
         self._has_overrides = False
         self._elsewhere = Elsewhere(client, tag_prefix=tag_prefix, known=known, observed=self._open_when_ready)
@@ -100,22 +94,17 @@ class CatalogWatch:
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._follower: Follower = PollEach(self._client, self._ledger, self, group)
-            self._candidate_reader = Fetcher(
-                self._read_candidate, self._ledger, workers=min(4, max(1, self._settings.max_connections // 16))
-            )
-            self._candidate_sweep = Sweep(
-                self._candidate_reader,
-                lambda: tuple(self._candidates),
-                gap=self._settings.meta_sweep,
-                longest_gap=self._settings.meta_sweep,
-                every=_FOR_EVER,
+            self._candidates = Candidates(
+                self._client,
+                self._ledger,
+                group,
+                tag_prefix=self._tag_prefix,
+                route=self._route_by_meta,
+                observed=self._open_when_ready,
             )
             start_eternal(group, self._listing_poll().run(), name="watch of catalog/services")
             start_eternal(group, self._overrides_poll().run(), name="watch of the overrides in KV")
             start_eternal(group, self._elsewhere.run(self._view), name="watch of other datacenters")
-            start_eternal(group, self._candidate_reader.run(), name="reading of services without proxy tags")
-            if self._settings.meta_sweep:
-                start_eternal(group, self._candidate_sweep.run(), name="sweep over services without proxy tags")
 
     async def _read_datacenter(self) -> str:
         try:
@@ -165,7 +154,9 @@ class CatalogWatch:
         if reply.index != self._listing_index:
             self._listing_index = reply.index
             self._follower.listing_moved(reply.index, retagged)
-            self._ask_candidates()
+            if self._settings.meta_sweep:
+                names = {name for name in listing if name != CONSUL_SERVICE and is_askable(name)}
+                self._candidates.listed(names - self._routed, reply.index)
         self._open_when_ready()
 
     async def _confirm_listing(self) -> Listing:
@@ -188,8 +179,7 @@ class CatalogWatch:
 
     def _route(self, name: str) -> None:
         self._routed.add(name)
-        self._candidates.discard(name)
-        self._candidate_reader.forget(name)
+        self._candidates.forget(name)
         self._follower.follow(name)
 
     def _unroute(self, name: str) -> None:
@@ -213,37 +203,10 @@ class CatalogWatch:
         for name in sorted(self._routed):
             self._follower.follow(name)
 
-    def _ask_candidates(self) -> None:
-        """Ask services without proxy tags, when they are new, whether their Meta carries a route."""
-        assert self._listing is not None
-        if not self._settings.meta_sweep:
-            return
-        names = {name for name in self._listing if name != CONSUL_SERVICE and is_askable(name)} - self._routed
-        for name in self._candidates - names:
-            self._candidate_reader.forget(name)
-        self._asked &= names
-        self._candidates = names
-        self._candidate_reader.ask(sorted(names - self._asked))
-        self._candidate_sweep.moved()
-
-    async def _read_candidate(self, name: str, urgent: bool) -> bool:
-        if name not in self._candidates:
-            return False
-        try:
-            entries = decode_entries((await self._client.read(service_path(name), consistency="any")).body)
-        except CatalogUnavailable as error:
-            if is_about_one_service(error):
-                self._asked.add(name)
-                self._open_when_ready()
-            raise
-        self._asked.add(name)
-        is_new = name in self._candidates and carries_proxy_keys(instances_of(name, entries), self._tag_prefix)
-        if is_new:
-            self._choose_follower(len(self._routed) + 1)
-            self._route(name)
-            self.observe(name, entries)
-        self._open_when_ready()
-        return is_new
+    def _route_by_meta(self, name: str, entries: tuple[Entry, ...]) -> None:
+        self._choose_follower(len(self._routed) + 1)
+        self._route(name)
+        self.observe(name, entries)
 
     # What followers see.
 
@@ -275,11 +238,7 @@ class CatalogWatch:
 
         A service that Consul does not show to us does not hold back the others, unless it is all there are.
         """
-        if (
-            self._listing is None
-            or not self._has_overrides
-            or (self._settings.meta_sweep and self._candidates - self._asked)
-        ):
+        if self._listing is None or not self._has_overrides or not self._candidates.is_observed:
             return
         waits = any(name not in self._view and name not in self._refused for name in self._routed)
         sees_none = self._routed and not any(name in self._view for name in self._routed)

@@ -1,0 +1,114 @@
+"""Services without proxy tags: any of them may carry a route in its Meta, which no listing shows.
+
+Each is read once when it is new, and again when its registration changed. Most catalogs have far more of them than of
+routed services, so they are never all read because something moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from proxygen.aio import start_eternal
+from proxygen.consul.client import ConsulClient
+from proxygen.consul.decode import Entry, Registration, carries_proxy_keys, decode_entries, instances_of
+from proxygen.consul.fetch import Fetcher, Sweep
+from proxygen.consul.ledger import Ledger
+from proxygen.consul.reads import is_about_one_service, service_path
+from proxygen.consul.registrations import RegistrationScan
+from proxygen.errors import CatalogUnavailable
+
+_MOST_READERS: Final = 4
+_FOR_EVER: Final = 86_400.0
+
+
+class Candidates:
+    """Asks whether a service's Meta carries a route, and gives those that do to ``route``.
+
+    ``observed`` is called whenever another one was asked for the first time.
+    """
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        ledger: Ledger,
+        group: asyncio.TaskGroup,
+        *,
+        tag_prefix: str,
+        route: Callable[[str, tuple[Entry, ...]], None],
+        observed: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._tag_prefix = tag_prefix
+        self._route = route
+        self._observed = observed
+        self._names: set[str] = set()
+        self._asked: set[str] = set()
+        self._since: int | None = None
+        gap = client.settings.meta_sweep
+        workers = min(_MOST_READERS, max(1, client.settings.max_connections // 16))
+        self._reader = Fetcher(self._read, ledger, workers=workers)
+        sweep = Sweep(self._reader, lambda: tuple(self._names), gap=gap, longest_gap=gap, every=_FOR_EVER)
+        self._scan = RegistrationScan(
+            client,
+            ledger,
+            group,
+            gap=gap,
+            longest_gap=gap,
+            known=self._known,
+            ask=self._ask,
+            look_everywhere=sweep.moved,
+        )
+        start_eternal(group, self._reader.run(), name="reading of services without proxy tags")
+        start_eternal(group, sweep.run(), name="sweep over services without proxy tags")
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether every one of them has been asked."""
+        return not self._names - self._asked
+
+    def listed(self, names: set[str], index: int) -> None:
+        """Take in which services without proxy tags there are, by the listing of this index."""
+        for name in self._names - names:
+            self._reader.forget(name)
+        self._asked &= names
+        self._names = names
+        self._reader.ask(sorted(names - self._asked))
+        if self._since is None:
+            self._since = index
+        elif names:
+            self._scan.moved(index)
+
+    def forget(self, name: str) -> None:
+        """Leave out a service that is routed now."""
+        self._names.discard(name)
+        self._reader.forget(name)
+
+    def _known(self, node: str, registered: Mapping[str, Registration]) -> Mapping[str, Registration]:
+        # What is older than the first listing was in the first answers.
+        since = self._since or 0
+        return {identity: one for identity, one in registered.items() if one.modify_index <= since}
+
+    def _ask(self, names: Iterable[str]) -> bool:
+        found = self._names.intersection(names)
+        self._reader.ask(sorted(found))
+        return bool(found)
+
+    async def _read(self, name: str, urgent: bool) -> bool:
+        if name not in self._names:
+            return False
+        try:
+            reply = await self._client.read(service_path(name), consistency="default" if urgent else "any")
+            entries = decode_entries(reply.body)
+        except CatalogUnavailable as error:
+            if is_about_one_service(error):
+                self._asked.add(name)
+                self._observed()
+            raise
+        self._asked.add(name)
+        is_routed = name in self._names and carries_proxy_keys(instances_of(name, entries), self._tag_prefix)
+        if is_routed:
+            self._route(name, entries)
+        self._observed()
+        return is_routed
