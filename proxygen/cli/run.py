@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -49,6 +50,9 @@ def run(source: Source) -> int:
     them on SIGHUP; settings that cannot be used leave the old ones in force. Exits 0 after a clean stop, 2 when a
     setting cannot be used at the start.
     """
+    # At 10,000 services 400,000 objects stay for good, and each change makes 70,000 short-lived ones. Python's defaults
+    # go over all of them for cycles at every second change, which takes 0.2 s.
+    gc.set_threshold(50_000, 10, 20)
     return asyncio.run(_run(source))
 
 
