@@ -40,6 +40,8 @@ class Usage:
     """Bytes of resident memory at its highest, without children."""
     sockets: int
     """Connections to Consul now."""
+    nginx: int
+    """Bytes that nginx's processes hold together now."""
 
 
 class Contender(Protocol):
@@ -79,7 +81,7 @@ class Proxygen:
         self._sidecar.start(ready=False)
 
     def usage(self) -> Usage:
-        return usage_of(self._sidecar.pid, self._consul)
+        return usage_of(self._sidecar.pid, self._consul, self._nginx)
 
     def log(self) -> str:
         return self._sidecar.tail()
@@ -165,7 +167,7 @@ class ConsulTemplate:
 
     def usage(self) -> Usage:
         assert self._process is not None
-        return usage_of(self._process.pid, self._consul)
+        return usage_of(self._process.pid, self._consul, self._nginx)
 
     def log(self) -> str:
         path = self._directory / "consul-template.log"
@@ -177,7 +179,7 @@ class ConsulTemplate:
         self._nginx.stop()
 
 
-def usage_of(pid: int, consul: ConsulAgent) -> Usage:
+def usage_of(pid: int, consul: ConsulAgent, nginx: NginxServer) -> Usage:
     watched = psutil.Process(pid)
     cpu = watched.cpu_times()
     status = Path(f"/proc/{pid}/status").read_text()
@@ -191,4 +193,5 @@ def usage_of(pid: int, consul: ConsulAgent) -> Usage:
         cpu=cpu.user + cpu.system + cpu.children_user + cpu.children_system,
         peak=int(peak.split()[1]) * 1024,
         sockets=len(sockets),
+        nginx=sum(psutil.Process(each).memory_full_info().pss for each in (nginx.pid, *nginx.workers())),
     )

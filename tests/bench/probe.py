@@ -12,7 +12,7 @@ from tests.bench.fleet import host_of
 from tests.harness.load import fetch
 
 PAUSE: Final = 0.0025
-PATIENCE: Final = 60.0
+PATIENCE: Final = 300.0
 _GONE_REQUESTS: Final = 40
 _GONE_SECONDS: Final = 0.4
 """Old workers still answer beside the new ones for 0.1 s and more; only a long silence means that it is over."""

@@ -1,8 +1,9 @@
 """How long a change in Consul takes to be felt by nginx's clients, beside consul-template.
 
-``python -m tests.bench.propagation`` measures at 10, 200 and 1,000 services. All contenders watch the same Consul in
-turns: each starts from nothing, is measured for some changes, and ends; then the next one. So whatever else the
-machine does meets all of them, and none is slowed by another.
+``python -m tests.bench.propagation`` measures at 10, 200 and 1,000 services; ``--sizes 10000 --turns 1 --changes 2`` at
+10,000 in about ten minutes. All contenders watch the same Consul in turns: each starts from nothing, is measured for
+some changes, and ends; then the next one. So whatever else the machine does meets all of them, and none is slowed by
+another.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from tests.bench.contenders import ConsulTemplate, Contender, Maker, Proxygen, find_consul_template
 from tests.bench.fleet import CANARY, NAMES, NEWCOMER, Fleet
@@ -29,11 +29,18 @@ from tests.bench.upstreams import Upstreams
 from tests.harness.consul import ConsulAgent
 from tests.harness.tools import find_nginx
 
-QUIET: Final = 1.0
-"""Seconds between two changes: what is measured is a lone change, not one that waits for the end of the one before."""
 
-# consul-template holds a connection for each service; Consul's default allows 200.
-_LIMITS: Final = {"limits": {"http_max_conns_per_client": 10_000}}
+def quiet(size: int) -> float:
+    """Seconds between two changes: a lone change is measured, not one that waits for the end of the one before."""
+    return 1.0 + size / 2_000
+
+
+def limits(size: int) -> dict[str, object]:
+    """Let a client hold a connection for each service, as consul-template does; Consul's default is 200 in all.
+
+    Consul does not start unless it may open as many files.
+    """
+    return {"limits": {"http_max_conns_per_client": size + 1_000}}
 
 
 async def measure(contender: Contender, fleet: Fleet, changed: Sequence[str], record: Record) -> None:
@@ -44,7 +51,7 @@ async def measure(contender: Contender, fleet: Fleet, changed: Sequence[str], re
         begun = time.perf_counter()
         await asyncio.to_thread(contender.start)
         record.seconds[COLD_START].append(await until_served(contender, fleet.sample, begun))
-        await asyncio.sleep(2 * QUIET)
+        await asyncio.sleep(2 * quiet(fleet.size))
         record.started.append(contender.usage())
         for service in changed:
             await _change(contender, fleet, service, record)
@@ -72,7 +79,7 @@ async def _change(contender: Contender, fleet: Fleet, service: str, record: Reco
         record.seconds[change].append(await seen(name, begun))
         await writing
         record.changes += 1
-        await asyncio.sleep(QUIET)
+        await asyncio.sleep(quiet(fleet.size))
 
 
 async def compare(
@@ -93,7 +100,7 @@ async def compare(
 @contextmanager
 def fleet_of(size: int, directory: Path) -> Iterator[Fleet]:
     """A Consul of its own with so many services, and their upstreams."""
-    consul = ConsulAgent(directory / "consul", config=_LIMITS)
+    consul = ConsulAgent(directory / "consul", config=limits(size))
     with Upstreams(directory / "upstreams", NAMES) as upstreams:
         consul.start()
         try:
@@ -129,6 +136,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="starts from nothing of each contender")
     parser.add_argument("--changes", type=int, default=8, help="services changed in each turn, in six ways each")
     parser.add_argument("--nginx", choices=["debian", "wheel"], default="debian", help="which nginx")
+    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these: proxygen, consul-template, ...")
     parser.add_argument("--json", type=Path, help="write all figures to this file too")
     arguments = parser.parse_args()
     # Whoever ends the bench ends what it started.
@@ -141,6 +149,8 @@ def main() -> None:
             directory = Path(folder)
             with fleet_of(size, directory) as fleet:
                 makers = makers_for(fleet.consul, arguments.nginx)
+                if arguments.contenders:
+                    makers = {name: make for name, make in makers.items() if name in arguments.contenders}
                 (directory / "turns").mkdir()
                 records = asyncio.run(
                     compare(fleet, makers, directory / "turns", turns=arguments.turns, changes=arguments.changes)

@@ -41,6 +41,11 @@ class Record:
         return max(usage.peak for usage in self.ended) / 2**20
 
     @property
+    def nginx(self) -> float:
+        """MiB that nginx's processes held together when they served in peace."""
+        return max(usage.nginx for usage in self.ended) / 2**20
+
+    @property
     def sockets(self) -> int:
         return max(usage.sockets for usage in (*self.started, *self.ended))
 
@@ -72,6 +77,7 @@ def table(size: int, records: Mapping[str, Record]) -> Iterable[str]:
         "CPU, cold start": [f"{record.cpu_start:.2f} s" for record in records.values()],
         "CPU, each change": [f"{record.cpu_change * 1000:.0f} ms" for record in records.values()],
         "peak memory": [f"{record.peak:.0f} MiB" for record in records.values()],
+        "nginx's memory": [f"{record.nginx:.0f} MiB" for record in records.values()],
         "sockets to Consul": [str(record.sockets) for record in records.values()],
     }
     for title, cells in rows.items():
@@ -89,6 +95,7 @@ def as_json(records: Mapping[str, Record]) -> dict[str, Any]:
             "cpu_start_seconds": round(record.cpu_start, 3),
             "cpu_change_seconds": round(record.cpu_change, 4),
             "peak_mib": round(record.peak, 1),
+            "nginx_mib": round(record.nginx, 1),
             "sockets": record.sockets,
         }
         for name, record in records.items()
