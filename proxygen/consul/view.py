@@ -28,7 +28,8 @@ class View:
         self._overrides: dict[ServiceName, str] = {}
         self._elsewhere: dict[str, dict[ServiceName, tuple[Instance, ...]]] = {}
         self._retired: dict[ServiceName, float] = {}
-        self._is_open = False
+        self.is_open = False
+        """Whether the catalog is shown."""
         self.index = 0
         """X-Consul-Index of catalog/services that the observations stand for; see `Catalog.index`."""
 
@@ -109,12 +110,12 @@ class View:
 
     def open(self) -> None:
         """Everything that is routed has been observed: show the catalog from now on."""
-        if not self._is_open:
-            self._is_open = True
+        if not self.is_open:
+            self.is_open = True
             self._publish()
 
     def _publish(self) -> None:
-        if not self._is_open:
+        if not self.is_open:
             return
         now = time.monotonic()
         for name in [name for name, since in self._retired.items() if now - since > _RETIRED_FOR]:

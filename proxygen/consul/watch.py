@@ -238,7 +238,7 @@ class CatalogWatch:
 
         A service that Consul does not show to us does not hold back the others, unless it is all there are.
         """
-        if self._listing is None or not self._has_overrides or not self._candidates.is_observed:
+        if self._view.is_open or self._listing is None or not self._has_overrides or not self._candidates.is_observed:
             return
         waits = any(name not in self._view and name not in self._refused for name in self._routed)
         sees_none = self._routed and not any(name in self._view for name in self._routed)
