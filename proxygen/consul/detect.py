@@ -166,8 +166,9 @@ class DetectChanges:
 class RecentPolls:
     """Blocking queries of their own for services that changed, as long as they go on changing.
 
-    A query that was sent is never given up, for Consul would hold its connection until the wait is over. So a service
-    keeps its query until a whole wait passes without a change, and whoever comes while none is free does without.
+    A query that was sent is not cancelled to make room, for over TLS Consul holds its connection until the wait is
+    over. A service keeps its query until a whole wait passes without a change; who comes while none is free does
+    without.
     """
 
     def __init__(
