@@ -44,6 +44,8 @@ _MARGIN: Final = 5.0
 _TLS_FAREWELL: Final = 0.1
 """Consul answers a TLS farewell on a cancelled long poll only when the poll would have ended; until then the socket
 would linger beside its successor, uncounted."""
+_IDLE: Final = 15.0
+"""Longest time for which a connection without a request is kept for the next one."""
 _TOO_MANY: Final = 429
 _QUEUE: Final = 15.0
 """Longest wait for one of our own sockets; past it we say so instead of queueing in silence."""
@@ -78,6 +80,9 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         self._headers = _basic_authentication(settings)
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._session: aiohttp.ClientSession | None = None
+        self._careful: aiohttp.ClientSession | None = None
+        """Makes a new connection for every request."""
+        self._careful_until = 0.0
         self._requests = 0
         self._failures = 0
         self._refused = 0
@@ -158,6 +163,9 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
                 self._refused += response.status == _TOO_MANY
                 return answers.read_reply(response.status, response.headers, body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            if isinstance(error, TimeoutError):
+                # What swallowed this connection may have swallowed those that lie idle: no retry may meet one.
+                self._careful_until = time.monotonic() + _IDLE
             reason = self._token.hide(_reason(error, deadline))
             raise ConsulUnreachable(f"Consul at {self.address} does not answer: {reason}") from error
         finally:
@@ -177,15 +185,19 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
 
     def _open_session(self) -> aiohttp.ClientSession:
         # Built on first use: aiohttp wants the running loop, and py-consul's constructor runs outside of one.
+        if time.monotonic() < self._careful_until:
+            if self._careful is None:
+                self._careful = aiohttp.ClientSession(connector=self._connector(force_close=True))
+            return self._careful
         if self._session is None:
-            limit = self._settings.max_connections
-            connector: aiohttp.BaseConnector
-            if self.address.socket is not None:
-                connector = aiohttp.UnixConnector(path=str(self.address.socket), limit=limit)
-            else:
-                connector = _tcp_connector(limit, self._tls)
-            self._session = aiohttp.ClientSession(connector=connector)
+            self._session = aiohttp.ClientSession(connector=self._connector(keepalive_timeout=_IDLE))
         return self._session
+
+    def _connector(self, **options: Any) -> aiohttp.BaseConnector:
+        limit = self._settings.max_connections
+        if self.address.socket is not None:
+            return aiohttp.UnixConnector(path=str(self.address.socket), limit=limit, **options)
+        return _tcp_connector(limit, self._tls, **options)
 
     def _tenancy(self) -> list[tuple[str, str]]:
         pairs = (("ns", self._settings.namespace), ("partition", self._settings.partition))
@@ -248,8 +260,10 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         return self._called(callback, "POST", path, params, data)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        sessions = [session for session in (self._session, self._careful) if session is not None]
+        for session in sessions:
+            await session.close()
+        if sessions:
             # Transports close in the loop's next turn, with TLS after the peer's farewell; nothing awaits that for us.
             await asyncio.sleep(2 * _TLS_FAREWELL if self._tls is not None else 0)
 
@@ -315,13 +329,13 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
         await self.http.close()
 
 
-def _tcp_connector(limit: int, tls: ssl.SSLContext | None) -> aiohttp.TCPConnector:
+def _tcp_connector(limit: int, tls: ssl.SSLContext | None, **options: Any) -> aiohttp.TCPConnector:
     if tls is None:
-        return aiohttp.TCPConnector(limit=limit)
+        return aiohttp.TCPConnector(limit=limit, **options)
     with warnings.catch_warnings():
         # Deprecated for aiohttp 4 without a successor that also covers single connections.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return aiohttp.TCPConnector(limit=limit, ssl=tls, ssl_shutdown_timeout=_TLS_FAREWELL)
+        return aiohttp.TCPConnector(limit=limit, ssl=tls, ssl_shutdown_timeout=_TLS_FAREWELL, **options)
 
 
 def _basic_authentication(settings: ConsulSettings) -> dict[str, str]:

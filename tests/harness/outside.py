@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tests.harness.consul import ConsulAgent
@@ -45,6 +45,28 @@ class OutsideNode:
             },
         )
         return service_id
+
+    def register_many(self, services: Mapping[str, int], tags: Callable[[str], Sequence[str]]) -> None:
+        """Register one instance without a check of each service at its port, with the tags of its name."""
+        self._write("/v1/catalog/register", {"Node": self.name, "Address": "127.0.0.1"})
+        operations = [
+            {
+                "Service": {
+                    "Verb": "set",
+                    "Node": self.name,
+                    "Service": {
+                        "Service": name,
+                        "ID": f"{name}-{port}",
+                        "Address": "127.0.0.1",
+                        "Port": port,
+                        "Tags": [f"proxygen.{tag}" for tag in tags(name)],
+                    },
+                }
+            }
+            for name, port in services.items()
+        ]
+        for first in range(0, len(operations), _MAX_OPERATIONS):
+            self._write("/v1/txn", operations[first : first + _MAX_OPERATIONS])
 
     def deregister(self, service_id: str) -> None:
         del self._services[service_id]
