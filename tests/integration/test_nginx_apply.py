@@ -320,6 +320,7 @@ async def test_a_reload_command_that_fails_puts_the_old_generation_back(proxy: P
     assert await proxy.answers("one")
 
 
+@pytest.mark.incident("T17", "T30")
 async def test_a_reload_waits_for_draining_workers_but_not_for_ever(proxy: Proxy) -> None:
     """T30: old workers that still serve somebody are counted; above the cap the next reload waits."""
     proxy.applier = proxy.make_applier(max_draining=1, max_draining_wait="1s")
