@@ -35,9 +35,13 @@ def asks(instance: Instance, prefix: str) -> bool:
 def judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[Member], list[TagError]]:
     """Return the instances that can be believed, and what is wrong with each of the others."""
     members, problems = [], []
+    # Most instances of a service say the same.
+    read: dict[tuple[object, object], ProxyTags] = {}
     for instance in instances:
+        said = (instance.tags, instance.meta)
         try:
-            tags = parse_tags(instance.tags, instance.meta, policy.prefix)
+            tags = read.get(said) or parse_tags(*said, policy.prefix)
+            read[said] = tags
             endpoint = _endpoint(instance, policy)
         except TagError as error:
             problems.append(
