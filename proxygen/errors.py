@@ -7,6 +7,7 @@
     │   ├── SettingsError            a knob: unknown key, value out of range
     │   ├── CatalogFileError         a catalog file that cannot be read back
     │   ├── TemplateError            an operator's template or snippet
+    │   ├── NetworkConfigError       the containers' network: its config in KV, or this host's identity
     │   └── TagError                 one tag, Meta key or combination of them
     ├── CatalogUnavailable       exit 3: Consul gave no answer to believe
     │   ├── ConsulUnreachable        no connection, time-out, 429, 5xx, no leader
@@ -44,6 +45,10 @@ class CatalogFileError(BadInput):
 
 class TemplateError(BadInput):
     """An operator's template or snippet cannot be used."""
+
+
+class NetworkConfigError(BadInput):
+    """The containers' network cannot be as it is written; what runs goes on."""
 
 
 class TagError(BadInput):

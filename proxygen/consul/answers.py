@@ -10,10 +10,14 @@ from typing import Final
 
 from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 
+TRANSACTION: Final = "/v1/txn"
+
 _LONGEST_RETRY_AFTER: Final = 60.0
 """Nobody may send us away for longer."""
 _QUOTED: Final = 200
 """Characters of Consul's own words in a message."""
+_ROLLED_BACK: Final = 409
+"""Of a transaction: one of its operations said no, and the body says which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
 def refuse_failure(reply: Reply, *, method: str, path: str, address: str, hide: Callable[[str], str]) -> None:
     """Raise for every status that is no answer; ``hide`` removes secrets from Consul's words."""
     status = reply.status
-    if status < 300 or status == 404:
+    if status < 300 or status == 404 or (status == _ROLLED_BACK and path == TRANSACTION):
         return
     said = hide(" ".join(reply.body[: 4 * _QUOTED].decode("utf-8", errors="replace").split()))[:_QUOTED]
     words = f"{status} {said}".strip()
