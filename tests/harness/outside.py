@@ -72,10 +72,13 @@ class OutsideNode:
         del self._services[service_id]
         self._write("/v1/catalog/deregister", {"Node": self.name, "ServiceID": service_id})
 
-    def set_checks(self, statuses: Mapping[str, str]) -> None:
-        """Set the checks of so many instances in as few transactions as Consul allows."""
+    def set_checks(self, statuses: Mapping[str, str], *, output: str = "") -> None:
+        """Set the checks of so many instances in as few transactions as Consul allows.
+
+        Unlike an agent, which keeps a check's ``output`` to itself for minutes, this moves the index at once.
+        """
         operations = [
-            {"Check": {"Verb": "set", "Check": self._check(service_id, status)}}
+            {"Check": {"Verb": "set", "Check": {**self._check(service_id, status), "Output": output}}}
             for service_id, status in statuses.items()
         ]
         for first in range(0, len(operations), _MAX_OPERATIONS):
