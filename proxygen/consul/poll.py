@@ -41,6 +41,7 @@ class Poll:
         path: str,
         params: Params = (),
         pathfinder: bool = False,
+        rate: float = _RATE,
         on_failure: Callable[[CatalogUnavailable], None] = lambda error: None,
     ) -> None:
         self._client = client
@@ -50,13 +51,14 @@ class Poll:
         self._path = path
         self._params = tuple(params)
         self._pathfinder = pathfinder
+        self._rate = rate
         self._on_failure = on_failure
         self._index = 0
         self._down = False
 
     async def run(self, *, until_quiet: bool = False) -> None:
         """Ask until cancelled, or until a whole ``consul.wait`` passed without a move of the index."""
-        pace = Pace(burst=_BURST, rate=_RATE)
+        pace = Pace(burst=_BURST, rate=self._rate)
         longest = _PATHFINDER_PAUSE if self._pathfinder else _LONGEST_PAUSE
         self._ledger.expect(self._source)
         try:
