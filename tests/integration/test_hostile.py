@@ -7,6 +7,7 @@ import string
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -304,7 +305,7 @@ async def test_a_hundred_thousand_hostile_values_harm_nobody_but_their_sender(be
 
 
 async def _nginx_takes(bench: Bench, name: str, directory: Path) -> None:
-    """``nginx -t`` on a part of what was rendered: not a word of complaint."""
+    """``nginx -t`` on a part of what was rendered, in both layouts: not a word of complaint."""
     binary = find_nginx(name)
     if binary is None:
         missing(f"nginx ({name})")
@@ -316,8 +317,11 @@ async def _nginx_takes(bench: Bench, name: str, directory: Path) -> None:
     around = replace(
         bench.around, http2_directive=inspected.http2_directive, keepalive_by_default=inspected.keepalive_by_default
     )
-    for number, planned in enumerate(bench.kept):
-        rendered = Renderer(bench.templates, around, Snippets()).render(planned)
+    for number, (planned, share_from) in enumerate(product(bench.kept, (0, 1))):
+        rendered = Renderer(bench.templates, replace(around, share_from=share_from), Snippets()).render(planned)
+        assert StructureGate(own_templates=False).refusals(rendered) == ()
+        names = sorted(name for file in rendered.files for unit in file.units for name in unit.names)
+        assert names == sorted(server.host or "_" for server in planned.servers)
         staged = directory / f"candidate{number}"
         for path, content in rendered.contents.items():
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
