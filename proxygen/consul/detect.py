@@ -29,6 +29,8 @@ from proxygen.errors import CatalogUnavailable
 _MOST_READERS: Final = 10
 _KEPT_FREE: Final = 4
 """Sockets of the lower half that are for standing questions; the upper half is for short reads and other watches."""
+_HEALTH_RATE: Final = 4.0
+"""Answers a second in the long run: they are small, and nothing is more urgent than an instance that fails."""
 _SCAN_GAP: Final = 0.2
 _LONGEST_SCAN_GAP: Final = 0.5
 _SWEEP_GAP: Final = 15.0
@@ -72,6 +74,7 @@ class DetectChanges:
             source="health of all services",
             path="/v1/health/state/any",
             params=[("filter", 'Status != "passing"')],
+            rate=_HEALTH_RATE,
         )
         self._tasks = [
             start_eternal(group, health.run(), name="watch of all checks"),

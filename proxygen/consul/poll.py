@@ -21,14 +21,15 @@ _PATHFINDER_PAUSE: Final = 1.0
 """One question keeps knocking, so that an outage of any length is over for us within two seconds of its end."""
 _BURST: Final = 5.0
 _RATE: Final = 2.0
-"""Answers a second that one question takes in the long run; an index may move without end and mean nothing."""
+"""Answers a second; an index may move without end and mean nothing."""
 
 
 class Poll:
     """A standing question: ask, hand the answer to ``heed``, ask again from there, for ever.
 
     An answer may well be the same as the one before; ``heed`` compares contents. When it raises CatalogUnavailable,
-    the answer is not believed and the question is asked anew.
+    the answer is not believed and the question is asked anew. ``rate`` is how many answers a second it takes in the
+    long run.
     """
 
     def __init__(
