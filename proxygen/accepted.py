@@ -29,10 +29,16 @@ class Accepted:
         self._directory: Final = settings.output.directory
         self._is_fresh: Final = is_fresh
         self._guard: Final = Guard(_limits(settings.guard))
-        self._remembered = recall(self._directory)
+        self._remembered = self._written = recall(self._directory)
+        self._is_catalog_written = True
         self._saved: int | None = None
         self.stored: LastGood | None = None
         """The catalog that an earlier run left, where nginx still serves it or nothing."""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the next run would know what this one knows."""
+        return self._written is self._remembered and self._is_catalog_written
 
     @property
     def memory(self) -> Memory:
@@ -72,18 +78,27 @@ class Accepted:
             last_good = LastGood(catalog=drafted.catalog, generation=generation, saved_at=datetime.now(UTC))
             await asyncio.to_thread(self._save_catalog, last_good)
 
+    def write_again(self) -> None:
+        """Write the memory where that failed the last time; the catalog is written with the next one taken."""
+        if self._written is not self._remembered:
+            self._save_memory()
+
     def _save_memory(self) -> None:
         try:
             remember(self._directory, self._remembered)
         except (OSError, ProxygenError) as error:
             _log.error("memory not saved", reason=str(error))
+        else:
+            self._written = self._remembered
 
     def _save_catalog(self, last_good: LastGood) -> None:
         try:
             save_last_good(self._directory, last_good)
         except (OSError, ProxygenError) as error:
+            self._is_catalog_written = False
             _log.error("catalog not saved", reason=str(error))
         else:
+            self._is_catalog_written = True
             self._saved = last_good.generation
 
     def release(self) -> None:

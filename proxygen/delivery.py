@@ -11,7 +11,17 @@ from proxygen.log import get_logger
 from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import ConfSource, OperatorConf
-from proxygen.nginx.publish import Generation, Output, Staged, current, discard, next_number, read_generation, stage
+from proxygen.nginx.publish import (
+    Generation,
+    Output,
+    Staged,
+    current,
+    discard,
+    is_there,
+    next_number,
+    read_generation,
+    stage,
+)
 from proxygen.nginx.stamp import Stamp, stamp_text
 from proxygen.pipeline import STAMP_FILE, Drafted, Pipeline, Timings
 from proxygen.plan.types import Plan
@@ -87,6 +97,10 @@ class Delivery:
         for remark in remarks:
             _log.debug("nginx remarks", remark=remark)
         return refusals
+
+    def has(self, number: int) -> bool:
+        """Whether a generation is on disk, whole or not. Raise OSError where that cannot be seen."""
+        return is_there(self._output.directory, number)
 
     def served_before(self) -> int | None:
         """Return the generation that nginx was last seen to run beside the live one."""

@@ -112,11 +112,18 @@ class Passage:
     # --- one pass
 
     async def finish_pending(self) -> Applied:
-        """Finish a reload that a crash or an absent nginx left undone."""
+        """Finish what a crash or an absent nginx left undone: a reload, or the operator's way back."""
+        pinned = self._accepted.pinned
+        if pinned is not None and not self._delivery.has(pinned):
+            _log.error("hold released, its generation is gone", generation=pinned)
+            self._accepted.pin(None)
+        elif pinned is not None and pinned != self.live_number():
+            return await self._delivery.roll_back(pinned)
         return await self._delivery.finish_pending()
 
     async def carry(self, catalog: Catalog, timings: Timings) -> Applied:
         """Carry a catalog through all stages: with the operator's files as they are now, else with those before."""
+        self._accepted.write_again()
         before, outage, refused = self.pipeline, self._outage, frozenset(self._refusals.quarantines)
         if not await self._refresh_pipeline():
             return await self._carry(catalog, timings)

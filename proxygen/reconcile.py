@@ -207,7 +207,7 @@ class Reconciler:
         if step.outcome is Outcome.APPLIED or (self.live_since is None and step.outcome is Outcome.UNCHANGED):
             self.live_since = step.at if step.generation is not None else None
         self._tell(step)
-        self._schedule_retry(failed=step.failed)
+        self._schedule_retry(failed=step.failed or not self._accepted.is_written)
 
     def _tell_of(self, applied: Applied) -> None:
         self._tell(conclude(applied, Timings()))

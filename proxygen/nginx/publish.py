@@ -200,6 +200,11 @@ def read_generation(directory: Path, number: int) -> Generation | None:
     return None
 
 
+def is_there(directory: Path, number: int) -> bool:
+    """Whether a generation is on disk, whole or not. Raise OSError where that cannot be seen."""
+    return _path(directory, number).is_dir()
+
+
 def next_number(output: Output) -> int:
     """Return a number greater than any that was ever published here."""
     directory = output.directory

@@ -1,0 +1,139 @@
+"""The same few stories, and in each of them a death or an error of the disk at every single step in turn."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import pytest
+
+from proxygen.errors import ProxygenError
+from proxygen.memory import recall
+from proxygen.nginx.publish import current
+from tests.model.world import World
+from tests.plan.catalogs import catalog, instance
+
+Story = Callable[[World], None]
+
+WEB: Final = instance("web", 1, "route=web.test")
+SHOP: Final = instance("shop", 2, "route=shop.test")
+DB: Final = instance("db", 3, "protocol=tcp", "listen=15432")
+WEB_ELSEWHERE: Final = instance("web", 4, "route=web.test")
+MOST_STEPS: Final = 600
+STRIDE: Final = 1 if os.environ.get("PROXYGEN_MODEL_EXAMPLES") else 9
+"""Each step in the long form; else every ninth, which is another kind of step each time."""
+
+
+def first_generation(world: World) -> None:
+    world.tell(catalog(WEB))
+
+
+def change(world: World) -> None:
+    world.tell(catalog(WEB, SHOP))
+
+
+def refusal_of_nginx_t(world: World) -> None:
+    world.nginx.faults.refused = {"10.0.0.2:8080"}
+    world.tell(catalog(WEB_ELSEWHERE, SHOP))
+
+
+def refused_reload(world: World) -> None:
+    world.nginx.faults.taken = {15432}
+    world.tell(catalog(WEB_ELSEWHERE, DB))
+
+
+def change_while_nginx_is_away(world: World) -> None:
+    world.nginx.kill()
+    world.tell(catalog(WEB, SHOP))
+
+
+def going_back(world: World) -> None:
+    with suppress(ProxygenError):
+        world.ask(world.reconciler.roll_back(None))
+
+
+STORIES: Final = (first_generation, change, refusal_of_nginx_t, refused_reload, change_while_nginx_is_away, going_back)
+
+
+@contextmanager
+def world_before(story: Story) -> Iterator[World]:
+    """Generations 1 to 3 are there, the last of them is live, unless the story is that of the first."""
+    world = World()
+    try:
+        world.nginx.start()
+        world.start()
+        for number in range(1, 1 if story is first_generation else 4):
+            world.tell(catalog(WEB, *(instance("mail", 5 + each, "route=mail.test") for each in range(number))))
+            world.wait(5)
+        yield world
+    finally:
+        world.close()
+
+
+def steps_of(story: Story, trouble: Callable[[World, int], None]) -> Iterator[World]:
+    """Tell a story again and again, with the trouble one step later each time, until it ends before the trouble."""
+    for step in range(1, MOST_STEPS, STRIDE):
+        with world_before(story) as world:
+            trouble(world, step)
+            before = world.disk.steps
+            if world.is_alive:
+                story(world)
+                world.wait(20)
+            yield world
+            if world.disk.steps - before < step:
+                return
+    raise AssertionError(f"{story.__name__} does not end")
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("is_consul_back", [True, False], ids=["consul-back", "consul-away"])
+def test_a_kill_at_any_step_leaves_nothing_undone(story: Story, is_consul_back: bool) -> None:
+    """After the next start nginx serves what ``current`` names, and with Consul what the story was to bring."""
+    for world in steps_of(story, lambda world, step: world.disk.die_in(step)):
+        converges(world, is_consul_back)
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_lost_machine_comes_back_whole(story: Story) -> None:
+    """Only what was synced is there again, and nginx starts from it before anything else does."""
+    for world in steps_of(story, lambda world, step: world.disk.die_in(step)):
+        world.lose_power()
+        # The port that somebody took keeps it from it.
+        assert world.nginx.start() or story is refused_reload
+        converges(world, is_consul_back=True)
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["io-error", "disk-full"])
+def test_an_error_at_any_step_is_made_good(story: Story, code: int) -> None:
+    """Without a new start and without news from Consul."""
+    for world in steps_of(story, lambda world, step: world.disk.fail_in(step, code)):
+        assert world.is_alive
+        converges(world, is_consul_back=True)
+
+
+def converges(world: World, is_consul_back: bool) -> None:
+    world.disk.mend()
+    if not world.is_alive:
+        world.start(with_consul=is_consul_back)
+    if not world.nginx.is_running:
+        world.forgive()
+        assert world.nginx.start()
+    world.wait(100)
+    pinned = world.reconciler.pinned
+    assert pinned == recall(world.output).pinned
+    world.laws.judge_rest()
+    assert {loaded.stamp.generation if loaded.stamp else None for loaded in world.nginx.served()} == {
+        current(world.output)
+    }, world.why()
+    if is_consul_back:
+        world.forgive()
+        if pinned is not None:
+            assert current(world.output) == pinned, world.why()
+            world.let_go()
+        world.wait(3_000)
+        assert not world.missing(), world.why()
+    assert not world.laws.broken, world.laws.broken

@@ -1,0 +1,292 @@
+"""Whatever happens, in whatever order, and wherever the process dies: what design.md promises is so.
+
+Random catalogs and random trouble meet the real core of the sidecar on a real file system; nginx is a model, so that
+a kill can be placed between any two steps. PROXYGEN_MODEL_EXAMPLES=2000 looks for longer, and at other runs each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from proxygen.errors import ProxygenError
+from proxygen.model import Catalog, Health
+from proxygen.nginx.apply import Outcome
+from proxygen.nginx.publish import current
+from tests.model.catalogs import BYSTANDERS, PORTS, REFUSABLE, catalogs, host
+from tests.model.nginx_model import Loaded
+from tests.model.world import World
+
+EXAMPLES: Final = int(os.environ.get("PROXYGEN_MODEL_EXAMPLES", "0"))
+BOUNDED: Final = settings(
+    max_examples=EXAMPLES or 60,
+    stateful_step_count=25,
+    # The same runs each time, unless somebody looks for new ones.
+    derandomize=not EXAMPLES,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+LONGEST_PAUSE: Final = 3_000.0
+"""Seconds after which everything was tried again: 16 minutes for what took nginx down, five for what is held."""
+
+PAUSES: Final = st.sampled_from((0.03, 0.06, 0.2, 1.0, 8.0, 70.0))
+STEPS: Final = st.integers(1, 45)
+"""An apply has about forty steps on the disk."""
+
+
+class Sidecar(RuleBasedStateMachine):
+    """One sidecar, its nginx and its disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.world.nginx.start()
+
+    def teardown(self) -> None:
+        try:
+            self.all_is_well_in_the_end()
+        finally:
+            self.world.close()
+
+    @initialize(catalog=catalogs())
+    def begin(self, catalog: Catalog) -> None:
+        self.world.tell(catalog)
+        self.world.start()
+        self.world.wait(2)
+
+    # --- Consul
+
+    @rule(catalog=catalogs(), pause=PAUSES)
+    def catalog_changes(self, catalog: Catalog, pause: float) -> None:
+        self.world.tell(catalog)
+        self.world.wait(pause)
+
+    @rule(pause=PAUSES)
+    def time_passes(self, pause: float) -> None:
+        self.world.wait(pause)
+
+    # --- the process
+
+    @rule(catalog=catalogs(), steps=STEPS)
+    def process_dies_within_a_change(self, catalog: Catalog, steps: int) -> None:
+        self.world.disk.die_in(steps)
+        self.world.tell(catalog)
+        self.world.wait(15)
+
+    @rule(catalog=catalogs(), steps=STEPS, does_nginx_start=st.booleans())
+    def machine_dies_within_a_change(self, catalog: Catalog, steps: int, does_nginx_start: bool) -> None:
+        self.world.disk.die_in(steps)
+        self.world.tell(catalog)
+        self.world.wait(15)
+        self.world.lose_power()
+        if does_nginx_start:
+            self.world.nginx.start()
+
+    @precondition(lambda self: self.world.is_alive)
+    @rule(does_nginx_start=st.booleans())
+    def machine_dies(self, does_nginx_start: bool) -> None:
+        self.world.lose_power()
+        if does_nginx_start:
+            self.world.nginx.start()
+
+    @rule(steps=STEPS)
+    def process_will_die(self, steps: int) -> None:
+        self.world.disk.die_in(steps)
+
+    @precondition(lambda self: not self.world.is_alive)
+    @rule(with_consul=st.booleans(), pause=PAUSES)
+    def process_starts(self, with_consul: bool, pause: float) -> None:
+        self.world.start(with_consul=with_consul)
+        self.world.wait(pause)
+
+    @precondition(lambda self: self.world.is_alive)
+    @rule()
+    def process_is_stopped(self) -> None:
+        self.world.stop()
+
+    # --- the disk
+
+    @rule(steps=STEPS, code=st.sampled_from((errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE)))
+    def disk_fails_once(self, steps: int, code: int) -> None:
+        self.world.disk.fail_in(steps, code)
+
+    @rule(code=st.sampled_from((errno.ENOSPC, errno.EROFS)))
+    def disk_refuses(self, code: int) -> None:
+        self.world.disk.refuse(code)
+
+    @rule()
+    def disk_is_mended(self) -> None:
+        self.world.disk.mend()
+
+    # --- nginx
+
+    @precondition(lambda self: self.world.nginx.is_running)
+    @rule()
+    def nginx_dies(self) -> None:
+        self.world.nginx.kill()
+
+    @precondition(lambda self: not self.world.nginx.is_running)
+    @rule(pause=PAUSES)
+    def nginx_starts(self, pause: float) -> None:
+        self.world.nginx.start()
+        self.world.wait(pause)
+
+    @rule(pause=PAUSES)
+    def nginx_hangs(self, pause: float) -> None:
+        self.world.nginx.freeze()
+        self.world.wait(pause)
+
+    @rule()
+    def nginx_goes_on(self) -> None:
+        self.world.nginx.thaw()
+
+    @rule(seconds=st.sampled_from((0.3, 5.0, 100.0)))
+    def old_workers_drain(self, seconds: float) -> None:
+        self.world.nginx.drain = seconds
+
+    @rule(refused=st.booleans(), stuck=st.booleans())
+    def nginx_cannot_be_asked(self, refused: bool, stuck: bool) -> None:
+        self.world.nginx.faults.is_signal_refused = refused
+        self.world.nginx.faults.is_test_stuck = stuck
+
+    @rule(texts=st.sets(st.sampled_from(REFUSABLE), max_size=2))
+    def nginx_dislikes(self, texts: set[str]) -> None:
+        self.world.nginx.faults.refused = texts
+
+    @rule(texts=st.sets(st.sampled_from(REFUSABLE), max_size=1))
+    def nginx_refuses_reloads(self, texts: set[str]) -> None:
+        self.world.nginx.faults.refused_at_reload = texts
+
+    @rule(texts=st.sets(st.sampled_from(REFUSABLE), max_size=1))
+    def workers_cannot_live_with(self, texts: set[str]) -> None:
+        self.world.nginx.faults.fatal = texts
+
+    @rule(ports=st.sets(st.sampled_from(PORTS)))
+    def ports_are_taken(self, ports: set[int]) -> None:
+        self.world.nginx.faults.taken = ports
+
+    # --- the operator
+
+    @precondition(lambda self: self.world.is_alive)
+    @rule(back=st.none() | st.integers(0, 3))
+    def operator_goes_back(self, back: int | None) -> None:
+        live = current(self.world.output)
+        number = max(1, live - back) if live is not None and back is not None else None
+        with suppress(ProxygenError):
+            step = self.world.ask(self.world.reconciler.roll_back(number))
+            if step is not None and step.outcome is Outcome.APPLIED:
+                self.world.laws.pinned = step.generation
+
+    @precondition(lambda self: self.world.is_alive)
+    @rule()
+    def operator_lets_go(self) -> None:
+        self.world.laws.pinned = None
+        with suppress(ProxygenError):
+            self.world.ask(self.world.reconciler.release_hold())
+
+    @precondition(lambda self: self.world.is_alive)
+    @rule()
+    def operator_asks_for_a_new_reading(self) -> None:
+        self.world.reconciler.files_changed()
+
+    # --- what must be so
+
+    @invariant()
+    def no_law_is_broken(self) -> None:
+        self.world.laws.judge_rest()
+        assert not self.world.laws.broken, self.world.laws.broken
+
+    @rule()
+    def what_is_gone_at_once_is_kept(self) -> None:
+        """Consul shows every service empty: as long as that may be its own trouble, nothing changes."""
+        world = self.world
+        world.heal()
+        world.let_go()
+        world.wait(LONGEST_PAUSE)
+        assert world.catalog is not None
+        serving = {
+            f"server {each.endpoint}": service.name
+            for service in world.expected().plan.services
+            for upstream in service.upstreams
+            for each in upstream.servers
+        }
+        world.tell(replace(world.catalog, services=dict.fromkeys(world.catalog.services, ())))
+        world.wait(world.settings.guard.hold / 2)
+        text = text_of(self.served())
+        if len(set(serving.values())) > 1:
+            assert not [server for server in serving if server not in text], world.why()
+
+    @rule()
+    def bystanders_are_served(self) -> None:
+        """Nobody is in the way but services of others, that nginx refuses."""
+        faults = self.world.nginx.faults
+        refused, taken = faults.refused, faults.taken
+        self.world.heal()
+        faults.refused, faults.taken = refused, taken
+        self.world.let_go()
+        self.world.wait(LONGEST_PAUSE)
+        assert self.world.catalog is not None
+        text = text_of(self.served())
+        for name, network in BYSTANDERS.items():
+            instances = self.world.catalog.services.get(name, ())  # type: ignore[call-overload]
+            serving = [
+                each.address
+                for each in instances
+                if each.health is Health.PASSING and "proxygen.weight=0" not in each.tags
+            ]
+            assert (host(name) in text) is bool(instances), (name, self.world.why())
+            for address in serving:
+                assert f"server {address}:8080" in text, (address, self.world.why())
+            assert len([line for line in text.splitlines() if f" {network}" in line]) == len(serving)
+
+    @rule()
+    def all_is_well_in_the_end(self) -> None:
+        """Once every trouble is over, nginx serves the newest catalog, and nothing more happens."""
+        world = self.world
+        world.heal()
+        if world.laws.pinned is not None:
+            world.wait(LONGEST_PAUSE)
+            assert self.served().stamp is not None
+            assert world.reconciler.pinned == world.laws.pinned
+        world.let_go()
+        world.wait(LONGEST_PAUSE)
+        assert not world.missing(), "\n".join((*world.missing(), world.why()))
+        served = self.served()
+        assert served.stamp is not None
+        assert served.stamp.generation == current(world.output)
+        world.laws.judge_current()
+        reloads = world.nginx.reloads
+        world.tell(world.catalog)
+        world.wait(1)
+        world.stop()
+        world.start(with_consul=False)
+        world.wait(60)
+        world.tell(world.catalog)
+        world.wait(60)
+        assert world.nginx.reloads == reloads, world.why()
+        assert self.served() == served
+        self.no_law_is_broken()
+
+    def served(self) -> Loaded:
+        """What every worker serves."""
+        found = self.world.nginx.served()
+        assert found, f"nobody serves: {self.world.why()}"
+        assert all(each == found[0] for each in found)
+        return found[0]
+
+
+def text_of(loaded: Loaded) -> str:
+    return b"\n".join(loaded.files.values()).decode()
+
+
+Sidecar.TestCase.settings = BOUNDED
+TestSidecar = Sidecar.TestCase
