@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "canary": Entry("proxygen.cli.canary:canary", "Read and write a service's canary share."),
     "demo": Entry("proxygen.cli.demo:demo", "Run the whole system on this machine and measure the split."),
     "register": Entry("proxygen.cli.register:register", "Run a command, registered in Consul while it runs."),
+    "registrator": Entry("proxygen.cli.registrator:registrator", "Register the containers of the local engine."),
     "tags": Entry("proxygen.cli.tags:tags", "Build, check and set proxy tags."),
 }
 

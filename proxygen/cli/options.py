@@ -18,6 +18,8 @@ R = TypeVar("R")
 
 CONFIG_VARIABLE: Final = "PROXYGEN_CONFIG"
 
+_OF_OTHER_COMMANDS: Final = frozenset({"registrator"})
+"""Slices that mean nothing to the sidecar."""
 _SHORT_FLAGS: Final = {"output.directory": "--output"}
 
 
@@ -43,9 +45,9 @@ class Source:
 def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command ``--config``, a flag for every knob that is named, and its ``settings``.
 
-    A name is a slice or a single knob (``proxy.tag_prefix``); no name means every knob, and the log's are always
-    among them. Stand directly below ``@click.command``: a flag that the command declares itself (``render
-    --output``) is then left to the command.
+    A name is a slice or a single knob (``proxy.tag_prefix``); no name means every knob of the sidecar's, and the
+    log's are always among them. Stand directly below ``@click.command``: a flag that the command declares itself
+    (``render --output``) is then left to the command.
     """
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
@@ -62,7 +64,8 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
 
 def source_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Like `settings_options`, for a command that reads its settings itself, more than once: it gets ``source``."""
-    chosen = [knob for knob in knobs() if not names or {knob.slice, knob.key} & {*names, "log"}]
+    wanted = {*names, "log"} if names else {knob.slice for knob in knobs()} - _OF_OTHER_COMMANDS
+    chosen = [knob for knob in knobs() if {knob.slice, knob.key} & wanted]
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         own = {name for parameter in getattr(command, "__click_params__", ()) for name in parameter.opts}

@@ -15,7 +15,7 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.consul.address import parse_address
 from proxygen.errors import BadInput
-from proxygen.registration import Check, GrpcCheck, HttpCheck, Registration, TcpCheck, TtlCheck, Weights
+from proxygen.registration import Check, GrpcCheck, HttpCheck, Registration, TcpCheck, TtlCheck
 from proxygen.registration.address import choose_address
 from proxygen.registration.application import DRAIN
 from proxygen.registration.checks import authority, duration, seconds
@@ -23,6 +23,7 @@ from proxygen.registration.child import Children
 from proxygen.registration.entrypoint import Command as Entrypoint
 from proxygen.registration.entrypoint import run_registered
 from proxygen.registration.probe import Probe, command_probe, http_probe, tcp_probe
+from proxygen.registration.texts import read_host_and_port, read_pair, read_weights
 from proxygen.settings import Settings
 
 R = TypeVar("R")
@@ -171,8 +172,8 @@ async def _run(settings: Settings, given: Given, tags: Sequence[str], argv: tupl
             address=address,
             plain_tags=[*tags, *given.tag],
             tag_prefix=settings.proxy.tag_prefix,
-            meta=dict(_pair(text, "--meta") for text in given.meta),
-            weights=_weights(given.weights),
+            meta=dict(read_pair(text, "--meta") for text in given.meta),
+            weights=read_weights(given.weights, "--weights"),
             tagged_addresses=dict(_tagged(text) for text in given.tagged_address),
             check=list(_checks(given, probes)),
             deregister_after=given.deregister_after,
@@ -189,7 +190,7 @@ class _Probes:
         self._given = given
         self._timeout = seconds(given.check_timeout, what="--check-timeout", least=0.001)
         self._children = children
-        self._host, self._port = _host_and_port(local, "--local")
+        self._host, self._port = read_host_and_port(local, "--local")
 
     def port(self) -> Probe:
         return tcp_probe(self._host, self._port, timeout=self._timeout)
@@ -248,28 +249,6 @@ def _checks(given: Given, probes: _Probes) -> Iterator[Check]:
         yield TtlCheck(given.check_ttl, probes.port())
 
 
-def _pair(text: str, flag: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise BadInput(f"{flag} {text!r} is not KEY=VALUE")
-    return key, value
-
-
 def _tagged(text: str) -> tuple[str, tuple[str, int]]:
-    name, target = _pair(text, "--tagged-address")
-    return name, _host_and_port(target, "--tagged-address")
-
-
-def _host_and_port(text: str, flag: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise BadInput(f"{flag} {text!r} is not HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _weights(text: str) -> Weights:
-    passing, _, warning = text.partition(",")
-    try:
-        return Weights(passing=int(passing), warning=int(warning or passing))
-    except ValueError:
-        raise BadInput(f"--weights {text!r} is not PASSING,WARNING, such as 10,1") from None
+    name, target = read_pair(text, "--tagged-address")
+    return name, read_host_and_port(target, "--tagged-address")

@@ -35,6 +35,12 @@ class Agent:
         checks = await self._http.exchange("GET", "/v1/agent/checks", own, deadline=_DEADLINE)
         return Held(service=json.loads(reply.body), checks=json.loads(checks.body))
 
+    async def services(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return all services of this agent by id."""
+        reply = await self._http.exchange("GET", "/v1/agent/services", deadline=_DEADLINE)
+        services: Mapping[str, Mapping[str, Any]] = json.loads(reply.body)
+        return services
+
     async def register(self, body: Mapping[str, Any]) -> None:
         await self._put("/v1/agent/service/register", body=body)
 

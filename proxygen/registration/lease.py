@@ -44,6 +44,7 @@ class Lease:
         self.registered = False
         """Whether the agent held the service when it last answered."""
         self._agent = agent
+        self._hurried = asyncio.Event()
         self._log = get_journal(__name__)
         self._may_be_held = False
         self._patience = _PATIENCE
@@ -63,8 +64,15 @@ class Lease:
         while True:
             with_patience = retrying(Exception, longest=self.rhythm, at_least=_asked_to_wait)
             await with_patience(self._attempt)
-            # Many instances that one agent lost together do not come back in step.
-            await asyncio.sleep(self.rhythm * random.uniform(0.9, 1.0))
+            self._hurried.clear()
+            with suppress(TimeoutError):
+                # Many instances that one agent lost together do not come back in step.
+                async with asyncio.timeout(self.rhythm * random.uniform(0.9, 1.0)):
+                    await self._hurried.wait()
+
+    def hurry(self) -> None:
+        """Tell Consul now how we are, where health is known to have changed."""
+        self._hurried.set()
 
     async def _attempt(self) -> None:
         try:

@@ -16,6 +16,7 @@ from proxygen.settings.slices import (
     NginxSettings,
     OutputSettings,
     ProxySettings,
+    RegistratorSettings,
     ReloadSettings,
     Settings,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "NginxSettings",
     "OutputSettings",
     "ProxySettings",
+    "RegistratorSettings",
     "ReloadSettings",
     "Settings",
     "knobs",

@@ -301,6 +301,46 @@ class AdminSettings(Slice):
     )
 
 
+class RegistratorSettings(Slice):
+    """What `proxygen registrator` does with containers whose labels do not say otherwise."""
+
+    engine: str = Field(
+        default="unix:///var/run/docker.sock",
+        pattern=r"^(unix:///.+|(tcp|http|https|ssh)://[^/]+/?)$",
+        description="Docker's or Podman's API: unix:///PATH or tcp://HOST:PORT",
+    )
+    address: str | None = Field(
+        default=None,
+        description=(
+            "the host's address, at which published ports are reached: an IP address, interface:NAME, a network such as"
+            " 10.0.0.0/8, or env:VARIABLE; default the one from which Consul is reached, else the first private one"
+        ),
+    )
+    announce: Literal["published", "container"] = Field(
+        default="published", description="announce published ports on the host, or containers' own addresses"
+    )
+    network: str | None = Field(
+        default=None, description="the network whose address counts where a container has several"
+    )
+    containers: Literal["labelled", "all"] = Field(
+        default="labelled", description="register containers that have a label for it, or all, as registrator does"
+    )
+    host: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="the name that marks our registrations, unlike any other registrator's; default the engine's host",
+    )
+    resync: Seconds = Field(
+        default=30.0, ge=1, le=3600, description="how often everything is looked at without an event"
+    )
+    ttl: Seconds = Field(
+        default=300.0,
+        ge=3,
+        le=86400,
+        description="how long a container's own health check is believed once the registrator is gone",
+    )
+
+
 class LogSettings(Slice):
     """proxygen's own log, on standard error."""
 
@@ -320,4 +360,5 @@ class Settings(Slice):
     reload: ReloadSettings = ReloadSettings()
     guard: GuardSettings = GuardSettings()
     admin: AdminSettings = AdminSettings()
+    registrator: RegistratorSettings = RegistratorSettings()
     log: LogSettings = LogSettings()

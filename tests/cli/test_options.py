@@ -35,7 +35,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_knob_but_tables_has_a_flag_with_its_variable_and_default() -> None:
-    probe, _ = command()
+    probe, _ = command(*{knob.slice for knob in knobs()})
     context = click.Context(probe, terminal_width=10_000, max_content_width=10_000)
     help_text = probe.get_help(context)
     for knob in knobs():
@@ -43,6 +43,13 @@ def test_every_knob_but_tables_has_a_flag_with_its_variable_and_default() -> Non
             assert f"{knob.flag}" in help_text
             assert knob.variable in help_text
             assert not knob.default or knob.default in help_text
+
+
+def test_a_command_that_names_no_slice_has_those_of_the_sidecar() -> None:
+    probe, _ = command()
+    flags = {flag for parameter in probe.params for flag in parameter.opts}
+    assert any(flag.startswith("--guard-") for flag in flags)
+    assert not any(flag.startswith("--registrator-") for flag in flags)
 
 
 def test_a_flag_reaches_the_settings_and_beats_the_environment() -> None:

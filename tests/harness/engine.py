@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -24,6 +25,7 @@ network_backend = "netavark"
 [engine]
 runtime = "runc"
 lock_type = "file"
+events_logger = "file"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 """
@@ -67,6 +69,13 @@ class Engine:
         (self._directory / "containers.conf").write_text(_CONF)
         self._service = process.start([*self.command, "system", "service", "--time=0", self.url], log=self._log)
         process.wait_until(self.socket.is_socket, what="the engine's socket")
+
+    def restart(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End the service and start another; containers run on, streams of events end."""
+        assert self._service is not None
+        process.stop(self._service, how)
+        self.socket.unlink(missing_ok=True)
+        self.start()
 
     def import_nginx(self, binary: NginxBinary) -> str:
         """Make an image of nothing but a static nginx and return its name. Skip the test where it does not run."""

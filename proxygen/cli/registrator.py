@@ -1,0 +1,74 @@
+"""Registering the containers of the local Docker or Podman engine."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import click
+
+from proxygen.cli.lazy import Command
+from proxygen.cli.options import settings_options
+from proxygen.consul.address import parse_address
+from proxygen.consul.client import ConsulClient
+from proxygen.log import get_logger
+from proxygen.registration.address import choose_address
+from proxygen.registration.agent import Agent
+from proxygen.registration.described import Policy
+from proxygen.registration.docker import require_library
+from proxygen.registration.registrator import Registrator
+from proxygen.settings import Settings
+
+_LOG = get_logger(__name__)
+
+
+@click.command(
+    cls=Command,
+    short_help="Register the containers of the local Docker or Podman engine by their labels.",
+    examples=[
+        "proxygen registrator",
+        "proxygen registrator --registrator-engine unix:///run/podman/podman.sock --registrator-announce container",
+        "docker run --label proxygen.name=web --label proxygen.route=app.example.com --publish 8080 web",
+    ],
+)
+@settings_options("consul", "registrator", "proxy.tag_prefix")
+def registrator(settings: Settings) -> int:
+    """Register and deregister the containers of the local engine, until SIGTERM.
+
+    A label proxygen.KEY is the flag --KEY of `proxygen register`, or a key of the proxy tags; labels and variables
+    SERVICE_* are read as registrator does. Wrong labels leave out their own container. Registrations stay when this
+    command ends: the containers run on. It removes what an earlier run of the same host left behind, and nothing else.
+    """
+    require_library()
+    asyncio.run(_run(settings))
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with ConsulClient(settings.consul) as client:
+        work = asyncio.create_task(_registrator(settings, client).run(), name="registrator")
+        stopped = asyncio.create_task(stop.wait(), name="signal to stop")
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if work.done():
+            work.result()
+        work.cancel()
+        await asyncio.wait({work})
+    _LOG.info("stopped, registrations stay")
+
+
+def _registrator(settings: Settings, client: ConsulClient) -> Registrator:
+    chosen, consul = settings.registrator, parse_address(settings.consul.address, ssl=settings.consul.ssl)
+    policy = Policy(
+        tag_prefix=settings.proxy.tag_prefix,
+        owner=chosen.host,
+        address=choose_address(chosen.address, consul=None if consul.socket is not None else consul.host),
+        announce=chosen.announce,
+        network=chosen.network,
+        unlabelled=chosen.containers == "all",
+        ttl=chosen.ttl,
+    )
+    return Registrator(Agent(client), engine=chosen.engine, policy=policy, resync=chosen.resync)

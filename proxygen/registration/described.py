@@ -1,0 +1,262 @@
+"""From a container and its labels to the services that it is registered as."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from proxygen.errors import BadInput, quoted
+from proxygen.registration.checks import Check, GrpcCheck, HealthCallable, HttpCheck, TcpCheck, TtlCheck
+from proxygen.registration.containers import Container, Port
+from proxygen.registration.labels import IGNORE, META, TAGGED_ADDRESS, Given, Keys, Wanted, read_labels
+from proxygen.registration.service import EVEN, Announcement, Service
+from proxygen.registration.texts import read_host_and_port, read_port, read_weights
+from proxygen.tags import KEYS
+
+Announce = Literal["published", "container"]
+
+OWNER: Final = "registrator-host"
+"""The key in a service's Meta that says which registrator put it there, and may take it away."""
+_DEREGISTER_AFTER: Final = "10m"
+"""Longer than an application's own: the registrator takes away what is gone, and a sick container is to stay known."""
+_COMPOSE_SERVICE: Final = "com.docker.compose.service"
+_STATUSES: Final = ("passing", "warning", "critical")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How containers are registered where their labels do not say otherwise."""
+
+    tag_prefix: str
+    owner: str
+    address: str
+    """The host's, where published ports are reached."""
+    announce: Announce
+    network: str | None
+    """Whose address of a container counts; None where it is to have one only."""
+    unlabelled: bool
+    """Whether containers without a label are registered too, as registrator does."""
+    ttl: float
+    """Seconds for which a container's health is believed once we are gone."""
+
+
+def describe(container: Container, policy: Policy, health: HealthCallable) -> tuple[Service, ...]:
+    """Return the services of a running container; none where it does not ask for any.
+
+    Raise BadInput or TagError, and name the label, for a container that asks for what cannot be.
+    """
+    wanted = read_labels(container, prefix=policy.tag_prefix)
+    if wanted is None:
+        if not policy.unlabelled:
+            return ()
+        wanted = Wanted(is_registrators=True)
+    if _yes(wanted.common, IGNORE):
+        return ()
+    ports = [port for port in _ports(container, wanted, policy) if not _yes(wanted.of(port)[0], IGNORE)]
+    return tuple(
+        _Described(container, wanted, port, policy, health).service(is_one_of_many=len(ports) > 1) for port in ports
+    )
+
+
+def _ports(container: Container, wanted: Wanted, policy: Policy) -> tuple[Port, ...]:
+    """The ports that become services: those that labels name, else the only one, else (registrator) all."""
+    named = {key for key, given in wanted.by_port.items() if not _from_registrator(given)}
+    if "port" in wanted.common:
+        given = wanted.common["port"]
+        named.add((read_port(given.text, given.place), ""))
+    if named:
+        return tuple(_find_port(container, number, protocol) for number, protocol in sorted(named))
+    eligible = tuple(port for port in container.ports if _is_eligible(container, port, wanted, policy))
+    if wanted.is_registrators or len(eligible) == 1:
+        return eligible
+    prefix = policy.tag_prefix
+    if not eligible:
+        how = "publishes no port" if policy.announce == "published" else "exposes no port"
+        raise BadInput(f"it {how}; write {prefix}.port=PORT, or {prefix}.announce=container")
+    known = ", ".join(f"{port.number}/{port.protocol}" for port in eligible)
+    raise BadInput(f"it has several ports, {known}; write {prefix}.port=PORT, or {prefix}.PORT.KEY for each")
+
+
+def _from_registrator(given: dict[str, Given]) -> bool:
+    return all(value.place.startswith("SERVICE_") for value in given.values())
+
+
+def _find_port(container: Container, number: int, protocol: str) -> Port:
+    for port in container.ports:
+        if port.number == number and protocol in ("", port.protocol):
+            return port
+    # What an image does not declare may listen all the same.
+    return Port(number=number, protocol="udp" if protocol == "udp" else "tcp")
+
+
+def _is_eligible(container: Container, port: Port, wanted: Wanted, policy: Policy) -> bool:
+    is_inside = container.on_host_network or _announce(wanted.of(port)[0], policy) == "container"
+    return is_inside or bool(port.published)
+
+
+def _announce(keys: Keys, policy: Policy) -> Announce:
+    given = keys.get("announce")
+    match given.text if given is not None else policy.announce:
+        case "published":
+            return "published"
+        case "container":
+            return "container"
+        case other:
+            assert given is not None
+            raise given.refuse(f"{quoted(other)} is neither published nor container")
+
+
+class _Described:
+    """One port of one container."""
+
+    def __init__(
+        self, container: Container, wanted: Wanted, port: Port, policy: Policy, health: HealthCallable
+    ) -> None:
+        self._container = container
+        self._keys, self._own = wanted.of(port)
+        self._is_registrators = wanted.is_registrators
+        self._port = port
+        self._policy = policy
+        self._health = health
+
+    def service(self, *, is_one_of_many: bool) -> Service:
+        address, port = self._target()
+        keys, prefix = self._keys, self._policy.tag_prefix
+        tags = [f"{prefix}.{key.name}={text}" for key in KEYS if key.name in keys for text in keys[key.name].texts]
+        meta = {key.removeprefix(META): given.text for key, given in keys.items() if key.startswith(META)}
+        announcement = Announcement(
+            name=self._name(is_one_of_many),
+            port=port,
+            id=self._text("id", self._default_id()),
+            plain_tags=[*tags, *(keys["tag"].texts if "tag" in keys else ())],
+            check=list(self._checks()),
+            meta={**meta, OWNER: self._policy.owner},
+            weights=read_weights(keys["weights"].text, keys["weights"].place) if "weights" in keys else EVEN,
+            tagged_addresses={
+                key.removeprefix(TAGGED_ADDRESS): read_host_and_port(given.text, given.place)
+                for key, given in keys.items()
+                if key.startswith(TAGGED_ADDRESS)
+            },
+            deregister_after=self._text("deregister-after", _DEREGISTER_AFTER),
+            tag_prefix=prefix,
+        )
+        return announcement.service(address)
+
+    def _text(self, key: str, default: str) -> str:
+        given = self._keys.get(key)
+        return given.text if given is not None else default
+
+    def _name(self, is_one_of_many: bool) -> str:
+        name = self._text("name", "") or self._default_name()
+        return f"{name}-{self._port.number}" if is_one_of_many and "name" not in self._own else name
+
+    def _default_name(self) -> str:
+        if not self._is_registrators and _COMPOSE_SERVICE in self._container.labels:
+            return self._container.labels[_COMPOSE_SERVICE]
+        return self._container.image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+
+    def _default_id(self) -> str:
+        """The same after a restart of the container, as registrator writes it."""
+        id = f"{self._policy.owner}:{self._container.name}:{self._port.number}"
+        return f"{id}:udp" if self._port.protocol == "udp" else id
+
+    def _target(self) -> tuple[str, int]:
+        """Address and port where proxies reach it."""
+        address = self._keys.get("address")
+        if self._container.on_host_network:
+            host, port = self._policy.address, self._port.number
+        elif _announce(self._keys, self._policy) == "container":
+            host, port = self._container_address() if address is None else "", self._port.number
+        else:
+            host, port = self._published()
+        if address is None:
+            return host, port
+        try:
+            return str(ipaddress.ip_address(address.text)), port
+        except ValueError:
+            raise address.refuse(f"{quoted(address.text)} is no IP address") from None
+
+    def _container_address(self) -> str:
+        networks, chosen = self._container.networks, self._text("network", self._policy.network or "")
+        if chosen:
+            if chosen not in networks:
+                raise BadInput(f"it has no address in the network {quoted(chosen)}; it has {_listed(networks)}")
+            return networks[chosen]
+        if len(networks) != 1:
+            label = f"{self._policy.tag_prefix}.network=NAME"
+            raise BadInput(f"which of its addresses? It has {_listed(networks)}; write {label}")
+        return next(iter(networks.values()))
+
+    def _published(self) -> tuple[str, int]:
+        for host, port in self._port.published:
+            address = ipaddress.ip_address(host)
+            if address.is_unspecified:
+                return self._policy.address, port
+            # Published for this host alone: nobody else can use it, unless everything here is this host's.
+            if not address.is_loopback or ipaddress.ip_address(self._policy.address).is_loopback:
+                return host, port
+        how = "only on loopback" if self._port.published else "nowhere"
+        prefix = self._policy.tag_prefix
+        raise BadInput(f"port {self._port.number} is published {how}; publish it, or write {prefix}.announce=container")
+
+    def _checks(self) -> Iterator[Check]:
+        yield from self._asked_by_consul()
+        # What Consul asks itself outlives us, so our own word is taken only where nothing else tells.
+        if self._container.health is not None or not self._is_asked_by_consul():
+            yield TtlCheck(self._text("check-ttl", "") or self._policy.ttl, self._health)
+
+    def _asked_by_consul(self) -> Iterator[Check]:
+        interval, timeout = self._text("check-interval", "5s"), self._text("check-timeout", "2s")
+        initially, is_tls = self._initially(), _yes(self._keys, "check-tls")
+        for path in self._texts("check-http"):
+            yield HttpCheck(
+                path,
+                scheme="https" if is_tls else "http",
+                method=self._text("check-method", "GET"),
+                tls_skip_verify=is_tls,
+                interval=interval,
+                timeout=timeout,
+                initially=initially,
+            )
+        for service in self._texts("check-grpc"):
+            yield GrpcCheck(
+                service, tls=is_tls, tls_skip_verify=is_tls, interval=interval, timeout=timeout, initially=initially
+            )
+        if self._is_connected_to():
+            yield TcpCheck(interval=interval, timeout=timeout, initially=initially)
+
+    def _is_asked_by_consul(self) -> bool:
+        return "check-http" in self._keys or "check-grpc" in self._keys or self._is_connected_to()
+
+    def _is_connected_to(self) -> bool:
+        if "check-tcp" in self._keys:
+            return _yes(self._keys, "check-tcp")
+        return self._port.protocol == "tcp" and "check-http" not in self._keys and "check-grpc" not in self._keys
+
+    def _texts(self, key: str) -> tuple[str, ...]:
+        return self._keys[key].texts if key in self._keys else ()
+
+    def _initially(self) -> Literal["passing", "warning", "critical"]:
+        given = self._keys.get("check-initially")
+        for status in _STATUSES:
+            if given is not None and given.text == status:
+                return status
+        if given is not None:
+            raise given.refuse(f"{quoted(given.text)} is none of {', '.join(_STATUSES)}")
+        return "critical"
+
+
+def _yes(keys: Keys, key: str) -> bool:
+    given = keys.get(key)
+    if given is None or given.text == "false":
+        return False
+    if given.text != "true":
+        raise given.refuse(f"{quoted(given.text)} is neither true nor false")
+    return True
+
+
+def _listed(networks: object) -> str:
+    items = sorted(networks.items()) if isinstance(networks, dict) else []
+    return ", ".join(f"{address} in {name}" for name, address in items) or "none"

@@ -1,0 +1,148 @@
+"""Registration's door to a container engine: Docker, or Podman, which serves the same API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from proxygen.errors import BadInput, ProxygenError
+from proxygen.registration.containers import Container, decode_container
+
+if TYPE_CHECKING:
+    import aiodocker
+
+T = TypeVar("T")
+
+_PATIENCE: Final = 10.0
+"""Seconds for an answer; an engine under load takes a few to inspect."""
+_OVERLAP: Final = 2
+"""Seconds before now from which events are asked for, so that none is lost between asking and listening."""
+_NOT_FOUND: Final = 404
+_OF_ANOTHER: Final = "container:"
+
+
+class EngineUnavailable(ProxygenError):
+    """The engine gave no answer to believe. Never to be read as "no containers"."""
+
+
+class _NoSuchContainer(EngineUnavailable):
+    """The engine answers, and knows of no such container."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something happened to a container; what is so now has to be asked."""
+
+    container: str
+    action: str
+    signal: str
+    """Of a ``kill``, as Docker tells it; Podman tells none."""
+
+
+def require_library() -> None:
+    """Raise BadInput where aiodocker, an extra, is not installed."""
+    try:
+        import aiodocker  # noqa: F401 - asked for early, to be loaded once it is needed
+    except ImportError as error:
+        raise BadInput("the engine's API needs: pip install 'proxygen[docker]'") from error
+
+
+class Engine:
+    """One connection to an engine's API. Everything raises EngineUnavailable."""
+
+    def __init__(self, url: str, api: aiodocker.Docker) -> None:
+        self._url = url
+        self._api = api
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, url: str) -> AsyncIterator[Engine]:
+        import aiodocker
+
+        async with aiodocker.Docker(url=url) as api:
+            yield cls(url, api)
+
+    async def host(self) -> str:
+        """The name of the host that the engine runs on, which is not the one of a container that asks."""
+        info = await self._ask(self._api.system.info())
+        return str(info["Name"])
+
+    async def running(self) -> tuple[str, ...]:
+        """Ids of the containers that run, the oldest first."""
+        listed = await self._ask(self._api.containers.list())
+        return tuple(item.id for item in sorted(listed, key=lambda item: (item["Created"], item.id)))
+
+    async def inspect(self, container_id: str) -> Container | None:
+        """Return a container, None where it is gone."""
+        try:
+            answer = await self._show(container_id)
+            mode = answer["HostConfig"].get("NetworkMode") or ""
+            if mode.startswith(_OF_ANOTHER):
+                other = await self._show(mode.removeprefix(_OF_ANOTHER))
+                answer = {**answer, "NetworkSettings": other["NetworkSettings"]}
+        except _NoSuchContainer:
+            return None
+        try:
+            return decode_container(answer)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineUnavailable(
+                f"{self._url} told of {container_id[:12]} what cannot be read: {error!r}"
+            ) from error
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield what happens to containers, for ever; raise EngineUnavailable when the engine ends the stream."""
+        heard = self._api.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
+        params: dict[str, Any] = {
+            "filters": json.dumps({"type": ["container"]}),
+            "since": str(int(time.time()) - _OVERLAP),
+        }
+        stream = asyncio.create_task(self._api.events.run(**params), name="events of the engine")
+        try:
+            while (told := await heard.get()) is not None:
+                event = _event(told)
+                if event is not None:
+                    yield event
+            await asyncio.wait({stream})
+            reason = stream.exception() or "it was closed"
+            raise EngineUnavailable(f"{self._url}: the stream of events ended: {reason}")
+        finally:
+            stream.cancel()
+            await asyncio.wait({stream})
+
+    async def _show(self, container_id: str) -> dict[str, Any]:
+        return await self._ask(self._api.containers.container(container_id).show())
+
+    async def _ask(self, question: Awaitable[T]) -> T:
+        import aiodocker
+
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await question
+        except aiodocker.DockerError as error:
+            if error.status == _NOT_FOUND:
+                raise _NoSuchContainer(error.message) from error
+            cause = error.__context__
+            reason = cause if isinstance(cause, OSError) else error.message
+            raise EngineUnavailable(f"{self._url}: {' '.join(str(reason).split())}") from error
+        except TimeoutError as error:
+            raise EngineUnavailable(f"{self._url} did not answer within {_PATIENCE:g}s") from error
+        except OSError as error:
+            raise EngineUnavailable(f"{self._url}: {error}") from error
+        except Exception as error:
+            # aiodocker reads any answer as an engine's: a stranger's ends in whatever Python raises for it.
+            raise EngineUnavailable(f"what answers at {self._url} is no engine: {error!r}") from error
+
+
+def _event(told: Mapping[str, Any]) -> Event | None:
+    actor = told.get("Actor") or {}
+    container, action = actor.get("ID") or told.get("id"), told.get("Action") or told.get("status")
+    if not container or not action:
+        return None
+    return Event(
+        container=str(container), action=str(action), signal=str((actor.get("Attributes") or {}).get("signal", ""))
+    )

@@ -1,0 +1,151 @@
+"""What a container's labels ask for: ours (``proxygen.KEY``, ``proxygen.PORT.KEY``), and those of registrator
+(``SERVICE_KEY``, ``SERVICE_PORT_KEY``, in the environment too), read into the same keys.
+
+A key is a flag of ``proxygen register`` without its dashes, or a key of the proxy tags. What stands for a port wins
+over what stands for the container, and our labels over registrator's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxygen.errors import BadInput
+from proxygen.registration.containers import Container, Port
+from proxygen.tags import KEYS
+
+IGNORE: Final = "ignore"
+META: Final = "meta."
+TAGGED_ADDRESS: Final = "tagged-address."
+"""Beginnings of keys that name an entry: ``meta.team=shop``."""
+
+_ONE: Final = frozenset(
+    {
+        *("name", "id", "port", "address", "announce", "network", "weights", IGNORE),
+        *("check-tcp", "check-tls", "check-method", "check-interval", "check-timeout", "check-ttl", "check-initially"),
+        "deregister-after",
+    }
+)
+_SEVERAL: Final = frozenset({"tag", "check-http", "check-grpc"})
+"""Between spaces, as a label cannot repeat."""
+_TAG_KEYS: Final = {key.name: key.repeatable for key in KEYS}
+
+_OF_PORT: Final = re.compile(r"([0-9]{1,5})(?:/(tcp|udp))?\.(.+)")
+_REGISTRATORS: Final = "SERVICE_"
+_REGISTRATORS_OF_PORT: Final = re.compile(r"([0-9]{1,5})_(.+)")
+_UNESCAPED_COMMA: Final = re.compile(r"(?<!\\),")
+_TRANSLATED: Final = {
+    "name": "name",
+    "id": "id",
+    "check_tcp": "check-tcp",
+    "check_http": "check-http",
+    "check_http_method": "check-method",
+    "check_grpc": "check-grpc",
+    "check_interval": "check-interval",
+    "check_timeout": "check-timeout",
+    "check_initial_status": "check-initially",
+    "check_deregister_after": "deregister-after",
+    "check_grpc_use_tls": "check-tls",
+}
+_WITHOUT_EFFECT: Final = frozenset({"check_tls_skip_verify", "check_https_method"})
+"""We do not verify certificates in checks, and there is one method for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was written for one key."""
+
+    texts: tuple[str, ...]
+    place: str
+    """The label or variable, for errors."""
+
+    @property
+    def text(self) -> str:
+        return self.texts[-1]
+
+    def refuse(self, reason: str) -> BadInput:
+        return BadInput(f"{self.place}: {reason}")
+
+
+Keys = Mapping[str, Given]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Everything that a container's labels ask for."""
+
+    common: dict[str, Given] = field(default_factory=dict)
+    by_port: dict[tuple[int, str], dict[str, Given]] = field(default_factory=dict)
+    """By number and protocol; the protocol is "" where none was written."""
+    is_registrators: bool
+    """Whether registrator would have registered every port of it."""
+
+    def of(self, port: Port) -> tuple[Keys, Keys]:
+        """What is asked for a port: everything that counts there, and what was written for this very port."""
+        own = {**self.by_port.get((port.number, ""), {}), **self.by_port.get((port.number, port.protocol), {})}
+        return {**self.common, **own}, own
+
+
+def read_labels(container: Container, *, prefix: str) -> Wanted | None:
+    """Return what is asked for; None where nothing is. Raise BadInput for a key that does not exist."""
+    registrators = dict(_registrators_texts(container))
+    ours = {key: text for key, text in container.labels.items() if key.startswith(f"{prefix}.")}
+    if not registrators and not ours:
+        return None
+    wanted = Wanted(is_registrators=bool(registrators))
+    for key, text in registrators.items():
+        match = _REGISTRATORS_OF_PORT.fullmatch(key)
+        into, rest = (wanted.common, key) if match is None else (_port(wanted, match[1], ""), match[2])
+        into.update(_translate(rest, text, f"{_REGISTRATORS}{key.upper()}"))
+    for label, text in sorted(ours.items()):
+        key = label.removeprefix(f"{prefix}.")
+        match = _OF_PORT.fullmatch(key)
+        into, rest = (wanted.common, key) if match is None else (_port(wanted, match[1], match[2] or ""), match[3])
+        into[rest] = _read(rest, text, label)
+    return wanted
+
+
+def _port(wanted: Wanted, number: str, protocol: str) -> dict[str, Given]:
+    return wanted.by_port.setdefault((int(number), protocol), {})
+
+
+def _registrators_texts(container: Container) -> Iterator[tuple[str, str]]:
+    """Registrator's keys in small letters; a label wins over the environment, as it does there."""
+    for source in (container.environment, container.labels):
+        for name, text in source.items():
+            if name.startswith(_REGISTRATORS) and name != _REGISTRATORS and text:
+                yield name.removeprefix(_REGISTRATORS).lower(), text
+
+
+def _translate(key: str, text: str, place: str) -> Iterator[tuple[str, Given]]:
+    if key in _TRANSLATED:
+        # There check_tcp and ignore mean yes whatever they say.
+        yield _TRANSLATED[key], Given(("true",) if key == "check_tcp" else (text,), place)
+    elif key == "ignore":
+        yield IGNORE, Given(("true",), place)
+    elif key == "tags":
+        texts = (tag.replace("\\,", ",") for tag in _UNESCAPED_COMMA.split(text))
+        yield "tag", Given(tuple(filter(None, texts)), place)
+    elif key == "check_https":
+        yield "check-http", Given((text,), place)
+        yield "check-tls", Given(("true",), place)
+    elif key in _WITHOUT_EFFECT:
+        return
+    elif key.startswith("check_"):
+        raise BadInput(
+            f"{place}: there is no such check here; take SERVICE_CHECK_HTTP, _TCP or the image's HEALTHCHECK"
+        )
+    else:
+        yield f"{META}{key}", Given((text,), place)
+
+
+def _read(key: str, text: str, place: str) -> Given:
+    is_named = any(key.startswith(start) and key != start for start in (META, TAGGED_ADDRESS))
+    if key in _SEVERAL or _TAG_KEYS.get(key, False):
+        return Given(tuple(text.split()) or ("",), place)
+    if key in _ONE or key in _TAG_KEYS or is_named:
+        return Given((text.strip(),), place)
+    known = sorted({*_ONE, *_SEVERAL, f"{META}KEY", f"{TAGGED_ADDRESS}NAME"})
+    raise BadInput(f"{place}: no such key; there are those of the proxy tags, and {', '.join(known)}")

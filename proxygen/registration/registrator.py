@@ -1,0 +1,247 @@
+"""Registering the containers of one engine: what runs there and asks for it is in Consul, and nothing else of ours is.
+
+Events only say where to look: what is so is asked of the engine each time, and everything is looked at again from time
+to time. So neither a lost event nor a stream that ends leaves anything wrong for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final, NoReturn
+
+from proxygen.aio import retrying, start_eternal
+from proxygen.errors import BadInput, CatalogUnavailable
+from proxygen.log import get_logger
+from proxygen.model import Health
+from proxygen.registration.agent import Agent
+from proxygen.registration.containers import Container
+from proxygen.registration.described import OWNER, Policy, describe
+from proxygen.registration.docker import Engine, EngineUnavailable, Event
+from proxygen.registration.seat import Seat, Wish
+from proxygen.registration.service import Service
+
+_LOG = get_logger(__name__)
+
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds between two tries to reach an engine; it is on this host."""
+_FORGET: Final = 600.0
+"""Seconds after which a seat that nobody took again is forgotten, and how often it was taken."""
+_STOP_SIGNALS: Final = frozenset({"15", "SIGTERM", "TERM", "9", "SIGKILL", "KILL", "3", "SIGQUIT", "QUIT"})
+_AFTER_STOP: Final = 10.0
+"""Seconds beyond a container's own time to stop, after which one that still runs was not stopped after all."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Known:
+    """What is known of a container that runs."""
+
+    container: Container
+    services: tuple[Service, ...]
+    stopping_until: float = 0.0
+    """Monotonic; until then it is taken to be about to end."""
+
+
+class Registrator:
+    """The work of `proxygen registrator`. Its end leaves every registration as it is: the containers run on."""
+
+    def __init__(self, agent: Agent, *, engine: str, policy: Policy, resync: float) -> None:
+        """``policy.owner`` may be empty: then it is the name of the engine's host."""
+        self._agent = agent
+        self._url = engine
+        self._policy = policy
+        self._resync = resync
+        self._engine: Engine | None = None
+        self._known: dict[str, _Known] = {}
+        self._seats: dict[str, Seat] = {}
+        self._seat_tasks: dict[str, asyncio.Task[None]] = {}
+        self._skipped: dict[str, str] = {}
+        self._trouble = ""
+        self._agent_trouble = ""
+
+    async def run(self) -> NoReturn:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            while True:
+                await retrying(EngineUnavailable, longest=_LONGEST_PAUSE)(self._attend)
+        raise AssertionError("it is only ever cancelled")
+
+    async def _attend(self) -> None:
+        """Keep up with the engine until its stream of events ends."""
+        try:
+            async with Engine.at(self._url) as engine:
+                if not self._policy.owner:
+                    self._policy = replace(self._policy, owner=await engine.host())
+                self._engine = engine
+                await self._follow(engine)
+        except EngineUnavailable as error:
+            if self._trouble != str(error):
+                _LOG.warning("engine lost, registrations stay, trying on", reason=str(error))
+            self._trouble = str(error)
+            raise
+        finally:
+            self._engine = None
+
+    async def _follow(self, engine: Engine) -> None:
+        hints: asyncio.Queue[Event] = asyncio.Queue()
+        listening = asyncio.create_task(_listen(engine, hints), name="events of containers")
+        working = asyncio.create_task(self._work(engine, hints), name="registration of containers")
+        try:
+            await asyncio.wait({listening, working}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in (listening, working):
+                if ended.done():
+                    ended.result()
+        finally:
+            for task in (listening, working):
+                task.cancel()
+            await asyncio.wait({listening, working})
+
+    async def _work(self, engine: Engine, hints: asyncio.Queue[Event]) -> NoReturn:
+        while True:
+            await self._sync(engine)
+            next_sync = time.monotonic() + self._resync
+            while (pause := next_sync - time.monotonic()) > 0:
+                events = await _events_within(hints, pause)
+                for event in events:
+                    self._heed(event)
+                for container_id in dict.fromkeys(event.container for event in events):
+                    await self._look(engine, container_id)
+
+    async def _sync(self, engine: Engine) -> None:
+        """Look at every container, and take away what earlier lives left in Consul."""
+        running = await engine.running()
+        for container_id in (*running, *(self._known.keys() - set(running))):
+            await self._look(engine, container_id)
+        if self._trouble:
+            _LOG.info("engine is back")
+            self._trouble = ""
+        self._forget_what_is_gone(running)
+        await self._sweep()
+
+    def _heed(self, event: Event) -> None:
+        """A container that was sent a signal to stop is withdrawn while it still answers."""
+        known = self._known.get(event.container)
+        if known is not None and event.action == "kill" and event.signal in _STOP_SIGNALS:
+            known.stopping_until = time.monotonic() + known.container.stop_timeout + _AFTER_STOP
+        elif known is not None and event.action in ("start", "restart"):
+            known.stopping_until = 0.0
+
+    async def _look(self, engine: Engine, container_id: str) -> None:
+        container = await engine.inspect(container_id)
+        before = self._known.get(container_id)
+        if container is None or not container.running:
+            if before is not None:
+                del self._known[container_id]
+                self._vacate(before.services)
+            return
+        services = self._describe(container)
+        known = _Known(
+            container=container,
+            services=tuple(service for service in services if self._is_free(service, container)),
+            stopping_until=before.stopping_until if before is not None else 0.0,
+        )
+        self._known[container_id] = known
+        if before is not None:
+            kept = {service.id for service in known.services}
+            self._vacate(service for service in before.services if service.id not in kept)
+        withdrawn = container.paused or time.monotonic() < known.stopping_until
+        for service in known.services:
+            seat = self._seat(service.id)
+            seat.put(Wish(service=service, withdrawn=withdrawn))
+            if before is not None and before.container.health is not container.health:
+                seat.hurry()
+
+    def _describe(self, container: Container) -> tuple[Service, ...]:
+        try:
+            services = describe(container, self._policy, self._health_of(container.id))
+        except BadInput as error:
+            self._skip(container, str(error))
+            return ()
+        self._skipped.pop(container.id, None)
+        return services
+
+    def _is_free(self, service: Service, container: Container) -> bool:
+        """Whether no other container of this host has the id; the one that was seen first keeps it."""
+        for known in self._known.values():
+            if known.container.id != container.id and any(other.id == service.id for other in known.services):
+                self._skip(container, f"{known.container.place} has the id {service.id} already")
+                return False
+        return True
+
+    def _skip(self, container: Container, reason: str) -> None:
+        if self._skipped.get(container.id) != reason:
+            _LOG.warning("container skipped", container=container.place, reason=reason)
+        self._skipped[container.id] = reason
+
+    def _health_of(self, container_id: str) -> Callable[[], Awaitable[Health]]:
+        async def health() -> Health:
+            """Ask the engine; what was known stands where it does not answer."""
+            known = self._known.get(container_id)
+            try:
+                container = await self._engine.inspect(container_id) if self._engine is not None else None
+            except EngineUnavailable:
+                container = None
+            container = container or (known.container if known is not None else None)
+            if container is None or not container.running:
+                return Health.CRITICAL
+            return container.health or Health.PASSING
+
+        return health
+
+    def _seat(self, service_id: str) -> Seat:
+        if service_id not in self._seats:
+            seat = self._seats[service_id] = Seat(self._agent)
+            self._seat_tasks[service_id] = start_eternal(self._group, seat.run(), name=f"seat of {service_id}")
+        return self._seats[service_id]
+
+    def _vacate(self, services: Iterable[Service]) -> None:
+        for service in services:
+            self._seat(service.id).put(None)
+
+    def _forget_what_is_gone(self, running: Iterable[str]) -> None:
+        for service_id in [id for id, seat in self._seats.items() if seat.idle_for() > _FORGET]:
+            self._seat_tasks.pop(service_id).cancel()
+            del self._seats[service_id]
+        for container_id in self._skipped.keys() - set(running):
+            del self._skipped[container_id]
+
+    async def _sweep(self) -> None:
+        """Remove what an earlier life of ours registered for containers that are gone; never what others registered."""
+        wanted = {service.id for known in self._known.values() for service in known.services}
+        try:
+            for service_id, service in (await self._agent.services()).items():
+                if (service.get("Meta") or {}).get(OWNER) == self._policy.owner and self._is_orphan(service_id, wanted):
+                    await self._agent.deregister(service_id)
+                    _LOG.info("orphan deregistered", service=service.get("Service"), id=service_id)
+        except CatalogUnavailable as error:
+            if self._agent_trouble != str(error):
+                _LOG.warning("orphans cannot be looked for, trying on", reason=str(error))
+            self._agent_trouble = str(error)
+        else:
+            self._agent_trouble = ""
+
+    def _is_orphan(self, service_id: str, wanted: set[str]) -> bool:
+        seat = self._seats.get(service_id)
+        return service_id not in wanted and (seat is None or seat.idle_for() > 0)
+
+
+async def _listen(engine: Engine, hints: asyncio.Queue[Event]) -> None:
+    async for event in engine.events():
+        # Podman tells of each of its own steps, Docker of each exec of a health check.
+        if not event.action.startswith(("exec_", "top", "cleanup", "init", "create")):
+            hints.put_nowait(event)
+
+
+async def _events_within(hints: asyncio.Queue[Event], pause: float) -> tuple[Event, ...]:
+    """Wait for events, and return all there are."""
+    try:
+        async with asyncio.timeout(pause):
+            first = await hints.get()
+    except TimeoutError:
+        return ()
+    events = [first]
+    while not hints.empty():
+        events.append(hints.get_nowait())
+    return tuple(events)
