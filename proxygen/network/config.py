@@ -31,19 +31,19 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     type: ClassVar[str]
 
 
-class Alloc(Backend):
+class Alloc(Backend, frozen=True):
     """Leases alone; somebody else forwards."""
 
     type = "alloc"
 
 
-class HostGw(Backend):
+class HostGw(Backend, frozen=True):
     """Plain routes; all hosts share a network."""
 
     type = "host-gw"
 
 
-class Vxlan(Backend):
+class Vxlan(Backend, frozen=True):
     """VXLAN by the kernel."""
 
     type = "vxlan"
@@ -56,7 +56,7 @@ class Vxlan(Backend):
     direct_routing: bool = field(name="DirectRouting", default=False)
 
 
-class WireGuard(Backend):
+class WireGuard(Backend, frozen=True):
     """WireGuard by the kernel."""
 
     type = "wireguard"
@@ -66,7 +66,7 @@ class WireGuard(Backend):
     keepalive: Annotated[int, Meta(ge=0, le=65535)] = field(name="PersistentKeepaliveInterval", default=0)
 
 
-class AwsVpc(Backend):
+class AwsVpc(Backend, frozen=True):
     """Routes in the VPC's tables."""
 
     type = "aws-vpc"
@@ -74,13 +74,13 @@ class AwsVpc(Backend):
     """Empty: the table of the host's own subnet."""
 
 
-class FrrBgp(Backend):
+class FrrBgp(Backend, frozen=True):
     """Routes that FRR's bgpd announces."""
 
     type = "frr-bgp"
 
 
-class FrrOspf(Backend):
+class FrrOspf(Backend, frozen=True):
     """Routes that FRR's ospfd announces."""
 
     type = "frr-ospf"
