@@ -293,6 +293,8 @@ class Soak:
         (self.site.snippets / "server.conf").write_text(text)
 
     async def _hang_up(self) -> str:
+        # Before Python listens to signals, this one ends any process.
+        await until(lambda: self.site.sidecar.request("/healthz")[0] == 200, "the sidecar up", timeout=30)
         os.kill(self.site.sidecar.pid, signal.SIGHUP)
         return "SIGHUP"
 
