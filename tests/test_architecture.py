@@ -117,9 +117,10 @@ def test_pure_modules_load_no_library(module: str) -> None:
     assert _loaded_by(f"import {module}") & set(HEAVY) == set()
 
 
-def test_registration_loads_nothing_of_the_proxy() -> None:
+@pytest.mark.parametrize("module", ["proxygen.registration", "proxygen.registration.frameworks"])
+def test_registration_loads_nothing_of_the_proxy(module: str) -> None:
     """Nor a library: an application pays for the client when it registers, and not before."""
-    assert _loaded_by("import proxygen.registration") & {*HEAVY, "structlog"} == set()
+    assert _loaded_by(f"import {module}") & {*HEAVY, "structlog"} == set()
 
 
 def test_asking_the_sidecar_needs_no_metrics() -> None:

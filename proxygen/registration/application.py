@@ -60,11 +60,28 @@ class Registration(Announcement):
         """Whether the agent held the instance when it last answered."""
         return self._lease is not None and self._lease.registered
 
+    @property
+    def announced_address(self) -> str:
+        """The address that was chosen; `prepare` or `start` comes first."""
+        assert self._lease is not None, "not prepared"
+        return self._lease.service.address
+
     async def start(self) -> None:
         """Register and stay so in the background. Raise BadInput for settings or an address that cannot be.
 
         Whatever becomes of it, `leave` or `deregister` has to follow; the blocks see to that themselves.
         """
+        if self._keeper is not None or self._lease is None:
+            await self.prepare()
+        lease = self._lease
+        assert lease is not None
+        self._keeper = asyncio.create_task(lease.keep(), name=f"registration of {self.id}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST):
+                await lease.attempted.wait()
+
+    async def prepare(self) -> None:
+        """Settle what is announced, and send nothing yet. Raise BadInput for settings or an address that cannot be."""
         self._refuse_second_start()
         # Loads libraries, settings and certificates: nothing that an application's loop should stand still for.
         self._client = await asyncio.to_thread(_open_client, self.consul)
@@ -75,10 +92,6 @@ class Registration(Announcement):
         host = None if where.socket is not None else where.host
         address = await asyncio.to_thread(choose_address, self.address, consul=host)
         self._lease = Lease(self.service(address), Agent(self._client))
-        self._keeper = asyncio.create_task(self._lease.keep(), name=f"registration of {self.id}")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST):
-                await self._lease.attempted.wait()
 
     def _refuse_second_start(self) -> None:
         if self._client is not None:
