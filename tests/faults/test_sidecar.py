@@ -52,7 +52,8 @@ async def test_t23_a_thousand_hangups_leave_no_trace(
         assert passes > 50, "they were heard"
         assert last.descriptors <= first.descriptors + 3
         assert last.threads <= first.threads + 3
-        assert last.memory <= first.memory + 8 * MIB
+        # Python collects cycles when a quarter of all objects may be waste; a pipeline kept alive is half a MiB each.
+        assert last.memory <= first.memory + 16 * MIB
         assert sidecar.generation() == 1
         assert running.errors().count("(SIGHUP) received") == reloads
         consul.register("new", port=app.port, tags=[f"proxygen.route={NEW}"])
