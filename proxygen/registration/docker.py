@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from proxygen.errors import BadInput, ProxygenError
 from proxygen.registration.containers import Container, decode_container
 
 if TYPE_CHECKING:
     import aiodocker
-
-T = TypeVar("T")
 
 _PATIENCE: Final = 10.0
 """Seconds for an answer; an engine under load takes a few to inspect."""
@@ -69,30 +67,26 @@ class Engine:
 
     async def host(self) -> str:
         """The name of the host that the engine runs on, which is not the one of a container that asks."""
-        info = await self._ask(self._api.system.info())
-        return str(info["Name"])
+        async with self._asking():
+            return str((await self._api.system.info())["Name"])
 
     async def running(self) -> tuple[str, ...]:
         """Ids of the containers that run, the oldest first."""
-        listed = await self._ask(self._api.containers.list())
-        return tuple(item.id for item in sorted(listed, key=lambda item: (item["Created"], item.id)))
+        async with self._asking():
+            listed = await self._api.containers.list()
+            return tuple(item.id for item in sorted(listed, key=lambda item: (item["Created"], item.id)))
 
     async def inspect(self, container_id: str) -> Container | None:
         """Return a container, None where it is gone."""
-        try:
-            answer = await self._show(container_id)
-            mode = answer["HostConfig"].get("NetworkMode") or ""
-            if mode.startswith(_OF_ANOTHER):
-                other = await self._show(mode.removeprefix(_OF_ANOTHER))
-                answer = {**answer, "NetworkSettings": other["NetworkSettings"]}
-        except _NoSuchContainer:
-            return None
-        try:
-            return decode_container(answer)
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineUnavailable(
-                f"{self._url} told of {container_id[:12]} what cannot be read: {error!r}"
-            ) from error
+        with suppress(_NoSuchContainer):
+            async with self._asking():
+                answer = await self._api.containers.container(container_id).show()
+                mode = answer["HostConfig"].get("NetworkMode") or ""
+                if mode.startswith(_OF_ANOTHER):
+                    other = await self._api.containers.container(mode.removeprefix(_OF_ANOTHER)).show()
+                    answer = {**answer, "NetworkSettings": other["NetworkSettings"]}
+                return decode_container(answer)
+        return None
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield what happens to containers, for ever; raise EngineUnavailable when the engine ends the stream."""
@@ -104,7 +98,7 @@ class Engine:
         stream = asyncio.create_task(self._api.events.run(**params), name="events of the engine")
         try:
             while (told := await heard.get()) is not None:
-                event = _event(told)
+                event = _event(told) if isinstance(told, dict) else None
                 if event is not None:
                     yield event
             await asyncio.wait({stream})
@@ -114,15 +108,14 @@ class Engine:
             stream.cancel()
             await asyncio.wait({stream})
 
-    async def _show(self, container_id: str) -> dict[str, Any]:
-        return await self._ask(self._api.containers.container(container_id).show())
-
-    async def _ask(self, question: Awaitable[T]) -> T:
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """Turn whatever goes wrong in an exchange and in reading its answer into EngineUnavailable."""
         import aiodocker
 
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await question
+                yield
         except aiodocker.DockerError as error:
             if error.status == _NOT_FOUND:
                 raise _NoSuchContainer(error.message) from error

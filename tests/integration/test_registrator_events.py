@@ -1,0 +1,173 @@
+"""What Docker tells and Podman does not, on a real Consul: signals and health; restarts in a loop, strange answers."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxygen.consul.client import ConsulClient
+from proxygen.registration import registrator, seat
+from proxygen.registration.agent import Agent
+from proxygen.registration.registrator import Registrator
+from proxygen.settings import load
+from tests.harness.consul import ConsulAgent
+from tests.harness.fake_engine import FakeEngine
+from tests.integration.waiting import until
+from tests.registration.containers import POLICY, inspected
+
+WEB = {"proxygen.name": "web", "proxygen.route": "web.example.com"}
+ID = "docker-host:w1:8080"
+MAINTENANCE = f"_service_maintenance:{ID}"
+
+
+@pytest.fixture
+async def engine(short_directory: Path) -> AsyncIterator[FakeEngine]:
+    async with FakeEngine(short_directory) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def work(consul: ConsulAgent, engine: FakeEngine) -> AsyncIterator[asyncio.Task[Any]]:
+    """A registrator at work on that engine, whose host it asks for its name."""
+    async with ConsulClient(load({"consul.address": consul.address}).consul) as client:
+        policy = replace(POLICY, owner="", address="127.0.0.1")
+        work = asyncio.create_task(Registrator(Agent(client), engine=engine.url, policy=policy, resync=1).run())
+        yield work
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+
+
+def web(name: str = "w1", **state: Any) -> dict[str, Any]:
+    """A container that runs, with a label for it and the id that its name has."""
+    answer = inspected(dict(WEB), published={"8080/tcp": ("0.0.0.0", "32768")}, state=state)
+    return {**answer, "Id": name, "Name": f"/{name}"}
+
+
+def checks(consul: ConsulAgent) -> dict[str, str]:
+    return {id: check["Status"] for id, check in consul.get("/v1/agent/checks").items()}
+
+
+def ids(consul: ConsulAgent) -> set[str]:
+    return set(consul.get("/v1/agent/services"))
+
+
+async def listening(engine: FakeEngine) -> None:
+    await until(lambda: engine.streams, "somebody who listens")
+
+
+async def test_a_signal_to_stop_withdraws_a_container_while_it_still_answers(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any]
+) -> None:
+    engine.containers["w1"] = web()
+    await until(lambda: ids(consul) == {ID}, "registered")
+    await listening(engine)
+    await engine.tell("w1", "kill", signal="10")
+    await engine.tell("w1", "kill", signal="15")
+    await until(lambda: MAINTENANCE in checks(consul), "withdrawn")
+    assert ids(consul) == {ID}
+    engine.containers["w1"]["State"]["Running"] = False
+    await engine.tell("w1", "die")
+    await until(lambda: not ids(consul), "gone")
+
+
+async def test_one_that_runs_on_after_a_signal_is_in_service_again(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrator, "_AFTER_STOP", 2.0)
+    engine.containers["w1"] = web()
+    engine.containers["w1"]["Config"]["StopTimeout"] = 0
+    await until(lambda: ids(consul) == {ID}, "registered")
+    await listening(engine)
+    await engine.tell("w1", "kill", signal="15")
+    await until(lambda: MAINTENANCE in checks(consul), "withdrawn")
+    await until(lambda: MAINTENANCE not in checks(consul), "in service again", timeout=30)
+    assert ids(consul) == {ID}
+
+
+async def test_health_is_told_when_it_changes(consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any]) -> None:
+    """By the event, long before the lease would have asked by itself."""
+    engine.containers["w1"] = web(Health={"Status": "starting"})
+    await until(lambda: checks(consul).get(f"{ID}:ttl") == "critical", "told that it starts")
+    await listening(engine)
+    for said, status in (("healthy", "passing"), ("unhealthy", "critical"), ("healthy", "passing")):
+        engine.containers["w1"]["State"]["Health"]["Status"] = said
+        await engine.tell("w1", f"health_status: {said}")
+        await until(lambda status=status: checks(consul)[f"{ID}:ttl"] == status, said)  # type: ignore[misc]
+
+
+async def test_a_container_that_restarts_in_a_loop_is_not_registered_each_time(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three times at once, then by the clock; and in the end what is so counts."""
+    monkeypatch.setattr(seat, "_RATE", 0.5)
+    engine.containers["w1"] = web()
+    await listening(engine)
+    before = writes(consul)
+    for _ in range(20):
+        for running, action in ((True, "start"), (False, "die")):
+            engine.containers["w1"]["State"]["Running"] = running
+            await engine.tell("w1", action)
+            await asyncio.sleep(0.1)
+    assert 1 <= writes(consul) - before <= 7
+    engine.containers["w1"]["State"]["Running"] = True
+    await engine.tell("w1", "start")
+    await until(lambda: ids(consul) == {ID}, "registered in the end", timeout=30)
+
+
+def writes(consul: ConsulAgent) -> int:
+    """How often anything was registered; the agent logs each request."""
+    return consul.log.read_text(errors="replace").count("/v1/agent/service/register")
+
+
+@pytest.mark.parametrize("nonsense", ["[", "[{}]", '{"message": "hello"}', "null", "<html>"])
+async def test_an_answer_that_is_none_takes_nothing_away(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any], nonsense: str
+) -> None:
+    """No container can be seen, and all that were stay registered; what changed meanwhile is seen afterwards."""
+    engine.containers |= {"w1": web(), "w2": web("w2")}
+    both = {ID, ID.replace("w1", "w2")}
+    await until(lambda: ids(consul) == both, "registered")
+    engine.answers = nonsense
+    await engine.tell("w1", "die")
+    await asyncio.sleep(2)
+    assert ids(consul) == both
+    assert not work.done()
+    del engine.containers["w1"]
+    engine.answers = None
+    await until(lambda: ids(consul) == {ID.replace("w1", "w2")}, "what is left", timeout=30)
+
+
+async def test_two_containers_with_one_id_are_one_after_the_other(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any]
+) -> None:
+    """The first keeps it; the second is named, and has its turn when the first is gone."""
+    for name in ("w1", "w2"):
+        engine.containers[name] = web(name)
+        engine.containers[name]["Config"]["Labels"] = {**WEB, "proxygen.id": "web-1", "proxygen.tag": name}
+    await until(lambda: tags(consul) == {"web-1": "w1"}, "the first")
+    del engine.containers["w1"]
+    await until(lambda: tags(consul) == {"web-1": "w2"}, "the second", timeout=30)
+
+
+def tags(consul: ConsulAgent) -> dict[str, str]:
+    return {id: service["Tags"][-1] for id, service in consul.get("/v1/agent/services").items()}
+
+
+async def test_what_shares_anothers_network_is_reached_there(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any]
+) -> None:
+    engine.containers["w1"] = web()
+    engine.containers["w1"]["Config"]["Labels"] = {}
+    beside = web("w2")
+    beside |= {"HostConfig": {"NetworkMode": "container:w1"}, "NetworkSettings": {"Ports": {}, "Networks": {}}}
+    engine.containers["w2"] = copy.deepcopy(beside)
+    await until(lambda: ids(consul) == {"docker-host:w2:8080"}, "the one beside it")
+    assert consul.get("/v1/agent/service/docker-host:w2:8080")["Port"] == 32768

@@ -1,0 +1,243 @@
+"""From a container and its labels to services: every rule that the page on registration states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxygen.errors import BadInput
+from proxygen.registration.described import describe
+from proxygen.registration.service import Service
+from tests.registration.containers import POLICY, container
+
+WEB = {"proxygen.name": "web", "proxygen.route": "web.example.com"}
+HTTP = {"8080/tcp": ("0.0.0.0", "32768")}
+INSIDE = {"announce": "container"}
+
+
+def services(labels: dict[str, str] | None, policy: dict[str, Any] | None = None, **facts: Any) -> tuple[Service, ...]:
+    return describe(container(labels, **facts), replace(POLICY, **(policy or {})), lambda: True)
+
+
+def service(labels: dict[str, str], policy: dict[str, Any] | None = None, **facts: Any) -> Service:
+    (only,) = services(labels, policy, **{"published": HTTP, **facts})
+    return only
+
+
+def refusal(labels: dict[str, str], policy: dict[str, Any] | None = None, **facts: Any) -> str:
+    with pytest.raises(BadInput) as caught:
+        services(labels, policy, **{"published": HTTP, **facts})
+    return str(caught.value)
+
+
+def definitions(service: Service) -> dict[str, Any]:
+    return {check.id.rpartition(":")[2]: check.definition for check in service.checks}
+
+
+# --- what is registered -----------------------------------------------------------------------------------------------
+
+
+def test_what_asks_for_nothing_is_not_registered() -> None:
+    assert services({"com.example.team": "shop"}, published=HTTP) == ()
+    assert services(None, published=HTTP) == ()
+
+
+def test_all_containers_are_registered_where_that_is_asked_for() -> None:
+    (one,) = services(None, {"unlabelled": True}, published=HTTP)
+    assert (one.name, one.tags) == ("shop", ())
+
+
+def test_ignored_ones_are_not() -> None:
+    assert services({**WEB, "proxygen.ignore": "true"}, published=HTTP) == ()
+    assert services({"SERVICE_NAME": "web", "SERVICE_IGNORE": "1"}, published=HTTP) == ()
+
+
+def test_our_labels_are_tags_and_flags() -> None:
+    one = service(
+        {
+            **WEB,
+            "proxygen.route": "a.example.com  b.example.com/api",
+            "proxygen.canary": "12.5%",
+            "proxygen.tag": "v1 eu",
+            "proxygen.meta.team": "shop and more",
+            "proxygen.weights": "10,2",
+            "proxygen.tagged-address.wan": "203.0.113.7:80",
+            "proxygen.deregister-after": "2m",
+        }
+    )
+    assert one.id == "here:w1:8080"
+    assert (one.address, one.port) == ("10.0.0.1", 32768)
+    assert one.tags == (
+        *("proxygen.route=a.example.com", "proxygen.route=b.example.com/api", "proxygen.canary=12.5%"),
+        *("v1", "eu"),
+    )
+    assert one.meta == {"team": "shop and more", "registrator-host": "here"}
+    assert (one.weights.passing, one.weights.warning) == (10, 2)
+    assert one.tagged_addresses == {"wan": ("203.0.113.7", 80)}
+    assert definitions(one)["tcp"]["DeregisterCriticalServiceAfter"] == "2m"
+
+
+def test_the_owners_mark_cannot_be_taken_over_by_a_label() -> None:
+    assert service({**WEB, "proxygen.meta.registrator-host": "there"}).meta["registrator-host"] == "here"
+
+
+def test_a_name_is_stated_or_composes_or_the_images() -> None:
+    assert service({"proxygen.route": "/"}).name == "shop"
+    assert service({"proxygen.route": "/", "com.docker.compose.service": "cart"}).name == "cart"
+    assert service({"SERVICE_TAGS": "x", "com.docker.compose.service": "cart"}).name == "shop"
+
+
+def test_several_ports_each_have_labels_of_their_own() -> None:
+    labels = {"proxygen.8080.name": "web", "proxygen.8080.route": "/", "proxygen.9000/udp.name": "log"}
+    labels |= {"proxygen.tag": "v1", "proxygen.9000/udp.tag": "v2"}
+    web, log = services(labels, INSIDE, exposed=("8080/tcp", "9000/tcp", "9000/udp"), networks={"n": "10.88.0.3"})
+    assert (web.name, web.id, web.address, web.port) == ("web", "here:w1:8080", "10.88.0.3", 8080)
+    assert web.tags == ("proxygen.route=/", "v1")
+    assert (log.name, log.id, log.tags) == ("log", "here:w1:9000:udp", ("v2",))
+
+
+def test_a_common_name_of_several_ports_is_followed_by_the_port() -> None:
+    labels = {"proxygen.name": "web", "proxygen.80.tag": "a", "proxygen.81.tag": "b"}
+    names = {one.name for one in services(labels, INSIDE, networks={"n": "10.88.0.3"})}
+    assert names == {"web-80", "web-81"}
+
+
+# --- those who come from registrator ----------------------------------------------------------------------------------
+
+
+def test_registrators_variables_and_labels_mean_what_they_meant() -> None:
+    one, two = services(
+        {"SERVICE_TAGS": "a,,b\\,c", "SERVICE_NAME": "from-label"},
+        environment=["SERVICE_NAME=from-variable", "SERVICE_81_NAME=two", "SERVICE_REGION=eu", "SERVICE_81_ID=id-2"],
+        published={"80/tcp": ("0.0.0.0", "1080"), "81/tcp": ("10.0.0.9", "1081")},
+    )
+    assert (one.name, one.id, one.address, one.port) == ("from-label-80", "here:w1:80", "10.0.0.1", 1080)
+    assert (two.name, two.id, two.address, two.port) == ("two", "id-2", "10.0.0.9", 1081)
+    assert one.tags == two.tags == ("a", "b,c")
+    assert one.meta["region"] == "eu"
+
+
+def test_registrators_checks_are_consuls_own() -> None:
+    one = service(
+        {
+            "SERVICE_CHECK_HTTPS": "/health",
+            "SERVICE_CHECK_INTERVAL": "15s",
+            "SERVICE_CHECK_TIMEOUT": "1s",
+            "SERVICE_8080_CHECK_TCP": "yes",
+            "SERVICE_CHECK_INITIAL_STATUS": "passing",
+        }
+    )
+    checks = definitions(one)
+    assert checks["http"]["HTTP"] == "https://10.0.0.1:32768/health"
+    assert (checks["http"]["Interval"], checks["http"]["Timeout"]) == ("15s", "1s")
+    assert checks["tcp"]["TCP"] == "10.0.0.1:32768"
+    assert {check.initially for check in one.checks} == {"passing"}
+
+
+@pytest.mark.parametrize("key", ["SERVICE_CHECK_SCRIPT", "SERVICE_CHECK_CMD", "SERVICE_80_CHECK_TTL"])
+def test_checks_that_nobody_can_make_here_are_refused(key: str) -> None:
+    assert key in refusal({"SERVICE_NAME": "web", key: "x"})
+
+
+def test_our_labels_win_over_registrators() -> None:
+    one = service({"SERVICE_NAME": "old", "SERVICE_TAGS": "x", **WEB})
+    assert (one.name, one.tags) == ("web", ("proxygen.route=web.example.com", "x"))
+
+
+# --- where it is reached ----------------------------------------------------------------------------------------------
+
+
+def test_a_host_network_has_the_ports_as_they_are() -> None:
+    one = service({**WEB, "proxygen.port": "9000"}, mode="host", published={})
+    assert (one.address, one.port) == ("10.0.0.1", 9000)
+
+
+def test_loopback_is_announced_only_where_everything_is() -> None:
+    bound = {"8080/tcp": ("127.0.0.1", "32768")}
+    assert "published only on loopback" in refusal(WEB, published=bound)
+    assert service(WEB, {"address": "127.0.0.1"}, published=bound).address == "127.0.0.1"
+
+
+def test_a_label_may_choose_the_containers_own_address_and_the_network() -> None:
+    labels = {**WEB, "proxygen.announce": "container"}
+    networks = {"front": "10.88.0.3", "back": "10.89.0.3"}
+    assert "10.89.0.3 in back, 10.88.0.3 in front" in refusal(labels, networks=networks)
+    one = service({**labels, "proxygen.network": "back"}, networks=networks)
+    assert (one.address, one.port) == ("10.89.0.3", 8080)
+    assert service(labels, {"network": "front"}, networks=networks).address == "10.88.0.3"
+    assert "'side'" in refusal({**labels, "proxygen.network": "side"}, networks=networks)
+
+
+def test_a_label_may_state_the_address() -> None:
+    assert service({**WEB, "proxygen.address": "192.0.2.7"}).address == "192.0.2.7"
+    assert "proxygen.address: 'web.local'" in refusal({**WEB, "proxygen.address": "web.local"})
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
+
+
+def test_consul_asks_by_itself_where_nothing_else_is_said() -> None:
+    """So that a container which dies while nobody looks gets no requests."""
+    assert definitions(service(WEB)).keys() == {"tcp"}
+
+
+def test_a_containers_own_health_is_told_beside_it() -> None:
+    for status, health in (("healthy", "passing"), ("starting", "critical"), ("unhealthy", "critical")):
+        one = container(WEB, published=HTTP, state={"Health": {"Status": status}})
+        assert one.health == health
+        (described,) = describe(one, POLICY, lambda: True)
+        assert definitions(described).keys() == {"tcp", "ttl"}
+        assert definitions(described)["ttl"]["TTL"] == "5m"
+
+
+def test_no_check_of_consuls_leaves_our_word() -> None:
+    """Where there is none at all, Consul would call a dead container passing for ever."""
+    assert definitions(service({**WEB, "proxygen.check-tcp": "false"})).keys() == {"ttl"}
+    assert definitions(service(WEB, published={"53/udp": ("0.0.0.0", "53")})).keys() == {"ttl"}
+
+
+def test_checks_that_labels_ask_for_stand_alone() -> None:
+    labels = {**WEB, "proxygen.check-http": "/a /b", "proxygen.check-grpc": "", "proxygen.check-interval": "2s"}
+    checks = definitions(service(labels))
+    assert checks.keys() == {"http", "http-2", "grpc"}
+    assert checks["http-2"]["HTTP"] == "http://10.0.0.1:32768/b"
+    assert checks["http"]["Interval"] == "2s"
+
+
+# --- bad labels -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "place"),
+    [
+        ({"proxygen.rout": "/"}, "proxygen.rout: no such key"),
+        ({"proxygen.meta.": "x"}, "proxygen.meta.: no such key"),
+        ({"proxygen.port": "http"}, "proxygen.port 'http'"),
+        ({"proxygen.port": "0"}, "proxygen.port '0'"),
+        ({"proxygen.canary": "lots"}, "proxygen.canary: 'lots'"),
+        ({"proxygen.route": ""}, "proxygen.route"),
+        ({"proxygen.name": "evil;}"}, "name = 'evil;}'"),
+        ({"proxygen.id": "a b"}, "id = 'a b'"),
+        ({"proxygen.ignore": "perhaps"}, "proxygen.ignore: 'perhaps'"),
+        ({"proxygen.announce": "both"}, "proxygen.announce: 'both'"),
+        ({"proxygen.weights": "many"}, "proxygen.weights 'many'"),
+        ({"proxygen.tagged-address.wan": "nowhere"}, "proxygen.tagged-address.wan 'nowhere'"),
+        ({"proxygen.check-http": "healthz"}, "HttpCheck: 'healthz'"),
+        ({"proxygen.check-interval": "often"}, "HttpCheck: interval"),
+        ({"proxygen.check-initially": "well"}, "proxygen.check-initially: 'well'"),
+        ({"proxygen.deregister-after": "1s"}, "deregister_after"),
+        ({"proxygen.99999.name": "x"}, "99999"),
+    ],
+)
+def test_a_bad_label_is_refused_with_its_place(labels: dict[str, str], place: str) -> None:
+    assert place in refusal({**WEB, "proxygen.check-http": "/", **labels})
+
+
+def test_a_choice_that_has_to_be_made_is_named() -> None:
+    published = {"80/tcp": ("0.0.0.0", "1080"), "81/tcp": ("0.0.0.0", "1081")}
+    assert "80/tcp, 81/tcp; write proxygen.port=PORT" in refusal(WEB, published=published)
+    assert "publishes no port" in refusal(WEB, published={}, exposed=("80/tcp",))
+    assert "exposes no port" in refusal(WEB, INSIDE, published={})
+    assert "port 99 is published nowhere" in refusal({**WEB, "proxygen.port": "99"})
