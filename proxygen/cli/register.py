@@ -82,8 +82,9 @@ def _option(flag: str, help: str, **options: Any) -> Callable[[Callable[..., R]]
 @_option("--id", "The instance's id. Default: NAME-HOST-PORT.", default="", metavar="ID")
 @_option(
     "--address",
-    "The address to announce: an IP address, interface:NAME, a network such as 10.0.0.0/8, or env:VARIABLE. Default: "
-    "the one from which Consul is reached, else the first private one; loopback only where it is written.",
+    "The address to announce: an IP address, interface:NAME, a network such as 10.0.0.0/8, env:VARIABLE, or "
+    "docker[:NETWORK], this container's own. Default: the one from which Consul is reached, else the first private "
+    "one; loopback only where it is written.",
     metavar="ADDRESS",
 )
 @key_options(variables=VARIABLES)
@@ -154,7 +155,8 @@ def register(settings: Settings, command: tuple[str, ...], **options: Any) -> in
 async def _run(settings: Settings, given: Given, tags: Sequence[str], argv: tuple[str, ...]) -> int:
     consul = parse_address(settings.consul.address, ssl=settings.consul.ssl)
     # Before the command starts, so that what cannot be announced starts nothing.
-    address = choose_address(given.address, consul=None if consul.socket is not None else consul.host)
+    host = None if consul.socket is not None else consul.host
+    address = await asyncio.to_thread(choose_address, given.address, consul=host)
     entrypoint = Entrypoint(
         argv=argv,
         start_timeout=seconds(given.start_timeout, what="--start-timeout"),

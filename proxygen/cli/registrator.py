@@ -49,7 +49,10 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with ConsulClient(settings.consul) as client:
-        work = asyncio.create_task(_registrator(settings, client).run(), name="registrator")
+        policy = await asyncio.to_thread(_policy, settings)
+        chosen = settings.registrator
+        registrator = Registrator(Agent(client), engine=chosen.engine, policy=policy, resync=chosen.resync)
+        work = asyncio.create_task(registrator.run(), name="registrator")
         stopped = asyncio.create_task(stop.wait(), name="signal to stop")
         await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -60,9 +63,9 @@ async def _run(settings: Settings) -> None:
     _LOG.info("stopped, registrations stay")
 
 
-def _registrator(settings: Settings, client: ConsulClient) -> Registrator:
+def _policy(settings: Settings) -> Policy:
     chosen, consul = settings.registrator, parse_address(settings.consul.address, ssl=settings.consul.ssl)
-    policy = Policy(
+    return Policy(
         tag_prefix=settings.proxy.tag_prefix,
         owner=chosen.host,
         address=choose_address(chosen.address, consul=None if consul.socket is not None else consul.host),
@@ -71,4 +74,3 @@ def _registrator(settings: Settings, client: ConsulClient) -> Registrator:
         unlabelled=chosen.containers == "all",
         ttl=chosen.ttl,
     )
-    return Registrator(Agent(client), engine=chosen.engine, policy=policy, resync=chosen.resync)

@@ -23,7 +23,9 @@ from proxygen.errors import BadInput, quoted
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_FORMS: Final = "write an IP address, interface:NAME, a network such as 10.0.0.0/8, or env:VARIABLE"
+_FORMS: Final = (
+    "write an IP address, interface:NAME, a network such as 10.0.0.0/8, env:VARIABLE, or docker for a container's own"
+)
 
 _SIOCGIFCONF: Final = 0x8912
 _NAME: Final = 16
@@ -46,6 +48,8 @@ def check_form(text: str) -> None:
         return
     if text.startswith("env:") and text.removeprefix("env:"):
         return
+    if text == "docker" or (text.startswith("docker:") and text.removeprefix("docker:")):
+        return
     try:
         if "/" in text:
             ipaddress.ip_network(text)
@@ -58,7 +62,8 @@ def check_form(text: str) -> None:
 def choose_address(text: str | None, *, consul: str | None) -> str:
     """Return the address to announce. ``consul`` is the host of Consul's agent, None behind a unix socket.
 
-    Raise BadInput when this machine has no such address. May block for as long as resolving ``consul`` takes.
+    Raise BadInput when this machine has no such address. May block for as long as resolving ``consul`` takes, or an
+    engine's answer; so call it beside an event loop, not in it.
     """
     if text is None:
         return str(default_address(interfaces(), route=None if consul is None else route_to(consul)))
@@ -68,6 +73,11 @@ def choose_address(text: str | None, *, consul: str | None) -> str:
         return str(_first((item.address for item in interfaces() if item.name == rest), text))
     if kind == "env" and rest:
         return _from_environment(rest)
+    if kind == "docker":
+        # Its library is an extra, which only this way of choosing needs.
+        from proxygen.registration.docker import own_address
+
+        return str(_usable(own_address(rest or None)))
     if "/" in text:
         network = ipaddress.ip_network(text)
         return str(_first((item.address for item in interfaces() if item.address in network), text))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from proxygen.errors import BadInput, ProxygenError
@@ -21,6 +25,8 @@ _PATIENCE: Final = 10.0
 _OVERLAP: Final = 2
 """Seconds before now from which events are asked for, so that none is lost between asking and listening."""
 _NOT_FOUND: Final = 404
+_USUAL: Final = "unix:///var/run/docker.sock"
+_ID: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _OF_ANOTHER: Final = "container:"
 
 
@@ -48,6 +54,43 @@ def require_library() -> None:
         import aiodocker  # noqa: F401 - asked for early, to be loaded once it is needed
     except ImportError as error:
         raise BadInput("the engine's API needs: pip install 'proxygen[docker]'") from error
+
+
+def own_address(network: str | None) -> str:
+    """Return the address that the engine gave the container in which this runs, in a network where it has several.
+
+    The engine is the one of DOCKER_HOST, else on its usual socket, which has to be mounted. Blocks. Raise BadInput.
+    """
+    require_library()
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+        return asyncio.run(_address_of(_own_id(mounts) or socket.gethostname(), network))
+    except EngineUnavailable as error:
+        raise BadInput(f"address = docker: {error}") from error
+
+
+async def _address_of(container_id: str, network: str | None) -> str:
+    async with Engine.at(os.environ.get("DOCKER_HOST") or _USUAL) as engine:
+        container = await engine.inspect(container_id)
+    if container is None:
+        raise BadInput(f"address = docker: the engine knows of no container {container_id}; is this one?")
+    known = ", ".join(f"{address} in {name}" for name, address in sorted(container.networks.items())) or "none"
+    if network is not None and network in container.networks:
+        return container.networks[network]
+    if network is not None or len(container.networks) != 1:
+        raise BadInput(f"address = docker: which one? write docker:NETWORK; {container.place} has {known}")
+    return next(iter(container.networks.values()))
+
+
+def _own_id(mountinfo: str) -> str | None:
+    """The id of the container that we are in, by the files that an engine mounts into it; a hostname can be set."""
+    for line in mountinfo.splitlines():
+        fields = line.split()
+        if len(fields) > 4 and fields[4] in ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf"):
+            match = _ID.search(fields[3])
+            if match is not None:
+                return match[0]
+    return None
 
 
 class Engine:

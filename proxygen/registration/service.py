@@ -160,8 +160,9 @@ class Announcement:
     """Tags as they stand in Consul, beside ``tags``; the proxy's may be among them."""
     check: Check | Sequence[Check] = HEARTBEAT
     address: str | None = None
-    """An IP address, ``interface:NAME``, a network (the first address in it), or ``env:VARIABLE``. Default: the
-    address from which Consul's agent is reached, else the first private one; loopback only where it is written."""
+    """An IP address, ``interface:NAME``, a network (the first address in it), ``env:VARIABLE``, or
+    ``docker[:NETWORK]``, a container's own by its engine. Default: the address from which Consul's agent is reached,
+    else the first private one; loopback only where it is written."""
     id: str = ""
     """Default ``NAME-HOST-PORT``: the same after a restart, another on every host."""
     meta: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

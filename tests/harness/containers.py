@@ -40,7 +40,7 @@ class Containers:
 
     def __init__(self, engine: Engine, image: str, directory: Path) -> None:
         self.engine = engine
-        self._image = image
+        self.image = image
         self._conf = directory / "answering.conf"
         self._conf.write_text(_CONF)
 
@@ -52,7 +52,7 @@ class Containers:
         command = ["/nginx", "-e", "stderr", "-p", "/tmp", "-c", "/answering.conf"]
         self.engine.call(
             *("run", "--detach", f"--name={name}", f"--hostname={name}", *given, *published, *mounts, *options),
-            *(self._image, *command),
+            *(self.image, *command),
         )
 
     def published(self, name: str, port: int = PORT) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tests.harness.registrator import Registrator
 
 MakeRegistrator = Callable[..., Registrator]
 
+ROOT = Path(__file__).parents[2]
 ROUTE = {"proxygen.name": "web", "proxygen.route": "web.example.com"}
 
 
@@ -173,3 +176,20 @@ def test_events_that_end_are_asked_for_again(
     assert "deregistered" not in running.said
     containers.call("rm", "--force", "--time=0", "w1")
     wait_held(consul, {f"here:w2:{PORT}"}, running)
+
+
+def test_an_application_in_a_container_learns_its_address_from_the_engine(
+    containers: Containers, engine: Engine
+) -> None:
+    """Whatever it calls itself; with the socket in it, and the machine's own Python."""
+    program = "from proxygen.registration.address import choose_address; print(choose_address('docker', consul=None))"
+    needed = {"/usr", "/lib", "/lib64", sys.prefix, sys.base_prefix, str(ROOT)}
+    mounts = [f"--volume={path}:{path}:ro" for path in sorted(needed) if Path(path).exists()]
+    output = containers.call(
+        *("run", "--rm", "--name=asking", "--hostname=nobody", f"--env=PYTHONPATH={ROOT}", *mounts),
+        *(f"--volume={engine.socket}:/engine.sock", "--env=DOCKER_HOST=unix:///engine.sock"),
+        *(containers.image, sys.executable, "-c", program + "; import socket; print(socket.gethostname())"),
+    )
+    address, name = output.split()
+    assert name == "nobody"
+    assert ipaddress.ip_address(address) in ipaddress.ip_network("10.88.0.0/16")
