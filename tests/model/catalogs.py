@@ -8,7 +8,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
 
-from proxygen.model import Catalog, Health, Instance
+from proxygen.model import Catalog, Health, Instance, ServiceName
 from tests.corpora import hostile_tags, hostile_text
 from tests.plan.catalogs import catalog, instance
 
@@ -20,6 +20,14 @@ PORTS: Final = (15432, 15433)
 
 REFUSABLE: Final = ("10.0.4.1:8080", "10.0.5.1:8080", "rival.test", "evil.test")
 """What a gate may be told to dislike; no bystander has any of it."""
+
+
+_OVERRIDES: Final[tuple[dict[str, str], ...]] = (
+    {},
+    {"web": '{"canary": "25%"}'},
+    {"web": "nonsense"},
+    {"shop": "{}"},
+)
 
 
 def host(service: str) -> str:
@@ -84,9 +92,9 @@ def catalogs(draw: st.DrawFn) -> Catalog:
                 tags=(*evil.tags, *tags),
             )
         )
-    overrides = draw(st.sampled_from(({}, {"web": '{"canary": "25%"}'}, {"web": "nonsense"}, {"shop": "{}"})))
+    overrides: dict[str, str] = draw(st.sampled_from(_OVERRIDES))
     found = catalog(*instances, overrides=overrides)
-    services = {**found.services, **dict.fromkeys(empty, ())}
+    services = {**found.services, **dict.fromkeys(map(ServiceName, empty), ())}
     # An index that falls tells of a store that was wiped.
     index = draw(st.sampled_from((7, 7, 7, 3)))
     return Told(datacenter=found.datacenter, services=services, overrides=found.overrides, index=index)

@@ -42,8 +42,8 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self.root: Final = Path(os.path.realpath(root))
         self.dead = False
-        self.steps = 0
-        """Those done or tried so far."""
+        self.steps: list[str] = []
+        """What was done or tried so far, such as ``fsync stage``; of the path only where it begins."""
         self.errors = 0
         """Steps that were refused so far."""
         self.after_step: Callable[[], None] = lambda: None
@@ -100,11 +100,12 @@ class Disk:
 
     # --- the steps
 
-    def step(self, event: str) -> None:
+    def step(self, event: str, path: str = "") -> None:
         """Let one more step be done, or die, or raise OSError before it."""
         if self.dead:
             raise Death(event)
-        self.steps += 1
+        inside = path.removeprefix(self._prefix).split("/")
+        self.steps.append(f"{event} {'/'.join(inside) if inside[0] == 'state' else inside[0]}")
         with self._unwatched():
             self.after_step()
         if self._fatal is not None:
@@ -112,6 +113,9 @@ class Disk:
             if self._fatal <= 0:
                 self._fatal, self.dead = None, True
                 raise Death(event)
+        if not path:
+            # A signal, a program: no error of the disk's.
+            return
         if self._failing is not None:
             left, code = self._failing
             self._failing = (left - 1, code) if left > 1 else None
@@ -131,7 +135,7 @@ class Disk:
         paths = [path for path in _changed(event, arguments) if f"{path}/".startswith(self._prefix)]
         if not paths:
             return
-        self.step(event)
+        self.step(event, paths[-1])
         if event in ("os.remove", "os.rmdir", "os.rename"):
             self._forget(paths[-1])
 
@@ -140,7 +144,7 @@ class Disk:
         if not f"{path}/".startswith(self._prefix):
             return
         try:
-            self.step("fsync")
+            self.step("fsync", path)
         except Death:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 # In the middle of the write that this ends.

@@ -26,7 +26,7 @@ from tests.model.world import World
 
 EXAMPLES: Final = int(os.environ.get("PROXYGEN_MODEL_EXAMPLES", "0"))
 BOUNDED: Final = settings(
-    max_examples=EXAMPLES or 60,
+    max_examples=EXAMPLES or 40,
     stateful_step_count=25,
     # The same runs each time, unless somebody looks for new ones.
     derandomize=not EXAMPLES,

@@ -215,9 +215,10 @@ class World:
 
     def forgive(self) -> None:
         """Have nginx like everything; in a real one that takes another file of the operator's."""
-        self.nginx.faults = Faults()
-        if self.is_alive:
-            self.reconciler.files_changed()
+        if self.nginx.faults != Faults():
+            self.nginx.faults = Faults()
+            if self.is_alive:
+                self.reconciler.files_changed()
 
     def let_go(self) -> None:
         """Have the operator hold nothing back."""
