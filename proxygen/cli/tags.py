@@ -61,20 +61,49 @@ def build(settings: Settings, form: str | None, **values: Sequence[str]) -> int:
     "lint",
     cls=Command,
     short_help="Check a service definition before it is registered.",
-    examples=["proxygen tags lint web.json", "jq .definition build.json | proxygen tags lint -"],
+    examples=[
+        "proxygen tags lint web.json",
+        "jq .definition build.json | proxygen tags lint -",
+        "proxygen tags lint --against-consul web.json",
+    ],
 )
-@settings_options("proxy.tag_prefix")
+@settings_options("consul", "proxy.tag_prefix", "proxy.claims", "output.directory")
+@click.option("--against-consul", is_flag=True, help="Say too what would clash with what Consul holds.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-def lint(settings: Settings, file: Path) -> int:
+def lint(settings: Settings, file: Path, against_consul: bool) -> int:
     """Check the proxy tags and Meta of the services in FILE (- for standard input) before they are registered.
 
     FILE is a Consul service definition in JSON: a configuration file with "service" or "services", the body of an
     API registration, or a bare list of tags. Exits 1 when a tag is wrong, 2 when FILE cannot be read.
+
+    With --against-consul each service is planned as a newcomer among those that are registered: hosts and paths that
+    another service holds, a share or an option that differs from its own instances'. Exits 1 when there is such a
+    clash, 3 when Consul does not answer.
     """
+    definitions = read_definitions(_read(file))
     wrong = 0
-    for definition in read_definitions(_read(file)):
+    for definition in definitions:
         wrong += _lint_one(definition, settings.proxy.tag_prefix)
+    if against_consul and not wrong:
+        wrong = asyncio.run(_say_clashes(definitions, settings))
     return 1 if wrong else 0
+
+
+async def _say_clashes(definitions: Iterable[Definition], settings: Settings) -> int:
+    """Say what each definition would meet, and return how much that is."""
+    # Planning is more than the other commands of this group need.
+    from proxygen.cli.clashes import find_clashes
+    from proxygen.cli.oneshot import read_catalog
+    from proxygen.memory import recall
+    from proxygen.plan.types import Policy
+
+    catalog = await read_catalog(settings, None)
+    policy = Policy(prefix=settings.proxy.tag_prefix, claims=settings.proxy.claims)
+    memory = recall(settings.output.directory).plan
+    found = [(one.name, clash) for one in definitions for clash in find_clashes(one, catalog, policy, memory)]
+    for name, clash in found:
+        click.echo(f"{printable(name)}: {printable(clash)}")
+    return len(found)
 
 
 @tags.command(

@@ -180,3 +180,24 @@ def test_a_snapshot_reads_back(consul: ConsulAgent, tmp_path: Path) -> None:
     printed = json.loads(proxygen(consul, "snapshot").stdout)
     assert printed["services"] == json.loads(file.read_text(encoding="utf-8"))["services"]
     assert proxygen(consul, "snapshot", "-o", str(tmp_path / "no" / "where")).returncode == 2
+
+
+def test_lint_says_what_would_clash_with_what_consul_holds(consul: ConsulAgent, tmp_path: Path) -> None:
+    register_with_everything(consul)
+    file = tmp_path / "cart.json"
+    for route, code, said in (
+        ("app.example.com", 1, "cart: would not get app.example.com/: service web holds it"),
+        ("cart.example.com", 0, "cart: valid"),
+    ):
+        file.write_text(json.dumps({"service": {"name": "cart", "tags": [f"proxygen.route={route}"]}}))
+        ended = proxygen(consul, "tags", "lint", "--against-consul", str(file))
+        assert (ended.returncode, ended.stderr) == (code, "")
+        assert said in ended.stdout.splitlines()
+
+
+def test_lint_against_a_consul_that_does_not_answer_ends_with_3(tmp_path: Path) -> None:
+    file = tmp_path / "cart.json"
+    file.write_text(json.dumps(["proxygen.route=app.example.com"]))
+    command = [sys.executable, "-m", "proxygen", "tags", "lint", "--against-consul", str(file)]
+    ended = subprocess.run([*command, "--consul-address", "127.0.0.1:9"], capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 3

@@ -1,0 +1,74 @@
+"""What a service definition would meet in Consul: planned there as a newcomer, beside the plan without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.plan import plan_routes
+from proxygen.plan.types import Memory, Plan, Policy, Quarantine, Service
+from proxygen.registration.definition import Definition
+
+_LAST: Final = 2**63
+"""A CreateIndex that Consul has not reached: between newcomers the older wins."""
+
+
+def find_clashes(definition: Definition, catalog: Catalog, policy: Policy, memory: Memory) -> tuple[str, ...]:
+    """Return what would go wrong for the definition's service, or for others by it; nothing where all would be well."""
+    name = ServiceName(definition.name)
+    before = plan_routes(catalog, policy, memory)
+    after = plan_routes(_with_newcomer(catalog, name, definition), policy, memory)
+    return (*_lost(name, after), *_taken(name, before, after), *_disagreements(name, before, after))
+
+
+def _with_newcomer(catalog: Catalog, name: ServiceName, definition: Definition) -> Catalog:
+    newcomer = Instance(
+        service=name,
+        id="\N{BLACK STAR}",
+        node="\N{BLACK STAR}",
+        datacenter=catalog.datacenter,
+        # Where it will run is not the question.
+        address="127.0.0.1",
+        port=1,
+        tags=definition.tags,
+        meta=definition.meta,
+        create_index=_LAST,
+        modify_index=_LAST,
+    )
+    return replace(catalog, services={**catalog.services, name: (*catalog.services.get(name, ()), newcomer)})
+
+
+def _lost(name: ServiceName, after: Plan) -> Iterator[str]:
+    for conflict in after.conflicts:
+        if conflict.loser == name:
+            why = f"service {conflict.holder} holds it" if conflict.holder is not None else conflict.reason
+            yield f"would not get {conflict.claim}: {why}"
+
+
+def _taken(name: ServiceName, before: Plan, after: Plan) -> Iterator[str]:
+    known = set(before.conflicts)
+    for conflict in after.conflicts:
+        if conflict.holder == name and conflict not in known:
+            yield f"would take {conflict.claim} from service {conflict.loser}"
+
+
+def _disagreements(name: ServiceName, before: Plan, after: Plan) -> Iterator[str]:
+    old, new = _service(before, name), _service(after, name)
+    if old is None or new is None:
+        return
+    if new.quarantine is not None and old.quarantine is None and not _is_about_files(new.quarantine):
+        yield f"would be left out with all its instances: {new.quarantine.place}: {new.quarantine.reason}"
+    for warning in new.warnings:
+        if warning not in old.warnings:
+            yield f"would disagree with its other instances: {warning}"
+
+
+def _is_about_files(quarantine: Quarantine) -> bool:
+    """Certificates and passwords lie beside the sidecar, which need not be here."""
+    return quarantine.place in ("tls", "auth")
+
+
+def _service(plan: Plan, name: ServiceName) -> Service | None:
+    return next((service for service in plan.services if service.name == name), None)
