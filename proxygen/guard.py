@@ -6,7 +6,8 @@ catalog that `Held` carries. The other services go on as Consul says. Held are
 
 - a service that would fall below its own minimum (``guard.minimum_instances``), for as long as it would;
 - every service that loses servers, while more than ``guard.loss`` of all servers are gone within ``guard.window``, or
-  after Consul's store was wiped: until they are back, the operator lets go, or ``guard.hold`` is over.
+  after Consul's store was wiped: until they are back, the operator lets go, or ``guard.hold`` is over. Servers do not
+  go in one moment: those that went first, when it was not known yet what follows, come back.
 
 An instance that is drained or in maintenance is no loss: that is somebody's will. A quarantined service is judged
 elsewhere.
@@ -14,7 +15,7 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -65,24 +66,25 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Peak:
-    """A number of servers that was accepted until some moment."""
+class _Step:
+    """A loss that was accepted: so many servers until some moment, and those that went then."""
 
     count: int
     until: float
+    gone: tuple[Instance, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Losses:
     """What a plan takes away."""
 
-    services: Mapping[ServiceName, int]
-    """Servers that there are now, of each service that has fewer than nginx serves."""
+    now: Mapping[ServiceName, int]
+    """Servers that there are, of each service that has fewer than nginx serves."""
+    recent: Mapping[ServiceName, int]
+    """Servers that there were at most within the window, of each service that has fewer."""
     lost: int
     total: int
     """Of all servers of the window."""
-    losers: int
-    """Services that lost some within the window."""
 
 
 class Guard:
@@ -94,9 +96,11 @@ class Guard:
         self._serving: Mapping[ServiceName, frozenset[_Key]] = {}
         self._counts: dict[ServiceName, int] = {}
         """Servers of each service; of one that is held, those that it had when that began."""
-        self._peaks: dict[ServiceName, tuple[_Peak, ...]] = {}
+        self._steps: dict[ServiceName, tuple[_Step, ...]] = {}
+        """Losses within the window, oldest first."""
         self._known: dict[ServiceName, _Seen] = {}
-        self._held: frozenset[ServiceName] = frozenset()
+        self._held: dict[ServiceName, int] = {}
+        """Servers that the services had which the last plan judged would have lost some."""
         self._since: float | None = None
         """When the suspicion began that is not over yet."""
         self._wiped_at: float | None = None
@@ -110,7 +114,7 @@ class Guard:
         ``now`` is in seconds of any clock that does not go back. ``fresh`` says whether Consul can be asked: what
         nobody can confirm is not believed, however long it lasts.
         """
-        self._held = frozenset()
+        self._held = {}
         if self._accepted is None or self._lets_go:
             return None
         seen = {service.name: self._look(service) for service in plan.services if service.quarantine is None}
@@ -118,7 +122,7 @@ class Guard:
         losses = self._losses(seen, absolved, now)
         if catalog.index < self._accepted.index:
             self._wiped_at = now
-        below = {name for name, there in losses.services.items() if there < self._minimum(name)}
+        below = {name: self._counts[name] for name, there in losses.now.items() if there < self._minimum(name)}
         why = self._suspicion(losses, catalog, now)
         if not why:
             self._since = None
@@ -127,21 +131,18 @@ class Guard:
             if fresh and now - self._since >= self._limits.hold:
                 self._believes = True
                 why = ""
-        kept = frozenset(losses.services if why else below)
-        if not kept:
-            return None
-        self._held = kept
-        return self._hold(kept, why, catalog, seen)
+        self._held = below | (dict(losses.recent) if why else {})
+        return self._hold(why, catalog, seen) if self._held else None
 
     def accept(self, plan: Plan, catalog: Catalog, now: float) -> None:
         """Take note that nginx serves this plan, which was made from this catalog."""
         served = {service.name: self._look(service) for service in plan.services if service.quarantine is None}
         counts = {name: len(one.serving) for name, one in served.items()}
-        counts |= {name: self._counts[name] for name in self._held if name in self._counts}
+        counts |= self._held
         if self._lets_go or self._believes:
-            self._peaks, self._wiped_at, self._since = {}, None, None
+            self._steps, self._wiped_at, self._since = {}, None, None
         else:
-            self._note_peaks(counts, now)
+            self._note_steps(served, counts, now)
         self._accepted = catalog
         self._serving = {name: one.serving for name, one in served.items() if one.serving}
         self._counts = {name: count for name, count in counts.items() if count}
@@ -170,25 +171,26 @@ class Guard:
 
     def _losses(self, seen: Mapping[ServiceName, _Seen], absolved: set[ServiceName], now: float) -> _Losses:
         losing: dict[ServiceName, int] = {}
-        lost = total = losers = 0
-        for name in self._counts.keys() | self._peaks.keys():
-            if name in absolved:
-                continue
+        recent: dict[ServiceName, int] = {}
+        lost = total = 0
+        for name in (self._counts.keys() | self._steps.keys()) - absolved:
             there = len(seen[name].there) if name in seen else 0
             count = self._counts.get(name, 0)
-            peak = max((one.count for one in self._peaks.get(name, ()) if self._is_recent(one.until, now)), default=0)
-            peak = max(peak, count)
-            total += peak
-            if there < peak:
-                lost += peak - there
-                losers += 1
+            most = max(count, *(step.count for step in self._recent_steps(name, now)), 0)
+            total += most
+            if there < most:
+                recent[name] = most
+                lost += most - there
             if there < count:
                 losing[name] = there
-        return _Losses(losing, lost, total, losers)
+        return _Losses(losing, recent, lost, total)
+
+    def _recent_steps(self, name: ServiceName, now: float) -> tuple[_Step, ...]:
+        return tuple(step for step in self._steps.get(name, ()) if self._is_recent(step.until, now))
 
     def _suspicion(self, losses: _Losses, catalog: Catalog, now: float) -> str:
         """Say why the losses are not believed; "" where they are."""
-        if not losses.services:
+        if not losses.now:
             return ""
         if self._wiped_at is not None and (self._since is not None or self._is_recent(self._wiped_at, now)):
             return (
@@ -196,7 +198,7 @@ class Guard:
                 f" {losses.total} servers are gone"
             )
         is_mass = losses.lost > self._limits.loss * losses.total
-        if is_mass and (losses.losers > 1 or losses.lost >= LONE_SERVICE):
+        if is_mass and (len(losses.recent) > 1 or losses.lost >= LONE_SERVICE):
             return (
                 f"{losses.lost} of {losses.total} servers went within {_duration(self._limits.window)}, more than"
                 f" guard.loss = {self._limits.loss:g} of all"
@@ -210,17 +212,13 @@ class Guard:
         patterns = self._limits.minimum
         return next((count for pattern, count in patterns.items() if fnmatchcase(name, pattern)), 0)
 
-    def _hold(
-        self, names: Iterable[ServiceName], why: str, catalog: Catalog, seen: Mapping[ServiceName, _Seen]
-    ) -> Held:
-        assert self._accepted is not None
+    def _hold(self, why: str, catalog: Catalog, seen: Mapping[ServiceName, _Seen]) -> Held:
         services = dict(catalog.services)
         keeps: dict[ServiceName, int] = {}
-        for name in sorted(names):
-            gone = self._serving[name] - (seen[name].there if name in seen else frozenset())
-            kept = [one for one in self._accepted.services[name] if one.key in gone]
-            others = [one for one in catalog.services.get(name, ()) if one.key not in gone]
-            services[name] = tuple(sorted((*others, *kept), key=_by_key))
+        for name in sorted(self._held):
+            kept = self._kept(name, seen[name].there if name in seen else frozenset())
+            others = [one for one in catalog.services.get(name, ()) if one.key not in kept]
+            services[name] = tuple(sorted((*others, *kept.values()), key=_by_key))
             keeps[name] = len(kept)
         why = why or "services would fall below guard.minimum_instances"
         end = f", and after {_duration(self._limits.hold)} it is believed" if self._since is not None else ""
@@ -228,23 +226,37 @@ class Guard:
         more = f" and {len(keeps) - _NAMED} more" if len(keeps) > _NAMED else ""
         return Held(
             reason=(
-                f"held: {why}; {some}{more} keep{'s' if len(keeps) == 1 else ''} the instances that nginx has:"
+                f"held: {why}; {some}{more} keep{'s' if len(keeps) == 1 else ''} the instances that nginx had:"
                 f" `proxygen release-hold` lets go of them{end}"
             ),
             services=MappingProxyType(keeps),
             catalog=replace(catalog, services=MappingProxyType(services)),
         )
 
-    def _note_peaks(self, counts: Mapping[ServiceName, int], now: float) -> None:
+    def _kept(self, name: ServiceName, there: frozenset[_Key]) -> dict[_Key, Instance]:
+        """The instances that a held service keeps: all that nginx has and Consul has no longer, and of those that went
+        shortly before as many as are missing."""
+        assert self._accepted is not None
+        gone = self._serving.get(name, frozenset()) - there
+        kept = {one.key: one for one in self._accepted.services.get(name, ()) if one.key in gone}
+        for step in reversed(self._steps.get(name, ())):
+            for one in step.gone:
+                if len(there) + len(kept) < self._held[name] and one.key not in there:
+                    kept.setdefault(one.key, one)
+        return kept
+
+    def _note_steps(self, served: Mapping[ServiceName, _Seen], counts: Mapping[ServiceName, int], now: float) -> None:
         for name, before in self._counts.items():
             if counts.get(name, 0) < before:
-                self._peaks[name] = (*self._peaks.get(name, ()), _Peak(before, now))
-        for name in tuple(self._peaks):
-            recent = tuple(one for one in self._peaks[name] if self._is_recent(one.until, now))
-            if recent:
-                self._peaks[name] = recent
-            else:
-                del self._peaks[name]
+                there = served[name].there if name in served else frozenset()
+                self._steps[name] = (*self._steps.get(name, ()), _Step(before, now, tuple(self._gone(name, there))))
+        self._steps = {name: steps for name in self._steps if (steps := self._recent_steps(name, now))}
+
+    def _gone(self, name: ServiceName, there: frozenset[_Key]) -> Iterator[Instance]:
+        if self._accepted is not None:
+            for one in self._accepted.services.get(name, ()):
+                if one.key in self._serving.get(name, frozenset()) and one.key not in there:
+                    yield one
 
 
 def _by_key(instance: Instance) -> _Key:

@@ -117,7 +117,33 @@ def test_losses_are_counted_together_within_the_window() -> None:
     assert watchman.see(without(FOUR, a=None, b=None), 30) is None
     held = watchman.see(without(FOUR, a=None, b=None, c=[1]), 59)
     assert held is not None
-    assert held.services == {"c": 1}, "what went before was believed, and is not brought back"
+    assert "7 of 12" in held.reason
+
+
+def test_what_went_first_comes_back_once_it_is_known_what_follows() -> None:
+    """A network that splits takes the nodes one by one; the first services were emptied before half was gone."""
+    watchman = watching(FOUR)
+    watchman.see(without(FOUR, a=None), 1)
+    watchman.see(without(FOUR, a=None, b=[1, 3]), 2)
+    assert not watchman.serving("a")
+    watchman.see(without(FOUR, a=None, b=None, c=None), 3)
+    assert watchman.serving("a") == {"a-1", "a-2", "a-3"}
+    assert watchman.serving("b") == {"b-1", "b-2", "b-3"}
+    assert watchman.see(without(FOUR, a=None, b=None, c=None), 200) is not None, "longer than the window"
+    assert watchman.serving("b") == {"b-1", "b-2", "b-3"}
+
+
+def test_of_what_was_replaced_before_nothing_comes_back() -> None:
+    watchman = watching(FOUR)
+    deployed = without(FOUR, a=[1])
+    watchman.see(deployed, 1)
+    newcomer = instance("a", 9, "route=a.example.com")
+    deployed = replace(
+        deployed, services={**deployed.services, ServiceName("a"): (*deployed.services[ServiceName("a")], newcomer)}
+    )
+    watchman.see(deployed, 2)
+    watchman.see(without(deployed, a=[9], b=None, c=None, d=None), 3)
+    assert watchman.serving("a") == {"a-2", "a-3", "a-9"}
 
 
 def test_losses_of_an_earlier_window_are_not_counted() -> None:
