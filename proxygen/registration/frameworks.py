@@ -197,6 +197,9 @@ class _Lifespan:
         return message
 
     async def _pass_out(self, message: Message) -> None:
+        if not message["type"].startswith("lifespan."):
+            # An application that takes every scope for a request; what it does now is what it does without a lifespan.
+            raise RuntimeError(f"{message['type']} is no message of a lifespan")
         self._answered = True
         if message["type"] == "lifespan.startup.complete":
             await self._start()

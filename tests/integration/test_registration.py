@@ -247,7 +247,7 @@ async def test_settings_that_cannot_be_are_told_at_once() -> None:
 async def test_the_documentations_application_registers_and_leaves(consul: ConsulAgent, tmp_path: Path) -> None:
     """The page's example as it stands, on a port that is free here: in Consul while it runs, and ends with 0."""
     page = (ROOT / "docs/how-to/register.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    example, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     script = tmp_path / "app.py"
     script.write_text(example.replace("8080", str(free_port())), encoding="utf-8")
     environment = {**os.environ, "CONSUL_HTTP_ADDR": consul.address, "PYTHONPATH": str(ROOT)}
