@@ -156,7 +156,8 @@ class _Before:
     def restore(self) -> None:
         if self._is_ours:
             self._loop.remove_signal_handler(self._number)
-            if not self._was_the_loops:
+            # None: whoever set it is not Python.
+            if not self._was_the_loops and self._handler is not None:
                 signal.signal(self._number, self._handler)
             self._is_ours = False
 

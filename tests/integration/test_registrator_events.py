@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from proxygen.consul.client import ConsulClient
 from proxygen.registration import registrator, seat
 from proxygen.registration.agent import Agent
 from proxygen.registration.registrator import Registrator
-from proxygen.settings import load
+from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
 from tests.harness.fake_engine import FakeEngine
 from tests.integration.waiting import until
@@ -33,16 +34,24 @@ async def engine(short_directory: Path) -> AsyncIterator[FakeEngine]:
         yield engine
 
 
+@asynccontextmanager
+async def at_work(settings: ConsulSettings, url: str) -> AsyncIterator[asyncio.Task[Any]]:
+    """A registrator at work on that engine, whose host it asks for its name."""
+    async with ConsulClient(settings) as client:
+        policy = replace(POLICY, owner="", address="127.0.0.1")
+        work = asyncio.create_task(Registrator(Agent(client), engine=url, policy=policy, resync=1).run())
+        try:
+            yield work
+        finally:
+            work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+
+
 @pytest.fixture
 async def work(consul: ConsulAgent, engine: FakeEngine) -> AsyncIterator[asyncio.Task[Any]]:
-    """A registrator at work on that engine, whose host it asks for its name."""
-    async with ConsulClient(load({"consul.address": consul.address}).consul) as client:
-        policy = replace(POLICY, owner="", address="127.0.0.1")
-        work = asyncio.create_task(Registrator(Agent(client), engine=engine.url, policy=policy, resync=1).run())
+    async with at_work(ConsulSettings(address=consul.address), engine.url) as work:
         yield work
-        work.cancel()
-        with suppress(asyncio.CancelledError):
-            await work
 
 
 def web(name: str = "w1", **state: Any) -> dict[str, Any]:
@@ -171,3 +180,32 @@ async def test_what_shares_anothers_network_is_reached_there(
     engine.containers["w2"] = copy.deepcopy(beside)
     await until(lambda: ids(consul) == {"docker-host:w2:8080"}, "the one beside it")
     assert consul.get("/v1/agent/service/docker-host:w2:8080")["Port"] == 32768
+
+
+async def test_the_right_to_write_services_is_all_that_it_needs(
+    make_consul: Callable[..., ConsulAgent], engine: FakeEngine
+) -> None:
+    """Its sweep included: an entry of ours that nobody stands behind goes, others' stay."""
+    consul = make_consul(config={"acl": {"enabled": True, "default_policy": "deny"}})
+    await asyncio.to_thread(consul.start)
+    consul.token = consul.put("/v1/acl/bootstrap")["SecretID"]
+    consul.put("/v1/acl/policy", {"Name": "all", "Rules": 'service_prefix "" { policy = "write" }'})
+    token = consul.put("/v1/acl/token", {"Policies": [{"Name": "all"}]})["SecretID"]
+    for id, meta in (("orphan", {"registrator-host": "docker-host"}), ("somebodys", {})):
+        consul.put("/v1/agent/service/register", {"ID": id, "Name": "web", "Meta": meta})
+    engine.containers["w1"] = web()
+    async with at_work(ConsulSettings(address=consul.address, token=SecretStr(token)), engine.url):
+        await until(lambda: ids(consul) == {ID, "somebodys"}, "registered, and the orphan gone", timeout=30)
+
+
+async def test_an_engine_that_is_not_there_yet_is_waited_for(consul: ConsulAgent, short_directory: Path) -> None:
+    """Nothing that an earlier life registered is taken away meanwhile."""
+    meta = {"registrator-host": "docker-host"}
+    consul.put("/v1/agent/service/register", {"ID": "orphan", "Name": "web", "Meta": meta})
+    async with at_work(ConsulSettings(address=consul.address), f"unix://{short_directory}/fake.sock") as work:
+        await asyncio.sleep(1)
+        assert ids(consul) == {"orphan"}
+        assert not work.done()
+        async with FakeEngine(short_directory) as engine:
+            engine.containers["w1"] = web()
+            await until(lambda: ids(consul) == {ID}, "registered, and the orphan gone", timeout=30)

@@ -77,3 +77,13 @@ def test_an_address_that_this_machine_lacks_is_refused_with_what_was_asked(
     monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
     with pytest.raises(BadInput, match=text):
         choose_address(text, consul=None)
+
+
+def test_a_containers_own_address_needs_an_engine_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/engine.sock")
+    for text in ("docker", "docker:front"):
+        check_form(text)
+        with pytest.raises(BadInput, match=r"address = docker: unix:///nowhere/engine\.sock"):
+            choose_address(text, consul=None)
+    with pytest.raises(BadInput, match="write an IP address"):
+        check_form("docker:")
