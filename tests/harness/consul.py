@@ -20,6 +20,10 @@ from tests.harness.ports import free_port
 from tests.harness.tools import find_consul, missing
 
 
+_NOT_YET = ("leader", "No known Consul servers", "rpc error making call: EOF", "connection refused")
+"""What an agent says before it has found its servers, or they one another."""
+
+
 class ConsulAgent:
     """A server of its own cluster: in memory as ``-dev``, or on disk when ``persistent``.
 
@@ -106,10 +110,13 @@ class ConsulAgent:
         if not wait:
             return
         try:
-            process.wait_until(self._ready, what=f"Consul on {self.address}", timeout=30.0)
+            process.wait_until(self._ready, what=f"Consul on {self.address}", timeout=60.0)
         except TimeoutError as error:
             self.kill()
             raise RuntimeError(f"{error}\n{self.log.read_text(errors='replace')[-3000:]}") from error
+        except BaseException:
+            self.kill()
+            raise
 
     def _ready(self) -> bool:
         assert self._process is not None
@@ -165,7 +172,7 @@ class ConsulAgent:
                 said = error.read().decode(errors="replace")
             if error.code == 404 and method == "GET":
                 return None
-            if error.code == 500 and "leader" in said:
+            if error.code == 500 and any(word in said for word in _NOT_YET):
                 raise ConnectionError(said) from error
             raise RuntimeError(f"{method} {path}: {error.code} {said}") from error
         return json.loads(text) if text.strip() else None
@@ -267,8 +274,13 @@ def _start_servers(servers: Sequence[ConsulAgent], clients: Sequence[ConsulAgent
     for server in servers:
         server._write("extra.json", {"bootstrap_expect": len(servers), "retry_join": peers, "retry_interval": "1s"})
         server.start(wait=False)
-    for server in servers:
-        process.wait_until(server._ready, what=f"a leader for {server.address}", timeout=60.0)
+    try:
+        for server in servers:
+            process.wait_until(server._ready, what=f"a leader for {server.address}", timeout=60.0)
+    except BaseException:
+        for server in servers:
+            server.kill()
+        raise
 
 
 def start_client(directory: Path, servers: Sequence[ConsulAgent]) -> ConsulAgent:
