@@ -19,7 +19,6 @@ from tests.harness import process
 from tests.harness.ports import free_port
 from tests.harness.tools import find_consul, missing
 
-
 _NOT_YET = ("leader", "No known Consul servers", "rpc error making call: EOF", "connection refused")
 """What an agent says before it has found its servers, or they one another."""
 
