@@ -31,6 +31,7 @@ _READING: Final = 0.02
 _SIDE_BY_SIDE: Final = 0.1
 _BIND_PAUSE: Final = 0.5
 _BIND_TRIES: Final = 5
+_UNBOUND: Final = "still could not bind()"
 
 VERSION: Final = "nginx version: nginx/1.22.1\nconfigure arguments: --with-stream --with-http_ssl_module"
 
@@ -111,9 +112,8 @@ class NginxModel:
         try:
             loaded = self._load(self._conf)
             self._refuse(loaded, self.faults.refused_at_reload)
-            taken = sorted(loaded.ports & self.faults.taken)
-            if taken:
-                raise Unloadable(f"bind() to 0.0.0.0:{taken[0]} failed (98: Address already in use)")
+            if self._log_taken(loaded.ports):
+                raise Unloadable(_UNBOUND)
         except Unloadable as error:
             self._log(pid, str(error))
             return False
@@ -229,18 +229,22 @@ class NginxModel:
 
     def _bind(self, loaded: Loaded, tries: int) -> None:
         bound = self._loaded.ports if self._loaded is not None else frozenset()
-        taken = sorted((loaded.ports - bound) & self.faults.taken)
-        for port in taken:
-            self._log(self._master, f"bind() to 0.0.0.0:{port} failed (98: Address already in use)")
-        if taken and tries > 1:
+        is_taken = self._log_taken(loaded.ports - bound)
+        if is_taken and tries > 1:
             self._later(_BIND_PAUSE, lambda: self._bind(loaded, tries - 1))
-        elif taken:
-            self._refuse_reload("still could not bind()")
+        elif is_taken:
+            self._refuse_reload(_UNBOUND)
         else:
             old = list(self._workers)
             self._run(loaded)
             self._later(_SIDE_BY_SIDE, lambda: self._drain(old))
             self._end_reading()
+
+    def _log_taken(self, ports: frozenset[int]) -> bool:
+        taken = sorted(ports & self.faults.taken)
+        for port in taken:
+            self._log(self._master or 0, f"bind() to 0.0.0.0:{port} failed (98: Address already in use)")
+        return bool(taken)
 
     def _refuse_reload(self, reason: str) -> None:
         self._log(self._master, reason)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -290,3 +291,5 @@ def text_of(loaded: Loaded) -> str:
 
 Sidecar.TestCase.settings = BOUNDED
 TestSidecar = Sidecar.TestCase
+# What is found is made small first, and the long form takes its time.
+TestSidecar.pytestmark = [pytest.mark.timeout(3600 if EXAMPLES else 600)]
