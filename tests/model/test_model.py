@@ -292,4 +292,4 @@ def text_of(loaded: Loaded) -> str:
 Sidecar.TestCase.settings = BOUNDED
 TestSidecar = Sidecar.TestCase
 # What is found is made small first, and the long form takes its time.
-TestSidecar.pytestmark = [pytest.mark.timeout(3600 if EXAMPLES else 600)]
+TestSidecar.pytestmark = [pytest.mark.timeout(3600 if EXAMPLES else 600)]  # type: ignore[attr-defined]
