@@ -49,17 +49,27 @@ class CommandNotReady(ProxygenError):
 
 
 class Signals:
-    """What this process is sent: stops are kept for `stop`, everything else goes on to the command."""
+    """What this process is sent: stops are kept for `stop`, everything else goes on to the command.
+
+    Make it before the command is started: a signal that nobody handles ends us and leaves the command alone.
+    """
 
     def __init__(self) -> None:
         self._stops: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._early: list[signal.Signals] = []
         self._loop = asyncio.get_running_loop()
         for number in STOPPING:
             self._loop.add_signal_handler(number, self._stops.put_nowait, number)
+        for number in FORWARDED:
+            self._loop.add_signal_handler(number, self._early.append, number)
 
     def forward(self, child: Child, *, group: bool) -> None:
+        """Send the command what came meanwhile, and what comes from now on."""
+        send = child.send_group if group else child.send
         for number in FORWARDED:
-            self._loop.add_signal_handler(number, child.send_group if group else child.send, number)
+            self._loop.add_signal_handler(number, send, number)
+        for number in self._early:
+            send(number)
 
     async def stop(self) -> signal.Signals:
         """Wait for the next signal that asks us to end."""
