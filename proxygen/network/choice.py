@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 from math import gcd
@@ -99,12 +99,8 @@ def decide(view: View, me: Claimant, *, settled: bool, refused: Set[IPv4Network]
         return Busy(record=record)
     if view.config is None or view.config.offers(record.subnet):
         return Adopt(record=record, pointer_index=pointer_index)
-    step = _find(view, me, pointer_index, settled=settled, refused=refused)
-    if isinstance(step, Claim):
-        return Claim(
-            subnet=step.subnet, config_index=step.config_index, pointer_index=step.pointer_index, replaced=record
-        )
-    return step
+    step = _find(view.without(record), me, pointer_index, settled=settled, refused=refused)
+    return replace(step, replaced=record) if isinstance(step, Claim) else step
 
 
 def _keep(view: View, me: Claimant, live: IPv4Network, pointer_index: int) -> Step:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
@@ -118,6 +118,14 @@ class View:
         own = [record for record in self.records.values() if record.host_id == host_id]
         pointer = self.pointers.get(host_id)
         return sorted(own, key=lambda one: (pointer is None or one.subnet != pointer.subnet, one.subnet))
+
+    def without(self, record: Record) -> View:
+        """Return the view as it is once a host has given up a lease."""
+        return replace(
+            self,
+            records={subnet: one for subnet, one in self.records.items() if one is not record},
+            pointers={host: one for host, one in self.pointers.items() if host != record.host_id},
+        )
 
     def takers(self, subnet: IPv4Network, *, but: str) -> list[str]:
         """Name everybody other than a host whose claim overlaps a subnet."""

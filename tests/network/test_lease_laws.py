@@ -17,8 +17,8 @@ from tests.network.world import TERMS, Machine, World
 
 EXAMPLES: Final = int(os.environ.get("PROXYGEN_LEASE_EXAMPLES", "0"))
 BOUNDED: Final = settings(
-    max_examples=EXAMPLES or 60,
-    stateful_step_count=25,
+    max_examples=EXAMPLES or 100,
+    stateful_step_count=40,
     derandomize=not EXAMPLES,
     deadline=None,
     print_blob=True,
@@ -28,6 +28,8 @@ PAUSES: Final = st.sampled_from((0.0, 0.002, 0.01, 1.0, 6.0, 20.0, 45.0))
 LONG: Final = st.sampled_from((TERMS.busy, TERMS.grace / 2, TERMS.grace + 2 * TERMS.ttl, 2 * TERMS.grace))
 WHICH: Final = st.integers(0, 5)
 MOST: Final = 6
+FEW: Final = st.sampled_from((26, 26, 27, 28))
+"""There are 3, 7 or 15 subnets then: what somebody lost is soon wanted by another."""
 
 
 class Hosts(RuleBasedStateMachine):
@@ -43,9 +45,9 @@ class Hosts(RuleBasedStateMachine):
         finally:
             self.world.close()
 
-    @initialize(hosts=st.integers(1, 4), new=st.booleans())
-    def begin(self, hosts: int, new: bool) -> None:
-        self.world.configure(new=new)
+    @initialize(hosts=st.integers(1, 3), new=st.booleans(), subnet_len=FEW)
+    def begin(self, hosts: int, new: bool, subnet_len: int) -> None:
+        self.world.configure(subnet_len, new=new)
         for _ in range(hosts):
             self.world.add()
 
@@ -116,14 +118,14 @@ class Hosts(RuleBasedStateMachine):
         if lease is not None:
             self.world.consul.end(lease.session)
 
-    @rule(pause=st.sampled_from((0.0, 0.0, 4.0, 60.0)))
-    def store_is_wiped(self, pause: float) -> None:
+    @rule(pause=st.sampled_from((0.0, 0.0, 4.0, 60.0)), subnet_len=FEW)
+    def store_is_wiped(self, pause: float, subnet_len: int) -> None:
         """Its config comes back at once, as by automation, or later."""
         self.world.wipe()
         self.world.wait(pause)
-        self.world.configure()
+        self.world.configure(subnet_len)
 
-    @rule(subnet_len=st.sampled_from((26, 27, 28, 29)))
+    @rule(subnet_len=FEW)
     def config_changes(self, subnet_len: int) -> None:
         self.world.configure(subnet_len)
 

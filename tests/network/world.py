@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -27,6 +27,7 @@ from tests.network.model import ConsulModel, Link
 
 TERMS: Final = Terms(ttl=10, lock_delay=5, grace=400)
 NETWORK: Final = "10.9.0.0/24"
+_MEMORY: Final = Path("/dev/shm")
 OURS: Final = (Standing.HELD, Standing.UNCONFIRMED)
 
 
@@ -36,6 +37,7 @@ class Machine:
     def __init__(self, consul: ConsulModel, host_id: str, disk: Path, number: int) -> None:
         self.host_id = host_id
         self.link = Link(consul)
+        self.public_ip = IPv4Address(f"192.0.2.{number}")
         self.disk = disk
         self.boots = 1
         self.number = number
@@ -55,7 +57,7 @@ class Machine:
     def start(self, changed: Any) -> None:
         store = NetworkStore(cast("Any", self.link), deadline=TERMS.deadline)
         memory = Memory(self.disk, boot=f"{self.number}:{self.boots}")
-        attributes = Attributes(node=f"node-{self.number}", public_ip=IPv4Address(f"192.0.2.{self.number}"))
+        attributes = Attributes(node=f"node-{self.number}", public_ip=self.public_ip)
         lease = SubnetLease(store, self.host_id, attributes, memory=memory, terms=TERMS)
         collector = Collector(store, lambda: lease.session, terms=TERMS)
         self.lease = lease
@@ -102,7 +104,7 @@ class World:
     def __post_init__(self) -> None:
         self._time = simulated_time()
         self.loop = self._time.__enter__()
-        self._disk = Path(tempfile.mkdtemp(prefix="leases-"))
+        self._disk = Path(tempfile.mkdtemp(prefix="leases-", dir=_MEMORY if _MEMORY.is_dir() else None))
         self._broken: list[str] = []
         self.consul.watch = self.check
 
@@ -119,6 +121,14 @@ class World:
         self.loop.run_until_complete(work)
         assert not self._broken, self._broken[0]
 
+    def wait_until(self, holds: Callable[[], bool], *, within: float) -> None:
+        """Wait in steps of a quarter of a second, which costs no time."""
+        for _ in range(round(within * 4)):
+            if holds():
+                return
+            self.wait(0.25)
+        raise AssertionError(f"not within {within:g} s: {[machine.status for machine in self.machines]}")
+
     def wait(self, seconds: float) -> None:
         self.run(asyncio.sleep(seconds))
         self.check()
@@ -134,17 +144,17 @@ class World:
     def reserve(self, name: str, value: str) -> None:
         self.consul.put(f"{PREFIX}/reservations/{name}", value)
 
-    def add(self, *, double_of: Machine | None = None) -> Machine:
+    def add(self, host_id: str = "", *, double_of: Machine | None = None, runs: bool = True) -> Machine:
         number = len(self.machines) + 1
-        host_id = f"host{number}" if double_of is None else double_of.host_id
+        host_id = host_id or f"host{number}" if double_of is None else double_of.host_id
         machine = Machine(self.consul, host_id, self._disk / f"{number}", number)
         if double_of is not None:
             self.has_doubles = True
             with suppress(FileNotFoundError):
                 shutil.copy(double_of.disk, machine.disk)
         self.machines.append(machine)
-        self.loop.call_soon(machine.start, self.check)
-        self.wait(0)
+        if runs:
+            self.start(machine)
         return machine
 
     def start(self, machine: Machine) -> None:
@@ -197,6 +207,9 @@ class World:
             if (status := machine.status) is not None and status.subnet is not None and status.standing in standings
         ]
         for (one, first), (other, second) in combinations(having, 2):
+            if one.disk == other.disk:
+                # Two agents on one machine.
+                continue
             if self.has_doubles and one.host_id == other.host_id and standings != (Standing.HELD,):
                 continue
             if first.overlaps(second):
