@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -36,6 +37,48 @@ async def test_an_index_that_goes_backwards_is_asked_anew() -> None:
             fake.services["web"] = [WEB, entry("web", "web-2", 8002, ROUTE)]
             fake.change(by=-90)
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=3.0)
+
+
+@pytest.mark.incident("T1")
+async def test_a_lower_index_over_the_same_services_is_told() -> None:
+    """T1: what lost its past is known by it also where it lists every service, as soon as any of them changes."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            asked = len(fake.requests)
+            fake.change(by=-90)
+            await until(lambda: _confirmed_listing(fake, asked), "the listing read consistently")
+            fake.put("web", WEB, entry("web", "web-2", 8002, ROUTE))
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"] and catalog.index < 100)
+
+
+def _confirmed_listing(fake: FakeConsul, since: int) -> bool:
+    asked = fake.requests[since:]
+    return any(one.path == "/v1/catalog/services" and "consistent" in one.query for one in asked)
+
+
+@pytest.mark.incident("T1")
+async def test_what_a_server_says_under_a_lower_index_is_not_believed() -> None:
+    """T1: a server that lags answers a standing question with what was; the leader is asked in its place."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            old = json.dumps([entry("web", "web-0", 8000, ROUTE)])
+            lagged = 0
+
+            def lags(request: web.Request) -> web.Response | None:
+                nonlocal lagged
+                if request.path != "/v1/health/service/web" or "index" not in request.query:
+                    return None
+                lagged += 1
+                return web.Response(text=old, headers={"X-Consul-Index": "50"})
+
+            fake.fault = lags
+            fake.change()
+            await until(lambda: lagged >= 2, "the question asked again")
+            assert await one.nothing_comes(0.5)
 
 
 @pytest.mark.incident("T1")
@@ -95,6 +138,34 @@ async def test_a_catalog_without_the_service_consul_is_not_believed() -> None:
             fake.change()
             assert await one.nothing_comes(1.0)
             assert "service_prefix" in (one.watch.problem or "")
+
+
+@pytest.mark.incident("T4")
+@pytest.mark.slow
+async def test_one_question_keeps_knocking_and_wakes_the_others_that_rest() -> None:
+    """T4: however long an outage lasts, its end is seen at once, and nobody sits out a pause of before."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+
+            def down(request: web.Request) -> web.Response:
+                knocks = request.path == "/v1/catalog/services"
+                return web.Response(status=500) if knocks else web.Response(status=429, headers={"Retry-After": "60"})
+
+            fake.fault = down
+            fake.requests.clear()
+            fake.change()
+            # Pauses that go on to double would take two minutes.
+            await until(lambda: len(_asked(fake, "/v1/catalog/services")) >= 16, "sixteen tries", timeout=45)
+            assert len(_asked(fake, "/v1/health/service/web")) == 1
+            fake.put("web", WEB, entry("web", "web-2", 8002, ROUTE))
+            fake.fault = lambda request: None
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=20.0)
+
+
+def _asked(fake: FakeConsul, path: str) -> list[web.Request]:
+    return [request for request in fake.requests if request.path == path]
 
 
 @pytest.mark.incident("T12")
