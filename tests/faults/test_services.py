@@ -190,21 +190,28 @@ async def test_t26_a_rolling_deploy_never_loses_its_route(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
     """Injects a rolling deploy: tags change on one instance after the other, and each is replaced by a new one,
-    while another service wants the same host. No request fails, and the other service never gets one."""
+    while another service wants the same host. No request fails, and the other service never gets one; a host that
+    the new tags do not name is served for as long as one instance has the old ones."""
     sidecar = make_sidecar(consul, running)
+    old_tags = [ROUTE, "proxygen.route=old.example.com", "proxygen.timeout=5s"]
+    new_tags = [ROUTE, "proxygen.route=new.example.com", f"{ROUTE}/v2", "proxygen.timeout=9s"]
     with ExitStack() as stack:
         old = [stack.enter_context(App(f"old-{number}")) for number in range(3)]
         new = [stack.enter_context(App(f"new-{number}")) for number in range(3)]
         rival = stack.enter_context(App("rival"))
-        before = [consul.register("web", port=app.port, tags=[ROUTE, "proxygen.timeout=5s"]) for app in old]
+        before = [consul.register("web", port=app.port, tags=old_tags) for app in old]
         consul.register("rival", port=rival.port, tags=[ROUTE])
         sidecar.start()
         async with steady_load(sidecar) as tally:
-            for app in old:
-                consul.register("web", port=app.port, tags=[ROUTE, f"{ROUTE}/v2", "proxygen.timeout=9s"])
-                await asyncio.sleep(0.4)
+            async with steady_load(sidecar, "old.example.com"):
+                for app in old[:-1]:
+                    consul.register("web", port=app.port, tags=new_tags)
+                    await asyncio.sleep(0.4)
+                await answers(sidecar, "new.example.com")
+            consul.register("web", port=old[-1].port, tags=new_tags)
+            await answers(sidecar, "old.example.com", 404)
             for service, app in zip(before, new, strict=True):
-                consul.register("web", port=app.port, tags=[ROUTE, f"{ROUTE}/v2", "proxygen.timeout=9s"])
+                consul.register("web", port=app.port, tags=new_tags)
                 await asyncio.sleep(0.4)
                 consul.deregister(service)
                 await asyncio.sleep(0.4)
