@@ -35,6 +35,7 @@ class Session:
     ttl: float
     lock_delay: float
     index: int
+    renewed: float = 0.0
     ends: float = 0.0
 
 
@@ -104,7 +105,8 @@ class ConsulModel:
 
     def _prolong(self, session: Session) -> None:
         # Consul promises not before the TTL, and in fact takes two.
-        session.ends = time.monotonic() + session.ttl * self.chance.choice((1.0, 1.3, 2.0))
+        session.renewed = time.monotonic()
+        session.ends = session.renewed + session.ttl * self.chance.choice((1.0, 1.3, 2.0))
 
     def _expire(self) -> None:
         ended = [(one.ends, identity) for identity, one in self.sessions.items() if one.ends <= time.monotonic()]

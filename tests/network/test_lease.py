@@ -138,6 +138,19 @@ def test_cut_off_host_knows_what_it_cannot_know(world: World) -> None:
     world.wait_until(lambda: standing(machine) is Standing.HELD, within=TERMS.busy)
 
 
+def test_nobody_holds_for_longer_than_consul_promised(world: World) -> None:
+    """The time runs from before the question: the answer may have been long on its way."""
+    (machine,) = holding(world, 1)
+    machine.link.delay = 2.0
+    for moment in range(16):
+        world.wait(5 * TERMS.ttl + moment / 2)
+        session = world.consul.sessions[record_of(world, machine).session]
+        machine.link.cut = True
+        world.wait_until(lambda: standing(machine) is not Standing.HELD, within=2 * TERMS.ttl)
+        assert world.loop.time() <= session.renewed + TERMS.ttl + 0.25
+        machine.link.cut = False
+
+
 def test_what_was_collected_and_given_away_is_a_conflict_and_stays_one(world: World) -> None:
     """A host that was away for too long takes nothing back; when the other leaves, its subnet is its own again."""
     machine = holding(world, 3)[0]
@@ -377,6 +390,21 @@ def test_config_that_changed_meanwhile_voids_a_claim(world: World) -> None:
     assert slow.subnet.prefixlen == 27
 
 
+def test_lease_that_appeared_meanwhile_voids_a_claim(world: World) -> None:
+    """Though its host is away again, and nothing but the record says whose it is."""
+    for subnet in ("128", "192"):
+        world.reserve(f"10.9.0.{subnet}-26", "")
+    slow = world.add(runs=False)
+    slow.link.delay = 1.0
+    world.start(slow)
+    world.wait_until(lambda: slow.link.requests == 3, within=10)
+    quick = holding(world, 1)[0]
+    world.run(quick.leave(release=False))
+    world.wait(TERMS.ttl)
+    assert record_of(world, quick).subnet == quick.subnet
+    assert standing(slow) is Standing.WAITING
+
+
 @pytest.mark.parametrize("value", ["", "{", '{"PublicIP": "192.0.2.9", "BackendType": "vxlan"}', '{"HostID": 7}'])
 def test_lease_that_cannot_be_read_is_left_alone_and_named(world: World, value: str) -> None:
     """flannel's own records, for one, while hosts move over."""
@@ -395,14 +423,16 @@ def test_lease_that_cannot_be_read_is_left_alone_and_named(world: World, value: 
 
 
 def test_host_that_left_for_good_gives_its_subnet_up_after_the_grace(world: World) -> None:
-    """Not before, and with all that it wrote."""
-    machine = holding(world, 2)[0]
+    """Not before, and with all that it wrote; a host that lives is not touched."""
+    machine, other = holding(world, 2)
+    before = record_of(world, other)
     world.run(machine.kill())
     world.wait(TERMS.grace)
     assert world.view().records_of(machine.host_id)
     world.wait(3 * TERMS.ttl + 0.3 * TERMS.grace)
     assert not world.view().records_of(machine.host_id)
     assert machine.host_id not in world.view().pointers
+    assert record_of(world, other) == before
 
 
 def test_host_that_comes_back_in_time_is_not_collected(world: World) -> None:
@@ -413,6 +443,17 @@ def test_host_that_comes_back_in_time_is_not_collected(world: World) -> None:
         world.wait(0.8 * TERMS.grace)
         world.start(machine)
         world.wait_until(lambda: standing(machine) is Standing.HELD, within=TERMS.busy)
+    assert world.view().records_of(machine.host_id)
+
+
+def test_host_that_came_back_between_two_looks_is_not_collected(world: World) -> None:
+    machine = holding(world, 2)[0]
+    world.run(machine.kill())
+    world.wait(0.8 * TERMS.grace)
+    world.start(machine)
+    world.wait_until(lambda: standing(machine) is Standing.HELD, within=TERMS.busy)
+    world.run(machine.leave(release=False))
+    world.wait(0.8 * TERMS.grace)
     assert world.view().records_of(machine.host_id)
 
 
