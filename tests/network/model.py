@@ -136,7 +136,7 @@ class ConsulModel:
             "LockIndex": key.lock_index,
             "Key": name,
             "Flags": 0,
-            "Value": key.value and b64encode(key.value.encode()).decode(),
+            "Value": b64encode(key.value.encode()).decode() if key.value else None,
             "CreateIndex": key.created,
             "ModifyIndex": key.modified,
         }
