@@ -17,6 +17,10 @@ from tests.harness.consul import ConsulAgent
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
+def _heed_hangups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Entrypoint:
     """One entrypoint with its command; both write into one log."""
 
@@ -32,6 +36,8 @@ class Entrypoint:
                 stderr=output,
                 env={**os.environ, **environment},
                 start_new_session=True,
+                # Under nohup it would be ignored, and no shell may trap what it was told to ignore.
+                preexec_fn=_heed_hangups,  # noqa: PLW1509 - one system call
             )
 
     @property
