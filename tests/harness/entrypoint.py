@@ -37,7 +37,7 @@ class Entrypoint:
                 env={**os.environ, **environment},
                 start_new_session=True,
                 # Under nohup it would be ignored, and no shell may trap what it was told to ignore.
-                preexec_fn=_heed_hangups,  # noqa: PLW1509 - one system call
+                preexec_fn=_heed_hangups,
             )
 
     @property
