@@ -33,7 +33,7 @@ FREQUENCY: Final = 5
 """Hz."""
 
 WORKERS: Final = 2
-CAP: Final = 4
+CAP: Final = 2
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ async def test_t17_a_hundred_flapping_instances_cost_a_bounded_number_of_reloads
     seconds: Callable[[float, float], float],
     saw: Saw,
 ) -> None:
-    """Injects 100 instances of 20 services whose checks change five times a second each, while slow requests keep old
-    workers alive. Reloads stay within their budget, old workers within their cap, no request to a service that has a
-    healthy instance fails, and when it is over nginx serves what Consul says."""
+    """Injects 100 instances of 20 services whose checks change five times a second each, at first while slow requests
+    keep old workers alive. Old workers stay within their cap, then reloads within their budget, no request to a service
+    that has a healthy instance fails, and when it is over nginx serves what Consul says."""
     outside = OutsideNode([consul])
     flapping = _register(outside, upstreams)
     sidecar = make_sidecar(consul, running, reload__max_draining=CAP)
@@ -69,22 +69,27 @@ async def test_t17_a_hundred_flapping_instances_cost_a_bounded_number_of_reloads
         sluggish = [_sluggish(sidecar, delay) for delay in (3, 4, 6, 8)]
         crawling = [asyncio.create_task(load.send(1000), name="slow requests") for load in sluggish]
         draining = asyncio.create_task(_most_draining(sidecar), name="old workers")
+        flaps = await _flap(outside, flapping, for_seconds=seconds(12, 300))
+        for load in sluggish:
+            load.stop()
+        tallies = await asyncio.gather(*crawling)
 
+        # Nothing but the governor is in the way of a reload now.
         begin, before = time.monotonic(), _reloads(running)
-        flaps = await _flap(outside, flapping, for_seconds=seconds(40, 600))
+        flaps += await _flap(outside, flapping, for_seconds=seconds(30, 300))
         took, reloads = time.monotonic() - begin, _reloads(running) - before
 
         await call(outside.set_checks, dict.fromkeys(flapping, "passing"))
         await until(lambda: _serving(sidecar) == len(flapping) + SERVICES + 1, "what Consul says", timeout=60)
-        for load in sluggish:
-            load.stop()
-        tallies = await asyncio.gather(*crawling)
         draining.cancel()
         most = await draining
     budget = _budget(took)
-    saw(f"{flaps} rounds of {len(flapping)} checks in {took:.0f} s; {reloads} reloads of {budget}; {most} old workers")
+    saw(
+        f"{flaps} rounds of {len(flapping)} checks; {reloads} reloads of {budget} in {took:.0f} s; {most} old workers"
+        f" of {CAP + WORKERS}"
+    )
     assert 3 <= reloads <= budget
-    assert most <= CAP + WORKERS
+    assert 1 <= most <= CAP + WORKERS
     assert not [tally.failures for tally in tallies if tally.failures]
     assert not said(sidecar, "reload rolled back")
 
@@ -101,9 +106,9 @@ def _register(outside: OutsideNode, upstreams: Upstreams) -> list[str]:
 
 
 def _sluggish(sidecar: Sidecar, delay: int) -> Load:
-    """Two clients that keep the workers busy that get them, for so many seconds at a time."""
+    """Four clients that keep the workers busy that get them, for so many seconds at a time."""
     headers = {"Host": "slow.test"}
-    return Load("127.0.0.1", sidecar.http, path=f"/?delay={delay}", headers=headers, clients=2, timeout=60)
+    return Load("127.0.0.1", sidecar.http, path=f"/?delay={delay}", headers=headers, clients=4, timeout=60)
 
 
 async def _flap(outside: OutsideNode, services: list[str], *, for_seconds: float) -> int:
