@@ -56,7 +56,6 @@ def test_contracts_hold(copy: Path) -> None:
         ("model.py", "import proxygen.nginx.check", "Data flows one way"),
         ("render.py", "import proxygen.consul.client", "Consul and the renderer"),
         ("registration/__init__.py", "import proxygen.plan", "Registration knows nothing"),
-        ("network/lease.py", "import proxygen.guard", "Networking knows nothing"),
         ("plan/__init__.py", "import jinja2", "One door to Jinja2"),
         ("render.py", "import crossplane", "One door to crossplane"),
         ("nginx/publish.py", "import subprocess", "One door to processes"),
@@ -122,12 +121,6 @@ def test_pure_modules_load_no_library(module: str) -> None:
 def test_registration_loads_nothing_of_the_proxy(module: str) -> None:
     """Nor a library: an application pays for the client when it registers, and not before."""
     assert _loaded_by(f"import {module}") & {*HEAVY, "structlog"} == set()
-
-
-def test_networking_loads_nothing_of_the_proxy() -> None:
-    """Nor the client for Consul, before there is something to ask it."""
-    loaded = _loaded_by("import proxygen.network, proxygen.network.lease, proxygen.network.collect")
-    assert loaded & {"aiohttp", "consul", "crossplane", "jinja2", "prometheus_client", "pydantic"} == set()
 
 
 def test_asking_the_sidecar_needs_no_metrics() -> None:
