@@ -108,7 +108,7 @@ class NginxServer:
     def workers(self) -> frozenset[int]:
         """Return the process ids of the master's children that have not ended, draining ones included."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return frozenset(int(child) for child in children if _state(int(child)) not in {"", "Z"})
+        return frozenset(int(child) for child in children if process.is_alive(int(child)))
 
     def accepting(self) -> frozenset[int]:
         """Return the workers that are not shutting down."""
@@ -153,10 +153,3 @@ def _command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""

@@ -45,3 +45,16 @@ def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 1
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout:g} s")
         time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs. One that ended and waits for a parent that never asks is not alive."""
+    return state(pid) not in {"", "Z"}
+
+
+def state(pid: int) -> str:
+    """Return the letter of proc(5), empty where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests.harness.consul import ConsulAgent, leader_of, start_cluster
 from tests.harness.load import Load, fetch
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port, free_ports
-from tests.harness.process import wait_until
+from tests.harness.process import is_alive, wait_until
 
 
 def _publish(nginx: NginxServer, conf: str) -> None:
@@ -129,7 +128,7 @@ def test_nginx_ends_with_its_workers(nginx: NginxServer) -> None:
         assert nginx.accepting() == workers
         end()
         assert not nginx.running
-        wait_until(lambda pids=workers: not any(os.path.exists(f"/proc/{pid}") for pid in pids), what="no workers")  # type: ignore[misc]
+        wait_until(lambda pids=workers: not any(is_alive(pid) for pid in pids), what="no workers")  # type: ignore[misc]
         nginx.start()
 
 
