@@ -29,18 +29,26 @@ class CannotSetUp(Exception):
 
 
 def set_up(
-    groups: tuple[str, ...], *, debian_nginx: bool, engine: bool = False, prometheus: bool = False
+    groups: tuple[str, ...],
+    *,
+    debian_nginx: bool,
+    engine: bool = False,
+    networks: bool = False,
+    prometheus: bool = False,
 ) -> dict[str, str]:
     """Install what is missing and return the environment in which the tools are found.
 
     ``groups`` are dependency groups of pyproject.toml. ``debian_nginx`` also wants the distribution's nginx with its
-    stream and Lua modules, ``engine`` its Podman, where we may install them; ``prometheus`` its Prometheus, unpacked.
+    stream and Lua modules, ``engine`` its Podman, ``networks`` what routes between hosts are made and tried with, where
+    we may install them; ``prometheus`` its Prometheus, unpacked.
     """
     _set_up_venv(groups)
     if debian_nginx:
         _install_debian_nginx()
     if engine:
         _install_engine()
+    if networks:
+        _install_networks()
     if prometheus:
         _provide_prometheus()
     _link_tool("nginx", _search("nginx") or _wheel_nginx())
@@ -49,11 +57,16 @@ def set_up(
 
 
 def run_or_exit(
-    groups: tuple[str, ...], *, debian_nginx: bool, engine: bool = False, prometheus: bool = False
+    groups: tuple[str, ...],
+    *,
+    debian_nginx: bool,
+    engine: bool = False,
+    networks: bool = False,
+    prometheus: bool = False,
 ) -> dict[str, str]:
     """`set_up` for a script: what cannot be set up ends it with status 2 and the reason on standard error."""
     try:
-        return set_up(groups, debian_nginx=debian_nginx, engine=engine, prometheus=prometheus)
+        return set_up(groups, debian_nginx=debian_nginx, engine=engine, networks=networks, prometheus=prometheus)
     except CannotSetUp as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
@@ -253,6 +266,24 @@ def _install_engine() -> None:
         _say(f"{what} will be skipped: {error}")
 
 
+# --- networks of several hosts
+
+
+def _install_networks() -> None:
+    """Install the tools with which tests build hosts out of namespaces, and FRR."""
+    tools = {"iproute2": "ip", "iputils-ping": "ping", "nftables": "nft", "iptables": "iptables"}
+    missing = [package for package, tool in tools.items() if _search(tool) is None]
+    frr = {"frr": Path("/usr/lib/frr/zebra"), "frr-pythontools": Path("/usr/lib/frr/frr-reload.py")}
+    missing += [package for package, file in frr.items() if not file.exists()]
+    what = "tests of networks of several hosts"
+    if not missing or not _may_install(missing, what):
+        return
+    try:
+        _apt_install(missing)
+    except CannotSetUp as error:
+        _say(f"{what} will be skipped: {error}")
+
+
 # --- Prometheus
 
 
@@ -377,4 +408,4 @@ def _require_apt(what: str) -> None:
 
 
 if __name__ == "__main__":
-    run_or_exit(("test", "lint", "demo"), debian_nginx=True, engine=True, prometheus=True)
+    run_or_exit(("test", "lint", "demo"), debian_nginx=True, engine=True, networks=True, prometheus=True)

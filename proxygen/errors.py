@@ -17,6 +17,8 @@
     │   ├── OutputUnusable           the output directory cannot hold generations
     │   └── ConflictingWrite         somebody else wrote first (check-and-set)
     ├── NginxUnavailable         exit 1: no nginx binary, no master, no permission
+    ├── ProgramUnavailable       exit 1: a program that cannot be started, or does not end in time
+    ├── NetworkError             exit 1: this host's data plane: its links and routes, FRR, AWS, the firewall
     └── SidecarUnavailable       exit 1: no running ``proxygen run`` answers, or it refuses the caller
 """
 
@@ -97,6 +99,14 @@ class ConflictingWrite(Refused):
 
 class NginxUnavailable(ProxygenError):
     """nginx cannot be asked or signalled: no binary, no master process, no permission."""
+
+
+class ProgramUnavailable(ProxygenError):
+    """Another program cannot be started, or does not end in time."""
+
+
+class NetworkError(ProxygenError):
+    """The host's data plane for containers cannot be brought to what it should be; what is there stays."""
 
 
 class SidecarUnavailable(ProxygenError):

@@ -56,6 +56,7 @@ def test_contracts_hold(copy: Path) -> None:
         ("model.py", "import proxygen.nginx.check", "Data flows one way"),
         ("render.py", "import proxygen.consul.client", "Consul and the renderer"),
         ("registration/__init__.py", "import proxygen.plan", "Registration knows nothing"),
+        ("network/lease.py", "import proxygen.guard", "Networking knows nothing"),
         ("plan/__init__.py", "import jinja2", "One door to Jinja2"),
         ("render.py", "import crossplane", "One door to crossplane"),
         ("nginx/publish.py", "import subprocess", "One door to processes"),
@@ -89,10 +90,10 @@ def _starts_processes(source: str) -> bool:
 def test_processes_start_only_in_their_room() -> None:
     """asyncio and os can start processes too, which no contract about imports sees."""
     starters = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if _starts_processes(path.read_text())}
-    # The demo starts daemons and keeps them; nginx.process runs commands to their end; an entrypoint is its command's
+    # The demo starts daemons and keeps them; programs runs commands to their end; an entrypoint is its command's
     # parent, and reaps whatever that leaves. What an engine's API calls `system` starts nothing.
     starters.remove("registration/docker.py")
-    assert starters == {"nginx/process.py", "demo/system.py", "registration/child.py"}
+    assert starters == {"programs.py", "demo/system.py", "registration/child.py"}
 
 
 def test_a_hidden_process_start_is_seen() -> None:
@@ -121,6 +122,12 @@ def test_pure_modules_load_no_library(module: str) -> None:
 def test_registration_loads_nothing_of_the_proxy(module: str) -> None:
     """Nor a library: an application pays for the client when it registers, and not before."""
     assert _loaded_by(f"import {module}") & {*HEAVY, "structlog"} == set()
+
+
+def test_networking_loads_nothing_of_the_proxy() -> None:
+    """Nor the client for Consul, before there is something to ask it."""
+    loaded = _loaded_by("import proxygen.network, proxygen.network.lease, proxygen.network.collect")
+    assert loaded & {"aiohttp", "consul", "crossplane", "jinja2", "prometheus_client", "pydantic"} == set()
 
 
 def test_asking_the_sidecar_needs_no_metrics() -> None:

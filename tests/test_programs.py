@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from proxygen.errors import NginxUnavailable
-from proxygen.nginx.process import run
+from proxygen.errors import NginxUnavailable, ProgramUnavailable
+from proxygen.nginx.process import run as run_nginx
+from proxygen.programs import run
+from tests.harness.process import is_alive
 
 
 async def test_no_shell_reads_the_arguments() -> None:
@@ -27,7 +28,7 @@ async def test_both_outputs_come_back_in_order() -> None:
 async def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     script = f"sleep 60 & echo $! > {tmp_path}/child; wait"
     started = time.monotonic()
-    with pytest.raises(NginxUnavailable, match=r"did not end within 0\.5s"):
+    with pytest.raises(ProgramUnavailable, match=r"did not end within 0\.5s"):
         await run(("sh", "-c", script), timeout=0.5)
     assert time.monotonic() - started < 5
     child = int((tmp_path / "child").read_text())
@@ -51,18 +52,19 @@ async def test_a_flood_of_output_keeps_its_two_ends() -> None:
 
 
 async def test_a_missing_program_is_named() -> None:
-    with pytest.raises(NginxUnavailable, match="no-such-program cannot be started"):
+    with pytest.raises(ProgramUnavailable, match="no-such-program cannot be started"):
         await run(("no-such-program",), timeout=5)
 
 
 def _gone(pid: int) -> bool:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z" and os.getpid() != 1:
+        if not is_alive(pid):
             return True
         time.sleep(0.02)
     return False
+
+
+async def test_for_nginx_its_absence_is_said() -> None:
+    with pytest.raises(NginxUnavailable, match="no-such-program cannot be started"):
+        await run_nginx(("no-such-program",), timeout=5)

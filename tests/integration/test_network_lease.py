@@ -1,0 +1,220 @@
+"""Subnet leases on the real Consul."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv4Network
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxygen.errors import AccessDenied, ConflictingWrite, NetworkConfigError
+from proxygen.network.choice import Standing
+from proxygen.network.collect import Collector
+from proxygen.network.lease import SubnetLease
+from proxygen.network.records import subnet_key
+from proxygen.network.session import Terms
+from proxygen.network.store import PREFIX, LostRace, NetworkStore, create_network
+from tests.harness.consul import ConsulAgent
+from tests.network.crowd import clients, lease_at_once, make_lease
+
+TERMS = Terms(ttl=10, lock_delay=1, grace=2)
+CONFIG = '{"Network": "10.9.0.0/16", "Backend": {"Type": "host-gw"}}'
+
+
+async def until(holds: Callable[[], bool], what: str, *, within: float = 60) -> None:
+    for _ in range(round(within / 0.05)):
+        if holds():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{what}: not within {within:g} s")
+
+
+async def test_hundred_hosts_at_once_get_a_hundred_subnets(consul: ConsulAgent, tmp_path: Path) -> None:
+    """And ask Consul little more than the three times that each of them needs."""
+    crowd = await lease_at_once(consul, 100, CONFIG, tmp_path, terms=Terms())
+    ordered = sorted(crowd.subnets)
+    assert not any(one.overlaps(other) for one, other in pairwise(ordered))
+    assert len(set(ordered)) == 100
+    assert crowd.requests < 1000
+
+
+async def test_full_network_goes_to_as_many_hosts_as_it_holds(consul: ConsulAgent, tmp_path: Path) -> None:
+    """Where every host wants one of the last few, they come to terms."""
+    crowd = await lease_at_once(consul, 31, '{"Network": "10.9.0.0/24", "SubnetLen": 29}', tmp_path, terms=Terms())
+    assert len(set(crowd.subnets)) == 31
+
+
+async def test_network_is_created_once(consul: ConsulAgent) -> None:
+    async with clients(consul, 1) as (client,):
+        store = NetworkStore(client, deadline=5)
+        with pytest.raises(NetworkConfigError):
+            await create_network(store, "{}")
+        await create_network(store, CONFIG)
+        with pytest.raises(ConflictingWrite, match="has a network already"):
+            await create_network(store, CONFIG)
+
+
+async def test_token_that_may_not_write_is_told_the_rule(make_consul: Callable[..., ConsulAgent]) -> None:
+    """Consul hides a refusal inside a transaction that was rolled back."""
+    acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": "root", "initial_management": "root"}}
+    agent = make_consul(config={"primary_datacenter": "dc1", "acl": acl}, token="root")
+    agent.start()
+    async with clients(agent, 1) as (client,):
+        store = NetworkStore(client, deadline=5)
+        with pytest.raises(AccessDenied, match='key_prefix "proxygen/network/"'):
+            await store.commit(store.replace("config", b"{}", 0))
+
+
+async def test_new_subnet_life_after_life(consul: ConsulAgent, tmp_path: Path) -> None:
+    """Held, left by a kill, taken up again by the same session, closed, taken up by another, released."""
+    async with clients(consul, 1) as (client,):
+        store = NetworkStore(client, deadline=5)
+        await create_network(store, CONFIG)
+        subnets, sessions = [], []
+        for ends in ("kill", "close", "release"):
+            lease = make_lease(client, "host", tmp_path, terms=TERMS)
+            task = asyncio.create_task(lease.keep())
+            subnets.append(await lease.held())
+            sessions.append(lease.session)
+            task.cancel()
+            await asyncio.wait({task})
+            if ends != "kill":
+                await getattr(lease, ends)()
+        assert len(set(subnets)) == 1
+        assert sessions[0] == sessions[1] != sessions[2]
+        view = await store.look()
+        assert not view.records
+        assert not view.pointers
+        assert consul.get("/v1/session/list") == []
+
+
+async def test_one_collects_what_nobody_locks(consul: ConsulAgent, tmp_path: Path) -> None:
+    async with clients(consul, 1) as (client,):
+        store = NetworkStore(client, deadline=5)
+        await create_network(store, CONFIG)
+        gone = make_lease(client, "gone", tmp_path, terms=TERMS)
+        keeper = make_lease(client, "keeper", tmp_path, terms=TERMS)
+        tasks = [asyncio.create_task(one.keep()) for one in (gone, keeper)]
+        left = await gone.held()
+        await keeper.held()
+        tasks[0].cancel()
+        await asyncio.wait({tasks[0]})
+        await gone.close()
+        collectors = [Collector(store, lambda: keeper.session, terms=TERMS)]
+        other = await store.open_session("another", ttl=10, lock_delay=1)
+        assert await collectors[0].sweep() == ()
+        assert await Collector(store, lambda: other, terms=TERMS).sweep() == ()
+        collecting = asyncio.create_task(collectors[0].run())
+        for _ in range(600):
+            if left not in (await store.look()).records:
+                break
+            await asyncio.sleep(0.05)
+        view = await store.look()
+        assert {record.host_id for record in view.records.values()} == {"keeper"}
+        assert set(view.pointers) == {"keeper"}
+        for task in (collecting, tasks[1]):
+            task.cancel()
+        await asyncio.wait({collecting, tasks[1]})
+
+
+class Host:
+    """A simulated host on the real Consul, whose agent is killed and started again."""
+
+    def __init__(self, client: Any, name: str, directory: Path) -> None:
+        self.name = name
+        self.subnet: IPv4Network | None = None
+        self._client = client
+        self._directory = directory
+        self.lease: SubnetLease | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def start(self) -> None:
+        self.lease = make_lease(self._client, self.name, self._directory, terms=TERMS)
+        self._task = asyncio.create_task(self.lease.keep())
+
+    async def kill(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+
+    @property
+    def runs(self) -> bool:
+        return self._task is not None
+
+    def look(self) -> None:
+        """Note what containers got; it must never be another."""
+        status = self.lease.status if self.lease is not None else None
+        if status is not None and status.subnet is not None:
+            assert self.subnet in (None, status.subnet), f"{self.name} lives, and its subnet changed"
+            self.subnet = status.subnet
+
+
+def _no_two_hold_the_same(hosts: list[Host]) -> None:
+    for host in hosts:
+        host.look()
+    holding = [
+        host.subnet
+        for host in hosts
+        if host.lease is not None and host.lease.status.standing is Standing.HELD and host.subnet is not None
+    ]
+    assert not any(one.overlaps(other) for one, other in combinations(holding, 2)), holding
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    return random.Random(20)
+
+
+@pytest.mark.faults
+async def test_laws_of_leases_hold_on_the_real_consul(
+    consul: ConsulAgent, tmp_path: Path, chance: random.Random
+) -> None:
+    """Agents are killed, sessions destroyed, leases deleted and the whole store wiped, while hosts come and go."""
+    async with clients(consul, 2) as opened:
+        store = NetworkStore(opened[0], deadline=5)
+        # Seven subnets for five hosts.
+        config = '{"Network": "10.9.0.0/24", "SubnetLen": 27}'
+        await create_network(store, config)
+        hosts = [Host(opened[number % 2], f"host-{number}", tmp_path) for number in range(5)]
+        for host in hosts:
+            host.start()
+        await until(lambda: all(one.lease and one.lease.status.subnet for one in hosts), "five subnets")
+        for _ in range(40):
+            host = chance.choice(hosts)
+            match chance.randrange(5):
+                case 0 if host.runs:
+                    await host.kill()
+                case 1 if not host.runs:
+                    host.start()
+                case 2 if host.lease is not None and host.lease.session:
+                    await store.destroy(host.lease.session)
+                case 3 if host.subnet is not None:
+                    consul.kv_delete(f"{PREFIX}/{subnet_key(host.subnet)}")
+                case 4 if chance.random() < 0.3:
+                    for session in consul.get("/v1/session/list"):
+                        consul.put(f"/v1/session/destroy/{session['ID']}")
+                    consul.kv_delete(f"{PREFIX}/", recurse=True)
+                    with suppress(LostRace):
+                        await store.commit(store.replace("config", config.encode(), 0))
+            for _ in range(4):
+                await asyncio.sleep(chance.uniform(0.02, 0.1))
+                _no_two_hold_the_same(hosts)
+            view = await store.look()
+            assert not any(one.overlaps(other) for one, other in combinations(view.records, 2))
+        for host in hosts:
+            if not host.runs:
+                host.start()
+        await until(
+            lambda: all(one.lease is not None and one.lease.status.standing is Standing.HELD for one in hosts),
+            "everybody holds in the end",
+        )
+        _no_two_hold_the_same(hosts)
+        for host in hosts:
+            await host.kill()
