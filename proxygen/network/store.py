@@ -27,6 +27,7 @@ from proxygen.network.records import (
 )
 
 if TYPE_CHECKING:
+    from proxygen.consul.answers import Reply
     from proxygen.consul.client import ConsulClient
 
 PREFIX: Final = "proxygen/network"
@@ -50,6 +51,7 @@ class NetworkStore:
     """One network's part of Consul. Everything raises CatalogUnavailable; `commit` raises LostRace too."""
 
     def __init__(self, client: ConsulClient, *, prefix: str = PREFIX, deadline: float) -> None:
+        self._client = client
         self._http = client.http
         self._datacenter = [("dc", client.settings.datacenter)] if client.settings.datacenter else []
         self.prefix = prefix
@@ -88,6 +90,17 @@ class NetworkStore:
         """Read all keys, as the servers agree on them at one moment."""
         return read_view(self.prefix, await self._read(f"{self.prefix}/", recurse=True))
 
+    async def watch(self, index: int = 0) -> tuple[View, int]:
+        """Wait until a key is another than at an index, and read all. Return the index to wait from next.
+
+        It answers at once from 0, which is also what it returns after Consul's index fell (a restart, a restored
+        snapshot); and after ``consul.wait`` in any case. After a failure ask from 0. An answer may well be the same
+        as the one before.
+        """
+        path = f"/v1/kv/{quote(self.prefix)}/"
+        reply = await self._client.read(path, [("recurse", "")], index=index, consistency="consistent")
+        return read_view(self.prefix, _entries(reply, path)), 0 if reply.index < index else reply.index
+
     async def record(self, subnet: IPv4Network) -> Record | None:
         """Read one lease; None where it is gone or is none of ours."""
         entry = await self.entry(subnet_key(subnet))
@@ -106,13 +119,8 @@ class NetworkStore:
         params = [*self._datacenter, ("consistent", "")]
         if recurse:
             params.append(("recurse", ""))
-        reply = await self._http.exchange("GET", f"/v1/kv/{quote(key)}", params, deadline=self._deadline)
-        if reply.status == 404:
-            return []
-        try:
-            return _ENTRIES.decode(reply.body)
-        except msgspec.MsgspecError as error:
-            raise CatalogUnavailable(f"Consul's answer about {key} cannot be read: {error}") from error
+        path = f"/v1/kv/{quote(key)}"
+        return _entries(await self._http.exchange("GET", path, params, deadline=self._deadline), path)
 
     # --- writing
 
@@ -204,6 +212,15 @@ def adopting(store: NetworkStore, record: Record, *, read: Record, pointer_index
         store.lock(key, value, record.session),
         store.replace(host_key(record.host_id), str(record.subnet).encode(), pointer_index),
     ]
+
+
+def _entries(reply: Reply, path: str) -> list[Entry]:
+    if reply.status == 404:
+        return []
+    try:
+        return _ENTRIES.decode(reply.body)
+    except msgspec.MsgspecError as error:
+        raise CatalogUnavailable(f"Consul's answer to {path} cannot be read: {error}") from error
 
 
 def _refusal(reasons: list[str], prefix: str) -> Exception:

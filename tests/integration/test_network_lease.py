@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from proxygen.consul.client import ConsulClient
 from proxygen.errors import AccessDenied, ConflictingWrite, NetworkConfigError
 from proxygen.network.choice import Standing
 from proxygen.network.collect import Collector
@@ -20,6 +21,7 @@ from proxygen.network.lease import SubnetLease
 from proxygen.network.records import subnet_key
 from proxygen.network.session import Terms
 from proxygen.network.store import PREFIX, LostRace, NetworkStore, create_network
+from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
 from tests.network.crowd import clients, lease_at_once, make_lease
 
@@ -62,8 +64,7 @@ async def test_network_is_created_once(consul: ConsulAgent) -> None:
 
 async def test_token_that_may_not_write_is_told_the_rule(make_consul: Callable[..., ConsulAgent]) -> None:
     """Consul hides a refusal inside a transaction that was rolled back."""
-    acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": "root", "initial_management": "root"}}
-    agent = make_consul(config={"primary_datacenter": "dc1", "acl": acl}, token="root")
+    agent = make_consul(config={"acl": {"enabled": True, "default_policy": "deny"}})
     agent.start()
     async with clients(agent, 1) as (client,):
         store = NetworkStore(client, deadline=5)
@@ -121,6 +122,25 @@ async def test_one_collects_what_nobody_locks(consul: ConsulAgent, tmp_path: Pat
         for task in (collecting, tasks[1]):
             task.cancel()
         await asyncio.wait({collecting, tasks[1]})
+
+
+async def test_watch_tells_of_a_change_and_starts_again_where_the_index_falls(consul: ConsulAgent) -> None:
+    async with clients(consul, 2) as (waiting, acting):
+        store, other = NetworkStore(waiting, deadline=5), NetworkStore(acting, deadline=5)
+        view, index = await store.watch()
+        assert view.config is None
+        asked = asyncio.create_task(store.watch(index))
+        await create_network(other, CONFIG)
+        view, later = await asyncio.wait_for(asked, 30)
+        assert view.config is not None
+        assert later > index
+        # Such as a server has that was restored from a snapshot.
+        short = ConsulClient(ConsulSettings(address=consul.address, wait=1))
+        try:
+            same, index = await NetworkStore(short, deadline=5).watch(later + 1_000_000)
+        finally:
+            await short.close()
+        assert (same.config, index) == (view.config, 0)
 
 
 class Host:

@@ -13,11 +13,14 @@ import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from proxygen.consul.answers import Reply, refuse_failure
 from proxygen.errors import ConsulUnreachable
+
+_WAIT: Final = 60.0
+_STEP: Final = 0.05
 
 
 @dataclass
@@ -245,6 +248,16 @@ class Link:
         reply = Reply(status=status, body=json.dumps(body).encode(), index=self.consul.index)
         refuse_failure(reply, method=method, path=path, address="the model", hide=str)
         return reply
+
+    async def read(
+        self, path: str, params: Iterable[tuple[str, object]] = (), *, index: int = 0, consistency: str = "default"
+    ) -> Reply:
+        """Wait, in steps that cost no time, until any index is beyond the one that is asked for."""
+        patience = _WAIT
+        while self.consul.index == index and patience > 0:
+            await asyncio.sleep(_STEP)
+            patience -= _STEP
+        return await self.exchange("GET", path, params)
 
 
 class _Settings:
