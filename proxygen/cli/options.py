@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 CONFIG_VARIABLE: Final = "PROXYGEN_CONFIG"
 
-_OF_OTHER_COMMANDS: Final = frozenset({"registrator"})
+_OF_OTHER_COMMANDS: Final = frozenset({"registrator", "network"})
 """Slices that mean nothing to the sidecar."""
 _SHORT_FLAGS: Final = {"output.directory": "--output"}
 

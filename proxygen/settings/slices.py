@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from proxygen.settings.values import AdminListen, IpAddress, Listens, Networks, Ports, Seconds, StampAddress, Texts
+from proxygen.settings.values import (
+    AdminListen,
+    IpAddress,
+    Ipv4Address,
+    Listens,
+    Networks,
+    Ports,
+    Seconds,
+    StampAddress,
+    Texts,
+)
 
 
 class Slice(BaseModel):
@@ -341,6 +351,87 @@ class RegistratorSettings(Slice):
     )
 
 
+class NetworkSettings(Slice):
+    """The host's part in the containers' network (`proxygen network`)."""
+
+    prefix: str = Field(
+        default="proxygen/network",
+        pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+        description="where the network's keys live in Consul's KV; the same on all hosts",
+    )
+    host_id: str | None = Field(
+        default=None,
+        description="this host's identity, which keeps its subnet; default derived from /etc/machine-id",
+    )
+    node: str = Field(
+        default="", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="its name, for people; default the host's name"
+    )
+    interface: str | None = Field(
+        default=None,
+        pattern=r"^[^\s/]{1,15}$",
+        description="interface through which the other hosts are reached; default that of public_ip or the default route",
+    )
+    public_ip: Ipv4Address | None = Field(
+        default=None, description="address at which the other hosts reach this one; default the interface's first"
+    )
+    state: Path = Field(
+        default=Path("/var/lib/proxygen/network"),
+        description="directory of what an agent must know after its own crash; one per host, never in an image",
+    )
+    subnet_file: Path = Field(
+        default=Path("/run/proxygen/subnet.env"), description="the host's subnet, as flannel writes it"
+    )
+    docker_file: Path = Field(
+        default=Path("/run/proxygen/docker_opts.env"),
+        description="dockerd's options for it, as flannel's mk-docker-opts.sh writes them",
+    )
+    masquerade: bool = Field(
+        default=False,
+        description="give the host's address to what containers send out of the network (flannel --ip-masq)",
+    )
+    forward_rules: bool = Field(
+        default=True,
+        description="let containers' packets pass where the firewall's default is to drop what is forwarded",
+    )
+    ttl: Seconds = Field(
+        default=30.0,
+        ge=10,
+        le=86400,
+        description="a host that is silent for one to two of these counts as away; its routes stay; the same on all hosts",
+    )
+    lock_delay: Seconds = Field(
+        default=15.0,
+        ge=1,
+        le=60,
+        description="for so long after that nobody gets the lock on its lease; the same on all hosts",
+    )
+    grace: Seconds = Field(
+        default=86_400.0,
+        ge=10,
+        description="a host that is away for so long has left for good and its subnet is free; the same on all hosts",
+    )
+    resync: Seconds = Field(
+        default=10.0, ge=0.5, le=3600, description="how often the data plane is compared with what it should be"
+    )
+    loss: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="part of all other hosts that may vanish at once; where more do, their routes are held",
+    )
+    hold: Seconds = Field(
+        default=300.0,
+        ge=0,
+        description="how long such a loss must last, with a Consul that answers, until it is believed; 0 holds nothing",
+    )
+    frr_vtysh: str = Field(default="vtysh", description="FRR's vtysh, by name or path")
+    frr_reload: Path = Field(
+        default=Path("/usr/lib/frr/frr-reload.py"), description="FRR's frr-reload.py (Debian: frr-pythontools)"
+    )
+    frr_sockets: Path = Field(default=Path("/var/run/frr"), description="directory of the FRR daemons' sockets")
+    frr_directory: Path = Field(default=Path("/etc/frr"), description="directory of FRR's configuration")
+
+
 class LogSettings(Slice):
     """proxygen's own log, on standard error."""
 
@@ -361,4 +452,5 @@ class Settings(Slice):
     guard: GuardSettings = GuardSettings()
     admin: AdminSettings = AdminSettings()
     registrator: RegistratorSettings = RegistratorSettings()
+    network: NetworkSettings = NetworkSettings()
     log: LogSettings = LogSettings()

@@ -53,6 +53,12 @@ def _address(value: object) -> object:
     return value
 
 
+def _ipv4_address(value: object) -> object:
+    if isinstance(value, str):
+        ipaddress.IPv4Address(value)
+    return value
+
+
 def _ports(value: object) -> object:
     match = _PORTS.fullmatch(str(value))
     if match is None or not int(match[1]) <= int(match[2] or match[1]) < 65536:
@@ -87,6 +93,7 @@ Networks = Annotated[tuple[str, ...], BeforeValidator(_networks)]
 """CIDR networks; host bits must be zero."""
 
 IpAddress = Annotated[str, BeforeValidator(_address)]
+Ipv4Address = Annotated[str, BeforeValidator(_ipv4_address)]
 Ports = Annotated[str, BeforeValidator(_ports)]
 """One port or ``FIRST-LAST``."""
 
