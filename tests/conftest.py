@@ -14,6 +14,7 @@ import structlog
 from tests.harness.consul import ConsulAgent
 from tests.harness.containers import Containers
 from tests.harness.engine import Engine
+from tests.harness.hosts import Host, Lab
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary, find_nginx, missing
@@ -162,6 +163,19 @@ def containers(engine: Engine, image: str, tmp_path: Path) -> Iterator[Container
     containers = Containers(engine, image, tmp_path)
     yield containers
     containers.remove_all()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """Where hosts in namespaces are made; all gone at the end."""
+    with Lab(tmp_path / "lab") as lab:
+        yield lab
+
+
+@pytest.fixture
+def hosts(lab: Lab) -> list[Host]:
+    """Three hosts on one Ethernet, 192.0.2.1 to 192.0.2.3."""
+    return lab.hosts(3)
 
 
 @pytest.fixture
