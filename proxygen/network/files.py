@@ -1,0 +1,120 @@
+"""The files by which a host's other programs learn of its subnet, as flannel writes them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from proxygen.errors import NetworkConfigError, NetworkError, quoted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubnetFile:
+    """What ``subnet.env`` says."""
+
+    network: IPv4Network
+    subnet: IPv4Network
+    """This host's."""
+    mtu: int
+    masquerade: bool
+    """Whether we hide containers behind the host's address; who reads the file must not do it again."""
+
+    @property
+    def bridge(self) -> IPv4Interface:
+        """The first address of the subnet, as ``--bip`` takes it."""
+        return IPv4Interface((int(self.subnet.network_address) + 1, self.subnet.prefixlen))
+
+
+def write_subnet_env(file: SubnetFile) -> str:
+    """Return the text of ``subnet.env``, key by key as flannel has it."""
+    return (
+        f"FLANNEL_NETWORK={file.network}\n"
+        f"FLANNEL_SUBNET={file.bridge}\n"
+        f"FLANNEL_MTU={file.mtu}\n"
+        f"FLANNEL_IPMASQ={str(file.masquerade).lower()}\n"
+    )
+
+
+def read_subnet_env(text: str) -> SubnetFile:
+    """Read what we or flannel wrote. Raise NetworkConfigError with the key.
+
+    It is a hint and no proof: an image or a snapshot of a host carries the file to others.
+    """
+    values = dict(line.strip().split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    network = _network("FLANNEL_NETWORK", values)
+    subnet = _network("FLANNEL_SUBNET", values)
+    mtu, masquerade = values.get("FLANNEL_MTU", ""), values.get("FLANNEL_IPMASQ", "false")
+    if not mtu.isascii() or not mtu.isdigit():
+        raise NetworkConfigError(f"FLANNEL_MTU: {quoted(mtu)} is no number of bytes")
+    if not subnet.subnet_of(network):
+        raise NetworkConfigError(f"FLANNEL_SUBNET {subnet} is not in FLANNEL_NETWORK {network}")
+    return SubnetFile(network=network, subnet=subnet, mtu=int(mtu), masquerade=masquerade == "true")
+
+
+def hinted_subnet(path: Path) -> IPv4Network | None:
+    """Return the subnet that the host had by its ``subnet.env``; None where there is none that can be read."""
+    try:
+        return read_subnet_env(path.read_text(encoding="ascii")).subnet
+    except (OSError, ValueError, NetworkConfigError):
+        return None
+
+
+def write_docker_opts_env(flags: Mapping[str, str]) -> str:
+    """Return the text of ``docker_opts.env`` as mk-docker-opts.sh has it; a unit reads it with ``EnvironmentFile=``.
+
+    ``flags`` are dockerd's by the names of their variables: ``{"BIP": "--bip=10.99.3.1/24"}``.
+    """
+    lines = [f'DOCKER_OPT_{name}="{flag}"\n' for name, flag in sorted(flags.items())]
+    together = "".join(f"{flags[name]} " for name in sorted(flags))
+    return "".join([*lines, f'DOCKER_OPTS=" {together}"\n'])
+
+
+def write_file(path: Path, text: str) -> bool:
+    """Put a file in place whole, for all to read; return False where it was so already. Raise NetworkError.
+
+    Who reads it at the same moment sees the old text or the new one, never a part.
+    """
+    try:
+        with suppress(FileNotFoundError):
+            if path.read_bytes() == text.encode():
+                return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, text)
+    except OSError as error:
+        raise NetworkError(f"{path} cannot be written: {error.strerror or error}") from error
+    return True
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that may be gone already. Raise NetworkError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise NetworkError(f"{path} cannot be removed: {error.strerror or error}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    # Two agents that write at once must not share the file that is renamed.
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    fresh = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _network(key: str, values: Mapping[str, str]) -> IPv4Network:
+    text = values.get(key, "")
+    try:
+        return IPv4Interface(text).network
+    except ValueError as error:
+        raise NetworkConfigError(f"{key}: {quoted(text)} is no IPv4 network") from error
