@@ -13,6 +13,7 @@ from typing import Any, Final
 from proxygen.errors import NginxUnavailable, OutputUnusable
 from proxygen.nginx.binary import Binary
 from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.listens import listens
 from proxygen.nginx.observe import Before, Proven, Unproven, look, prove
 from proxygen.nginx.publish import (
     Output,
@@ -109,7 +110,8 @@ class Applier:
         """Make a candidate live.
 
         Raise NginxUnavailable when there is no nginx to ask: the candidate is published then, nginx reads it when it
-        starts, and `finish_pending` completes the apply. Raise OutputUnusable when it cannot be published.
+        starts, and `finish_pending` completes the apply; unless it might keep nginx from starting, then it must be
+        applied again once nginx runs. Raise OutputUnusable when it cannot be published.
         """
         async with self._one_at_a_time:
             if rejected := self._rejected(conf):
@@ -168,6 +170,7 @@ class Applier:
                 await ask_reload(self._nginx, before.master)
         except NginxUnavailable as error:
             if await read_stamp(self._nginx.stamp) is None:
+                await asyncio.to_thread(self._let_it_start, stamp, attempt.fallback, error)
                 raise
             # nginx serves but cannot be asked, or refused on its side: a restart must not find what it does not run.
             return await self._restore(attempt, str(error))
@@ -178,6 +181,27 @@ class Applier:
             return replace(applied, ended_workers=verdict.ended_workers)
         await asyncio.to_thread(self._keep_house, stamp.generation, attempt.fallback)
         return Applied(outcome=Outcome.APPLIED, generation=stamp.generation, durations=attempt.durations)
+
+    def _let_it_start(self, stamp: Stamp, fallback: Stamp | None, absence: NginxUnavailable) -> None:
+        """Take back what an absent nginx may not start from: a port that it did not have before may be taken.
+
+        A running one refuses such a reload and goes on; a start would fail, and again at each try.
+        """
+        known = proven(self._output.directory)
+        if fallback is None or fallback.generation not in known or stamp.generation in known:
+            return
+        published = read_generation(self._output.directory, stamp.generation)
+        before = read_generation(self._output.directory, fallback.generation)
+        if published is None or before is None:
+            return
+        new = listens(published.path) - listens(before.path)
+        if new:
+            switch(self._output, before.number)
+            prune(self._output, self._keep)
+            raise NginxUnavailable(
+                f"{absence}; until it runs generation {before.number} stays, since nobody can tell whether nginx could "
+                f"start with {', '.join(sorted(new))}"
+            ) from absence
 
     async def _restore(self, attempt: _Attempt, reason: str, log: tuple[str, ...] = ()) -> Applied:
         """Go back to what served before. Raise NginxUnavailable when that cannot be seen to serve either."""

@@ -371,3 +371,36 @@ def _renamed(conf: Path) -> Path:
     with contextlib.suppress(FileExistsError):
         os.link(conf, other)
     return other
+
+
+async def test_an_absent_nginx_finds_nothing_that_may_keep_it_from_starting(proxy: Proxy) -> None:
+    """A port that the last proven generation does not have may be taken, which no test can tell: without a running
+    nginx, which would refuse it and go on, it is not published."""
+    proxy.server.stop()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        more = f"listen 127.0.0.1:{taken.getsockname()[1]};"
+        with pytest.raises(NginxUnavailable, match=f"generation 1 stays, .*{more[7:-1]}"):
+            await proxy.apply("two", server=more)
+        assert current(proxy.output.directory) == 1
+        proxy.server.start()
+        assert await proxy.answers("one")
+    assert (await proxy.apply("two", server=more)).outcome is Outcome.APPLIED
+
+
+async def test_a_port_that_only_a_crash_left_published_is_taken_back_too(proxy: Proxy) -> None:
+    proxy.server.stop()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        candidate = proxy.candidate("two", server=f"listen 127.0.0.1:{taken.getsockname()[1]};")
+        publish(proxy.output, candidate.staged, candidate.manifest)
+        with pytest.raises(NginxUnavailable, match="generation 1 stays"):
+            await proxy.applier.finish_pending(proxy.conf, test_seconds=0)
+        proxy.server.start()
+        assert await proxy.answers("one")
+
+
+async def test_an_absent_nginx_finds_the_newest_generation_with_the_ports_it_had(proxy: Proxy) -> None:
+    proxy.server.stop()
+    with pytest.raises(NginxUnavailable):
+        await proxy.apply("two")
+    proxy.server.start()
+    assert await proxy.answers("two")

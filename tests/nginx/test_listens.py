@@ -1,0 +1,32 @@
+"""Where a generation has nginx listen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxygen.nginx.listens import listens
+
+HTTP = """\
+server { listen 80 default_server; listen [::]:443 ssl http2; server_name listen.example.com;
+    location /listen { return 200 "listening 81"; } }
+server {listen unix:/run/a.sock;}
+"""
+STREAM = """\
+server {
+    listen 53 udp;
+    listen 53;
+    listen 127.0.0.1:5000 reuseport udp;
+}
+"""
+
+
+def test_every_address_is_found_with_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "http.d").mkdir()
+    (tmp_path / "stream.d").mkdir()
+    (tmp_path / "http.d/site.conf").write_text(HTTP)
+    (tmp_path / "stream.d/dns.conf").write_text(STREAM)
+    assert listens(tmp_path) == {"80", "[::]:443", "unix:/run/a.sock", "53 udp", "53", "127.0.0.1:5000 udp"}
+
+
+def test_nothing_is_listened_on_where_nothing_is(tmp_path: Path) -> None:
+    assert listens(tmp_path) == frozenset()
