@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from tests.harness.consul import ConsulAgent
+from tests.harness.consul import ConsulAgent, HostConsul, start_host_cluster
 from tests.harness.containers import Containers
 from tests.harness.engine import Engine
 from tests.harness.hosts import Host, Lab
@@ -176,6 +176,15 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def hosts(lab: Lab) -> list[Host]:
     """Three hosts on one Ethernet, 192.0.2.1 to 192.0.2.3."""
     return lab.hosts(3)
+
+
+@pytest.fixture
+def host_consuls(hosts: list[Host]) -> Iterator[list[HostConsul]]:
+    """A Consul server on each of the three hosts, of one cluster."""
+    agents = start_host_cluster(hosts)
+    yield agents
+    for agent in agents:
+        agent.remove()
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness import process
+from tests.harness.hosts import Host
 from tests.harness.ports import free_port
 from tests.harness.tools import find_consul, missing
 
@@ -52,6 +56,8 @@ class ConsulAgent:
         self.address = f"127.0.0.1:{self.http_port}"
         self.node = f"node-{self.http_port}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._within: Sequence[str] = ()
+        self._opener = urllib.request.build_opener()
         directory.mkdir(parents=True, exist_ok=True)
         self._write("agent.json", self._base_config())
         self._write("extra.json", dict(config or {}))
@@ -105,7 +111,7 @@ class ConsulAgent:
             arguments.append("-dev")
         for name in ("agent.json", "extra.json"):
             arguments += ["-config-file", self.directory / name]
-        self._process = process.start(arguments, log=self.log)
+        self._process = process.start([*self._within, *arguments], log=self.log)
         if not wait:
             return
         try:
@@ -164,7 +170,7 @@ class ConsulAgent:
         if token or self.token:
             request.add_header("X-Consul-Token", token or self.token or "")
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback, http
+            with self._opener.open(request, timeout=10) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -251,6 +257,80 @@ class ConsulAgent:
             self.put(f"/v1/session/destroy/{session['ID']}")
         self.kv_delete("", recurse=True)
         process.wait_until(lambda: set(self.get("/v1/catalog/services")) <= {"consul"}, what="an empty catalog")
+
+
+class HostConsul(ConsulAgent):
+    """The server or client of a host in a namespace, on Consul's own ports.
+
+    Inside, everybody finds it on 127.0.0.1:8500, and containers on their host's address. The test itself, which is
+    outside, goes through a unix socket.
+    """
+
+    def __init__(self, host: Host, *, servers: Sequence[Host]) -> None:
+        self.host = host
+        self._servers = servers
+        # Its path must be short; the temporary directory of a test seldom is.
+        self._socket = Path(tempfile.mkdtemp(prefix="pg-")) / "consul"
+        super().__init__(host.directory / "consul", persistent=True)
+        self._within = host.within
+        self._opener = urllib.request.build_opener(_Through(self._socket))
+        self.address = "127.0.0.1:8500"
+        self.node = host.label
+        self._write("agent.json", self._host_config())
+
+    def _host_config(self) -> dict[str, object]:
+        is_server = self.host in self._servers
+        return {
+            "node_name": self.node,
+            "bind_addr": str(self.host.address),
+            "addresses": {"http": f"127.0.0.1 {self.host.address} unix://{self._socket}"},
+            "ports": {"dns": -1, "grpc": -1, "serf_wan": -1},
+            "server": is_server,
+            **({"bootstrap_expect": len(self._servers)} if is_server else {}),
+            "data_dir": str(self.directory / "data"),
+            "retry_join": [str(server.address) for server in self._servers],
+            "retry_interval": "1s",
+            "performance": {"raft_multiplier": 1},
+            "disable_update_check": True,
+        }
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self._socket.parent, ignore_errors=True)
+
+
+class _Through(urllib.request.HTTPHandler):
+    """Sends every request of plain HTTP through a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        path = str(self._path)
+
+        class Connection(http.client.HTTPConnection):
+            def connect(self) -> None:
+                self.sock = socket.socket(socket.AF_UNIX)
+                self.sock.settimeout(self.timeout)
+                self.sock.connect(path)
+
+        return self.do_open(Connection, request)
+
+
+def start_host_cluster(hosts: Sequence[Host]) -> list[HostConsul]:
+    """Start a server on each host, of one cluster."""
+    agents = [HostConsul(host, servers=hosts) for host in hosts]
+    try:
+        for agent in agents:
+            agent.start(wait=False)
+        for agent in agents:
+            process.wait_until(agent._ready, what=f"a leader for {agent.node}", timeout=60.0)
+    except BaseException:
+        for agent in agents:
+            agent.remove()
+        raise
+    return agents
 
 
 def start_cluster(directory: Path, size: int = 3) -> list[ConsulAgent]:

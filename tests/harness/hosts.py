@@ -20,6 +20,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -31,6 +32,10 @@ from tests.harness.tools import missing, unusable
 _NUMBERS: Final = itertools.count(1)
 """A namespace's name is never used again by this process."""
 _TOOLS: Final = ("ip", "nft", "ping")
+_FETCH: Final = (
+    "import sys, urllib.request as web; opener = web.build_opener(web.ProxyHandler({}));"
+    " sys.stdout.write(opener.open(sys.argv[1], timeout=5).read().decode())"
+)
 
 MULTICAST: Final = IPv4Network("224.0.0.0/4")
 
@@ -69,6 +74,10 @@ class Namespace:
             self.run(*command)
             return True
         return False
+
+    def fetch(self, url: str) -> str:
+        """Return what a web server answers to the inside. Raise RuntimeError where it does not, or with an error."""
+        return self.run(sys.executable, "-c", _FETCH, url)
 
     def start(self, *command: str | Path, log: str = "processes.log") -> subprocess.Popen[bytes]:
         """Start a process inside that writes to ``directory/log``; it is ended with the lab at the latest."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import process
+from tests.harness.consul import HostConsul
 from tests.harness.hosts import Host, Lab
 
 
@@ -70,6 +71,17 @@ def test_multicast_is_dropped_and_counted(hosts: list[Host]) -> None:
     assert one.ping(two.address)
 
     assert one.dropped_multicast()["other"] > 0
+
+
+def test_consul_runs_on_each_host_and_is_asked_inside_and_outside(
+    hosts: list[Host], host_consuls: list[HostConsul]
+) -> None:
+    host_consuls[0].kv_put("who", "everybody")
+    asked = json.loads(hosts[2].fetch("http://127.0.0.1:8500/v1/kv/who"))
+    assert asked[0]["Key"] == "who"
+    hosts[1].attach_bridge("10.99.2.0/24")
+    peers = hosts[1].container().fetch(f"http://{hosts[1].address}:8500/v1/status/peers")
+    assert set(json.loads(peers)) == {f"{host.address}:8300" for host in hosts}
 
 
 def test_nothing_is_left_of_a_lab_that_fails(tmp_path: Path) -> None:
