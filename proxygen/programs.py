@@ -37,8 +37,9 @@ async def run(
     timeout: float,  # noqa: ASYNC109 - it ends the program, not only our wait for it
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    stdin: str = "",
 ) -> Completed:
-    """Run a program to its end with no standard input. ``environment`` adds to ours.
+    """Run a program to its end. ``environment`` adds to ours; with no ``stdin`` there is nothing for it to read.
 
     Raise ProgramUnavailable when it cannot be started or does not end in time; it is dead by then, children included.
     """
@@ -46,7 +47,7 @@ async def run(
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=cwd,
@@ -59,7 +60,8 @@ async def run(
     assert process.stdout is not None
     try:
         async with asyncio.timeout(timeout):
-            output = await _read_bounded(process.stdout)
+            # Both at once: a program that talks while it reads would stop at a full pipe.
+            output, _ = await asyncio.gather(_read_bounded(process.stdout), _feed(process.stdin, stdin))
             returncode = await process.wait()
     except TimeoutError:
         raise ProgramUnavailable(f"{' '.join(argv)} did not end within {timeout:g}s and was ended") from None
@@ -67,6 +69,15 @@ async def run(
         await _end_group(process)
     seconds = time.monotonic() - started
     return Completed(argv=argv, returncode=returncode, output=output, seconds=seconds)
+
+
+async def _feed(stream: asyncio.StreamWriter | None, text: str) -> None:
+    if stream is not None:
+        # It may end before it has read everything; its code tells why.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            stream.write(text.encode())
+            await stream.drain()
+        stream.close()
 
 
 async def _read_bounded(stream: asyncio.StreamReader) -> str:

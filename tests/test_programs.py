@@ -25,6 +25,21 @@ async def test_both_outputs_come_back_in_order() -> None:
     assert (completed.returncode, completed.output) == (3, "one two three")
 
 
+async def test_what_it_is_given_to_read_is_read_while_it_talks() -> None:
+    text = "ä" * 3_000_000
+    completed = await run(("cat",), timeout=20, stdin=text)
+    assert (completed.returncode, completed.output[:10], completed.output[-10:]) == (0, text[:10], text[-10:])
+
+
+async def test_a_program_with_nothing_to_read_finds_the_end_at_once() -> None:
+    assert (await run(("cat",), timeout=20)).output == ""
+
+
+async def test_a_program_may_end_without_reading() -> None:
+    completed = await run(("sh", "-c", "exit 3"), timeout=20, stdin="x" * 3_000_000)
+    assert completed.returncode == 3
+
+
 async def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     script = f"sleep 60 & echo $! > {tmp_path}/child; wait"
     started = time.monotonic()
