@@ -1,0 +1,326 @@
+"""The one door to netlink: what the kernel has is read, and steps are taken, in the network namespace of this process.
+
+Everything is asked anew each time; nothing that the kernel said before is believed to be so still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from socket import AF_BRIDGE, AF_INET
+from typing import Any, Final, Self
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
+
+from proxygen.errors import NetworkError
+from proxygen.network.fabric import Underlay
+from proxygen.network.kernel.diff import Step, Verb
+from proxygen.network.kernel.events import LOST, Event, read_event
+from proxygen.network.kernel.messages import (
+    NOARP,
+    PERMANENT,
+    SELF,
+    read_address,
+    read_default,
+    read_destination,
+    read_forward,
+    read_link,
+    read_neighbour,
+    read_route,
+    route_request,
+)
+from proxygen.network.kernel.state import (
+    GROUP,
+    MAIN_TABLE,
+    PROTOCOL,
+    Address,
+    Forward,
+    Link,
+    Neighbour,
+    Route,
+    State,
+    Vxlan,
+)
+from proxygen.network.kernel.underlay import Wish, choose_underlay
+
+_PATIENCE: Final = 60.0
+"""Seconds for a question to the kernel, or for all steps of a pass. It answers in microseconds, mostly."""
+_GROUPS: Final = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_NEIGH
+_TRIES: Final = 5
+"""Of a reading during which the table changed."""
+_GONE: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL})
+_FATAL: Final = frozenset({errno.EPERM, errno.ENODEV, errno.ENETDOWN, errno.EAFNOSUPPORT, errno.ENOBUFS})
+"""What one step is refused for would all others be as well."""
+
+_TAKEN: Final = "somebody else's route to it stands already; proxygen does not touch it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A step that the kernel refused."""
+
+    step: Step
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """A network that the host reaches, and how."""
+
+    network: IPv4Network
+    link: str
+    protocol: int
+    """The route's; 2, the kernel's own, for the network of an address."""
+
+
+class Kernel:
+    """The tables of this process's network namespace."""
+
+    def __init__(self) -> None:
+        # Strict: the kernel filters what is read, and refuses what it does not understand.
+        self._netlink = AsyncIPRoute(ext_ack=True, strict_check=True)
+
+    async def __aenter__(self) -> Self:
+        async with _asking("netlink cannot be opened"):
+            await self._netlink.setup_endpoint()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._netlink.close()
+
+    # --- what is there
+
+    async def links(self) -> tuple[Link, ...]:
+        found = await self._read("links", lambda: self._netlink.link("dump", dump_filter=None))
+        return tuple(read_link(message) for message in found)
+
+    async def addresses(self) -> tuple[Address, ...]:
+        found = await self._read("addresses", lambda: self._netlink.addr("dump", family=AF_INET, dump_filter=None))
+        return tuple(read_address(message) for message in found)
+
+    async def state(self, links: Iterable[int] = ()) -> State:
+        """Return our routes, and what is set for good on the given links, which are ours."""
+        neighbours: list[Neighbour] = []
+        forwards: list[Forward] = []
+        for link in links:
+            neighbours += await self._neighbours(link)
+            forwards += await self._forwards(link)
+        routes = await self._routes("our routes", proto=PROTOCOL)
+        return State(
+            routes=frozenset(read_route(message) for message in routes),
+            neighbours=frozenset(neighbours),
+            forwards=frozenset(forwards),
+        )
+
+    async def reached(self) -> tuple[Reached, ...]:
+        """Return the networks of the main table's routes that are not ours, without default routes."""
+        names = {link.index: link for link in await self.links()}
+        found = []
+        for message in await self._routes("routes", table=MAIN_TABLE):
+            link = names.get(message.get_attr("RTA_OIF") or 0)
+            if message["dst_len"] == 0 or message["proto"] == PROTOCOL or (link is not None and link.is_ours):
+                continue
+            name = link.name if link is not None else ""
+            found.append(Reached(network=read_destination(message), link=name, protocol=message["proto"]))
+        return tuple(found)
+
+    async def find_underlay(self, wish: Wish) -> Underlay:
+        """Return the link through which other hosts are reached. Raise NetworkError that says what to write instead."""
+        routes: Sequence[Any] = ()
+        if wish.interface is None and wish.address is None:
+            routes = await self._routes("default routes", table=MAIN_TABLE)
+        defaults = [read_default(message) for message in routes if message["dst_len"] == 0]
+        return choose_underlay(await self.links(), await self.addresses(), defaults, wish)
+
+    # --- what is to be there
+
+    async def take(self, steps: Iterable[Step]) -> tuple[Failure, ...]:
+        """Take steps in their order and return those that were refused; what is gone need not be removed.
+
+        Raise NetworkError for what would refuse all others too.
+        """
+        failures = []
+        async with _asking("routes cannot be changed"):
+            for step in steps:
+                try:
+                    await self._take(step)
+                except NetlinkError as error:
+                    if step.verb is Verb.REMOVE and error.code in _GONE:
+                        continue
+                    if error.code in _FATAL:
+                        raise NetworkError(f"{step}: {_reason(error)}") from error
+                    reason = _TAKEN if error.code == errno.EEXIST else _reason(error)
+                    failures.append(Failure(step=step, reason=reason))
+        return tuple(failures)
+
+    async def make_vxlan(self, name: str, vxlan: Vxlan, *, mac: str, mtu: int) -> None:
+        """Make a link of ours, up."""
+        async with _asking(f"{name} cannot be made"):
+            await self._netlink.link(
+                "add",
+                ifname=name,
+                kind="vxlan",
+                vxlan_id=vxlan.vni,
+                vxlan_port=vxlan.port,
+                vxlan_link=vxlan.parent,
+                vxlan_local=str(vxlan.local),
+                vxlan_learning=vxlan.learning,
+                **({"vxlan_gbp": True} if vxlan.gbp else {}),
+                address=mac,
+                mtu=mtu,
+                group=GROUP,
+                state="up",
+            )
+
+    async def make_link(self, name: str, kind: str, *, mtu: int) -> None:
+        """Make a link of ours of a kind that needs nothing else, up."""
+        async with _asking(f"{name} cannot be made"):
+            await self._netlink.link("add", ifname=name, kind=kind, mtu=mtu, group=GROUP, state="up")
+
+    async def set_link(self, link: Link, **wanted: object) -> None:
+        """Change ``mtu``, ``address`` or ``state`` of a link of ours."""
+        async with _asking(f"{link.name} cannot be changed"):
+            await self._netlink.link("set", index=link.index, **wanted)
+
+    async def remove_link(self, link: Link) -> None:
+        async with _asking(f"{link.name} cannot be removed"):
+            try:
+                await self._netlink.link("del", index=link.index)
+            except NetlinkError as error:
+                if error.code not in _GONE:
+                    raise
+
+    async def set_address(self, link: Link, wanted: IPv4Interface) -> None:
+        """Give a link of ours this address and no other."""
+        own = [address for address in await self.addresses() if address.link == link.index]
+        async with _asking(f"addresses of {link.name} cannot be set"):
+            if wanted not in {address.interface for address in own}:
+                await self._address("add", link, wanted)
+            for address in own:
+                if address.interface != wanted:
+                    await self._address("del", link, address.interface)
+
+    # --- netlink
+
+    async def _address(self, command: str, link: Link, interface: IPv4Interface) -> None:
+        await self._netlink.addr(
+            command, index=link.index, address=str(interface.ip), prefixlen=interface.network.prefixlen
+        )
+
+    async def _take(self, step: Step) -> None:
+        entry = step.entry
+        if isinstance(entry, Route):
+            await self._netlink.route(_COMMANDS[step.verb], **route_request(entry))
+        elif isinstance(entry, Neighbour):
+            await self._netlink.neigh(
+                _COMMANDS[step.verb],
+                family=AF_INET,
+                ifindex=entry.link,
+                dst=str(entry.address),
+                lladdr=entry.mac,
+                state=PERMANENT,
+            )
+        else:
+            # pyroute2 adds these flags to everything but a replacement.
+            await self._netlink.fdb(
+                _COMMANDS[step.verb],
+                ifindex=entry.link,
+                lladdr=entry.mac,
+                dst=str(entry.host),
+                flags=SELF,
+                state=PERMANENT | NOARP,
+            )
+
+    async def _routes(self, what: str, **selected: int) -> list[Any]:
+        return await self._read(what, lambda: self._netlink.route("dump", family=AF_INET, dump_filter=None, **selected))
+
+    async def _neighbours(self, link: int) -> list[Neighbour]:
+        ask = self._netlink.neigh
+        found = await self._read("neighbours", lambda: ask("dump", family=AF_INET, match={"ifindex": link}))
+        return [read_neighbour(message) for message in found if message["state"] & PERMANENT]
+
+    async def _forwards(self, link: int) -> list[Forward]:
+        ask = self._netlink.neigh
+        found = await self._read("forwarding", lambda: ask("dump", family=AF_BRIDGE, ifindex=link, dump_filter=None))
+        return [
+            read_forward(message)
+            for message in found
+            if message["ifindex"] == link and message["state"] & PERMANENT and message.get_attr("NDA_DST")
+        ]
+
+    async def _read(self, what: str, ask: Callable[[], Awaitable[AsyncIterator[Any]]]) -> list[Any]:
+        """Read a whole table, again where it changed meanwhile."""
+        async with _asking(f"{what} cannot be read"):
+            for _ in range(_TRIES - 1):
+                try:
+                    return [message async for message in await ask()]
+                except NetlinkDumpInterrupted:
+                    await asyncio.sleep(0)
+            return [message async for message in await ask()]
+
+
+class Events:
+    """What changes in the tables of this process's network namespace, from the moment of opening on."""
+
+    def __init__(self) -> None:
+        self._netlink: AsyncIPRoute | None = None
+
+    async def open(self) -> None:
+        """Begin to listen, if that is not so yet."""
+        if self._netlink is None:
+            netlink = AsyncIPRoute()
+            try:
+                async with _asking("netlink cannot be listened to"):
+                    await netlink.bind(groups=_GROUPS)
+            except NetworkError:
+                netlink.close()
+                raise
+            self._netlink = netlink
+
+    def close(self) -> None:
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+
+    async def next(self) -> list[Event]:
+        """Wait for changes. What came faster than it was read is lost, and that is told as an event too."""
+        await self.open()
+        assert self._netlink is not None
+        try:
+            messages = [message async for message in self._netlink.get()]
+        except (NetlinkError, OSError):
+            # A socket that has overflowed says nothing more (pyroute2's own advice).
+            self.close()
+            await self.open()
+            return [LOST]
+        return [event for event in map(read_event, messages) if event is not None]
+
+
+_COMMANDS: Final = {Verb.ADD: "add", Verb.APPEND: "append", Verb.REPLACE: "replace", Verb.REMOVE: "del"}
+
+
+@asynccontextmanager
+async def _asking(what: str) -> AsyncIterator[None]:
+    """Turn what netlink says into an error of ours."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            yield
+    except NetlinkError as error:
+        raise NetworkError(f"{what}: {_reason(error)}") from error
+    except OSError as error:
+        raise NetworkError(f"{what}: {error.strerror or error}") from error
+    except TimeoutError as error:
+        raise NetworkError(f"{what}: the kernel did not answer within {_PATIENCE:g} s") from error
+
+
+def _reason(error: NetlinkError) -> str:
+    said = str(error.args[-1]) if error.args else ""
+    reason = said or os.strerror(error.code)
+    return f"{reason}; it takes root, or CAP_NET_ADMIN" if error.code == errno.EPERM else reason
