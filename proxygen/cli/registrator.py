@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 
 import click
 
@@ -12,6 +13,7 @@ from proxygen.cli.options import settings_options
 from proxygen.consul.address import parse_address
 from proxygen.consul.client import ConsulClient
 from proxygen.log import get_logger
+from proxygen.network.files import hinted_subnet
 from proxygen.registration.address import choose_address
 from proxygen.registration.agent import Agent
 from proxygen.registration.described import Policy
@@ -31,13 +33,16 @@ _LOG = get_logger(__name__)
         "docker run --label proxygen.name=web --label proxygen.route=app.example.com --publish 8080 web",
     ],
 )
-@settings_options("consul", "registrator", "proxy.tag_prefix")
+@settings_options("consul", "registrator", "proxy.tag_prefix", "network.subnet_file")
 def registrator(settings: Settings) -> int:
     """Register and deregister the containers of the local engine, until SIGTERM.
 
     A label proxygen.KEY is the flag --KEY of `proxygen register`, or a key of the proxy tags; labels and variables
-    SERVICE_* are read as registrator does. Wrong labels leave out their own container. Registrations stay when this
-    command ends: the containers run on. It removes what an earlier run of the same host left behind, and nothing else.
+    SERVICE_* are read as registrator does. On a host of a network (`proxygen network up`) containers are announced with
+    their own addresses, which all of its hosts reach; elsewhere by the ports that they publish.
+
+    Wrong labels leave out their own container. Registrations stay when this command ends: the containers run on. It
+    removes what an earlier run of the same host left behind, and nothing else.
     """
     require_library()
     asyncio.run(_run(settings))
@@ -51,7 +56,10 @@ async def _run(settings: Settings) -> None:
     async with ConsulClient(settings.consul) as client:
         policy = await asyncio.to_thread(_policy, settings)
         chosen = settings.registrator
-        registrator = Registrator(Agent(client), engine=chosen.engine, policy=policy, resync=chosen.resync)
+        leased = partial(hinted_subnet, settings.network.subnet_file)
+        registrator = Registrator(
+            Agent(client), engine=chosen.engine, policy=policy, leased=leased, resync=chosen.resync
+        )
         work = asyncio.create_task(registrator.run(), name="registrator")
         stopped = asyncio.create_task(stop.wait(), name="signal to stop")
         await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,6 +78,7 @@ def _policy(settings: Settings) -> Policy:
         owner=chosen.host,
         address=choose_address(chosen.address, consul=None if consul.socket is not None else consul.host),
         announce=chosen.announce,
+        leased=None,
         network=chosen.network,
         unlabelled=chosen.containers == "all",
         ttl=chosen.ttl,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Final, Literal
 
 from proxygen.errors import BadInput, quoted
@@ -15,7 +16,7 @@ from proxygen.registration.service import EVEN, Announcement, Service
 from proxygen.registration.texts import read_host_and_port, read_port, read_weights
 from proxygen.tags import KEYS
 
-Announce = Literal["published", "container"]
+Announce = Literal["auto", "published", "container"]
 
 OWNER: Final = "registrator-host"
 """The key in a service's Meta that says which registrator put it there, and may take it away."""
@@ -34,6 +35,8 @@ class Policy:
     address: str
     """The host's, where published ports are reached."""
     announce: Announce
+    leased: IPv4Network | None
+    """The subnet that this host's containers have in the network of all hosts; None where there is none."""
     network: str | None
     """Whose address of a container counts; None where it is to have one only."""
     unlabelled: bool
@@ -73,7 +76,7 @@ def _ports(container: Container, wanted: Wanted, policy: Policy) -> tuple[Port, 
         return eligible
     prefix = policy.tag_prefix
     if not eligible:
-        how = "publishes no port" if policy.announce == "published" else "exposes no port"
+        how = "exposes no port" if policy.announce == "container" else "publishes no port"
         raise BadInput(f"it {how}; write {prefix}.port=PORT, or {prefix}.announce=container")
     known = ", ".join(f"{port.number}/{port.protocol}" for port in eligible)
     raise BadInput(f"it has several ports, {known}; write {prefix}.port=PORT, or {prefix}.PORT.KEY for each")
@@ -92,20 +95,44 @@ def _find_port(container: Container, number: int, protocol: str) -> Port:
 
 
 def _is_eligible(container: Container, port: Port, wanted: Wanted, policy: Policy) -> bool:
-    is_inside = container.on_host_network or _announce(wanted.of(port)[0], policy) == "container"
-    return is_inside or bool(port.published)
+    if container.on_host_network:
+        return True
+    match _announce(container, wanted.of(port)[0], policy):
+        case "container":
+            return True
+        case "published":
+            return bool(port.published)
+        case "auto":
+            # What is published says what is meant for others, wherever that is reached.
+            return bool(port.published) or not any(other.published for other in container.ports)
 
 
-def _announce(keys: Keys, policy: Policy) -> Announce:
+def _announce(container: Container, keys: Keys, policy: Policy) -> Announce:
+    """Return what counts for a port; ``auto`` only where the container has an address that other hosts reach."""
     given = keys.get("announce")
     match given.text if given is not None else policy.announce:
         case "published":
             return "published"
         case "container":
             return "container"
+        case "auto":
+            return "auto" if _leased_addresses(container, keys, policy) else "published"
         case other:
             assert given is not None
-            raise given.refuse(f"{quoted(other)} is neither published nor container")
+            raise given.refuse(f"{quoted(other)} is none of auto, published, container")
+
+
+def _leased_addresses(container: Container, keys: Keys, policy: Policy) -> dict[str, str]:
+    """Return the addresses of the container that lie in the host's leased subnet, by the network's name."""
+    given = keys.get("network")
+    chosen = given.text if given is not None else policy.network
+    if policy.leased is None:
+        return {}
+    return {
+        name: address
+        for name, address in sorted(container.networks.items())
+        if chosen in (None, name) and ipaddress.ip_address(address) in policy.leased
+    }
 
 
 class _Described:
@@ -167,16 +194,25 @@ class _Described:
         address = self._keys.get("address")
         if self._container.on_host_network:
             host, port = self._policy.address, self._port.number
-        elif _announce(self._keys, self._policy) == "container":
-            host, port = self._container_address() if address is None else "", self._port.number
         else:
-            host, port = self._published()
+            host, port = self._reached(address is not None)
         if address is None:
             return host, port
         try:
             return str(ipaddress.ip_address(address.text)), port
         except ValueError:
             raise address.refuse(f"{quoted(address.text)} is no IP address") from None
+
+    def _reached(self, is_address_stated: bool) -> tuple[str, int]:
+        announce = _announce(self._container, self._keys, self._policy)
+        if announce == "published":
+            return self._published()
+        if is_address_stated:
+            return "", self._port.number
+        if announce == "auto":
+            # Any of them will do. The first by name is where the engine has the container's way out, too.
+            return next(iter(_leased_addresses(self._container, self._keys, self._policy).values())), self._port.number
+        return self._container_address(), self._port.number
 
     def _container_address(self) -> str:
         networks, chosen = self._container.networks, self._text("network", self._policy.network or "")

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
 from proxygen.aio import retrying, start_eternal
@@ -47,11 +48,17 @@ class _Known:
 class Registrator:
     """The work of `proxygen registrator`. Its end leaves every registration as it is: the containers run on."""
 
-    def __init__(self, agent: Agent, *, engine: str, policy: Policy, resync: float) -> None:
-        """``policy.owner`` may be empty: then it is the name of the engine's host."""
+    def __init__(
+        self, agent: Agent, *, engine: str, policy: Policy, leased: Callable[[], IPv4Network | None], resync: float
+    ) -> None:
+        """``policy.owner`` may be empty: then it is the name of the engine's host.
+
+        ``leased`` tells `Policy.leased` as it is now: a host may get its subnet long after we started.
+        """
         self._agent = agent
         self._url = engine
         self._policy = policy
+        self._leased = leased
         self._resync = resync
         self._engine: Engine | None = None
         self._known: dict[str, _Known] = {}
@@ -154,8 +161,9 @@ class Registrator:
                 seat.hurry()
 
     def _describe(self, container: Container) -> tuple[Service, ...]:
+        policy = replace(self._policy, leased=self._leased())
         try:
-            services = describe(container, self._policy, self._health_of(container.id))
+            services = describe(container, policy, self._health_of(container.id))
         except BadInput as error:
             self._skip(container, str(error))
             return ()

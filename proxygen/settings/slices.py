@@ -326,8 +326,12 @@ class RegistratorSettings(Slice):
             " 10.0.0.0/8, or env:VARIABLE; default the one from which Consul is reached, else the first private one"
         ),
     )
-    announce: Literal["published", "container"] = Field(
-        default="published", description="announce published ports on the host, or containers' own addresses"
+    announce: Literal["auto", "published", "container"] = Field(
+        default="auto",
+        description=(
+            "announce published ports on the host, or containers' own addresses; auto: the latter where they lie in the "
+            "subnet that network.subnet_file says"
+        ),
     )
     network: str | None = Field(
         default=None, description="the network whose address counts where a container has several"
@@ -384,6 +388,10 @@ class NetworkSettings(Slice):
     docker_file: Path = Field(
         default=Path("/run/proxygen/docker_opts.env"),
         description="dockerd's options for it, as flannel's mk-docker-opts.sh writes them",
+    )
+    docker_pools: bool = Field(
+        default=False,
+        description="give docker0 one half of the subnet, and the other to the networks that Compose and people make",
     )
     masquerade: bool = Field(
         default=False,

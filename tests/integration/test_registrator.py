@@ -126,6 +126,28 @@ def test_own_addresses_and_every_port_as_registrator_registers_them(
     wait_status(consul, "here:w1:9090", {"tcp": "passing"})
 
 
+def test_own_addresses_are_announced_from_when_the_host_has_leased_their_subnet(
+    consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator, tmp_path: Path
+) -> None:
+    """The registrator may start before the network does."""
+    subnet_file = tmp_path / "subnet.env"
+    containers.run("w1", labels=ROUTE)
+    address = containers.address("w1")
+    running = registrator("--network-subnet-file", subnet_file)
+    service_id = f"here:w1:{PORT}"
+    services = wait_held(consul, {service_id}, running)
+    assert services[service_id]["Port"] == containers.published("w1")
+
+    bridge = ipaddress.ip_interface(f"{address}/24")
+    subnet_file.write_text(f"FLANNEL_NETWORK={bridge.network}\nFLANNEL_SUBNET={bridge}\nFLANNEL_MTU=1500\n")
+    process.wait_until(
+        lambda: (held(consul)[service_id]["Address"], held(consul)[service_id]["Port"]) == (address, PORT),
+        what="the container's own address",
+        timeout=60,
+    )
+    wait_status(consul, service_id, {"tcp": "passing"})
+
+
 def test_a_containers_own_health_is_told_and_a_paused_one_is_in_maintenance(
     consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
 ) -> None:

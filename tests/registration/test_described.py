@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -168,6 +169,43 @@ def test_a_label_may_choose_the_containers_own_address_and_the_network() -> None
     assert (one.address, one.port) == ("10.89.0.3", 8080)
     assert service(labels, {"network": "front"}, networks=networks).address == "10.88.0.3"
     assert "'side'" in refusal({**labels, "proxygen.network": "side"}, networks=networks)
+
+
+LEASED = {"leased": IPv4Network("10.99.3.0/24")}
+BRIDGE = {"bridge": "10.99.3.2"}
+
+
+def test_an_address_that_all_hosts_reach_is_announced_as_it_is() -> None:
+    """On a host with a leased subnet, published or not; the host's own address is a detour."""
+    for published in (HTTP, {}):
+        one = service(WEB, LEASED, networks=BRIDGE, published=published, exposed=("8080/tcp",))
+        assert (one.address, one.port) == ("10.99.3.2", 8080)
+    one = service(WEB, LEASED, networks={"compose": "10.99.3.130", "front": "172.18.0.2", "shop": "10.99.3.194"})
+    assert one.address == "10.99.3.130"
+
+
+def test_other_addresses_are_reached_by_published_ports() -> None:
+    """Those of networks outside of the lease, and all on a host without one."""
+    for policy, networks in ((LEASED, {"front": "172.18.0.2"}), ({}, BRIDGE)):
+        one = service(WEB, policy, networks=networks)
+        assert (one.address, one.port) == ("10.0.0.1", 32768)
+
+
+def test_a_leased_address_gives_way_to_what_is_stated() -> None:
+    for labels, policy in (({"proxygen.announce": "published"}, {}), ({}, {"announce": "published"})):
+        one = service({**WEB, **labels}, {**LEASED, **policy}, networks=BRIDGE)
+        assert (one.address, one.port) == ("10.0.0.1", 32768)
+    stated = service({**WEB, "proxygen.address": "192.0.2.7"}, LEASED, networks=BRIDGE)
+    assert (stated.address, stated.port) == ("192.0.2.7", 8080)
+    networks = {**BRIDGE, "front": "172.18.0.2"}
+    assert service({**WEB, "proxygen.network": "front"}, LEASED, networks=networks).address == "10.0.0.1"
+    asked = service({**WEB, "proxygen.announce": "auto"}, {**LEASED, "announce": "published"}, networks=networks)
+    assert asked.address == "10.99.3.2"
+
+
+def test_published_ports_say_what_is_meant_for_others_where_addresses_are_leased_too() -> None:
+    one = service(WEB, LEASED, networks=BRIDGE, exposed=("9090/tcp",))
+    assert one.port == 8080
 
 
 def test_a_label_may_state_the_address() -> None:
