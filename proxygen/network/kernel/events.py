@@ -46,11 +46,11 @@ LOST: Final = Event(subject=Subject.LOST)
 _DEFAULT: Final = IPv4Network("0.0.0.0/0")
 
 
-def concerns(event: Event, *, underlay: int | None, own: Set[int], by_default_route: bool) -> bool:
+def concerns(event: Event, *, underlay: int | None, own: Set[int]) -> bool:
     """Tell whether a change may have undone something.
 
-    ``underlay`` is None where there is none now, so that anything may have brought it back. Most of what happens on a
-    busy host does not matter: containers' links, neighbours of other links, routes of routing daemons.
+    ``underlay`` is None where it is gone, so that any link may be its successor. Most of what happens on a busy host
+    does not matter: containers' links, neighbours of other links, routes of routing daemons.
     """
     match event.subject:
         case Subject.LOST:
@@ -61,7 +61,8 @@ def concerns(event: Event, *, underlay: int | None, own: Set[int], by_default_ro
             return event.link in own and (event.is_gone or not event.is_permanent)
         case Subject.ROUTE:
             if event.destination == _DEFAULT:
-                return by_default_route
+                # The underlay may be another now.
+                return True
             if event.protocol == PROTOCOL:
                 return event.is_gone
             # Whoever replaces a route of ours says so without a word of the one that was there.

@@ -81,11 +81,12 @@ class Reached:
 
 
 class Kernel:
-    """The tables of this process's network namespace."""
+    """The tables of the network namespace in which it is entered."""
 
     def __init__(self) -> None:
         # Strict: the kernel filters what is read, and refuses what it does not understand.
         self._netlink = AsyncIPRoute(ext_ack=True, strict_check=True)
+        self.events = Events()
 
     async def __aenter__(self) -> Self:
         async with _asking("netlink cannot be opened"):
@@ -93,6 +94,7 @@ class Kernel:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.events.close()
         self._netlink.close()
 
     # --- what is there
