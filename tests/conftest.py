@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.harness.consul import ConsulAgent, HostConsul, start_host_cluster
 from tests.harness.containers import Containers
 from tests.harness.engine import Engine
 from tests.harness.hosts import Host, Lab
+from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary, find_nginx, missing
@@ -185,6 +186,20 @@ def host_consuls(hosts: list[Host]) -> Iterator[list[HostConsul]]:
     yield agents
     for agent in agents:
         agent.remove()
+
+
+@pytest.fixture
+def make_agent() -> Iterator[Callable[..., NetworkAgent]]:
+    """Make agents of hosts with `NetworkAgent`'s arguments; not started, killed at the end."""
+    agents: list[NetworkAgent] = []
+
+    def make(host: Host, settings: Mapping[str, object] | None = None) -> NetworkAgent:
+        agents.append(NetworkAgent(host, settings))
+        return agents[-1]
+
+    yield make
+    for agent in agents:
+        agent.kill()
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ class Sidecar:
             **(settings or {}),
         }
         directory.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(_toml(knobs), encoding="utf-8")
+        self.config.write_text(to_toml(knobs), encoding="utf-8")
 
     def start(self, *, ready: bool = True, within: Sequence[str] = ()) -> None:
         """Start, and wait until a generation is live and Consul's data is fresh.
@@ -141,7 +141,7 @@ class _Quiet(urllib.request.HTTPErrorProcessor):
     https_response = http_response
 
 
-def _toml(knobs: Mapping[str, object]) -> str:
+def to_toml(knobs: Mapping[str, object]) -> str:
     tables: dict[str, list[str]] = {}
     for key, value in knobs.items():
         table, _, name = key.partition(".")

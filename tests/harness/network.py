@@ -1,0 +1,112 @@
+"""`proxygen network up` as hosts start it, and the files and commands around it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proxygen.network.files import SubnetFile, read_subnet_env
+from tests.harness import process
+from tests.harness.hosts import Host
+from tests.harness.sidecar import to_toml
+
+
+class NetworkAgent:
+    """The agent of one host. ``settings`` are knobs by ``slice.name``; they win over what the harness sets.
+
+    Consul is the host's own, at 127.0.0.1:8500. Times are short, as far as the settings allow it.
+    """
+
+    def __init__(self, host: Host, settings: Mapping[str, object] | None = None) -> None:
+        self.host = host
+        self.directory = host.directory / "network"
+        self.directory.mkdir()
+        self.log = self.directory / "agent.log"
+        self.config = self.directory / "proxygen.toml"
+        self.subnet_file = self.directory / "run" / "subnet.env"
+        self._process: subprocess.Popen[bytes] | None = None
+        knobs: dict[str, object] = {
+            # All namespaces have the machine's id.
+            "network.host_id": f"id-of-{host.label}",
+            "network.node": host.label,
+            "network.state": str(self.directory / "state"),
+            "network.subnet_file": str(self.subnet_file),
+            "network.docker_file": str(self.directory / "run" / "docker_opts.env"),
+            "network.ttl": "10s",
+            "network.lock_delay": "1s",
+            "network.resync": "2s",
+            "log.format": "json",
+            "log.level": "debug",
+            **(settings or {}),
+        }
+        self.config.write_text(to_toml(knobs), encoding="utf-8")
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "proxygen", "network", "up", "--config", str(self.config)]
+        self._process = process.start([*self.host.within, *command], log=self.log)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def lease(self, *, timeout: float = 60.0) -> SubnetFile:
+        """Wait until the host has its subnet and has told so, and return what it told."""
+        try:
+            process.wait_until(self._has_lease, what=f"a subnet of {self.host.label}", timeout=timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self.tail()}") from error
+        return read_subnet_env(self.subnet_file.read_text(encoding="ascii"))
+
+    def _has_lease(self) -> bool:
+        if not self.running:
+            raise RuntimeError(f"the agent of {self.host.label} ended:\n{self.tail()}")
+        return self.subnet_file.exists()
+
+    def start_docker(self) -> None:
+        """Give the host's bridge what the agent says, as Docker does when it starts after it."""
+        lease = self.lease()
+        self.host.attach_bridge(lease.subnet, mtu=lease.mtu)
+
+    def command(self, *arguments: str | Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run another command of ``proxygen network`` on the host, with the same settings."""
+        return subprocess.run(
+            [
+                *self.host.within,
+                *(sys.executable, "-m", "proxygen", "network", *map(str, arguments), "--config", str(self.config)),
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def status(self) -> Any:
+        """Return what ``proxygen network status --json`` prints."""
+        answer = self.command("status", "--json")
+        try:
+            return json.loads(answer.stdout)
+        except ValueError as error:
+            raise OSError(f"no status of {self.host.label}: {answer.stdout}{answer.stderr}") from error
+
+    def tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:]) if self.log.exists() else ""
+
+    def stop(self) -> int:
+        """Ask for a clean end and return the exit code."""
+        assert self._process is not None
+        return process.stop(self._process)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            process.stop(self._process, signal.SIGKILL)
