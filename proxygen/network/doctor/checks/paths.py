@@ -1,0 +1,203 @@
+"""The way of packets: this host's firewall, and whether other hosts answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final
+
+from proxygen.network.config import AwsVpc, NetworkConfig, Vxlan, WireGuard
+from proxygen.network.doctor.facts import Facts, Reached, Way, known
+from proxygen.network.doctor.finding import Fault, Skipped, Unknown, error, warning
+from proxygen.network.doctor.packets import Dropped, Hook, Packet, Ruleset
+from proxygen.network.doctor.registry import check
+
+_ENOUGH: Final = 3
+"""Members whose packets are followed through the firewall; rules tell networks apart, and seldom single hosts."""
+_CONTAINER: Final = 2
+"""The place in a subnet where Docker puts the first container."""
+
+
+# --- firewall
+
+
+@check("firewall", "no rule of this host's firewall drops packets between containers of different hosts")
+def firewall(facts: Facts) -> Iterator[Fault]:
+    rules, network = known(facts.firewall), facts.config().network
+    said: set[tuple[str, str, str]] = set()
+    for packet in _between_hosts(facts, rules):
+        dropped = rules.drops(packet, Hook.PREROUTING, Hook.FORWARD)
+        if dropped is None:
+            continue
+        by = (dropped.base.table, dropped.base.name, "" if dropped.rule is None else dropped.rule.text)
+        if by in said:
+            continue
+        said.add(by)
+        text = f"packets from {packet.source} to {packet.destination} are dropped here: {dropped.why}"
+        if dropped.unless:
+            yield warning(f"{text}, unless this lets them pass: {dropped.unless}", cure=_opening(dropped, network))
+        else:
+            yield error(text, cure=_opening(dropped, network))
+
+
+@check("backend-port", "this host's firewall lets in what the backend sends to this host")
+def backend_port(facts: Facts) -> Iterator[Fault]:
+    rules, config = known(facts.firewall), facts.config()
+    port = _port(config)
+    if port is None:
+        raise Skipped(f"the backend {config.backend.type} uses no UDP port")
+    underlay, fabric = known(facts.underlay), known(facts.fabric)
+    here, link = underlay.address.ip, underlay.link
+    for member in fabric.others[:_ENOUGH]:
+        packet = Packet(source=member.public_ip, destination=here, comes_by=link, leaves_by="", udp_port=port)
+        dropped = rules.drops(packet, Hook.PREROUTING, Hook.INPUT)
+        answer = replace(packet, source=here, destination=member.public_ip, comes_by="", leaves_by=link)
+        if dropped is not None:
+            yield error(
+                f"UDP {port} from {member.public_ip} is dropped here: {dropped.why}", cure=_admission(dropped, port)
+            )
+            return
+        dropped = rules.drops(answer, Hook.OUTPUT)
+        if dropped is not None:
+            yield error(
+                f"UDP {port} to {member.public_ip} is dropped here: {dropped.why}", cure=_admission(dropped, port)
+            )
+            return
+
+
+def _between_hosts(facts: Facts, rules: Ruleset) -> Iterator[Packet]:
+    """Yield packets that containers of different hosts would send each other."""
+    fabric, underlay, kernel = known(facts.fabric), known(facts.underlay), known(facts.kernel)
+    own = fabric.own.subnet
+    bridge = kernel.bridge_of(own)
+    if bridge is None:
+        raise Skipped(f"no bridge has an address of {own} yet")
+    device = None if isinstance(facts.plane, Unknown) else facts.plane.device
+    outer = device.name if device is not None else underlay.link
+    for member in fabric.others[:_ENOUGH]:
+        there = member.subnet[_CONTAINER]
+        for here in _containers(own, rules):
+            yield Packet(source=there, destination=here, comes_by=outer, leaves_by=bridge.name)
+        yield Packet(source=own[_CONTAINER], destination=there, comes_by=bridge.name, leaves_by=outer)
+
+
+def _containers(own: IPv4Network, rules: Ruleset) -> list[IPv4Address]:
+    """Return a container's address, and those that rules name: Docker 28 and later drops for each by itself."""
+    named = {
+        network.network_address
+        for chain in rules.chains
+        for rule in chain.rules
+        if rule.destination is not None and not rule.destination.negated
+        for network in rule.destination.networks
+        if network.prefixlen == network.max_prefixlen and network.subnet_of(own)
+    }
+    return [own[_CONTAINER], *sorted(named)]
+
+
+def _opening(dropped: Dropped, network: IPv4Network) -> str:
+    base = dropped.base
+    if base.hook is Hook.PREROUTING:
+        return (
+            'Docker from 28.2: "allow-direct-routing": true in daemon.json, then restart dockerd '
+            "(proxygen network docker render prints it)"
+        )
+    family, _, table = base.table.partition(" ")
+    if family == "iptables" or (family == "ip" and table == "filter" and base.name == "FORWARD"):
+        return " && ".join(f"iptables -I {base.name} {side} {network} -j ACCEPT" for side in ("-s", "-d"))
+    rule = f"nft insert rule {base.table} {base.name} ip"
+    return " && ".join(f"{rule} {side} {network} accept" for side in ("saddr", "daddr"))
+
+
+def _admission(dropped: Dropped, port: int) -> str:
+    family, _, table = dropped.base.table.partition(" ")
+    if family == "iptables" or (family == "ip" and table == "filter"):
+        return f"iptables -I {dropped.base.name} -p udp --dport {port} -j ACCEPT"
+    return f"nft insert rule {dropped.base.table} {dropped.base.name} udp dport {port} accept"
+
+
+def _port(config: NetworkConfig) -> int | None:
+    match config.backend:
+        case Vxlan(port=port):
+            return port
+        case WireGuard(listen_port=port):
+            return port
+        case _:
+            return None
+
+
+# --- probes
+
+
+@check("reach", "every other host answers by the data plane, there and back, small packets and the largest")
+def reach(facts: Facts) -> Iterator[Fault]:
+    config, probes = facts.config(), known(facts.probes)
+    if not probes.reached:
+        raise Skipped("there is no other host yet")
+    for reached in probes.reached:
+        member = reached.member
+        who = f"{member.node or member.host_id[:12]} ({member.public_ip}, {member.subnet})"
+        fault = error if member.lives else warning
+        if not reached.carried:
+            lost = _lost(config, reached)
+            yield fault(f"{who} does not answer: {lost.text}", cure=lost.cure)
+        elif not reached.largest_carried:
+            yield fault(
+                f"{who} answers, but not to packets of {reached.largest} bytes, which containers may send",
+                cure="raise the MTU of what lies between the hosts, or lower it for all: "
+                '"MTU" in the config\'s Backend, or ip link set LINK mtu N on every host',
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lost:
+    text: str
+    cure: str
+
+
+def _lost(config: NetworkConfig, reached: Reached) -> _Lost:
+    member = reached.member
+    there, what = member.node or str(member.public_ip), _carrier(config)
+    if not reached.underlay:
+        return _Lost(
+            text=f"its own address {member.public_ip} does not answer either",
+            cure=f"see that the host is up, and that ICMP and {what} pass both firewalls: ping {member.public_ip}",
+        )
+    match reached.lost:
+        case Way.OUT:
+            return _Lost(
+                text=f"{what} from here to {member.public_ip} is lost",
+                cure=f"let {what} out here and in on {there} (firewalls, security groups); {_THERE} {there}",
+            )
+        case Way.BACK:
+            return _Lost(
+                text=f"{what} from {member.public_ip} to here is lost",
+                cure=f"let {what} in here and out on {there} (firewalls, security groups); {_THERE} {there}",
+            )
+        case _:
+            return _Lost(
+                text=f"its own address does, but {what} does not come through",
+                cure=f"let {what} pass between the hosts both ways (firewalls, security groups); {_THERE} {there}",
+            )
+
+
+_THERE: Final = "then proxygen network doctor on"
+
+
+def _carrier(config: NetworkConfig) -> str:
+    port = _port(config)
+    if port is not None:
+        return f"UDP {port}"
+    if isinstance(config.backend, AwsVpc):
+        return "traffic of containers' addresses (source/destination check, route tables)"
+    return "traffic of containers' addresses"
+
+
+@check("duplicate-address", "no other machine on the link answers for this host's address")
+def duplicate_address(facts: Facts) -> Iterator[Fault]:
+    arp = known(facts.arp)
+    if arp.macs:
+        yield error(
+            f"{arp.address} on {arp.link} is also the address of {', '.join(arp.macs)}",
+            cure="give one of the two machines another address, and restart its agent (proxygen network up)",
+        )

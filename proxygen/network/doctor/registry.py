@@ -1,0 +1,45 @@
+"""The checks, in the order in which a person would go through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from proxygen.network.doctor.facts import Facts
+from proxygen.network.doctor.finding import Examined, Fault, Finding, Outcome, Report, Skipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing to look at."""
+
+    name: str
+    looks: str
+    """At what; one line for the reference page and for "checked: …"."""
+    find: Callable[[Facts], Iterable[Fault]]
+    """Pure. Raise Skipped where it cannot be told."""
+
+
+def check(name: str, looks: str) -> Callable[[Callable[[Facts], Iterable[Fault]]], Check]:
+    """Make a check of a function."""
+    return lambda find: Check(name=name, looks=looks, find=find)
+
+
+def judge(facts: Facts, checks: Iterable[Check]) -> Report:
+    """Make every check, and say of each what came of it."""
+    examined: list[Examined] = []
+    findings: list[Finding] = []
+    for one in checks:
+        try:
+            found = tuple(_signed(one, fault) for fault in one.find(facts))
+        except Skipped as skipped:
+            examined.append(Examined(check=one.name, outcome=Outcome.SKIPPED, reason=str(skipped)))
+            continue
+        outcome = Outcome.FOUND if found else Outcome.CLEAN
+        examined.append(Examined(check=one.name, outcome=outcome, reason=one.looks))
+        findings += found
+    return Report(examined=tuple(examined), findings=tuple(findings))
+
+
+def _signed(one: Check, fault: Fault) -> Finding:
+    return Finding(check=one.name, severity=fault.severity, text=fault.text, cure=fault.cure)
