@@ -176,6 +176,36 @@ def _wait(reason: str) -> Stay:
     return Stay(standing=Standing.WAITING, reason=reason)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How the network's subnets are used. A subnet may be both reserved and leased."""
+
+    subnets: int
+    """All that may be leased by the config; 0 where there is none to read."""
+    free: int
+    """Those that nobody has and nobody reserved."""
+    live: int
+    """Leases of hosts that are there."""
+    orphaned: int
+    """Leases of hosts that are away; their routes stay."""
+    reserved: int
+    unreadable: int
+    """Leases that nobody of ours wrote."""
+
+
+def tally(view: View) -> Tally:
+    """Count the network's subnets."""
+    live = sum(bool(record.session) for record in view.records.values())
+    return Tally(
+        subnets=view.config.subnets if view.config is not None else 0,
+        free=len(FreeSubnets(view.config, view)) if view.config is not None else 0,
+        live=live,
+        orphaned=len(view.records) - live,
+        reserved=len(view.reservations),
+        unreadable=len(view.strangers),
+    )
+
+
 class FreeSubnets:
     """The subnets of a config that nobody claims and nobody reserved, as gaps between those that are taken."""
 
