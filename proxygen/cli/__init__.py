@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "demo": Entry("proxygen.cli.demo:demo", "Run the whole system on this machine and measure the split."),
     "register": Entry("proxygen.cli.register:register", "Run a command, registered in Consul while it runs."),
     "registrator": Entry("proxygen.cli.registrator:registrator", "Register the containers of the local engine."),
+    "network": Entry("proxygen.cli.network:network", "Let containers on different hosts reach each other."),
     "tags": Entry("proxygen.cli.tags:tags", "Build, check and set proxy tags."),
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
-from proxygen.aio import Latest, Pace, retrying
+from proxygen.aio import Pace, retrying
 from proxygen.consul.ledger import stay_away
 from proxygen.errors import CatalogUnavailable
 from proxygen.log import get_logger
@@ -129,7 +129,7 @@ def config_problems(view: View, config: NetworkConfig) -> list[str]:
 
 
 class FabricWatch:
-    """Keeps the newest fabric in a slot, for as long as it runs."""
+    """Tells of each fabric that is believed, for as long as it runs."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class FabricWatch:
         own: Callable[[], Member],
         *,
         guard: Guard,
-        into: Latest[Fabric],
+        tell: Callable[[Fabric], None],
     ) -> None:
         self.view: View | None = None
         """The last look at Consul's keys."""
@@ -150,7 +150,7 @@ class FabricWatch:
         self._config = config
         self._own = own
         self._guard = guard
-        self._into = into
+        self._tell = tell
         self._index = 0
 
     async def run(self) -> NoReturn:
@@ -163,7 +163,7 @@ class FabricWatch:
     def judge_again(self) -> None:
         """Take in that this host itself is another: its address, or what its backend tells others."""
         if self.view is not None:
-            self._into.put(self._guard.judge(self.view, self._config, self._own(), time.monotonic()))
+            self._tell(self._guard.judge(self.view, self._config, self._own(), time.monotonic()))
 
     async def _look(self) -> None:
         # A hold that is over ends with an answer that is fresh: a look from 0 is not cut short.
@@ -181,7 +181,7 @@ class FabricWatch:
             _log.info("Consul answers again")
         self.problem = ""
         self.answered = time.monotonic()
-        self._into.put(self._guard.judge(self.view, self._config, self._own(), self.answered))
+        self._tell(self._guard.judge(self.view, self._config, self._own(), self.answered))
 
     def _failed(self, error: CatalogUnavailable) -> None:
         self._index = 0

@@ -1,0 +1,28 @@
+"""Multi-host networking: the host's agent, and what people ask of it."""
+
+from __future__ import annotations
+
+import click
+
+from proxygen.cli.lazy import Entry, LazyGroup
+
+_COMMANDS = {
+    "init": Entry("proxygen.cli.network_host:init", "Write the config of a new network."),
+    "up": Entry("proxygen.cli.network_host:up", "Lease a subnet and carry packets: the host's agent."),
+    "status": Entry(
+        "proxygen.cli.network_status:status", "Show this host's part of the network, and who else is there."
+    ),
+    "doctor": Entry("proxygen.cli.network_status:doctor", "Find what keeps containers from each other, with cures."),
+    "release": Entry("proxygen.cli.network_host:release", "Give this host's subnet back: it leaves for good."),
+    "cleanup": Entry("proxygen.cli.network_host:cleanup", "Remove what was made on this host; ask nothing of Consul."),
+    "docker": Entry("proxygen.cli.network_tools:docker", "Show what Docker must be told."),
+}
+
+
+@click.group(cls=LazyGroup, entries=_COMMANDS)
+def network() -> None:
+    """Let containers on different hosts reach each other, with Consul alone.
+
+    Each host leases a subnet in Consul's KV and carries packets to the others' subnets, by plain routes, VXLAN, FRR or
+    AWS. The config, the keys and subnet.env are flannel's.
+    """

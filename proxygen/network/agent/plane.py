@@ -1,0 +1,149 @@
+"""The host's data plane, kept as the newest fabric wants it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Network
+from typing import Final, NoReturn
+
+from proxygen.aio import Latest, Pace
+from proxygen.errors import NetworkError
+from proxygen.log import get_logger
+from proxygen.network.agent.forwarding import let_forward
+from proxygen.network.agent.status import CarryStatus
+from proxygen.network.fabric import Backend, Fabric, Underlay
+from proxygen.network.records import Attributes
+
+_log: Final = get_logger(__name__)
+
+_BURST: Final = 10.0
+_RATE: Final = 2.0
+"""Passes a second. Whatever stirs the kernel, there is time left for everything else."""
+_FIRST_PAUSE: Final = 0.5
+
+FindUnderlay = Callable[[], Awaitable[Underlay]]
+MakeBackend = Callable[[Underlay], Backend]
+Follow = Callable[[Fabric], Awaitable[tuple[str, ...]]]
+"""Brings the host's firewall to the fabric; returns what could not be done."""
+
+
+class DataPlane:
+    """One backend on one underlay; another backend of the same kind once the underlay is another."""
+
+    def __init__(
+        self,
+        find_underlay: FindUnderlay,
+        make_backend: MakeBackend,
+        follow: Follow,
+        *,
+        resync: float,
+        announce: Callable[[Attributes, Underlay], None],
+    ) -> None:
+        self.fabrics: Latest[Fabric] = Latest()
+        self.underlay: Underlay | None = None
+        self.carried: CarryStatus | None = None
+        self.problems: tuple[str, ...] = ()
+        self._find_underlay = find_underlay
+        self._make_backend = make_backend
+        self._follow = follow
+        self._resync = resync
+        self._announce = announce
+        self._backend: Backend | None = None
+        self._stirred: asyncio.Task[None] | None = None
+        self._beside: tuple[str, ...] = ()
+        self._beside_for: tuple[IPv4Network, IPv4Network] | None = None
+        self._beside_at = 0.0
+
+    @property
+    def mtu(self) -> int:
+        return self._backend.mtu if self._backend is not None else 0
+
+    async def prepare(self) -> None:
+        """Make what the host needs before it has a subnet, on today's underlay. Raise NetworkError."""
+        underlay = await self._find_underlay()
+        if underlay == self.underlay:
+            return
+        backend = self._make_backend(underlay)
+        attributes = await backend.prepare()
+        if self.underlay is not None:
+            _log.warning("underlay changed", was=str(self.underlay), now=str(underlay))
+        self._forget_stirring()
+        self._backend, self.underlay = backend, underlay
+        self._announce(attributes, underlay)
+
+    async def run(self) -> NoReturn:
+        """Carry each new fabric, whatever stirs the kernel, and every now and then without a reason."""
+        pace, failures = Pace(burst=_BURST, rate=_RATE), 0
+        await self.fabrics.take()
+        try:
+            while True:
+                # Listens before the pass: what happens during it is seen by the next.
+                self._listen()
+                failures = 0 if await self._pass() else failures + 1
+                pause = min(self._resync, _FIRST_PAUSE * 2 ** min(failures, 10)) if failures else self._resync
+                await self._wait(pause)
+                await pace.step()
+        finally:
+            self._forget_stirring()
+
+    async def _pass(self) -> bool:
+        fabric = self.fabrics.peek()
+        assert fabric is not None
+        started, error, problems = time.monotonic(), "", self.problems
+        try:
+            problems = await self._carry(fabric)
+        except NetworkError as failure:
+            error = str(failure)
+        seconds = time.monotonic() - started
+        self._tell(fabric, seconds, error, problems)
+        self.carried = CarryStatus(at=time.time(), seconds=seconds, error=error)
+        self.problems = problems
+        return not error
+
+    async def _carry(self, fabric: Fabric) -> tuple[str, ...]:
+        await self.prepare()
+        assert self._backend is not None
+        # What may pass does not depend on whether routes can be made.
+        if self._is_beside_due(fabric):
+            self._beside = tuple(filter(None, (let_forward(), *await self._follow(fabric))))
+        return (*self._beside, *await self._backend.carry(fabric))
+
+    def _is_beside_due(self, fabric: Fabric) -> bool:
+        """Tell whether to look after what nobody tells of, and what takes programs to look at."""
+        now, subject = time.monotonic(), (fabric.config.network, fabric.own.subnet)
+        if self._beside_for == subject and now < self._beside_at + self._resync:
+            return False
+        self._beside_for, self._beside_at = subject, now
+        return True
+
+    def _tell(self, fabric: Fabric, seconds: float, error: str, problems: tuple[str, ...]) -> None:
+        if error and (self.carried is None or error != self.carried.error):
+            _log.error("data plane not carried", reason=error)
+        if not error and (self.carried is None or self.carried.error):
+            _log.info("data plane carried", hosts=len(fabric.others), seconds=round(seconds, 3))
+        for problem in sorted(set(problems) - set(self.problems)):
+            _log.warning("data plane problem", reason=problem)
+
+    async def _wait(self, pause: float) -> None:
+        news = asyncio.create_task(self.fabrics.take(), name="next fabric")
+        try:
+            waited = {news} if self._stirred is None else {news, self._stirred}
+            await asyncio.wait(waited, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # The slot keeps what was taken.
+            news.cancel()
+
+    def _listen(self) -> None:
+        if self._stirred is not None and self._stirred.done():
+            if not self._stirred.cancelled() and self._stirred.exception() is not None:
+                _log.warning("kernel not listened to", reason=str(self._stirred.exception()))
+            self._stirred = None
+        if self._stirred is None and self._backend is not None:
+            self._stirred = asyncio.create_task(self._backend.stirred(), name="stirring of the kernel")
+
+    def _forget_stirring(self) -> None:
+        if self._stirred is not None:
+            self._stirred.cancel()
+            self._stirred = None

@@ -1,0 +1,87 @@
+"""How an agent starts: nothing is changed until it is known what is to be, and what the agent before left."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Network
+from typing import Final
+
+from proxygen.aio import retrying
+from proxygen.consul.ledger import stay_away
+from proxygen.errors import CatalogUnavailable, NetworkConfigError, NetworkError
+from proxygen.log import get_logger
+from proxygen.network.agent.begin import choose_config, networks_of_others
+from proxygen.network.agent.known import Known
+from proxygen.network.config import NetworkConfig, refuse_overlaps
+from proxygen.network.kernel.netlink import Kernel
+from proxygen.network.memory import Remembered
+from proxygen.network.store import NetworkStore
+
+_log: Final = get_logger(__name__)
+
+_LONGEST_PAUSE: Final = 5.0
+
+
+class Waiting:
+    """What the agent waits for, said once."""
+
+    def __init__(self) -> None:
+        self.reason = "it has just been started"
+
+    def wait_for(self, what: str) -> None:
+        if what != self.reason:
+            _log.warning("agent waits", reason=what)
+        self.reason = what
+
+    async def until_possible(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Try until the host can do it: a link may come up, a daemon may be started."""
+
+        async def try_it() -> None:
+            try:
+                await attempt()
+            except NetworkError as error:
+                self.wait_for(str(error))
+                raise
+
+        await retrying(NetworkError, longest=_LONGEST_PAUSE)(try_it)
+
+
+async def find_config(
+    store: NetworkStore, live: IPv4Network | None, known: Known | None, waiting: Waiting
+) -> NetworkConfig:
+    """Wait until there is a config to start with. Raise NetworkConfigError for one that cannot be used."""
+    index = 0
+
+    async def look() -> NetworkConfig | None:
+        nonlocal index
+        try:
+            view, index = await store.watch(index)
+        except CatalogUnavailable as error:
+            index = 0
+            if live is not None and known is not None:
+                _log.warning("started without Consul, by what the agent before knew", reason=str(error))
+                return known.config
+            waiting.wait_for(str(error))
+            raise
+        return choose_config(view, live, known)
+
+    while True:
+        config: NetworkConfig | None = await retrying(CatalogUnavailable, longest=_LONGEST_PAUSE, at_least=stay_away)(
+            look
+        )
+        if config is not None:
+            return config
+        waiting.wait_for(f"{store.prefix}/config is not there; proxygen network init writes it")
+
+
+async def check_overlaps(kernel: Kernel, config: NetworkConfig, past: Remembered) -> None:
+    """Raise NetworkConfigError where containers would hide what the host reaches otherwise."""
+    own = [subnet for subnet in (past.live, past.hint) if subnet is not None]
+    others = networks_of_others(await kernel.reached(), config, own)
+    try:
+        refuse_overlaps(config, others)
+    except NetworkConfigError as error:
+        if past.live is None:
+            raise
+        # Containers have addresses of it by now, and leaving them alone would make nothing better.
+        _log.error("network overlaps", reason=str(error))
