@@ -169,15 +169,18 @@ class Container(Namespace):
         super().__init__(label, directory, host._stack)
         self.host = host
         self.address = address.ip
-        port = host.new_port("veth")
-        _cable(self, "eth0", host, port)
-        mtu = host.bridge_mtu
-        for side, name in ((self, "eth0"), (host, port)):
-            side.ip("link", "set", name, "mtu", mtu)
-        host.ip("link", "set", port, "master", Host.BRIDGE, "up")
+        self._port = host.new_port("veth")
+        _cable(self, "eth0", host, self._port)
+        self.set_mtu(host.bridge_mtu)
+        host.ip("link", "set", self._port, "master", Host.BRIDGE, "up")
         self.ip("address", "add", str(address), "dev", "eth0")
         self.ip("link", "set", "eth0", "up")
         self.ip("route", "add", "default", "via", str(host.bridge.ip))
+
+    def set_mtu(self, mtu: int) -> None:
+        """Let the container send packets of this size, whatever becomes of them beyond its host's bridge."""
+        for side, link in ((self, "eth0"), (self.host, self._port), (self.host, Host.BRIDGE)):
+            side.ip("link", "set", link, "mtu", mtu)
 
 
 class Host(Namespace):

@@ -34,6 +34,7 @@ class NetworkAgent:
             # All namespaces have the machine's id.
             "network.host_id": f"id-of-{host.label}",
             "network.node": host.label,
+            "network.interface": host.LINK,
             "network.state": str(self.directory / "state"),
             "network.subnet_file": str(self.subnet_file),
             "network.docker_file": str(self.directory / "run" / "docker_opts.env"),
