@@ -96,14 +96,19 @@ def describe(report: Report) -> str:
         lines.append(f"{_sign(one, found)} {one.check:<{width}}  {said}".rstrip())
         for finding in found:
             lines += [f"    {finding.severity.value}: {finding.text}", f"    cure: {finding.cure}"]
-    counted = {
-        "errors": sum(finding.severity is Severity.ERROR for finding in report.findings),
-        "warnings": sum(finding.severity is Severity.WARNING for finding in report.findings),
-        "checks clean": sum(one.outcome is Outcome.CLEAN for one in report.examined),
-        "skipped": sum(one.outcome is Outcome.SKIPPED for one in report.examined),
-    }
-    lines += ["", ", ".join(f"{number} {what}" for what, number in counted.items())]
+    lines += ["", _tally(report)]
     return "\n".join(lines)
+
+
+def _tally(report: Report) -> str:
+    errors = sum(finding.severity is Severity.ERROR for finding in report.findings)
+    warnings = len(report.findings) - errors
+    clean = sum(one.outcome is Outcome.CLEAN for one in report.examined)
+    skipped = sum(one.outcome is Outcome.SKIPPED for one in report.examined)
+    return (
+        f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}; "
+        f"{clean} clean, {skipped} skipped"
+    )
 
 
 def _sign(one: Examined, found: list[Finding]) -> str:
