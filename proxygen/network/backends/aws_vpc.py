@@ -126,6 +126,16 @@ class AwsVpcBackend:
         return cloud, interface, tables, problems
 
 
+def find_interface(underlay: Underlay) -> Interface:
+    """Return the host's interface as AWS knows it, and change nothing. It blocks. Raise NetworkError."""
+    if find_spec("boto3") is None:
+        raise NetworkError("AWS cannot be asked without boto3; run: pip install 'proxygen[aws]'")
+    try:
+        return _Cloud(connect()).interface(underlay)
+    except _aws_errors() as error:
+        raise NetworkError(f"AWS cannot be asked: {_explain(error)}") from error
+
+
 def connect() -> Any:
     """Return boto3's client for EC2 in this instance's region, with the credentials that AWS's tools find."""
     import boto3

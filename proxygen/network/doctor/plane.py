@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
+from proxygen.network.backends import wireguard
 from proxygen.network.backends.host_gw import plan_routes
 from proxygen.network.backends.vxlan import VxlanBackend, plan_entries
 from proxygen.network.config import HostGw, Vxlan, WireGuard
 from proxygen.network.doctor.facts import PlaneFacts
 from proxygen.network.fabric import Fabric, Underlay
-from proxygen.network.kernel.diff import Step, Verb, steps_between
+from proxygen.network.kernel.diff import Verb, steps_between
 from proxygen.network.kernel.netlink import Kernel
-from proxygen.network.kernel.state import Entry, Link, state_of
+from proxygen.network.kernel.state import Entry, Link, Route, state_of
 
 
 async def read_plane(kernel: Kernel, fabric: Fabric, underlay: Underlay) -> PlaneFacts:
@@ -32,29 +32,30 @@ async def read_plane(kernel: Kernel, fabric: Fabric, underlay: Underlay) -> Plan
             if device is not None:
                 wanted, problems = plan_entries(fabric, underlay, config, device)
         case WireGuard():
-            device = next((link for link in links if link.kind == "wireguard"), None)
-            mtu = (config.mtu or underlay.mtu) - _OF_WIREGUARD
+            device = next((link for link in links if link.name == wireguard.DEVICE), None)
+            mtu = min(underlay.mtu, config.mtu or underlay.mtu) - wireguard.OVERHEAD
+            if device is not None:
+                peers, problems = wireguard.plan_peers(
+                    fabric, underlay, config, own_key=_own_key(fabric), shared_key=""
+                )
+                wanted = [Route(destination=member.subnet, link=device.index) for member in peers.values()]
         case _:
             # FRR, AWS or somebody else forwards: no route of ours is right.
             pass
     actual = await kernel.state(() if device is None else (device.index,))
-    steps = () if isinstance(config, WireGuard) else steps_between(actual, state_of(wanted))
+    steps = steps_between(actual, state_of(wanted))
     return PlaneFacts(
         needs=config.type if isinstance(config, Vxlan | WireGuard) else "",
         device=device,
         mtu=mtu,
         problems=tuple(problems),
-        missing=tuple(_shown(step) for step in steps if step.verb is not Verb.REMOVE),
+        missing=tuple(str(step.entry) for step in steps if step.verb is not Verb.REMOVE),
         stale=(
-            *(_shown(step) for step in steps if step.verb is Verb.REMOVE),
+            *(str(step.entry) for step in steps if step.verb is Verb.REMOVE),
             *(f"link {link.name}" for link in links if device is None or link.index != device.index),
         ),
     )
 
 
-def _shown(step: Step) -> str:
-    return str(step.entry)
-
-
-_OF_WIREGUARD: Final = 80
-"""Bytes that WireGuard adds, over IPv6 at most (wireguard.com)."""
+def _own_key(fabric: Fabric) -> str:
+    return str(fabric.own.backend_data.get("PublicKey", ""))
