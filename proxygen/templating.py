@@ -1,7 +1,7 @@
-"""The one Jinja2 environment and the one way in which a value becomes nginx text.
+"""The one Jinja2 environment and the one way in which a value becomes text of nginx, or of FRR.
 
-Every ``{{ … }}`` must end in the filter ``q``; anything else is refused while rendering. ``q`` takes typed
-values only, so what a template prints is a number, a variable that we named, or a quoted literal.
+Every ``{{ … }}`` must end in the filter ``q``, for FRR in ``word``; anything else is refused while rendering. Both take
+typed values only, so what a template prints is a number, an address, a variable that we named, or a quoted literal.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
 import jinja2
 
-from proxygen.errors import TemplateError
+from proxygen.errors import TemplateError, quoted
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_./:=%+\[\]-]+")
 """What needs no quotes: nothing in it ends a token, begins a variable or a comment."""
+
+_FRR_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,63}")
+"""A link's name may hold nearly anything (dev_valid_name in the kernel); nobody's does."""
 
 MAX_TOKEN: Final = 4_000
 """nginx reads at most 4 096 bytes of one token (ngx_conf_file.c); the rest is left for the quotes."""
@@ -55,6 +59,13 @@ class Regex:
     """A regular expression that we built; the only literal in which ``$`` may stand."""
 
     pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A name in FRR's configuration, such as a link's."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,21 @@ def quote(value: object) -> Quoted:
     raise TemplateError(f"a {type(value).__name__} has no form in nginx's language")
 
 
+def word(value: object) -> Quoted:
+    """Turn one typed value into one word of FRR's language, which has no quotes: what needs some is refused."""
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # raises with the name that nobody defined
+    if isinstance(value, IPv4Address | IPv4Network) or (isinstance(value, int) and not isinstance(value, bool)):
+        return Quoted(str(value))
+    if isinstance(value, Word):
+        if not _FRR_WORD.fullmatch(value.text):
+            raise TemplateError(f"{quoted(value.text)} cannot be written in FRR's language")
+        return Quoted(value.text)
+    if isinstance(value, Enum):
+        return word(value.value)
+    raise TemplateError(f"a {type(value).__name__} has no form in FRR's language")
+
+
 def _escape(text: str, *, dollar: bool = False) -> str:
     if "$" in text and not dollar:
         raise TemplateError(f"{text!r} holds a $, which nginx cannot be told to take literally")
@@ -115,7 +141,7 @@ def _token(text: str) -> Quoted:
 def _only_quoted(value: object) -> object:
     if isinstance(value, Quoted):
         return value
-    raise TemplateError(f"{value!r} is printed without the filter q")
+    raise TemplateError(f"{value!r} is printed without the filter q or word")
 
 
 class Templates:
@@ -143,6 +169,7 @@ class Templates:
             auto_reload=False,
         )
         self._environment.filters["q"] = quote
+        self._environment.filters["word"] = word
 
     def render(self, name: str, context: Mapping[str, object]) -> Block:
         """Render one template. Raise TemplateError with its name and line."""
