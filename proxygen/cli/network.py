@@ -15,7 +15,8 @@ _COMMANDS = {
     "doctor": Entry("proxygen.cli.network_status:doctor", "Find what keeps containers from each other, with cures."),
     "release": Entry("proxygen.cli.network_host:release", "Give this host's subnet back: it leaves for good."),
     "cleanup": Entry("proxygen.cli.network_host:cleanup", "Remove what was made on this host; ask nothing of Consul."),
-    "docker": Entry("proxygen.cli.network_tools:docker", "Show what Docker must be told."),
+    "frr": Entry("proxygen.cli.network_frr:frr", "Show or apply FRR's configuration."),
+    "docker": Entry("proxygen.cli.network_docker:docker", "Show what Docker must be told."),
 }
 
 

@@ -6,8 +6,10 @@ from typing import Final
 
 from proxygen.errors import NetworkConfigError
 from proxygen.network import config as configured
+from proxygen.network.agent.place import StateDirectory
 from proxygen.network.config import NetworkConfig
 from proxygen.network.fabric import Backend, Underlay
+from proxygen.network.frr.daemons import FrrPlace
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.settings import NetworkSettings
 
@@ -31,8 +33,40 @@ def make_backend(
             from proxygen.network.backends.vxlan import VxlanBackend
 
             return VxlanBackend(kernel, underlay, vxlan, node=node, host_id=host_id)
+        case configured.WireGuard() as wireguard:
+            from proxygen.network.backends.wireguard import WireGuardBackend
+
+            key_file = StateDirectory(path=settings.state).wireguard_key
+            return WireGuardBackend(kernel, underlay, wireguard, node=node, key_file=key_file)
+        case configured.AwsVpc():
+            from proxygen.network.backends.aws_vpc import AwsVpcBackend
+
+            return AwsVpcBackend(underlay, config, node=node)
+        case configured.FrrBgp():
+            from proxygen.network.frr.backend import FrrBgp
+
+            return FrrBgp(underlay, frr_place(settings), node=node)
+        case configured.FrrOspf():
+            from proxygen.network.frr.backend import FrrOspf
+
+            return FrrOspf(underlay, frr_place(settings), node=node)
         case other:
-            raise NetworkConfigError(f"Backend.Type {other.type} is not to be had here")
+            raise NetworkConfigError(f"Backend.Type {other.type} is not to be had")
+
+
+def frr_place(settings: NetworkSettings) -> FrrPlace:
+    return FrrPlace(
+        vtysh=settings.frr_vtysh,
+        reload=settings.frr_reload,
+        sockets=settings.frr_sockets,
+        directory=settings.frr_directory,
+        state=settings.state / "frr",
+    )
+
+
+def is_same_plane(past: NetworkConfig, now: NetworkConfig) -> bool:
+    """Tell whether a data plane that was made for one config is one for the other."""
+    return past.network == now.network and past.backend == now.backend
 
 
 def must_be_left(past: configured.Backend, now: configured.Backend) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from proxygen.aio import start_eternal
 from proxygen.errors import CatalogUnavailable
 from proxygen.log import get_logger
-from proxygen.network.agent.backends import make_backend, must_be_left
+from proxygen.network.agent.backends import is_same_plane, make_backend, must_be_left
 from proxygen.network.agent.begin import identify, name_of, terms_of, wish_of
 from proxygen.network.agent.forwarding import report_strict_filter
 from proxygen.network.agent.handover import Handover
@@ -83,7 +83,7 @@ class HostAgent:
     async def _live(self, kernel: Kernel) -> None:
         parts, past = self._parts, self._recall()
         config = parts.config = await find_config(self._store, past.live, self._known, self._waiting)
-        await check_overlaps(kernel, config, past)
+        parts.doubt = await check_overlaps(kernel, config, past)
         await self._waiting.until_possible(lambda: self._leave_other_backend(kernel, config))
         plane = parts.plane = self._open_plane(kernel, config)
         await self._waiting.until_possible(plane.prepare)
@@ -134,7 +134,7 @@ class HostAgent:
 
     def _open_watch(self, config: NetworkConfig) -> FabricWatch:
         """Return the watch, and believe until its first look what the agent before did."""
-        known = self._known.members if self._known is not None and self._known.config == config else ()
+        known = self._known.members if self._known is not None and is_same_plane(self._known.config, config) else ()
         guard = Guard(Caution(loss=self._settings.loss, hold=self._settings.hold), known)
         watch = self._parts.watch = FabricWatch(self._store, config, self._own, guard=guard, tell=self._believe)
         if known:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from proxygen.errors import NetworkConfigError
-from proxygen.network.agent.place import write_private
+from proxygen.network.agent.place import write_whole
 from proxygen.network.config import NetworkConfig, parse_config
 from proxygen.network.fabric import Member
 
@@ -59,7 +59,7 @@ def keep_known(path: Path, known: Known, *, boot: str) -> None:
         for member in known.members
     ]
     written = _Written(boot=boot, config=write_config(known.config), members=members)
-    write_private(path, msgspec.json.encode(written))
+    write_whole(path, msgspec.json.encode(written))
 
 
 def recall_known(path: Path, *, boot: str | None) -> Known | None:

@@ -90,7 +90,7 @@ def _lock(descriptor: int) -> None:
     return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def write_private(path: Path, text: bytes) -> None:
+def write_whole(path: Path, text: bytes) -> None:
     """Put a file of the state directory in place whole. Raise OSError."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(text)

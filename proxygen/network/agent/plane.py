@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
 from proxygen.aio import Latest, Pace
-from proxygen.errors import NetworkError
+from proxygen.errors import ProxygenError
 from proxygen.log import get_logger
 from proxygen.network.agent.forwarding import let_forward
 from proxygen.network.agent.status import CarryStatus
@@ -22,6 +22,8 @@ _BURST: Final = 10.0
 _RATE: Final = 2.0
 """Passes a second. Whatever stirs the kernel, there is time left for everything else."""
 _FIRST_PAUSE: Final = 0.5
+_LAST_PASS: Final = 20.0
+"""systemd waits 90 s for a service to end, Docker 10 s for a container."""
 
 FindUnderlay = Callable[[], Awaitable[Underlay]]
 MakeBackend = Callable[[Underlay], Backend]
@@ -81,12 +83,22 @@ class DataPlane:
             while True:
                 # Listens before the pass: what happens during it is seen by the next.
                 self._listen()
-                failures = 0 if await self._pass() else failures + 1
+                failures = 0 if await self._whole_pass() else failures + 1
                 pause = min(self._resync, _FIRST_PAUSE * 2 ** min(failures, 10)) if failures else self._resync
                 await self._wait(pause)
                 await pace.step()
         finally:
             self._forget_stirring()
+
+    async def _whole_pass(self) -> bool:
+        """Make a pass, and end it where the agent is told to stop meanwhile: half a data plane may carry nothing."""
+        work = asyncio.create_task(self._pass(), name="pass of the data plane")
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait({work}, timeout=_LAST_PASS)
+            work.cancel()
+            raise
 
     async def _pass(self) -> bool:
         fabric = self.fabrics.peek()
@@ -94,7 +106,7 @@ class DataPlane:
         started, error, problems = time.monotonic(), "", self.problems
         try:
             problems = await self._carry(fabric)
-        except NetworkError as failure:
+        except ProxygenError as failure:
             error = str(failure)
         seconds = time.monotonic() - started
         self._tell(fabric, seconds, error, problems)

@@ -74,8 +74,11 @@ async def find_config(
         waiting.wait_for(f"{store.prefix}/config is not there; proxygen network init writes it")
 
 
-async def check_overlaps(kernel: Kernel, config: NetworkConfig, past: Remembered) -> None:
-    """Raise NetworkConfigError where containers would hide what the host reaches otherwise."""
+async def check_overlaps(kernel: Kernel, config: NetworkConfig, past: Remembered) -> str:
+    """Raise NetworkConfigError where containers would hide what the host reaches otherwise.
+
+    Return it where containers have addresses by now: to leave them alone would make nothing better.
+    """
     own = [subnet for subnet in (past.live, past.hint) if subnet is not None]
     others = networks_of_others(await kernel.reached(), config, own)
     try:
@@ -83,5 +86,6 @@ async def check_overlaps(kernel: Kernel, config: NetworkConfig, past: Remembered
     except NetworkConfigError as error:
         if past.live is None:
             raise
-        # Containers have addresses of it by now, and leaving them alone would make nothing better.
         _log.error("network overlaps", reason=str(error))
+        return str(error)
+    return ""

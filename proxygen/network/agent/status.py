@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from proxygen.errors import NetworkError
-from proxygen.network.agent.place import StateDirectory, write_private
+from proxygen.network.agent.place import StateDirectory, write_whole
 
 BEAT: Final = 5.0
 """Seconds after which the document is written again where nothing changed."""
@@ -74,7 +74,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_status(path: Path, status: AgentStatus) -> None:
     """Raise OSError."""
-    write_private(path, msgspec.json.encode(status))
+    write_whole(path, msgspec.json.encode(status))
 
 
 def read_status(directory: StateDirectory) -> AgentStatus | None:

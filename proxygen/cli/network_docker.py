@@ -1,4 +1,4 @@
-"""The commands about what other programs must be told: FRR and Docker."""
+"""What Docker must be told of this host's subnet."""
 
 from __future__ import annotations
 
