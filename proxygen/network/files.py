@@ -75,16 +75,18 @@ def write_docker_opts_env(flags: Mapping[str, str]) -> str:
 
 
 def write_file(path: Path, text: str) -> bool:
-    """Put a file in place whole, for all to read; return False where it was so already. Raise NetworkError.
+    """Put a file in place whole; return False where it was so already. Raise NetworkError.
 
-    Who reads it at the same moment sees the old text or the new one, never a part.
+    Who reads it at the same moment sees the old text or the new one, never a part. A new file is for all to read; one
+    that is there stays as private as it was, and where its name is a link, the link stays.
     """
     try:
+        place = path.resolve()
         with suppress(FileNotFoundError):
-            if path.read_bytes() == text.encode():
+            if place.read_bytes() == text.encode():
                 return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, text)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _replace(place, text)
     except OSError as error:
         raise NetworkError(f"{path} cannot be written: {error.strerror or error}") from error
     return True
@@ -99,13 +101,14 @@ def remove_file(path: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     # Two agents that write at once must not share the file that is renamed.
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     fresh = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), mode)
         fresh.replace(path)
     except BaseException:
         fresh.unlink(missing_ok=True)

@@ -104,6 +104,19 @@ def test_a_file_is_for_all_to_read_whatever_the_umask(tmp_path: Path) -> None:
     assert [child.name for child in path.parent.iterdir()] == ["subnet.env"]
 
 
+def test_an_operators_file_stays_private_and_where_its_link_leads(tmp_path: Path) -> None:
+    """daemon.json may hold a proxy's password, and may be a link into somebody's configuration."""
+    kept, link = tmp_path / "managed.json", tmp_path / "etc" / "daemon.json"
+    kept.write_text("{}", encoding="ascii")
+    kept.chmod(0o600)
+    link.parent.mkdir()
+    link.symlink_to(kept)
+    write_file(link, '{"debug": true}')
+    assert link.is_symlink()
+    assert kept.read_text(encoding="ascii") == '{"debug": true}'
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
 def test_what_is_so_already_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
     assert write_file(path, "A=1\n")
