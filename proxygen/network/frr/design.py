@@ -162,7 +162,7 @@ def design_ospf(fabric: Fabric, underlay: Underlay, version: FrrVersion) -> tupl
     others, problems = _reachable(fabric, underlay)
     hubs, core = _hubs(fabric.own, others), _core(fabric.own, others)
     own = fabric.own
-    meets = min([version, *_versions(others)]) >= POINT_TO_MULTIPOINT
+    meets = min([version, *_versions((own, *others))]) >= POINT_TO_MULTIPOINT
     priorities = {member.host_id: HUB_PRIORITY if member.host_id in hubs else 0 for member in (own, *others)}
     routers = [
         Neighbour(address=member.public_ip, priority=0 if meets else priorities[member.host_id])
