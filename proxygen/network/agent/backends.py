@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from proxygen.errors import NetworkConfigError
@@ -17,9 +18,19 @@ _OF_THE_KERNEL: Final = (configured.HostGw, configured.Vxlan, configured.WireGua
 
 
 def make_backend(
-    config: NetworkConfig, underlay: Underlay, kernel: Kernel, settings: NetworkSettings, *, node: str, host_id: str
+    config: NetworkConfig,
+    underlay: Underlay,
+    kernel: Kernel,
+    settings: NetworkSettings,
+    *,
+    node: str,
+    host_id: str,
+    holds: Callable[[], bool] = lambda: False,
 ) -> Backend:
-    """Return the backend for this host; it has done nothing yet."""
+    """Return the backend for this host; it has done nothing yet.
+
+    ``holds`` tells whether Consul confirms the host's lease now. Who only looks or removes holds nothing.
+    """
     match config.backend:
         case configured.Alloc():
             from proxygen.network.backends.alloc import AllocBackend
@@ -41,7 +52,7 @@ def make_backend(
         case configured.AwsVpc():
             from proxygen.network.backends.aws_vpc import AwsVpcBackend
 
-            return AwsVpcBackend(underlay, config, node=node)
+            return AwsVpcBackend(underlay, config, node=node, holds=holds)
         case configured.FrrBgp():
             from proxygen.network.frr.backend import FrrBgp
 

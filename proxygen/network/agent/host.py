@@ -83,7 +83,7 @@ class HostAgent:
     async def _live(self, kernel: Kernel) -> None:
         parts, past = self._parts, self._recall()
         config = parts.config = await find_config(self._store, past.live, self._known, self._waiting)
-        parts.doubt = await check_overlaps(kernel, config, past)
+        parts.doubt = await check_overlaps(kernel, config, past, take_over=self._settings.take_over)
         await self._waiting.until_possible(lambda: self._leave_other_backend(kernel, config))
         plane = parts.plane = self._open_plane(kernel, config)
         await self._waiting.until_possible(plane.prepare)
@@ -143,8 +143,17 @@ class HostAgent:
 
     def _make_backend(self, kernel: Kernel, config: NetworkConfig, underlay: Underlay) -> Backend:
         return make_backend(
-            config, underlay, kernel, self._settings, node=self._parts.node, host_id=self._parts.host_id
+            config,
+            underlay,
+            kernel,
+            self._settings,
+            node=self._parts.node,
+            host_id=self._parts.host_id,
+            holds=self._holds,
         )
+
+    def _holds(self) -> bool:
+        return self._parts.lease is not None and self._parts.lease.status.standing is Standing.HELD
 
     # --- what goes from part to part
 

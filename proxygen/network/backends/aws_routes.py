@@ -93,11 +93,16 @@ def read_table(written: Mapping[str, Any]) -> VpcTable:
     return VpcTable(id=written["RouteTableId"], routes=tuple(routes))
 
 
-def plan_table(table: VpcTable, fabric: Fabric, interface: str) -> TablePlan:
-    """Bring a host's own routes in a table to its lease, and tidy up if that falls to this host."""
-    own, problems = _plan_own(table, fabric.own.subnet, interface)
+def plan_table(table: VpcTable, fabric: Fabric, interface: str, *, holds: bool) -> TablePlan:
+    """Bring a host's own routes in a table to its lease, and tidy up if that falls to this host.
+
+    ``holds`` tells whether Consul confirms the lease now. A host that was away for too long may find the route of
+    whoever has the subnet since, and must leave it to them.
+    """
+    own, problems = _plan_own(table, fabric.own.subnet, interface, holds=holds)
     steps = [*own, *_plan_stale(table, fabric.config.network, interface, keep=fabric.own.subnet)]
-    if _is_tidier(fabric):
+    # What a host that Consul does not answer knows of others' leases may be old.
+    if holds and _is_tidier(fabric):
         dead, strays = _plan_unleased(table, fabric, interface)
         steps += dead
         problems += strays
@@ -109,12 +114,17 @@ def plan_leaving(table: VpcTable, network: IPv4Network, interface: str) -> tuple
     return tuple(_plan_stale(table, network, interface, keep=None))
 
 
-def _plan_own(table: VpcTable, subnet: IPv4Network, interface: str) -> tuple[list[RouteStep], list[str]]:
+def _plan_own(
+    table: VpcTable, subnet: IPv4Network, interface: str, *, holds: bool
+) -> tuple[list[RouteStep], list[str]]:
     found = next((route for route in table.routes if route.destination == subnet), None)
     if found is None:
         return [RouteStep(verb=Verb.CREATE, table=table.id, destination=subnet)], []
     if found.interface == interface:
         return [], []
+    if not holds:
+        why = f"the route to this host's {subnet} leads to {found.target}, and Consul does not confirm the lease now"
+        return [], [f"{table.id}: {why}; it stays"]
     if found.interface or found.dead:
         # Who had the lease before. Replaced in one call: between a delete and a create packets would be lost.
         return [RouteStep(verb=Verb.REPLACE, table=table.id, destination=subnet)], []

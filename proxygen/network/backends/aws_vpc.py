@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import IPv4Network
@@ -50,13 +50,15 @@ class Interface:
 class AwsVpcBackend:
     """A host's own routes in AWS. Of others' only the dead ones of hosts that left for good are ever touched."""
 
-    def __init__(self, underlay: Underlay, config: NetworkConfig, *, node: str) -> None:
+    def __init__(self, underlay: Underlay, config: NetworkConfig, *, node: str, holds: Callable[[], bool]) -> None:
+        """``holds`` tells whether Consul confirms this host's lease at the moment."""
         assert isinstance(config.backend, configured.AwsVpc)
         written = config.backend.route_table_ids
         self._tables = (written,) if isinstance(written, str) else tuple(dict.fromkeys(written))
         self._network = config.network
         self._underlay = underlay
         self._node = node
+        self._holds = holds
         self._client: Any = None
         self._seen: tuple[IPv4Network, tuple[str, ...], float] | None = None
 
@@ -100,7 +102,7 @@ class AwsVpcBackend:
         failed = cloud.allow_forwarding(interface) if interface.checks else ""
         failures = [failed] if failed else []
         for table in tables:
-            plan = plan_table(table, fabric, interface.id)
+            plan = plan_table(table, fabric, interface.id, holds=self._holds())
             problems += plan.problems
             failures += cloud.take(plan.steps, interface)
         return (*failures, *problems), bool(failures)

@@ -66,36 +66,50 @@ def applied(before: VpcTable, steps: Iterable[RouteStep]) -> VpcTable:
 
 
 def test_a_new_host_makes_its_route() -> None:
-    assert plan_table(table(), fabric(), ENI).steps == (step(Verb.CREATE, "10.99.2.0/24"),)
+    assert plan_table(table(), fabric(), ENI, holds=True).steps == (step(Verb.CREATE, "10.99.2.0/24"),)
 
 
 def test_a_route_that_is_so_is_left_alone() -> None:
     """flannel deletes and creates it at each start, and loses packets meanwhile."""
-    plan = plan_table(table(route("10.99.2.0/24", ENI)), fabric(), ENI)
+    plan = plan_table(table(route("10.99.2.0/24", ENI)), fabric(), ENI, holds=True)
     assert (plan.steps, plan.problems) == ((), ())
 
 
 def test_the_route_of_who_had_the_subnet_before_is_replaced_in_one_call() -> None:
     for dead in (True, False):
         before = table(route("10.99.2.0/24", "eni-gone", dead=dead))
-        assert plan_table(before, fabric(), ENI).steps == (step(Verb.REPLACE, "10.99.2.0/24"),)
+        assert plan_table(before, fabric(), ENI, holds=True).steps == (step(Verb.REPLACE, "10.99.2.0/24"),)
+
+
+def test_a_host_whose_lease_is_not_confirmed_takes_no_route_from_another() -> None:
+    """It was cut off from Consul for so long that somebody else may have the subnet by now."""
+    for dead in (True, False):
+        plan = plan_table(table(route("10.99.2.0/24", "eni-new", dead=dead)), fabric(), ENI, holds=False)
+        assert plan.steps == ()
+        assert "eni-new" in plan.problems[0]
+
+
+def test_a_host_whose_lease_is_not_confirmed_keeps_its_route_and_mends_it() -> None:
+    """Consul's absence must not cut containers off."""
+    assert plan_table(table(route("10.99.2.0/24", ENI)), fabric(), ENI, holds=False).steps == ()
+    assert plan_table(table(), fabric(), ENI, holds=False).steps == (step(Verb.CREATE, "10.99.2.0/24"),)
 
 
 def test_a_route_that_leads_to_no_host_is_an_operators_and_is_told() -> None:
-    plan = plan_table(table(route("10.99.2.0/24", target="tgw-1")), fabric(), ENI)
+    plan = plan_table(table(route("10.99.2.0/24", target="tgw-1")), fabric(), ENI, holds=True)
     assert plan.steps == ()
     assert "tgw-1" in plan.problems[0]
 
 
 def test_a_subnet_that_the_host_gave_up_loses_its_route() -> None:
     before = table(route("10.99.2.0/24", ENI), route("10.99.9.0/24", ENI))
-    assert plan_table(before, fabric(), ENI).steps == (step(Verb.DELETE, "10.99.9.0/24"),)
+    assert plan_table(before, fabric(), ENI, holds=True).steps == (step(Verb.DELETE, "10.99.9.0/24"),)
 
 
 def test_routes_outside_of_network_and_to_all_of_it_are_never_touched() -> None:
     others = (route("10.98.1.0/24", ENI), route("10.99.0.0/16", ENI), route("0.0.0.0/0", "eni-nat", dead=True))
     before = table(route("10.99.2.0/24", ENI), *others)
-    assert plan_table(before, fabric(), ENI).steps == ()
+    assert plan_table(before, fabric(), ENI, holds=True).steps == ()
     assert [one.destination for one in plan_leaving(before, CONFIG.network, ENI)] == [OWN]
 
 
@@ -103,19 +117,20 @@ def test_dead_routes_that_nobody_leases_are_removed_by_the_first_host_that_lives
     before = table(route("10.99.2.0/24", ENI), route("10.99.7.0/24", "eni-gone", dead=True))
     first = fabric(member(3, "c"), member(4, "a", lives=False))
     second = fabric(member(3, "a"))
-    assert plan_table(before, first, ENI).steps == (step(Verb.DELETE, "10.99.7.0/24"),)
-    assert plan_table(before, second, ENI).steps == ()
+    assert plan_table(before, first, ENI, holds=True).steps == (step(Verb.DELETE, "10.99.7.0/24"),)
+    assert plan_table(before, second, ENI, holds=True).steps == ()
+    assert plan_table(before, first, ENI, holds=False).steps == ()
 
 
 def test_the_dead_route_of_a_host_that_may_come_back_stays() -> None:
     """A stopped instance has its lease until the grace is over."""
     before = table(route("10.99.2.0/24", ENI), route("10.99.7.0/24", "eni-7", dead=True))
-    assert plan_table(before, fabric(member(7, "z", lives=False)), ENI).steps == ()
+    assert plan_table(before, fabric(member(7, "z", lives=False)), ENI, holds=True).steps == ()
 
 
 def test_a_route_that_works_is_told_and_left_where_nobody_leases_it() -> None:
     """It may be that of another network whose operator chose an overlapping Network."""
-    plan = plan_table(table(route("10.99.2.0/24", ENI), route("10.99.7.0/24", "eni-7")), fabric(), ENI)
+    plan = plan_table(table(route("10.99.2.0/24", ENI), route("10.99.7.0/24", "eni-7")), fabric(), ENI, holds=True)
     assert plan.steps == ()
     assert "10.99.7.0/24 leads to eni-7" in plan.problems[0]
 
@@ -123,7 +138,7 @@ def test_a_route_that_works_is_told_and_left_where_nobody_leases_it() -> None:
 def test_members_without_a_route_that_works_are_told_in_one_line() -> None:
     others = [member(number, f"z{number}") for number in range(10, 20)]
     before = table(route("10.99.2.0/24", ENI), route("10.99.10.0/24", "eni-10", dead=True))
-    (problem,) = plan_table(before, fabric(*others), ENI).problems
+    (problem,) = plan_table(before, fabric(*others), ENI, holds=True).problems
     assert "node10, node11, node12, node13, node14 and 5 more" in problem
 
 
@@ -177,16 +192,16 @@ fabrics = st.builds(
 
 @given(tables, fabrics)
 def test_once_done_there_is_nothing_left_to_do(before: VpcTable, seen: Fabric) -> None:
-    after = applied(before, plan_table(before, seen, ENI).steps)
-    assert plan_table(after, seen, ENI).steps == ()
+    after = applied(before, plan_table(before, seen, ENI, holds=True).steps)
+    assert plan_table(after, seen, ENI, holds=True).steps == ()
     own = [one for one in after.routes if one.destination == OWN]
     assert own
     assert own[0].interface == ENI or own[0].target == "somewhere"
 
 
-@given(tables, fabrics)
-def test_no_route_of_anybody_else_that_works_is_ever_changed(before: VpcTable, seen: Fabric) -> None:
-    for steps in (plan_table(before, seen, ENI).steps, plan_leaving(before, CONFIG.network, ENI)):
+@given(tables, fabrics, st.booleans())
+def test_no_route_of_anybody_else_that_works_is_ever_changed(before: VpcTable, seen: Fabric, holds: bool) -> None:
+    for steps in (plan_table(before, seen, ENI, holds=holds).steps, plan_leaving(before, CONFIG.network, ENI)):
         after = applied(before, steps)
         for one in before.routes:
             is_foreign = one.destination != OWN and one.interface != ENI

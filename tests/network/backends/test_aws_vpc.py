@@ -121,7 +121,7 @@ def config(*tables: str) -> Any:
 
 
 def backend(number: int = 2, *, tables: tuple[str, ...] = (), mac: str = "02:00:00:00:00:01") -> AwsVpcBackend:
-    return AwsVpcBackend(underlay(number, mac=mac), config(*tables), node=f"node{number}")
+    return AwsVpcBackend(underlay(number, mac=mac), config(*tables), node=f"node{number}", holds=lambda: True)
 
 
 def fabric(*others: int, own: str = OWN) -> Fabric:
