@@ -401,6 +401,13 @@ class NetworkSettings(Slice):
         default=True,
         description="let containers' packets pass where the firewall's default is to drop what is forwarded",
     )
+    take_over: bool = Field(
+        default=False,
+        description=(
+            "start although another program, such as flannel or Quagga, has routes to other hosts' subnets; ours take the "
+            "place of each once it is gone"
+        ),
+    )
     ttl: Seconds = Field(
         default=30.0,
         ge=10,

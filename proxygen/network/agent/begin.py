@@ -9,7 +9,7 @@ from typing import Final
 
 from proxygen.errors import NetworkConfigError
 from proxygen.network.agent.known import Known
-from proxygen.network.config import FrrBgp, FrrOspf, NetworkConfig
+from proxygen.network.config import Alloc, FrrBgp, FrrOspf, NetworkConfig
 from proxygen.network.kernel.netlink import Reached
 from proxygen.network.kernel.underlay import Wish
 from proxygen.network.memory import check_host_id, read_host_id
@@ -63,15 +63,21 @@ def choose_config(view: View, live: IPv4Network | None, known: Known | None) -> 
 
 
 def networks_of_others(
-    reached: Iterable[Reached], config: NetworkConfig, own: Iterable[IPv4Network]
+    reached: Iterable[Reached], config: NetworkConfig, own: Iterable[IPv4Network], *, take_over: bool
 ) -> list[IPv4Network]:
-    """Return the networks that the host reaches already, without what is there for the sake of this network."""
+    """Return the networks that the host reaches already, without what is there for the sake of this network.
+
+    ``take_over``: another program, such as flannel, carries packets to other hosts' subnets still.
+    """
     mine = tuple(own)
+    others_carry = take_over or isinstance(config.backend, Alloc)
     by_frr = isinstance(config.backend, FrrBgp | FrrOspf)
 
     def is_ours(one: Reached) -> bool:
         if any(one.network.subnet_of(subnet) for subnet in mine):
             # docker0, which has the subnet since Docker was started with it.
+            return True
+        if others_carry and config.offers(one.network):
             return True
         return by_frr and one.protocol in _FRR_PROTOCOLS and one.network.subnet_of(config.network)
 

@@ -74,13 +74,13 @@ async def find_config(
         waiting.wait_for(f"{store.prefix}/config is not there; proxygen network init writes it")
 
 
-async def check_overlaps(kernel: Kernel, config: NetworkConfig, past: Remembered) -> str:
+async def check_overlaps(kernel: Kernel, config: NetworkConfig, past: Remembered, *, take_over: bool) -> str:
     """Raise NetworkConfigError where containers would hide what the host reaches otherwise.
 
     Return it where containers have addresses by now: to leave them alone would make nothing better.
     """
     own = [subnet for subnet in (past.live, past.hint) if subnet is not None]
-    others = networks_of_others(await kernel.reached(), config, own)
+    others = networks_of_others(await kernel.reached(), config, own, take_over=take_over)
     try:
         refuse_overlaps(config, others)
     except NetworkConfigError as error:
