@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from tests.harness import process
 from tests.harness.consul import HostConsul
+from tests.harness.frr import FrrRouter
 from tests.harness.hosts import Container, Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
@@ -37,17 +38,21 @@ class Story:
         self, backend: str, hosts: list[Host], consuls: list[HostConsul], make_agent: Callable[..., NetworkAgent]
     ) -> None:
         self._make_agent = make_agent
+        self._daemon = {"frr-bgp": "bgpd", "frr-ospf": "ospfd"}.get(backend)
+        self._routers: list[FrrRouter] = []
+        self._backend = backend
         self.hosts = hosts
         self.consuls = consuls
         self.agents: list[NetworkAgent] = []
         self.containers: list[Container] = []
-        for host in hosts:
+
+    def begin(self) -> None:
+        """Write the config, and start the agents, then the bridges with a container each."""
+        for host in self.hosts:
             host.drop_multicast()
-        self._add_agent(hosts[0])
-        made = self.agents[0].command("init", "--network", NETWORK, "--backend", backend)
-        assert made.returncode == 0, made.stderr
-        for host in hosts[1:]:
             self._add_agent(host)
+        made = self.agents[0].command("init", "--network", NETWORK, "--backend", self._backend)
+        assert made.returncode == 0, made.stderr
         # At once, as when they all are switched on.
         for agent in self.agents:
             agent.start()
@@ -55,8 +60,26 @@ class Story:
             self._start_container(agent)
 
     def _add_agent(self, host: Host) -> NetworkAgent:
-        self.agents.append(self._make_agent(host))
+        self.agents.append(self._make_agent(host, self._start_router(host)))
         return self.agents[-1]
+
+    def _start_router(self, host: Host) -> dict[str, object]:
+        """Start FRR on a host if the backend wants it, and return where it is."""
+        if self._daemon is None:
+            return {}
+        router = FrrRouter(host, self._daemon)
+        self._routers.append(router)
+        router.start()
+        place = router.place
+        return {
+            "network.frr_reload": str(place.reload),
+            "network.frr_sockets": str(place.sockets),
+            "network.frr_directory": str(place.directory),
+        }
+
+    def end(self) -> None:
+        for router in self._routers:
+            router.stop()
 
     def _start_container(self, agent: NetworkAgent) -> Container:
         agent.start_docker()
@@ -89,14 +112,19 @@ class Story:
         return "\n".join(f"--- {agent.host.label}\n{agent.tail()}" for agent in self.agents)
 
 
-@pytest.fixture(params=["host-gw", "vxlan"])
+@pytest.fixture(params=["host-gw", "vxlan", "frr-bgp", "frr-ospf"])
 def story(
     request: pytest.FixtureRequest,
     hosts: list[Host],
     host_consuls: list[HostConsul],
     make_agent: Callable[..., NetworkAgent],
-) -> Story:
-    return Story(request.param, hosts, host_consuls, make_agent)
+) -> Iterator[Story]:
+    story = Story(request.param, hosts, host_consuls, make_agent)
+    try:
+        story.begin()
+        yield story
+    finally:
+        story.end()
 
 
 def serve_on(
