@@ -5,40 +5,103 @@ Messages are pyroute2's: mappings of a header's fields, with ``get_attr`` for at
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from socket import AF_BRIDGE, AF_INET
 from typing import Any, Final
 
-from proxygen.network.kernel.state import PROTOCOL, Address, Forward, Link, Neighbour, Route, Vxlan
+from proxygen.network.kernel.diff import Step, Verb
+from proxygen.network.kernel.state import PROTOCOL, UNICAST, Address, Forward, Link, Neighbour, Route, Vxlan
 
-# linux/if.h, linux/neighbour.h, linux/if_addr.h, linux/rtnetlink.h
+# linux/netlink.h, linux/rtnetlink.h, linux/neighbour.h, linux/if.h, linux/if_addr.h
+RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
+RTM_NEWNEIGH: Final = 28
+RTM_DELNEIGH: Final = 29
+_REQUEST: Final = 0x1
+_ACK: Final = 0x4
+_REPLACE: Final = 0x100
+_EXCLUSIVE: Final = 0x200
+_CREATE: Final = 0x400
+_APPEND: Final = 0x800
+_HOW: Final = {
+    Verb.ADD: _CREATE | _EXCLUSIVE,
+    Verb.APPEND: _CREATE | _APPEND,
+    Verb.REPLACE: _CREATE | _REPLACE,
+    Verb.REMOVE: 0,
+}
+_UNIVERSE: Final = 0
+_LINK_SCOPE: Final = 253
+_ANY_SCOPE: Final = 255
+"""To remove a route whatever its scope is."""
+_MANY_TABLES: Final = 256
 _UP: Final = 0x1
 _LOOPBACK: Final = 0x8
 PERMANENT: Final = 0x80
-NOARP: Final = 0x40
-SELF: Final = 0x2
+_NOARP: Final = 0x40
+_SELF: Final = 0x2
 _SECONDARY: Final = 0x1
 _GLOBAL: Final = 0
 _ONLINK: Final = 0x4
 
 
-def route_request(route: Route) -> dict[str, object]:
-    request: dict[str, object] = {
-        "dst": str(route.destination),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A message to the kernel."""
+
+    type: int
+    flags: int
+    fields: Mapping[str, int]
+    attributes: tuple[tuple[str, str | int], ...]
+
+
+def write_request(step: Step) -> Request:
+    """Return what a step is in netlink's words."""
+    removes = step.verb is Verb.REMOVE
+    entry = step.entry
+    if isinstance(entry, Route):
+        kind = RTM_DELROUTE if removes else RTM_NEWROUTE
+        fields, attributes = _route_fields(entry, removes=removes), _route_attributes(entry)
+    else:
+        kind = RTM_DELNEIGH if removes else RTM_NEWNEIGH
+        address: IPv4Address
+        if isinstance(entry, Neighbour):
+            family, state, flags, address = AF_INET, PERMANENT, 0, entry.address
+        else:
+            family, state, flags, address = AF_BRIDGE, PERMANENT | _NOARP, _SELF, entry.host
+        fields = {"family": family, "ifindex": entry.link, "state": state, "flags": flags}
+        attributes = [("NDA_DST", str(address)), ("NDA_LLADDR", entry.mac)]
+    return Request(type=kind, flags=_REQUEST | _ACK | _HOW[step.verb], fields=fields, attributes=tuple(attributes))
+
+
+def _route_fields(route: Route, *, removes: bool) -> dict[str, int]:
+    scope = _LINK_SCOPE if route.gateway is None and route.kind == UNICAST else _UNIVERSE
+    return {
+        "family": AF_INET,
+        "dst_len": route.destination.prefixlen,
+        "tos": route.tos,
+        # What does not fit is in the attribute.
+        "table": route.table if route.table < _MANY_TABLES else 0,
         "proto": PROTOCOL,
-        "table": route.table,
+        "scope": _ANY_SCOPE if removes else scope,
         "type": route.kind,
+        "flags": _ONLINK if route.onlink and not removes else 0,
     }
-    if route.link:
-        request["oif"] = route.link
+
+
+def _route_attributes(route: Route) -> list[tuple[str, str | int]]:
+    attributes: list[tuple[str, str | int]] = [
+        ("RTA_DST", str(route.destination.network_address)),
+        ("RTA_TABLE", route.table),
+    ]
     if route.gateway is not None:
-        request["gateway"] = str(route.gateway)
-    if route.onlink:
-        request["flags"] = _ONLINK
+        attributes.append(("RTA_GATEWAY", str(route.gateway)))
+    if route.link:
+        attributes.append(("RTA_OIF", route.link))
     if route.metric:
-        request["priority"] = route.metric
-    if route.tos:
-        request["tos"] = route.tos
-    return request
+        attributes.append(("RTA_PRIORITY", route.metric))
+    return attributes
 
 
 def read_route(message: Any) -> Route:

@@ -12,21 +12,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
+from itertools import islice
 from socket import AF_BRIDGE, AF_INET
 from typing import Any, Final, Self
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.nlsocket import NetlinkRequest
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from proxygen.errors import NetworkError
 from proxygen.network.fabric import Underlay
 from proxygen.network.kernel.diff import Step, Verb
 from proxygen.network.kernel.events import LOST, Event, read_event
 from proxygen.network.kernel.messages import (
-    NOARP,
     PERMANENT,
-    SELF,
     read_address,
     read_default,
     read_destination,
@@ -34,7 +36,7 @@ from proxygen.network.kernel.messages import (
     read_link,
     read_neighbour,
     read_route,
-    route_request,
+    write_request,
 )
 from proxygen.network.kernel.state import (
     GROUP,
@@ -53,6 +55,8 @@ from proxygen.network.kernel.underlay import Wish, choose_underlay
 _PATIENCE: Final = 60.0
 """Seconds for a question to the kernel, or for all steps of a pass. It answers in microseconds, mostly."""
 _GROUPS: Final = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_NEIGH
+_AT_ONCE: Final = 200
+"""Requests in one packet. Their answers wait in the socket's buffer, which holds some thousands."""
 _TRIES: Final = 5
 """Of a reading during which the table changed."""
 _GONE: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL})
@@ -148,18 +152,11 @@ class Kernel:
 
         Raise NetworkError for what would refuse all others too.
         """
-        failures = []
+        failures: list[Failure] = []
+        left = iter(steps)
         async with _asking("routes cannot be changed"):
-            for step in steps:
-                try:
-                    await self._take(step)
-                except NetlinkError as error:
-                    if step.verb is Verb.REMOVE and error.code in _GONE:
-                        continue
-                    if error.code in _FATAL:
-                        raise NetworkError(f"{step}: {_reason(error)}") from error
-                    reason = _TAKEN if error.code == errno.EEXIST else _reason(error)
-                    failures.append(Failure(step=step, reason=reason))
+            while some := list(islice(left, _AT_ONCE)):
+                failures += await self._take(some)
         return tuple(failures)
 
     async def make_vxlan(self, name: str, vxlan: Vxlan, *, mac: str, mtu: int) -> None:
@@ -216,29 +213,29 @@ class Kernel:
             command, index=link.index, address=str(interface.ip), prefixlen=interface.network.prefixlen
         )
 
-    async def _take(self, step: Step) -> None:
-        entry = step.entry
-        if isinstance(entry, Route):
-            await self._netlink.route(_COMMANDS[step.verb], **route_request(entry))
-        elif isinstance(entry, Neighbour):
-            await self._netlink.neigh(
-                _COMMANDS[step.verb],
-                family=AF_INET,
-                ifindex=entry.link,
-                dst=str(entry.address),
-                lladdr=entry.mac,
-                state=PERMANENT,
-            )
-        else:
-            # pyroute2 adds these flags to everything but a replacement.
-            await self._netlink.fdb(
-                _COMMANDS[step.verb],
-                ifindex=entry.link,
-                lladdr=entry.mac,
-                dst=str(entry.host),
-                flags=SELF,
-                state=PERMANENT | NOARP,
-            )
+    async def _take(self, steps: Iterable[Step]) -> list[Failure]:
+        """Send requests in one packet: the kernel answers each of them, in their order."""
+        requests = [(step, self._request(step)) for step in steps]
+        packet = bytearray()
+        for _, request in requests:
+            await request.prepare()
+            packet += request.msg.data
+        self._netlink.send(bytes(packet))
+        refused: list[tuple[Step, NetlinkError]] = []
+        for step, request in requests:
+            try:
+                async for _ in request.response():
+                    pass
+            except NetlinkError as error:
+                refused.append((step, error))
+        return [failure for step, error in refused for failure in _failed(step, error)]
+
+    def _request(self, step: Step) -> NetlinkRequest:
+        written = write_request(step)
+        message = rtmsg() if isinstance(step.entry, Route) else ndmsg()
+        message.update(written.fields)
+        message["attrs"] = list(written.attributes)
+        return NetlinkRequest(self._netlink, message, msg_type=written.type, msg_flags=written.flags)
 
     async def _routes(self, what: str, **selected: int) -> list[Any]:
         return await self._read(what, lambda: self._netlink.route("dump", family=AF_INET, dump_filter=None, **selected))
@@ -305,7 +302,13 @@ class Events:
         return [event for event in map(read_event, messages) if event is not None]
 
 
-_COMMANDS: Final = {Verb.ADD: "add", Verb.APPEND: "append", Verb.REPLACE: "replace", Verb.REMOVE: "del"}
+def _failed(step: Step, error: NetlinkError) -> list[Failure]:
+    """Return a step's failure, if it is one. Raise NetworkError for what all others would be refused for as well."""
+    if step.verb is Verb.REMOVE and error.code in _GONE:
+        return []
+    if error.code in _FATAL:
+        raise NetworkError(f"{step}: {_reason(error)}") from error
+    return [Failure(step=step, reason=_TAKEN if error.code == errno.EEXIST else _reason(error))]
 
 
 @asynccontextmanager
