@@ -88,7 +88,7 @@ def test_removing_names_our_protocol_in_whatever_scope(table: int) -> None:
     ],
 )
 def test_no_route_takes_the_place_of_another(verb: Verb, type_: int, flags: int) -> None:
-    """NLM_F_REPLACE would take that of the first with the same key, whosever it is. The kernel answers to everything."""
+    """NLM_F_REPLACE would take that of the first with the same key, whosever it is; and nothing goes unanswered."""
     request = write_request(Step(verb=verb, entry=Route(destination=IPv4Network("10.99.2.0/24"), link=3)))
     assert (request.type, request.flags) == (type_, REQUEST | ACK | flags)
     assert not request.flags & REPLACE
