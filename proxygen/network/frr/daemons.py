@@ -18,7 +18,9 @@ _ASKING: Final = 15.0
 _RELOADING: Final = 120.0
 """A thousand neighbours are added in a few seconds; a busy host has time, a daemon that hangs is found out."""
 _RELEASE: Final = re.compile(r"FRRouting (\S+)")
-_COMPLAINT: Final = re.compile(r"^%|^line \d+:|rror|failed|locked", re.MULTILINE)
+_COMPLAINT: Final = re.compile(r"%.*|.*(error|ERROR|is locked).*")
+_REFUSED_LINE: Final = re.compile(r"line \d+: .*line: +(.+)")
+_COLOUR: Final = re.compile(r"\x1b\[\d*m")
 _NOT_INTEGRATED: Final = "no service integrated-vtysh-config"
 
 
@@ -169,7 +171,9 @@ class Frr:
 
 
 def _gist(output: str) -> str:
-    """Return what matters of a program's output, on one line."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    complaints = [line for line in lines if _COMPLAINT.search(line)]
-    return "; ".join(dict.fromkeys(complaints or lines))[:600] or "nothing"
+    """Return what matters of a program's output, on one line: the complaints, and the lines that they are about."""
+    lines = [line.strip() for line in _COLOUR.sub("", output).splitlines() if line.strip()]
+    complaints = dict.fromkeys(line for line in lines if _COMPLAINT.fullmatch(line))
+    refused = dict.fromkeys(match[1] for match in map(_REFUSED_LINE.fullmatch, lines) if match)
+    told = "; ".join(complaints or lines) + (f" ({'; '.join(refused)})" if refused else "")
+    return told[:600] or "nothing"
