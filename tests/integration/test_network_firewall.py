@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -103,6 +105,20 @@ def pair(lab: Lab) -> tuple[Container, Container]:
     return first.container(), second.container()
 
 
+@pytest.fixture(params=["xtables-nft-multi", "xtables-legacy-multi"])
+def kind_of_iptables(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have iptables write where Docker does that uses this kind: a host may have both."""
+    program = shutil.which(request.param)
+    if program is None:
+        missing(request.param)
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    for name in ("iptables", "iptables-restore"):
+        (directory / name).symlink_to(program)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("kind_of_iptables")
 def test_containers_reach_each_other_past_dockers_drops(pair: tuple[Container, Container]) -> None:
     one, two = pair
     for container in pair:
@@ -113,6 +129,8 @@ def test_containers_reach_each_other_past_dockers_drops(pair: tuple[Container, C
     assert one.ping(two.address)
     assert two.ping(one.address)
     assert one.host.ping(two.address), "a proxy on a host reaches containers of others"
+    close_on(two.host)
+    assert not one.ping(two.address), "closed, Docker's drops count again"
 
 
 def test_rules_that_are_so_are_not_written_again(pair: tuple[Container, Container]) -> None:
