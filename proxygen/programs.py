@@ -38,8 +38,11 @@ async def run(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
     stdin: str = "",
+    room: int = _HEAD,
 ) -> Completed:
     """Run a program to its end. ``environment`` adds to ours; with no ``stdin`` there is nothing for it to read.
+
+    ``room`` is for the output, in bytes; of a longer one the middle is left out.
 
     Raise ProgramUnavailable when it cannot be started or does not end in time; it is dead by then, children included.
     """
@@ -61,7 +64,7 @@ async def run(
     try:
         async with asyncio.timeout(timeout):
             # Both at once: a program that talks while it reads would stop at a full pipe.
-            output, _ = await asyncio.gather(_read_bounded(process.stdout), _feed(process.stdin, stdin))
+            output, _ = await asyncio.gather(_read_bounded(process.stdout, room), _feed(process.stdin, stdin))
             returncode = await process.wait()
     except TimeoutError:
         raise ProgramUnavailable(f"{' '.join(argv)} did not end within {timeout:g}s and was ended") from None
@@ -80,10 +83,10 @@ async def _feed(stream: asyncio.StreamWriter | None, text: str) -> None:
         stream.close()
 
 
-async def _read_bounded(stream: asyncio.StreamReader) -> str:
+async def _read_bounded(stream: asyncio.StreamReader, room: int) -> str:
     head, tail, left_out = bytearray(), bytearray(), 0
     while chunk := await stream.read(64 * 1024):
-        space = _HEAD - len(head)
+        space = room - len(head)
         head += chunk[:space]
         tail += chunk[space:]
         left_out += max(0, len(tail) - _TAIL)

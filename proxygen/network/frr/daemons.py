@@ -17,6 +17,8 @@ from proxygen.programs import Completed, run
 _ASKING: Final = 15.0
 _RELOADING: Final = 120.0
 """A thousand neighbours are added in a few seconds; a busy host has time, a daemon that hangs is found out."""
+_ROOM: Final = 64 * 1024 * 1024
+"""A reflector's thousand neighbours are half a megabyte of JSON, and nothing may be missing from it."""
 _RELEASE: Final = re.compile(r"FRRouting (\S+)")
 _COMPLAINT: Final = re.compile(r"%.*|.*(error|ERROR|is locked).*")
 _REFUSED_LINE: Final = re.compile(r"line \d+: .*line: +(.+)")
@@ -165,7 +167,7 @@ class Frr:
     @staticmethod
     async def _run(argv: tuple[str, ...], seconds: float) -> Completed:
         try:
-            return await run(argv, timeout=seconds)
+            return await run(argv, timeout=seconds, room=_ROOM)
         except ProgramUnavailable as error:
             raise NetworkError(str(error)) from error
 
@@ -175,5 +177,5 @@ def _gist(output: str) -> str:
     lines = [line.strip() for line in _COLOUR.sub("", output).splitlines() if line.strip()]
     complaints = dict.fromkeys(line for line in lines if _COMPLAINT.fullmatch(line))
     refused = dict.fromkeys(match[1] for match in map(_REFUSED_LINE.fullmatch, lines) if match)
-    told = "; ".join(complaints or lines) + (f" ({'; '.join(refused)})" if refused else "")
+    told = "; ".join(complaints or lines[:5]) + (f" ({'; '.join(refused)})" if refused else "")
     return told[:600] or "nothing"
