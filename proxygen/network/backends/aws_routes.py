@@ -73,6 +73,8 @@ class TablePlan:
 
     steps: tuple[RouteStep, ...]
     problems: tuple[str, ...]
+    waits: bool
+    """Whether a change waits for Consul to confirm the lease."""
 
 
 def read_table(written: Mapping[str, Any]) -> VpcTable:
@@ -99,14 +101,20 @@ def plan_table(table: VpcTable, fabric: Fabric, interface: str, *, holds: bool) 
     ``holds`` tells whether Consul confirms the lease now. A host that was away for too long may find the route of
     whoever has the subnet since, and must leave it to them.
     """
-    own, problems = _plan_own(table, fabric.own.subnet, interface, holds=holds)
-    steps = [*own, *_plan_stale(table, fabric.config.network, interface, keep=fabric.own.subnet)]
+    steps, problems = _plan_own(table, fabric.own.subnet, interface)
+    waits = not holds and any(step.verb is Verb.REPLACE for step in steps)
+    if waits:
+        problems = [
+            f"{table.id}: the route to {fabric.own.subnet} leads to another host; Consul must confirm the lease"
+        ]
+        steps = []
+    steps += _plan_stale(table, fabric.config.network, interface, keep=fabric.own.subnet)
     # What a host that Consul does not answer knows of others' leases may be old.
     if holds and _is_tidier(fabric):
         dead, strays = _plan_unleased(table, fabric, interface)
         steps += dead
         problems += strays
-    return TablePlan(steps=tuple(steps), problems=(*problems, *_missing(table, fabric)))
+    return TablePlan(steps=tuple(steps), problems=(*problems, *_missing(table, fabric)), waits=waits)
 
 
 def plan_leaving(table: VpcTable, network: IPv4Network, interface: str) -> tuple[RouteStep, ...]:
@@ -114,17 +122,12 @@ def plan_leaving(table: VpcTable, network: IPv4Network, interface: str) -> tuple
     return tuple(_plan_stale(table, network, interface, keep=None))
 
 
-def _plan_own(
-    table: VpcTable, subnet: IPv4Network, interface: str, *, holds: bool
-) -> tuple[list[RouteStep], list[str]]:
+def _plan_own(table: VpcTable, subnet: IPv4Network, interface: str) -> tuple[list[RouteStep], list[str]]:
     found = next((route for route in table.routes if route.destination == subnet), None)
     if found is None:
         return [RouteStep(verb=Verb.CREATE, table=table.id, destination=subnet)], []
     if found.interface == interface:
         return [], []
-    if not holds:
-        why = f"the route to this host's {subnet} leads to {found.target}, and Consul does not confirm the lease now"
-        return [], [f"{table.id}: {why}; it stays"]
     if found.interface or found.dead:
         # Who had the lease before. Replaced in one call: between a delete and a create packets would be lost.
         return [RouteStep(verb=Verb.REPLACE, table=table.id, destination=subnet)], []

@@ -97,15 +97,17 @@ class AwsVpcBackend:
     # --- in a thread
 
     def _carry(self, fabric: Fabric) -> tuple[tuple[str, ...], bool]:
-        """Return the problems, and whether a change failed, so that it must be tried again soon."""
+        """Return the problems, and whether a change failed or waits, so that it must be tried again soon."""
         cloud, interface, tables, problems = self._look()
         failed = cloud.allow_forwarding(interface) if interface.checks else ""
         failures = [failed] if failed else []
+        waits = False
         for table in tables:
             plan = plan_table(table, fabric, interface.id, holds=self._holds())
             problems += plan.problems
+            waits = waits or plan.waits
             failures += cloud.take(plan.steps, interface)
-        return (*failures, *problems), bool(failures)
+        return (*failures, *problems), waits or bool(failures)
 
     def _withdraw(self) -> None:
         cloud, interface, tables, _ = self._look()
