@@ -26,7 +26,7 @@ from proxygen.network.kernel.state import PROTOCOL
 from proxygen.network.kernel.underlay import Wish
 from tests.harness import process
 from tests.harness.hosts import Container, Host, Lab
-from tests.network.backends.fabrics import member
+from tests.network.backends.fabrics import member, vtep
 from tests.network.backends.nodes import DIRECT, HOST_GW, VXLAN, Node, inside, make_node
 
 PATIENCE: Final = 60.0
@@ -166,6 +166,27 @@ async def test_an_mtu_that_is_set_is_of_the_outer_packet(lab: Lab, stack: contex
     (problem,) = await node.carry()
     assert "MTU 9000 is more than eth0 carries" in problem
     assert node.backend.mtu == seen(large)["links"]["pxvx1"][0] == 1450
+
+
+@pytest.mark.parametrize("options", ["", '"GBP": true', '"Learning": true', '"Port": 4789', '"VNI": 16777215'])
+async def test_a_link_is_made_anew_for_another_config_and_only_then(
+    lab: Lab, stack: contextlib.AsyncExitStack, options: str
+) -> None:
+    """What cannot be changed in place is compared as the kernel tells it: the same link is kept, of any kind."""
+    one = lab.host()
+    config = VXLAN.replace('"vxlan"', f'"vxlan", {options}') if options else VXLAN
+    kept = [await make_node(stack, one, 1, config) for _ in range(2)]
+    indexes = []
+    for node in kept:
+        assert await node.carry(member(2, data=vtep(2, vni=16777215 if "VNI" in options else 1))) == ()
+        indexes += [link.index for link in await node.kernel.links() if link.is_ours]
+    assert indexes[0] == indexes[1]
+    other = await make_node(stack, one, 1, VXLAN.replace('"vxlan"', '"vxlan", "Port": 8473'))
+    await other.carry()
+    (link,) = [link for link in await other.kernel.links() if link.is_ours]
+    assert link.index != indexes[0]
+    assert link.vxlan is not None
+    assert (link.vxlan.port, link.vxlan.gbp, link.vxlan.learning) == (8473, False, False)
 
 
 # --- what others do to it

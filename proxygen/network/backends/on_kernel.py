@@ -33,6 +33,7 @@ class KernelBackend:
         self._own: frozenset[int] = frozenset()
         self._is_underlay_gone = False
         self._is_stirred = False
+        self._is_swept = False
 
     async def stirred(self) -> None:
         """Return a moment after the kernel's tables changed where it matters; a crowd of changes counts as one."""
@@ -67,14 +68,16 @@ class KernelBackend:
     async def _reconcile(self, wanted: Wanted, *, link: Link | None = None) -> list[str]:
         """Bring our routes, and the tables of our link, to what is wanted. Return what could not be done.
 
-        Other links of ours, which another backend left, go once nothing leads to them any more.
+        Other links of ours, which a former run left, go once nothing leads to them any more.
         """
         self._is_stirred = self._is_underlay_gone = False
         own = () if link is None else (link.index,)
         self._own = frozenset(own)
         actual = await self._kernel.state(own)
         failures = await self._kernel.take(steps_between(actual, state_of(wanted)))
-        await _remove_links(self._kernel, but=link)
+        if not self._is_swept:
+            await _remove_links(self._kernel, but=link)
+            self._is_swept = True
         return [_problem(failure, wanted) for failure in failures]
 
 

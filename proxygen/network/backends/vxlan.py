@@ -83,7 +83,7 @@ class VxlanBackend(KernelBackend):
     async def _ready(self) -> Link:
         """Return the link, made or mended where it has to be."""
         device = self._device
-        links = await self._kernel.links()
+        links = await self._kernel.links(kind="vxlan")
         refuse_strangers(links, device)
         link = next((link for link in links if link.name == device.name), None)
         if link is not None and link.vxlan != device.vxlan:
@@ -91,18 +91,29 @@ class VxlanBackend(KernelBackend):
             await self._kernel.remove_link(link)
             link = None
         if link is None:
+            refuse_strangers(filter(None, [await self._kernel.link(device.name)]), device)
             await self._kernel.make_vxlan(device.name, device.vxlan, mac=device.mac, mtu=device.mtu)
-        elif link.mac != device.mac:
-            await self._kernel.set_link(link, address=device.mac)
-        if link is not None and link.mtu != device.mtu:
-            await self._kernel.set_link(link, mtu=device.mtu)
-        if link is not None and not link.is_up:
-            await self._kernel.set_link(link, state="up")
+        elif not await self._mend(link):
+            return link
         return await self._verified()
+
+    async def _mend(self, link: Link) -> bool:
+        """Change what is not as it should be. Return whether there was anything."""
+        device = self._device
+        wanted: dict[str, object] = {}
+        if link.mac != device.mac:
+            wanted["address"] = device.mac
+        if link.mtu != device.mtu:
+            wanted["mtu"] = device.mtu
+        if not link.is_up:
+            wanted["state"] = "up"
+        if wanted:
+            await self._kernel.set_link(link, **wanted)
+        return bool(wanted)
 
     async def _verified(self) -> Link:
         """Return the link as the kernel has it now; whoever renames or changes links at once is told of."""
-        link = next((link for link in await self._kernel.links() if link.name == self._device.name), None)
+        link = await self._kernel.link(self._device.name)
         if link is None:
             raise NetworkError(
                 f"{self._device.name} vanished as soon as it was made; something renames or removes links"

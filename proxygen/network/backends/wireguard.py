@@ -69,7 +69,7 @@ class WireGuardBackend(KernelBackend):
         return (*problems, *await self._reconcile(wanted, link=link))
 
     async def _ready(self, keys: Keys) -> Link:
-        link = await self._find()
+        link = await self._kernel.link(DEVICE)
         if link is not None and link.kind != _KIND:
             raise NetworkError(f"{DEVICE} exists and is a {link.kind or 'device'}, not WireGuard's; remove it")
         if link is not None and not link.is_ours:
@@ -83,7 +83,7 @@ class WireGuardBackend(KernelBackend):
         state = await read_wireguard(DEVICE)
         if (state.key, state.port) != (keys.public, self._config.listen_port):
             await configure(DEVICE, keys, self._config.listen_port)
-        link = await self._find()
+        link = await self._kernel.link(DEVICE)
         if link is None:
             raise NetworkError(f"{DEVICE} vanished as soon as it was made; something renames or removes links")
         return link
@@ -95,9 +95,6 @@ class WireGuardBackend(KernelBackend):
             raise NetworkError(
                 f"{error}; does this kernel have WireGuard (modprobe wireguard)? The backend vxlan needs none"
             ) from error
-
-    async def _find(self) -> Link | None:
-        return next((link for link in await self._kernel.links() if link.name == DEVICE), None)
 
 
 def plan_peers(

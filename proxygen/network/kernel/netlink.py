@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
@@ -103,9 +103,26 @@ class Kernel:
 
     # --- what is there
 
-    async def links(self) -> tuple[Link, ...]:
-        found = await self._read("links", lambda: self._netlink.link("dump", dump_filter=None))
-        return tuple(read_link(message) for message in found)
+    async def links(self, *, kind: str = "") -> tuple[Link, ...]:
+        """Return all links, or those of a kind: on a host with many containers that is soon read."""
+        of_kind = ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", kind]]}]
+        asked = {"attrs": [of_kind]} if kind else {}
+        found = await self._read("links", lambda: self._netlink.link("dump", dump_filter=None, **asked))
+        links = (read_link(message) for message in found)
+        # A kernel that has not loaded the kind gives all.
+        return tuple(link for link in links if kind in ("", link.kind))
+
+    async def link(self, known: str | int) -> Link | None:
+        """Return the link with a name or an index; None where there is none."""
+        asked = {"ifname": known} if isinstance(known, str) else {"index": known}
+        async with _asking(f"link {known} cannot be read"):
+            try:
+                found = await self._netlink.link("get", **asked)
+            except NetlinkError as error:
+                if error.code in _GONE:
+                    return None
+                raise
+        return read_link(found[0])
 
     async def addresses(self) -> tuple[Address, ...]:
         found = await self._read("addresses", lambda: self._netlink.addr("dump", family=AF_INET, dump_filter=None))
@@ -139,11 +156,23 @@ class Kernel:
 
     async def find_underlay(self, wish: Wish) -> Underlay:
         """Return the link through which other hosts are reached. Raise NetworkError that says what to write instead."""
-        routes: Sequence[Any] = ()
-        if wish.interface is None and wish.address is None:
+        addresses = await self.addresses()
+        defaults: list[Route] = []
+        named: list[str | int] = []
+        if wish.interface is not None:
+            named = [wish.interface]
+        elif wish.address is not None:
+            named = [address.link for address in addresses if address.interface.ip == wish.address]
+        else:
             routes = await self._routes("default routes", table=MAIN_TABLE)
-        defaults = [read_default(message) for message in routes if message["dst_len"] == 0]
-        return choose_underlay(await self.links(), await self.addresses(), defaults, wish)
+            defaults = [read_default(message) for message in routes if message["dst_len"] == 0]
+            named = [route.link for route in defaults if route.link]
+        links = [link for link in [await self.link(one) for one in named] if link is not None]
+        try:
+            return choose_underlay(links, addresses, defaults, wish)
+        except NetworkError:
+            # The text names what there is instead.
+            return choose_underlay(await self.links(), addresses, defaults, wish)
 
     # --- what is to be there
 
