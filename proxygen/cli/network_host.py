@@ -54,8 +54,9 @@ _LOG = get_logger(__name__)
 def init(settings: Settings, file: Path | None, options: Sequence[str], **given: str | int | None) -> None:
     """Write the config of a new network, from flags or from flannel's JSON in FILE (- for standard input).
 
-    It is checked first. Exits 1 when there is a network already, 2 when the config cannot be used, 3 when Consul does
-    not answer.
+    It is checked first. After a loss of Consul's data write the config back by "consul kv put" instead: hosts that
+    live on must come forward before a newcomer may take their subnets. Exits 1 when there is a network already, 2 when
+    the config cannot be used, 3 when Consul does not answer.
     """
     written = {key: value for key, value in given.items() if value is not None}
     if file is not None and (written or options):

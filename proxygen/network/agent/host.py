@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgspec
 
 from proxygen.aio import start_eternal
-from proxygen.errors import CatalogUnavailable
+from proxygen.errors import CatalogUnavailable, NetworkConfigError
 from proxygen.log import get_logger
 from proxygen.network.agent.backends import is_same_plane, make_backend, must_be_left
 from proxygen.network.agent.begin import identify, name_of, terms_of, wish_of
@@ -19,7 +19,7 @@ from proxygen.network.agent.known import Known, keep_known, recall_known
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.agent.plane import DataPlane
 from proxygen.network.agent.report import Parts, report
-from proxygen.network.agent.start import Waiting, check_overlaps, find_config
+from proxygen.network.agent.start import Waiting, find_config, find_overlap
 from proxygen.network.agent.status import BEAT, AgentStatus, write_status
 from proxygen.network.choice import Standing
 from proxygen.network.collect import Collector
@@ -83,7 +83,10 @@ class HostAgent:
     async def _live(self, kernel: Kernel) -> None:
         parts, past = self._parts, self._recall()
         config = parts.config = await find_config(self._store, past.live, self._known, self._waiting)
-        parts.doubt = await check_overlaps(kernel, config, past, take_over=self._settings.take_over)
+        overlap = await self._find_overlap(kernel, config, past.live or past.hint)
+        if overlap is not None and past.live is None:
+            # Once containers have addresses, to leave them alone would make nothing better.
+            raise overlap
         await self._waiting.until_possible(lambda: self._leave_other_backend(kernel, config))
         plane = parts.plane = self._open_plane(kernel, config)
         await self._waiting.until_possible(plane.prepare)
@@ -113,7 +116,10 @@ class HostAgent:
         hint = hinted_subnet(self._settings.subnet_file)
         if past.hint is not None or hint is None:
             return past
-        return Remembered(hint=hint)
+        hinted = Remembered(hint=hint)
+        # The lease is found by what the memory says.
+        self._memory.keep(self._parts.host_id, hinted)
+        return hinted
 
     async def _leave_other_backend(self, kernel: Kernel, config: NetworkConfig) -> None:
         """Remove what the agent before made for a backend that is not the network's any more."""
@@ -127,7 +133,7 @@ class HostAgent:
         return DataPlane(
             lambda: kernel.find_underlay(self._wish),
             lambda underlay: self._make_backend(kernel, config, underlay),
-            self._let_pass,
+            lambda fabric: self._look_beside(kernel, fabric),
             resync=self._settings.resync,
             announce=self._announce,
         )
@@ -199,15 +205,22 @@ class HostAgent:
                 _log.warning("network not remembered", reason=str(error))
         self._parts.plane.fabrics.put(fabric)
 
-    async def _let_pass(self, fabric: Fabric) -> tuple[str, ...]:
-        return await open_passage(
-            Passage(
-                network=fabric.config.network,
-                subnet=fabric.own.subnet,
-                masquerade=self._settings.masquerade,
-                forward=self._settings.forward_rules,
-            )
+    async def _look_beside(self, kernel: Kernel, fabric: Fabric) -> tuple[str, ...]:
+        """Let containers' packets pass, and see whether anybody else uses their network."""
+        overlap = await self._find_overlap(kernel, fabric.config, fabric.own.subnet)
+        passage = Passage(
+            network=fabric.config.network,
+            subnet=fabric.own.subnet,
+            masquerade=self._settings.masquerade,
+            forward=self._settings.forward_rules,
         )
+        return (*([] if overlap is None else [str(overlap)]), *await open_passage(passage))
+
+    async def _find_overlap(
+        self, kernel: Kernel, config: NetworkConfig, own: IPv4Network | None
+    ) -> NetworkConfigError | None:
+        subnets = () if own is None else (own,)
+        return await find_overlap(kernel, config, subnets, take_over=self._settings.take_over)
 
     async def _hand_on(self, handover: Handover, config: NetworkConfig, plane: DataPlane, lease: SubnetLease) -> None:
         while True:

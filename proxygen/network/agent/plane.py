@@ -27,8 +27,8 @@ _LAST_PASS: Final = 20.0
 
 FindUnderlay = Callable[[], Awaitable[Underlay]]
 MakeBackend = Callable[[Underlay], Backend]
-Follow = Callable[[Fabric], Awaitable[tuple[str, ...]]]
-"""Brings the host's firewall to the fabric; returns what could not be done."""
+LookBeside = Callable[[Fabric], Awaitable[tuple[str, ...]]]
+"""Looks after everything but the routes; returns what is wrong there."""
 
 
 class DataPlane:
@@ -38,7 +38,7 @@ class DataPlane:
         self,
         find_underlay: FindUnderlay,
         make_backend: MakeBackend,
-        follow: Follow,
+        look_beside: LookBeside,
         *,
         resync: float,
         announce: Callable[[Attributes, Underlay], None],
@@ -49,7 +49,7 @@ class DataPlane:
         self.problems: tuple[str, ...] = ()
         self._find_underlay = find_underlay
         self._make_backend = make_backend
-        self._follow = follow
+        self._look_beside = look_beside
         self._resync = resync
         self._announce = announce
         self._backend: Backend | None = None
@@ -119,7 +119,7 @@ class DataPlane:
         assert self._backend is not None
         # What may pass does not depend on whether routes can be made.
         if self._is_beside_due(fabric):
-            self._beside = tuple(filter(None, (let_forward(), *await self._follow(fabric))))
+            self._beside = tuple(filter(None, (let_forward(), *await self._look_beside(fabric))))
         return (*self._beside, *await self._backend.carry(fabric))
 
     def _is_beside_due(self, fabric: Fabric) -> bool:

@@ -29,8 +29,6 @@ class Parts:
     lease: SubnetLease | None = None
     watch: FabricWatch | None = None
     handover: Handover | None = None
-    doubt: str = ""
-    """What was wrong as the agent started, and did not keep it from that."""
 
 
 def report(parts: Parts, *, waits_for: str) -> AgentStatus:
@@ -72,8 +70,6 @@ def _state(parts: Parts, standing: Standing, problems: tuple[str, ...]) -> State
 
 
 def _problems(parts: Parts, lease: LeaseStatus | None, fabric: Fabric | None) -> Iterator[str]:
-    if parts.doubt:
-        yield parts.doubt
     if lease is not None and lease.standing not in (Standing.HELD, Standing.WAITING):
         yield f"the lease is {lease.standing.value}: {lease.reason}"
     if parts.watch is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv4Network
 from typing import Final
 
@@ -14,7 +14,6 @@ from proxygen.network.agent.begin import choose_config, networks_of_others
 from proxygen.network.agent.known import Known
 from proxygen.network.config import NetworkConfig, refuse_overlaps
 from proxygen.network.kernel.netlink import Kernel
-from proxygen.network.memory import Remembered
 from proxygen.network.store import NetworkStore
 
 _log: Final = get_logger(__name__)
@@ -74,18 +73,12 @@ async def find_config(
         waiting.wait_for(f"{store.prefix}/config is not there; proxygen network init writes it")
 
 
-async def check_overlaps(kernel: Kernel, config: NetworkConfig, past: Remembered, *, take_over: bool) -> str:
-    """Raise NetworkConfigError where containers would hide what the host reaches otherwise.
-
-    Return it where containers have addresses by now: to leave them alone would make nothing better.
-    """
-    own = [subnet for subnet in (past.live, past.hint) if subnet is not None]
-    others = networks_of_others(await kernel.reached(), config, own, take_over=take_over)
+async def find_overlap(
+    kernel: Kernel, config: NetworkConfig, own: Iterable[IPv4Network], *, take_over: bool
+) -> NetworkConfigError | None:
+    """Return what containers hide that the host reaches otherwise; None where they hide nothing."""
     try:
-        refuse_overlaps(config, others)
+        refuse_overlaps(config, networks_of_others(await kernel.reached(), config, own, take_over=take_over))
     except NetworkConfigError as error:
-        if past.live is None:
-            raise
-        _log.error("network overlaps", reason=str(error))
-        return str(error)
-    return ""
+        return error
+    return None
