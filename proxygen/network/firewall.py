@@ -30,7 +30,8 @@ _TIMEOUT: Final = 30.0
 _LOCK_WAIT: Final = "10"
 """Seconds for which iptables waits while Docker or anybody else writes."""
 _MULTICAST: Final = "224.0.0.0/4"
-_UNREADABLE: Final = "no such table"
+_AFRESH: Final = f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n"
+"""Deletes our table. It makes it first: to delete what is not there would be an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,24 +55,23 @@ class _Chain:
     table: str
     name: str
     entrances: tuple[str, ...]
-    rules: tuple[str, ...]
+
+
+_FORWARD: Final = _Chain(table="filter", name=FORWARD_CHAIN, entrances=("DOCKER-USER", "FORWARD"))
+_RAW: Final = _Chain(table="raw", name=RAW_CHAIN, entrances=("PREROUTING",))
 
 
 async def open_passage(passage: Passage) -> tuple[str, ...]:
     """Bring the firewall to this. Return what could not be done, one line each; it may be called at any time."""
     problems = [await _bring_table(show_table(passage))]
-    for chain in _chains(passage):
-        problems.append(await _bring_chain(chain, wanted=passage.forward))
+    for chain, rules in _verdicts(passage).items():
+        problems.append(await _bring_chain(chain, rules if passage.forward else None))
     return tuple(problem for problem in problems if problem)
 
 
 async def close_passage() -> tuple[str, ...]:
     """Remove all that is ours, and nothing else. Return what could not be done, one line each."""
-    nobody = IPv4Network("0.0.0.0/32")
-    nothing = Passage(network=nobody, subnet=nobody, masquerade=False, forward=False)
-    problems = [await _remove_table()]
-    for chain in _chains(nothing):
-        problems.append(await _bring_chain(chain, wanted=False))
+    problems = [await _remove_table(), await _bring_chain(_FORWARD, None), await _bring_chain(_RAW, None)]
     return tuple(problem for problem in problems if problem)
 
 
@@ -105,7 +105,7 @@ async def _bring_table(wanted: str) -> str:
     if shutil.which("nft") is None:
         return "nftables: nft is not installed, so other hosts may see this host's address for its containers'"
     listed = await _ask("nft", "list", "table", "ip", TABLE)
-    if listed.strip() == wanted.strip():
+    if listed is not None and listed.strip() == wanted.strip():
         return ""
     return await _tell(("nft", "-f", "-"), f"{_AFRESH}{wanted}", place="nftables")
 
@@ -116,64 +116,60 @@ async def _remove_table() -> str:
     return await _tell(("nft", "-f", "-"), _AFRESH, place="nftables")
 
 
-_AFRESH: Final = f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n"
-"""Deleting what is not there would be an error."""
-
-
 # --- iptables: verdicts
 
 
-def _chains(passage: Passage) -> tuple[_Chain, ...]:
+def _verdicts(passage: Passage) -> dict[_Chain, tuple[str, ...]]:
+    """Return the rules of our chains, as iptables lists them."""
     network, subnet = passage.network, passage.subnet
-    forward = (
-        # Docker keeps the host's own networks apart; ours to decide is only what crosses hosts.
-        f"-s {subnet} -d {subnet} -j RETURN",
-        f"-s {network} -j ACCEPT",
-        f"-d {network} -j ACCEPT",
-    )
-    return (
-        _Chain(table="filter", name=FORWARD_CHAIN, entrances=("DOCKER-USER", "FORWARD"), rules=forward),
-        _Chain(table="raw", name=RAW_CHAIN, entrances=("PREROUTING",), rules=(f"-d {subnet} -j ACCEPT",)),
-    )
+    return {
+        _FORWARD: (
+            # Docker keeps the host's own networks apart; ours to decide is only what crosses hosts.
+            f"-s {subnet} -d {subnet} -j RETURN",
+            f"-s {network} -j ACCEPT",
+            f"-d {network} -j ACCEPT",
+        ),
+        _RAW: (f"-d {subnet} -j ACCEPT",),
+    }
 
 
-async def _bring_chain(chain: _Chain, *, wanted: bool) -> str:
+async def _bring_chain(chain: _Chain, rules: tuple[str, ...] | None) -> str:
+    """Give a chain of ours these rules, or with None remove it. Return why that cannot be done."""
     if shutil.which("iptables") is None:
         # Whoever cannot write rules there has none that drop.
         return ""
     listed = await _ask("iptables", "-w", _LOCK_WAIT, "-t", chain.table, "-S")
-    if listed == _UNREADABLE:
-        # A kernel without the table drops nothing in it; all have the table filter.
-        return f"iptables: the table {chain.table} cannot be read" if chain.table == "filter" and wanted else ""
-    script = _opening(listed, chain) if wanted else _closing(listed, chain)
+    if listed is None:
+        # A kernel without the table raw drops nothing in it; every kernel has the table filter.
+        is_problem = chain == _FORWARD and rules is not None
+        return f"iptables: the table {chain.table} cannot be read" if is_problem else ""
+    lines = listed.splitlines()
+    script = _closing(lines, chain) if rules is None else _opening(lines, chain, rules)
     if not script:
         return ""
     restore = ("iptables-restore", "-w", _LOCK_WAIT, "--noflush")
     return await _tell(restore, script, place=f"iptables, table {chain.table}")
 
 
-def _opening(listed: str, chain: _Chain) -> str:
+def _opening(lines: list[str], chain: _Chain, rules: tuple[str, ...]) -> str:
     """Return iptables-restore's script that makes our chain what it should be; empty where it is."""
-    lines = listed.splitlines()
-    rules = [f"-A {chain.name} {rule}" for rule in chain.rules]
-    entrance = _entrance(lines, chain)
-    surplus = _jumps(lines, chain)
-    if entrance_is_there := f"-A {entrance} -j {chain.name}" in surplus:
-        surplus.remove(f"-A {entrance} -j {chain.name}")
-        if not surplus and [line for line in lines if line.startswith(f"-A {chain.name} ")] == rules:
-            return ""
+    wanted = [f"-A {chain.name} {rule}" for rule in rules]
+    entrance = f"-A {_entrance(lines, chain)} -j {chain.name}"
+    jumps = _jumps(lines, chain)
+    if jumps == [entrance] and [line for line in lines if line.startswith(f"-A {chain.name} ")] == wanted:
+        return ""
     return _script(
         chain.table,
         # Naming a chain of ours empties it, and makes it where there is none.
         f":{chain.name} - [0:0]",
-        *rules,
-        *(f"-D {jump.removeprefix('-A ')}" for jump in surplus),
-        *(() if entrance_is_there else (f"-I {entrance} 1 -j {chain.name}",)),
+        *wanted,
+        *(f"-D {jump.removeprefix('-A ')}" for jump in jumps),
+        f"-I {entrance.removeprefix('-A ')}",
     )
 
 
-def _closing(listed: str, chain: _Chain) -> str:
-    lines = listed.splitlines()
+def _closing(lines: list[str], chain: _Chain) -> str:
+    """Return iptables-restore's script that removes our chain; empty where there is none."""
     if f"-N {chain.name}" not in lines:
         return ""
     leave = (f"-D {jump.removeprefix('-A ')}" for jump in _jumps(lines, chain))
@@ -200,12 +196,13 @@ def _script(table: str, *lines: str) -> str:
 # --- their programs
 
 
-async def _ask(*argv: str) -> str:
+async def _ask(*argv: str) -> str | None:
+    """Return what a program lists; None where it cannot: the table is not there, or not to be had."""
     try:
         asked = await run(argv, timeout=_TIMEOUT)
     except ProgramUnavailable:
-        return _UNREADABLE
-    return asked.output if asked.returncode == 0 else _UNREADABLE
+        return None
+    return asked.output if asked.returncode == 0 else None
 
 
 async def _tell(argv: tuple[str, ...], text: str, *, place: str) -> str:
