@@ -97,6 +97,8 @@ class PlaneFacts:
     """Members that nothing can be made for, and why, one line each."""
     missing: tuple[str, ...]
     """What the backend would add or change, one line each."""
+    unreached: frozenset[IPv4Network]
+    """Members' subnets that something is missing for."""
     stale: tuple[str, ...]
     """What it would remove."""
 

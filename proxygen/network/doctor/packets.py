@@ -7,7 +7,7 @@ names the rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
@@ -161,10 +161,10 @@ class Ruleset:
         self.chains: Final = tuple(chains)
         self._by_name: Mapping[tuple[str, str], Chain] = {(one.table, one.name): one for one in chains}
 
-    def drops(self, packet: Packet, *hooks: Hook) -> Dropped | None:
-        """Return what ends a packet on its way by the hooks; None: nothing that can be told.
+    def drops(self, packet: Packet, *hooks: Hook) -> Iterator[Dropped]:
+        """Yield all that would end a packet on its way by the hooks, as far as that can be told.
 
-        An accept ends one base chain only: the next of the same hook may still drop.
+        The first one does; who removes it meets the next. An accept ends one base chain only.
         """
         for hook in hooks:
             based = [chain for chain in self.chains if chain.hook is hook]
@@ -173,10 +173,9 @@ class Ruleset:
                 decided = self._walk(base, packet, unsure, _DEEPEST)
                 unless = unsure[0].text if unsure else ""
                 if isinstance(decided, _End):
-                    return Dropped(base=base, chain=decided.chain, rule=decided.rule, unless=unless)
-                if decided is Verdict.NOTHING and base.drops:
-                    return Dropped(base=base, chain=base, rule=None, unless=unless)
-        return None
+                    yield Dropped(base=base, chain=decided.chain, rule=decided.rule, unless=unless)
+                elif decided is Verdict.NOTHING and base.drops:
+                    yield Dropped(base=base, chain=base, rule=None, unless=unless)
 
     def _walk(self, chain: Chain, packet: Packet, unsure: list[Rule], depth: int) -> Verdict | _End:
         for rule in chain.rules:

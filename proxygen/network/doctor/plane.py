@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from proxygen.network.backends import wireguard
 from proxygen.network.backends.host_gw import plan_routes
 from proxygen.network.backends.vxlan import VxlanBackend, plan_entries
 from proxygen.network.config import HostGw, Vxlan, WireGuard
 from proxygen.network.doctor.facts import PlaneFacts
-from proxygen.network.fabric import Fabric, Underlay
+from proxygen.network.fabric import Fabric, Member, Underlay
 from proxygen.network.kernel.diff import Verb, steps_between
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import Entry, Link, Route, state_of
@@ -19,7 +19,7 @@ async def read_plane(kernel: Kernel, fabric: Fabric, underlay: Underlay) -> Plan
     """Compare, and change nothing. Raise NetworkError."""
     links = [link for link in await kernel.links() if link.is_ours]
     config = fabric.config.backend
-    wanted: Iterable[Entry] = ()
+    wanted: Mapping[Entry, Member] = {}
     problems: list[str] = []
     device: Link | None = None
     mtu = underlay.mtu
@@ -38,18 +38,22 @@ async def read_plane(kernel: Kernel, fabric: Fabric, underlay: Underlay) -> Plan
                 peers, problems = wireguard.plan_peers(
                     fabric, underlay, config, own_key=_own_key(fabric), shared_key=""
                 )
-                wanted = [Route(destination=member.subnet, link=device.index) for member in peers.values()]
+                wanted = {Route(destination=member.subnet, link=device.index): member for member in peers.values()}
         case _:
             # FRR, AWS or somebody else forwards: no route of ours is right.
             pass
     actual = await kernel.state(() if device is None else (device.index,))
     steps = steps_between(actual, state_of(wanted))
+    needs = config.type if isinstance(config, Vxlan | WireGuard) else ""
+    missing = [step for step in steps if step.verb is not Verb.REMOVE]
+    unreached = [wanted[step.entry] for step in missing] if device is not None or not needs else fabric.others
     return PlaneFacts(
-        needs=config.type if isinstance(config, Vxlan | WireGuard) else "",
+        needs=needs,
         device=device,
         mtu=mtu,
         problems=tuple(problems),
-        missing=tuple(str(step.entry) for step in steps if step.verb is not Verb.REMOVE),
+        missing=tuple(str(step.entry) for step in missing),
+        unreached=frozenset(member.subnet for member in unreached),
         stale=(
             *(str(step.entry) for step in steps if step.verb is Verb.REMOVE),
             *(f"link {link.name}" for link in links if device is None or link.index != device.index),

@@ -27,7 +27,7 @@ from proxygen.programs import run
 _MOST: Final = 50
 """Members that are probed; of more, the report says how many were not."""
 _AT_ONCE: Final = 10
-_PINGS: Final = ("ping", "-n", "-q", "-c", "3", "-i", "0.3", "-W", "2")
+_PINGS: Final = ("ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "2")
 """One answer is enough: the first ping may wait for ARP, and a busy machine loses some."""
 _PATIENCE: Final = 20.0
 _HEADERS: Final = 28
@@ -62,9 +62,11 @@ class Prober:
         # The same place in the subnet as our own source: .0 of a backend's device, .1 of a bridge.
         place = int(self._source) - int(self._fabric.own.subnet.network_address)
         target = member.subnet[place]
-        carried = await self._pings(target, source=self._source)
-        largest = carried and await self._pings(target, source=self._source, size=self._largest)
-        underlay = carried or await self._pings(member.public_ip, source=self._underlay.address.ip)
+        carried, largest, underlay = await asyncio.gather(
+            self._pings(target, source=self._source),
+            self._pings(target, source=self._source, size=self._largest),
+            self._pings(member.public_ip, source=self._underlay.address.ip),
+        )
         return Reached(
             member=member,
             target=target,
@@ -78,8 +80,9 @@ class Prober:
     async def _direction(self, member: Member, target: IPv4Address) -> Way:
         if isinstance(self._fabric.config.backend, WireGuard):
             return Way.UNTOLD
-        out = await self._pings(target, source=self._underlay.address.ip)
-        back = await self._pings(member.public_ip, source=self._source)
+        out, back = await asyncio.gather(
+            self._pings(target, source=self._underlay.address.ip), self._pings(member.public_ip, source=self._source)
+        )
         if out == back:
             return Way.UNTOLD if out else Way.BOTH
         return Way.BACK if out else Way.OUT

@@ -376,6 +376,15 @@ def test_plain_routes_need_neither_device_nor_port() -> None:
     assert {"device", "module", "backend-port"} <= skipped
 
 
+def test_a_member_that_nothing_leads_to_is_not_said_to_be_behind_a_firewall() -> None:
+    """The fault is here, and is found as such; what a probe then says would lead people astray."""
+    facts = replace(
+        probed(carried=False, lost=Way.OUT),
+        plane=replace(PLANE, missing=("route 10.99.2.0/24",), unreached=frozenset({OTHER.subnet})),
+    )
+    assert only(facts).check == "data-plane"
+
+
 def test_every_name_is_told_apart() -> None:
     names = [check.name for check in CHECKS]
     assert len(set(names)) == len(names)

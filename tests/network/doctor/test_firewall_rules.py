@@ -12,7 +12,7 @@ import pytest
 
 from proxygen.network.doctor.iptables import read_iptables
 from proxygen.network.doctor.nft import read_nft
-from proxygen.network.doctor.packets import Chain, Dropped, Hook, Packet, Rule, Ruleset, Verdict
+from proxygen.network.doctor.packets import Chain, Hook, Packet, Rule, Ruleset, Verdict
 
 INCOMING = Packet(
     source=IPv4Address("10.99.2.2"), destination=IPv4Address("10.99.1.2"), comes_by="pxvx1", leaves_by="docker0"
@@ -59,12 +59,10 @@ def iptables(text: str) -> Ruleset:
 
 def test_docker_28_drops_what_comes_for_a_container_before_it_is_forwarded() -> None:
     rules = iptables(DOCKER_28)
-    raw = rules.drops(INCOMING, Hook.PREROUTING, Hook.FORWARD)
-    assert raw is not None
+    raw, *_ = rules.drops(INCOMING, Hook.PREROUTING, Hook.FORWARD)
     assert raw.why == "iptables raw PREROUTING has: -d 10.99.1.2/32 '!' -i docker0 -j DROP"
 
-    isolated = rules.drops(INCOMING, Hook.FORWARD)
-    assert isolated is not None
+    (isolated,) = rules.drops(INCOMING, Hook.FORWARD)
     assert (isolated.base.name, isolated.chain.name) == ("FORWARD", "DOCKER")
 
 
@@ -72,14 +70,14 @@ def test_what_dockers_own_containers_send_passes() -> None:
     outgoing = Packet(
         source=IPv4Address("10.99.1.2"), destination=IPv4Address("10.99.2.2"), comes_by="docker0", leaves_by="pxvx1"
     )
-    assert iptables(DOCKER_28).drops(outgoing, Hook.PREROUTING, Hook.FORWARD) is None
+    assert not any(iptables(DOCKER_28).drops(outgoing, Hook.PREROUTING, Hook.FORWARD))
 
 
 def test_docker_user_is_asked_before_docker() -> None:
     opened = DOCKER_28.replace("COMMIT\n*filter", "COMMIT\n*filter").replace(
         "-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -d 10.99.0.0/16 -j ACCEPT\n-A FORWARD -j DOCKER-USER"
     )
-    assert iptables(opened).drops(INCOMING, Hook.FORWARD) is None
+    assert not any(iptables(opened).drops(INCOMING, Hook.FORWARD))
 
 
 @pytest.mark.parametrize(
@@ -105,14 +103,14 @@ def test_docker_user_is_asked_before_docker() -> None:
 )
 def test_a_rule_of_iptables_drops_what_it_certainly_meets(rule: str, dropped: bool) -> None:
     rules = iptables(f"*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD {rule}\nCOMMIT\n")
-    assert (rules.drops(INCOMING, Hook.FORWARD) is not None) is dropped
+    assert any(rules.drops(INCOMING, Hook.FORWARD)) is dropped
 
 
 def test_udp_of_a_port_is_told_from_udp_of_another() -> None:
     text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp -m udp --dport {} -j DROP\nCOMMIT\n"
-    assert iptables(text.format(8472)).drops(VXLAN, Hook.INPUT) is not None
-    assert iptables(text.format(53)).drops(VXLAN, Hook.INPUT) is None
-    assert iptables(text.replace(" -m udp --dport {}", "")).drops(VXLAN, Hook.INPUT) is not None
+    assert any(iptables(text.format(8472)).drops(VXLAN, Hook.INPUT))
+    assert not any(iptables(text.format(53)).drops(VXLAN, Hook.INPUT))
+    assert any(iptables(text.replace(" -m udp --dport {}", "")).drops(VXLAN, Hook.INPUT))
 
 
 # --- nft
@@ -176,35 +174,31 @@ NAMED = {"family": "inet", "name": "s", "table": "x", "type": "ipv4_addr"}
 )
 def test_a_rule_of_nft_drops_what_it_certainly_meets(expression: object, dropped: bool) -> None:
     rules = nft(expression, {"drop": None}, set=NAMED | {"elem": [{"prefix": {"addr": "10.99.2.0", "len": 24}}]})
-    assert (rules.drops(INCOMING, Hook.FORWARD) is not None) is dropped
+    assert any(rules.drops(INCOMING, Hook.FORWARD)) is dropped
 
 
 def test_a_chain_that_a_rule_jumps_to_decides() -> None:
-    found = nft({"jump": {"target": "y"}}).drops(INCOMING, Hook.FORWARD)
-    assert found is not None
+    (found,) = nft({"jump": {"target": "y"}}).drops(INCOMING, Hook.FORWARD)
     assert (found.base.name, found.chain.name) == ("f", "y")
 
 
 def test_a_verdict_map_is_read_branch_by_branch() -> None:
     states = [["established", {"accept": None}], ["new", {"jump": {"target": "y"}}]]
     vmap = {"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": states}}}
-    assert nft(vmap).drops(INCOMING, Hook.FORWARD) is not None
-    assert (
-        nft({"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": states[:1]}}}).drops(INCOMING, Hook.FORWARD)
-        is None
-    )
+    assert any(nft(vmap).drops(INCOMING, Hook.FORWARD))
+    only_known = {"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": states[:1]}}}
+    assert not any(nft(only_known).drops(INCOMING, Hook.FORWARD))
 
 
 def test_a_policy_drops_what_no_rule_accepted_and_says_which_rule_is_not_clear() -> None:
-    found = nft(match({"meta": {"key": "mark"}}, 1), {"accept": None}, policy="drop").drops(INCOMING, Hook.FORWARD)
-    assert found is not None
+    (found,) = nft(match({"meta": {"key": "mark"}}, 1), {"accept": None}, policy="drop").drops(INCOMING, Hook.FORWARD)
     assert (found.why, found.unless) == ("the policy of inet x f is drop", "mark 1 accept")
-    assert nft({"accept": None}, policy="drop").drops(INCOMING, Hook.FORWARD) is None
+    assert not any(nft({"accept": None}, policy="drop").drops(INCOMING, Hook.FORWARD))
 
 
 def test_the_port_of_vxlan_is_found_in_a_set_of_ports() -> None:
     ports = match({"payload": {"protocol": "udp", "field": "dport"}}, {"set": [53, {"range": [8000, 9000]}]})
-    assert nft(ports, {"drop": None}, hook="input").drops(VXLAN, Hook.INPUT) is not None
+    assert any(nft(ports, {"drop": None}, hook="input").drops(VXLAN, Hook.INPUT))
 
 
 def test_tables_of_ipv6_and_of_nat_drop_nothing() -> None:
@@ -234,7 +228,7 @@ def test_tables_of_ipv6_and_of_nat_drop_nothing() -> None:
             },
         ]
     }
-    assert Ruleset(read_nft(json.dumps(listing))).drops(INCOMING, Hook.PREROUTING, Hook.FORWARD) is None
+    assert not any(Ruleset(read_nft(json.dumps(listing))).drops(INCOMING, Hook.PREROUTING, Hook.FORWARD))
 
 
 # --- the walk
@@ -252,9 +246,13 @@ def test_an_accept_in_one_chain_does_not_save_from_the_next() -> None:
     rules = Ruleset(
         [chain(verdict(Verdict.DROP), priority=10), chain(verdict(Verdict.ACCEPT), name="first", priority=0)]
     )
-    found = rules.drops(INCOMING, Hook.FORWARD)
-    assert isinstance(found, Dropped)
+    (found,) = rules.drops(INCOMING, Hook.FORWARD)
     assert found.base.name == "base"
+
+
+def test_whoever_cures_one_drop_is_not_surprised_by_the_next() -> None:
+    rules = Ruleset([chain(name="first", drops=True), chain(verdict(Verdict.DROP), name="second", priority=10)])
+    assert [found.base.name for found in rules.drops(INCOMING, Hook.FORWARD)] == ["first", "second"]
 
 
 def test_a_return_ends_a_chain_and_a_goto_does_not_come_back() -> None:
@@ -262,12 +260,12 @@ def test_a_return_ends_a_chain_and_a_goto_does_not_come_back() -> None:
     jump = Rule(text="jump", jump="called")
     goto = Rule(text="goto", jump="called", goto=True)
     drop = verdict(Verdict.DROP)
-    assert Ruleset([chain(jump), called]).drops(INCOMING, Hook.FORWARD) is None
-    assert Ruleset([chain(jump, drop), called]).drops(INCOMING, Hook.FORWARD) is not None
-    assert Ruleset([chain(goto, drop), called]).drops(INCOMING, Hook.FORWARD) is None
+    assert not any(Ruleset([chain(jump), called]).drops(INCOMING, Hook.FORWARD))
+    assert any(Ruleset([chain(jump, drop), called]).drops(INCOMING, Hook.FORWARD))
+    assert not any(Ruleset([chain(goto, drop), called]).drops(INCOMING, Hook.FORWARD))
 
 
 def test_chains_that_call_each_other_come_to_an_end() -> None:
     one = chain(Rule(text="jump", jump="two"), name="one")
     two = chain(Rule(text="jump", jump="one"), name="two", hook=None)
-    assert Ruleset([one, two]).drops(INCOMING, Hook.FORWARD) is None
+    assert not any(Ruleset([one, two]).drops(INCOMING, Hook.FORWARD))

@@ -95,7 +95,7 @@ KERNEL = KernelFacts(
     forwards={"all": True, "default": True, "eth0": True, "docker0": True, "pxvx1": True},
     rp_filter={"all": 0, "default": 2, "eth0": 2, "docker0": 0, "pxvx1": 0},
 )
-PLANE = PlaneFacts(needs="vxlan", device=DEVICE, mtu=1450, problems=(), missing=(), stale=())
+PLANE = PlaneFacts(needs="vxlan", device=DEVICE, mtu=1450, problems=(), missing=(), unreached=frozenset(), stale=())
 
 
 def member(of: Record) -> Member:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
@@ -25,20 +25,21 @@ _CONTAINER: Final = 2
 @check("firewall", "no rule of this host's firewall drops packets between containers of different hosts")
 def firewall(facts: Facts) -> Iterator[Fault]:
     rules, network = known(facts.firewall), facts.config().network
-    said: set[tuple[str, str, str]] = set()
+    named = set()
     for packet in _between_hosts(facts, rules):
-        dropped = rules.drops(packet, Hook.PREROUTING, Hook.FORWARD)
-        if dropped is None:
-            continue
-        by = (dropped.base.table, dropped.base.name, "" if dropped.rule is None else dropped.rule.text)
-        if by in said:
-            continue
-        said.add(by)
-        text = f"packets from {packet.source} to {packet.destination} are dropped here: {dropped.why}"
-        if dropped.unless:
-            yield warning(f"{text}, unless this lets them pass: {dropped.unless}", cure=_opening(dropped, network))
-        else:
-            yield error(text, cure=_opening(dropped, network))
+        for dropped in rules.drops(packet, Hook.PREROUTING, Hook.FORWARD):
+            by = (dropped.base.table, dropped.base.name, dropped.why)
+            if by not in named:
+                named.add(by)
+                yield _dropping(packet, dropped, network)
+
+
+def _dropping(packet: Packet, dropped: Dropped, network: IPv4Network) -> Fault:
+    text = f"packets from {packet.source} to {packet.destination} are dropped here: {dropped.why}"
+    cure = _opening(dropped, network)
+    if dropped.unless:
+        return warning(f"{text}, unless this lets them pass: {dropped.unless}", cure=cure)
+    return error(text, cure=cure)
 
 
 @check("backend-port", "this host's firewall lets in what the backend sends to this host")
@@ -49,21 +50,16 @@ def backend_port(facts: Facts) -> Iterator[Fault]:
         raise Skipped(f"the backend {config.backend.type} uses no UDP port")
     underlay, fabric = known(facts.underlay), known(facts.fabric)
     here, link = underlay.address.ip, underlay.link
+    named = set()
     for member in fabric.others[:_ENOUGH]:
-        packet = Packet(source=member.public_ip, destination=here, comes_by=link, leaves_by="", udp_port=port)
-        dropped = rules.drops(packet, Hook.PREROUTING, Hook.INPUT)
-        answer = replace(packet, source=here, destination=member.public_ip, comes_by="", leaves_by=link)
-        if dropped is not None:
-            yield error(
-                f"UDP {port} from {member.public_ip} is dropped here: {dropped.why}", cure=_admission(dropped, port)
-            )
-            return
-        dropped = rules.drops(answer, Hook.OUTPUT)
-        if dropped is not None:
-            yield error(
-                f"UDP {port} to {member.public_ip} is dropped here: {dropped.why}", cure=_admission(dropped, port)
-            )
-            return
+        coming = Packet(source=member.public_ip, destination=here, comes_by=link, leaves_by="", udp_port=port)
+        going = Packet(source=here, destination=member.public_ip, comes_by="", leaves_by=link, udp_port=port)
+        shut = [(f"from {member.public_ip}", dropped) for dropped in rules.drops(coming, Hook.PREROUTING, Hook.INPUT)]
+        shut += [(f"to {member.public_ip}", dropped) for dropped in rules.drops(going, Hook.OUTPUT)]
+        for way, dropped in shut:
+            if dropped.why not in named:
+                named.add(dropped.why)
+                yield error(f"UDP {port} {way} is dropped here: {dropped.why}", cure=_admission(dropped, port))
 
 
 def _between_hosts(facts: Facts, rules: Ruleset) -> Iterator[Packet]:
@@ -134,7 +130,11 @@ def reach(facts: Facts) -> Iterator[Fault]:
     config, probes = facts.config(), known(facts.probes)
     if not probes.reached:
         raise Skipped("there is no other host yet")
-    for reached in probes.reached:
+    unreached = frozenset() if isinstance(facts.plane, Unknown) else facts.plane.unreached
+    due = [reached for reached in probes.reached if reached.member.subnet not in unreached]
+    if not due:
+        raise Skipped("the data plane here is not whole yet, so that no answer would tell anything")
+    for reached in due:
         member = reached.member
         who = f"{member.node or member.host_id[:12]} ({member.public_ip}, {member.subnet})"
         fault = error if member.lives else warning
