@@ -267,21 +267,21 @@ class Kernel:
         return NetlinkRequest(self._netlink, message, msg_type=written.type, msg_flags=written.flags)
 
     async def _routes(self, what: str, **selected: int) -> list[Any]:
-        return await self._read(what, lambda: self._netlink.route("dump", family=AF_INET, dump_filter=None, **selected))
+        ask = self._netlink.route
+        found = await self._read(what, lambda: ask("dump", family=AF_INET, dump_filter=None, **selected))
+        # Never left to the kernel alone: what is believed to be ours may be removed.
+        return [message for message in found if all(message[key] == value for key, value in selected.items())]
 
     async def _neighbours(self, link: int) -> list[Neighbour]:
-        ask = self._netlink.neigh
-        found = await self._read("neighbours", lambda: ask("dump", family=AF_INET, match={"ifindex": link}))
-        return [read_neighbour(message) for message in found if message["state"] & PERMANENT]
+        ask, of_link = self._netlink.neigh, ["NDA_IFINDEX", link]
+        found = await self._read("neighbours", lambda: ask("dump", family=AF_INET, dump_filter=None, attrs=[of_link]))
+        return [read_neighbour(message) for message in found if _is_set_on(message, link)]
 
     async def _forwards(self, link: int) -> list[Forward]:
         ask = self._netlink.neigh
         found = await self._read("forwarding", lambda: ask("dump", family=AF_BRIDGE, ifindex=link, dump_filter=None))
-        return [
-            read_forward(message)
-            for message in found
-            if message["ifindex"] == link and message["state"] & PERMANENT and message.get_attr("NDA_DST")
-        ]
+        # One without a host is for a bridge above.
+        return [read_forward(message) for message in found if _is_set_on(message, link) and message.get_attr("NDA_DST")]
 
     async def _read(self, what: str, ask: Callable[[], Awaitable[AsyncIterator[Any]]]) -> list[Any]:
         """Read a whole table, again where it changed meanwhile."""
@@ -329,6 +329,11 @@ class Events:
             await self.open()
             return [LOST]
         return [event for event in map(read_event, messages) if event is not None]
+
+
+def _is_set_on(message: Any, link: int) -> bool:
+    """Tell whether an entry was set for good on a link. A kernel before 4.20 gives those of other links too."""
+    return bool(message["ifindex"] == link and message["state"] & PERMANENT)
 
 
 def _failed(step: Step, error: NetlinkError) -> list[Failure]:
