@@ -273,6 +273,26 @@ def test_after_a_loss_of_consuls_data_each_host_gets_its_own_subnet_again_and_no
 
 
 @pytest.mark.slow
+def test_a_loss_while_no_agent_looked_is_held_too_and_believed_once_it_has_lasted(
+    plain: Net, hosts: list[Host]
+) -> None:
+    away = range(100, 106)
+    agent = plain.agent(hosts[1], hold="20s")
+    agent.start()
+    for number in away:
+        plain.put_lease(number, f"192.0.2.{number}")
+    until_routes(agent, {f"10.99.{number}.0/24" for number in away})
+    agent.kill()
+    for number in away:
+        plain.drop_lease(number)
+    agent.start()
+    until_status(agent, says("held until"), what="a loss that is held")
+    assert ours(hosts[1]) == {f"10.99.{number}.0/24" for number in away}
+    until_routes(agent, set())
+    until_status(agent, is_ready, what="ready")
+
+
+@pytest.mark.slow
 def test_an_agent_that_is_stopped_leaves_routes_and_cleanup_removes_them_and_no_others(
     net: Net, hosts: list[Host]
 ) -> None:
