@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from configparser import Error as ConfigError
 from configparser import RawConfigParser
@@ -13,7 +14,7 @@ from typing import Final
 from proxygen.errors import ProgramUnavailable
 from proxygen.network.docker import installed_docker
 from proxygen.network.doctor.facts import DockerFacts, FrrFacts, ManagerFacts, ModuleFacts, NetworkdFacts
-from proxygen.network.doctor.finding import Unknown
+from proxygen.network.doctor.finding import Skipped, Unknown
 from proxygen.network.doctor.iptables import read_iptables
 from proxygen.network.doctor.nft import read_nft
 from proxygen.network.doctor.packets import Chain, Ruleset
@@ -33,22 +34,36 @@ _DAEMONS: Final = ("zebra", "staticd", "bgpd", "ospfd")
 
 
 async def read_firewall() -> Ruleset | Unknown:
-    """List all rules. What iptables has made shows in nft too, if it is not the old one."""
-    chains: list[Chain] = []
+    """List all rules: nft's, among which are those of today's iptables, and those of the old one."""
     try:
-        listed = await run(("nft", "-j", "list", "ruleset"), timeout=_PATIENCE)
-        if listed.returncode:
-            return Unknown(f"nft does not list the rules: {listed.output.strip()}")
-        # Warnings stand before the listing.
-        chains += read_nft(listed.output[max(0, listed.output.find('{"nftables"')) :])
-        if _has_legacy_tables():
-            saved = await run(("iptables-legacy-save",), timeout=_PATIENCE)
-            chains += read_iptables(saved.output)
-    except ProgramUnavailable as error:
+        chains = [*await _read_nft(), *await _read_legacy()]
+    except (Skipped, ProgramUnavailable) as error:
         return Unknown(str(error))
     except (ValueError, KeyError, TypeError) as error:
         return Unknown(f"the firewall's rules cannot be read: {error}")
     return Ruleset(chains)
+
+
+async def _read_nft() -> tuple[Chain, ...]:
+    if shutil.which("nft") is None:
+        # Without nft there is iptables alone, whichever it is.
+        return read_iptables(await _listing("iptables-save"))
+    listing = await _listing("nft", "-j", "list", "ruleset")
+    # Warnings stand before the listing.
+    return read_nft(listing[max(0, listing.find('{"nftables"')) :])
+
+
+async def _read_legacy() -> tuple[Chain, ...]:
+    return read_iptables(await _listing("iptables-legacy-save")) if _has_legacy_tables() else ()
+
+
+async def _listing(*command: str) -> str:
+    listed = await run(command, timeout=_PATIENCE)
+    if listed.returncode:
+        raise Skipped(f"{command[0]} does not list the rules: {listed.output.strip()}")
+    if " bytes left out ..." in listed.output:
+        raise Skipped("the firewall has more rules than the doctor reads")
+    return listed.output
 
 
 def _has_legacy_tables() -> bool:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 def known(part: T | Unknown) -> T:
     """Return the fact. Raise Skipped with the reason why there is none."""
     if isinstance(part, Unknown):
-        raise Skipped(part.reason)
+        raise Skipped(part.short or part.reason)
     return part
 
 
@@ -40,6 +40,8 @@ class LeaseFacts:
     view: View
     live: IPv4Network | None
     """What this host's containers have, as its agent remembers."""
+    session: str
+    """The agent's, as it remembers; empty while there is none."""
     silent: float | None
     """Seconds since Consul last confirmed that; None: it never did since the host booted."""
     ttl: float

@@ -84,6 +84,8 @@ class Unknown:
     """A fact that could not be had."""
 
     reason: str
+    short: str = ""
+    """For all the checks that are skipped by it; empty: the reason itself."""
 
 
 def describe(report: Report) -> str:

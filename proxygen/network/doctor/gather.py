@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, TypeVar
 
-from proxygen.errors import NetworkConfigError, ProxygenError
+from proxygen.errors import CatalogUnavailable, NetworkConfigError, ProxygenError
 from proxygen.network.config import FrrBgp, FrrOspf, Vxlan, WireGuard
 from proxygen.network.doctor import beside
 from proxygen.network.doctor.arp import who_has
@@ -97,14 +97,18 @@ async def _told(asked: Awaitable[T | Unknown]) -> T | Unknown:
         return Unknown(str(error))
 
 
-async def _read_lease(place: Place) -> LeaseFacts:
-    view = await place.store.look()
+async def _read_lease(place: Place) -> LeaseFacts | Unknown:
+    try:
+        view = await place.store.look()
+    except CatalogUnavailable as error:
+        return Unknown(str(error), short="Consul does not answer")
     past = place.memory.recall(place.host_id)
     return LeaseFacts(
         host_id=place.host_id,
         prefix=place.store.prefix,
         view=view,
         live=past.live,
+        session=past.session,
         silent=None if past.confirmed is None else time.monotonic() - past.confirmed,
         ttl=place.terms.ttl,
         grace=place.terms.grace,

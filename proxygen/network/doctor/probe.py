@@ -24,9 +24,9 @@ from proxygen.network.doctor.facts import KernelFacts, ProbeFacts, Reached, Way
 from proxygen.network.fabric import Fabric, Member, Underlay
 from proxygen.programs import run
 
-_MOST: Final = 50
+_MOST: Final = 200
 """Members that are probed; of more, the report says how many were not."""
-_AT_ONCE: Final = 10
+_AT_ONCE: Final = 20
 _PINGS: Final = ("ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "2")
 """One answer is enough: the first ping may wait for ARP, and a busy machine loses some."""
 _PATIENCE: Final = 20.0

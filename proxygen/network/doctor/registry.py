@@ -18,11 +18,15 @@ class Check:
     """At what; one line for the reference page and for "checked: …"."""
     find: Callable[[Facts], Iterable[Fault]]
     """Pure. Raise Skipped where it cannot be told."""
+    leaves_out: Callable[[Facts], str] = lambda facts: ""
+    """What was not looked at though the rest was; empty: nothing."""
 
 
-def check(name: str, looks: str) -> Callable[[Callable[[Facts], Iterable[Fault]]], Check]:
+def check(
+    name: str, looks: str, *, leaves_out: Callable[[Facts], str] = lambda facts: ""
+) -> Callable[[Callable[[Facts], Iterable[Fault]]], Check]:
     """Make a check of a function."""
-    return lambda find: Check(name=name, looks=looks, find=find)
+    return lambda find: Check(name=name, looks=looks, find=find, leaves_out=leaves_out)
 
 
 def judge(facts: Facts, checks: Iterable[Check]) -> Report:
@@ -36,7 +40,8 @@ def judge(facts: Facts, checks: Iterable[Check]) -> Report:
             examined.append(Examined(check=one.name, outcome=Outcome.SKIPPED, reason=str(skipped)))
             continue
         outcome = Outcome.FOUND if found else Outcome.CLEAN
-        examined.append(Examined(check=one.name, outcome=outcome, reason=one.looks))
+        looked = "; ".join(filter(None, (one.looks, one.leaves_out(facts))))
+        examined.append(Examined(check=one.name, outcome=outcome, reason=looked))
         findings += found
     return Report(examined=tuple(examined), findings=tuple(findings))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from proxygen.network.doctor.arp import read_sender
-from proxygen.network.doctor.beside import read_docker, read_module, read_networkd
-from proxygen.network.doctor.facts import DockerFacts, NetworkdFacts
+from proxygen.network.doctor.beside import read_docker, read_firewall, read_manager, read_module, read_networkd
+from proxygen.network.doctor.facts import DockerFacts, ManagerFacts, NetworkdFacts
 from proxygen.network.doctor.finding import Unknown
+from proxygen.network.doctor.packets import Ruleset
 
 
 def networkd(directory: Path, **files: str) -> NetworkdFacts | Unknown:
@@ -95,3 +97,56 @@ def test_only_who_claims_the_address_is_taken_for_its_holder() -> None:
     assert read_sender(claim[:30], address) is None
     question = head + mac + bytes(4) + bytes(6) + address.packed
     assert read_sender(question, address) is None
+
+
+def a_program(directory: Path, name: str, says: str, status: int = 0) -> None:
+    """Put a program on the test's own PATH that prints what the real one would."""
+    script = directory / name
+    script.write_text(f"#!/bin/sh\ncat <<'END'\n{says}\nEND\nexit {status}\n")
+    script.chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    (directory / "cat").symlink_to(shutil.which("cat") or "/bin/cat")
+    (directory / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(directory))
+    return directory
+
+
+async def test_nfts_listing_is_found_behind_its_warnings(programs: Path) -> None:
+    chain = (
+        '{"family": "ip", "table": "t", "name": "f", "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}'
+    )
+    a_program(programs, "nft", f'# Warning: a table is managed by iptables-nft\n{{"nftables": [{{"chain": {chain}}}]}}')
+    found = await read_firewall()
+    assert isinstance(found, Ruleset)
+    assert [one.drops for one in found.chains] == [True]
+
+
+async def test_without_nft_iptables_is_asked(programs: Path) -> None:
+    a_program(programs, "iptables-save", "*filter\n:FORWARD DROP [0:0]\nCOMMIT")
+    found = await read_firewall()
+    assert isinstance(found, Ruleset)
+    assert [one.name for one in found.chains] == ["FORWARD"]
+
+
+@pytest.mark.parametrize("says", ["Operation not permitted", "{", '{"nftables": [{"chain": {}}]}'])
+async def test_a_firewall_that_does_not_tell_its_rules_is_no_all_clear(programs: Path, says: str) -> None:
+    a_program(programs, "nft", says, status=says.startswith("Op"))
+    assert isinstance(await read_firewall(), Unknown)
+
+
+async def test_network_managers_devices_are_read_with_colons_in_their_names(programs: Path) -> None:
+    a_program(programs, "nmcli", "eth0:connected\nbr\\:1:connected (externally)\npxvx1:unmanaged")
+    found = await read_manager()
+    assert isinstance(found, ManagerFacts)
+    assert found.states == {"eth0": "connected", "br:1": "connected (externally)", "pxvx1": "unmanaged"}
+
+
+async def test_a_network_manager_that_is_not_there_or_does_not_run_is_not_judged(programs: Path) -> None:
+    assert isinstance(await read_manager(), Unknown)
+    a_program(programs, "nmcli", "Error: NetworkManager is not running.", status=8)
+    assert isinstance(await read_manager(), Unknown)

@@ -73,6 +73,7 @@ CASES: list[tuple[str, Facts, str, Severity, str]] = [
     ("the lease is gone", seen(OTHER), "lease", ERROR, "gone from Consul"),
     ("a conflict", seen(replace(OTHER, subnet=MINE)), "lease", ERROR, "conflict"),
     ("no agent", seen(replace(OWN, session=""), OTHER), "lease", WARNING, "no agent"),
+    ("a double with this host's id", replace(WELL, lease=replace(LEASE, session="mine")), "lease", ERROR, "host's id"),
     ("unconfirmed", replace(WELL, lease=replace(LEASE, silent=40.0)), "lease", WARNING, "for 40 s"),
     ("expired", replace(WELL, lease=replace(LEASE, silent=90_000.0)), "lease", ERROR, "another host"),
     (
@@ -383,6 +384,11 @@ def test_a_member_that_nothing_leads_to_is_not_said_to_be_behind_a_firewall() ->
         plane=replace(PLANE, missing=("route 10.99.2.0/24",), unreached=frozenset({OTHER.subnet})),
     )
     assert only(facts).check == "data-plane"
+
+
+def test_hosts_that_were_not_asked_are_counted() -> None:
+    report = judge(replace(WELL, probes=ProbeFacts(reached=(REACHED,), others=800)), CHECKS)
+    assert "800 more were not asked" in {one.check: one for one in report.examined}["reach"].reason
 
 
 def test_every_name_is_told_apart() -> None:

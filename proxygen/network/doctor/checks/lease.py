@@ -13,6 +13,7 @@ from proxygen.network.doctor.registry import check
 from proxygen.network.records import Record
 
 _UP: Final = "proxygen network up"
+_IDS: Final = "give each host an id of its own: rm /etc/machine-id && systemd-machine-id-setup, or set network.host_id"
 _MOVE: Final = "stop the containers, then proxygen network release && proxygen network up"
 
 
@@ -67,7 +68,12 @@ def _own_lease(lease: LeaseFacts, own: Record) -> Iterator[Fault]:
             f"the config does not offer {own.subnet}, which this host has",
             cure=f"put the config back; or {_MOVE}",
         )
-    if not own.session:
+    if own.session and own.session != lease.session:
+        yield error(
+            f"the lease of {own.subnet} is kept by an agent that is not this host's: another host has this host's id",
+            cure=f"{_IDS}; if it is the only one, run the doctor with its agent's settings (network.state)",
+        )
+    elif not own.session:
         yield warning(
             f"no agent of this host keeps the lease of {own.subnet}; {lease.grace:g} s after its end others may get it",
             cure=_UP,
@@ -91,7 +97,7 @@ def identity(facts: Facts) -> Iterator[Fault]:
     yield from _shared(
         "host id",
         _by(records, lambda one: one.host_id),
-        cure="give each host an id of its own: rm /etc/machine-id && systemd-machine-id-setup, or set network.host_id",
+        cure=_IDS,
     )
     yield from _shared(
         "PublicIP",

@@ -125,7 +125,16 @@ def _port(config: NetworkConfig) -> int | None:
 # --- probes
 
 
-@check("reach", "every other host answers by the data plane, there and back, small packets and the largest")
+def _unprobed(facts: Facts) -> str:
+    others = 0 if isinstance(facts.probes, Unknown) else facts.probes.others
+    return f"{others} more were not asked" if others else ""
+
+
+@check(
+    "reach",
+    "every other host answers by the data plane, there and back, small packets and the largest",
+    leaves_out=_unprobed,
+)
 def reach(facts: Facts) -> Iterator[Fault]:
     config, probes = facts.config(), known(facts.probes)
     if not probes.reached:
