@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,10 @@ def _operators_files(directory: Path, authority: Authority) -> dict[str, object]
         "reload.gap": "0ms",
         "log.level": "info",
     }
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[contextlib.AsyncExitStack]:
+    """Whatever a test enters, left when it ends."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield stack
