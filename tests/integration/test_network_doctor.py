@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from proxygen.network.doctor.beside import read_frr
+from proxygen.settings import NetworkSettings
 from tests.harness import process
 from tests.harness.consul import HostConsul
+from tests.harness.frr import FrrRouter
 from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 
@@ -40,7 +44,7 @@ def table(name: str, where: str, rule: str) -> str:
 class Clinic:
     """Two hosts with a network and a container each."""
 
-    def __init__(self, lab: Lab, backend: str) -> None:
+    def __init__(self, lab: Lab, backend: str, **settings: object) -> None:
         self.lab = lab
         self.one, self.two = lab.hosts(2)
         self.consul = HostConsul(self.one, servers=[self.one])
@@ -50,13 +54,18 @@ class Clinic:
             # The firewall is what tests break.
             "network.forward_rules": False,
             "network.interface": Host.LINK,
+            **{f"network.{name}": value for name, value in settings.items()},
         }
         self.agents = [NetworkAgent(host, knobs) for host in (self.one, self.two)]
 
-    def open(self) -> None:
+    def begin(self) -> None:
+        """Make the network, on which no host is yet."""
         self.consul.start()
         made = self.agents[0].command("init", "--network", "10.99.0.0/16", "--backend", self.backend)
         assert made.returncode == 0, made.stderr
+
+    def open(self) -> None:
+        self.begin()
         for agent in self.agents:
             agent.start()
         for agent in self.agents:
@@ -275,3 +284,41 @@ def test_without_consul_the_host_is_looked_at_all_the_same(vxlan: Clinic) -> Non
         vxlan.one.sysctl("net.ipv4.ip_forward", 1)
 
     assert found == {"consul", "forwarding"}
+
+
+def test_frr_that_does_not_run_is_found_and_which_of_its_daemons_is_missing(lab: Lab) -> None:
+    sockets = Path("/var/run/frr") / "none"
+    clinic = Clinic(lab, "frr-bgp", frr_sockets=str(sockets))
+    try:
+        clinic.begin()
+        (found,) = clinic.examine()
+    finally:
+        clinic.close()
+
+    assert (found.check, found.severity) == ("frr", "error")
+    assert "zebra, staticd, bgpd" in found.text
+
+
+def test_frr_that_runs_is_seen_by_its_daemons(lab: Lab) -> None:
+    router = FrrRouter(lab.host("router"), "bgpd")
+    settings = NetworkSettings(frr_sockets=router.place.sockets, frr_reload=router.place.reload)
+    try:
+        router.start()
+        found = asyncio.run(read_frr(settings))
+    finally:
+        router.stop()
+
+    assert (found.daemons, found.has_reload) == ({"zebra", "staticd", "bgpd"}, True)
+
+
+@pytest.mark.skipif(Path("/sys/module/wireguard").exists(), reason="this kernel has WireGuard, which is to be missed")
+def test_a_kernel_without_the_backends_device_is_found(lab: Lab) -> None:
+    clinic = Clinic(lab, "wireguard")
+    try:
+        clinic.begin()
+        (found,) = clinic.examine()
+    finally:
+        clinic.close()
+
+    assert (found.check, found.severity) == ("module", "error")
+    assert "modprobe wireguard" in found.cure
