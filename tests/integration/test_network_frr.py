@@ -74,6 +74,7 @@ def _until_established(network: FrrNetwork) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @BOTH
 async def test_containers_reach_each_other_newcomers_are_reached_and_leavers_forgotten(
     make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
@@ -89,13 +90,32 @@ async def test_containers_reach_each_other_newcomers_are_reached_and_leavers_for
     network.until_all_reach_all()
     assert {station.host.dropped_multicast()["other"] for station in network.stations} == {0}
     await network.leave(newcomer)
-    await network.tell()
     for station in network.stations:
+        # Well before the two minutes of a graceful restart, and before anybody else knows that it left.
         station.until_forgets(newcomer)
+    await network.tell()
+    network.until_all_reach_all()
     assert not newcomer.router.place.config.read_text().count("PROXYGEN")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+@BOTH
+async def test_a_host_that_does_not_answer_holds_nobody_up(
+    make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
+) -> None:
+    """Its lease lives on for a day. A restart that is graceful must not wait for it."""
+    network = make_network(kind)
+    one, other = await network.join(), await network.join()
+    silent = _stranger(1, "192.0.2.201")
+    for station in network.stations:
+        assert await station.backend.carry(network.seen_by(station, silent)) == ()
+    one.until_knows(other)
+    other.until_knows(one)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @BOTH
 async def test_a_subnet_without_containers_is_announced_too(
     make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
@@ -168,6 +188,7 @@ async def test_a_routing_process_of_somebody_else_is_refused_and_stays(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_what_somebody_takes_out_is_seen_and_put_back(make_network: Make) -> None:
     network = make_network(FrrBgp)
     one = await network.join()
@@ -185,6 +206,7 @@ async def test_what_somebody_takes_out_is_seen_and_put_back(make_network: Make) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_another_neighbour_leaves_the_sessions_that_are_up_alone(make_network: Make) -> None:
     network = make_network(FrrBgp)
     one, other, _ = await _three(network)
@@ -199,6 +221,7 @@ async def test_another_neighbour_leaves_the_sessions_that_are_up_alone(make_netw
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_neighbour_that_frr_refuses_is_left_out_and_the_others_kept(make_network: Make) -> None:
     """A lease names an address that this host has beside its own: FRR takes it for itself, which no check foresees."""
     network = make_network(FrrBgp)
@@ -248,6 +271,7 @@ async def test_a_daemon_that_is_not_there_is_named_with_the_cure(make_network: M
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.faults
 async def test_when_bgpd_is_killed_its_peers_keep_the_routes(make_network: Make) -> None:
     """Longer than the nine seconds after which a silent neighbour would be given up, and while it starts anew."""
@@ -273,6 +297,7 @@ async def test_when_bgpd_is_killed_its_peers_keep_the_routes(make_network: Make)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.faults
 @BOTH
 async def test_a_host_that_consul_does_not_reach_hears_of_newcomers_from_the_hubs(

@@ -14,7 +14,7 @@ from proxygen.log import get_logger
 from proxygen.network.frr.daemons import Frr
 from proxygen.network.frr.design import BgpDesign, Design
 from proxygen.network.frr.render import render
-from proxygen.network.frr.sections import conflicts, holds_ours, merge, missing, says_the_same
+from proxygen.network.frr.sections import conflicts, holds_ours, merge, missing, mute, says_the_same
 
 _log: Final = get_logger(__name__)
 
@@ -22,6 +22,8 @@ _PROOF: Final = 15.0
 """Seconds in which the daemons must show what they were told. A static route that is withdrawn by a connected one, and
 OSPF's five seconds between two of its own announcements (RFC 2328, MinLSInterval), fit into it."""
 _BETWEEN: Final = 0.2
+_TELLING: Final = 1.0
+"""Seconds in which bgpd tells its peers of a change: ten times what it collects changes for."""
 
 
 class Untaken(NetworkError):
@@ -86,6 +88,11 @@ async def take_out(frr: Frr) -> None:
         return
     before = await frr.running()
     if holds_ours(before):
+        muted = mute(before)
+        if not says_the_same(muted, before):
+            # Peers hold on to what a session that ends had told them, for the two minutes of a graceful restart.
+            await _load(frr, muted)
+            await asyncio.sleep(_TELLING)
         bare = merge(before, "")
         await _load(frr, bare)
         left = missing(await frr.running(), bare)

@@ -54,6 +54,16 @@ def merge(text: str, ours: str) -> str:
     return "\n!\n".join(part for part in (kept, ours.strip("!\n ")) if part) + "\n!\n"
 
 
+def mute(text: str) -> str:
+    """Return a configuration in which our BGP announces nothing, while its sessions stay."""
+    return "\n".join(
+        line
+        for section in _sections(text)
+        for line in section.lines
+        if not (_is_ours(section) and section.header.startswith("router bgp ") and line.startswith("  network "))
+    )
+
+
 def says_the_same(one: str, other: str) -> bool:
     """Tell whether two configurations make FRR do the same, whatever their order and their comments."""
     return _facts(one) == _facts(other)

@@ -6,7 +6,7 @@ import pytest
 
 from proxygen.network.frr.design import design_bgp, design_ospf
 from proxygen.network.frr.render import render
-from proxygen.network.frr.sections import conflicts, holds_ours, merge, missing, says_the_same
+from proxygen.network.frr.sections import conflicts, holds_ours, merge, missing, mute, says_the_same
 from proxygen.network.frr.version import FrrVersion
 from tests.network.frr.fabrics import members, seen_by, underlay
 
@@ -77,6 +77,11 @@ def test_merging_twice_changes_nothing(design: object) -> None:
     once = merge(FOREIGN, ours)
     assert says_the_same(merge(once, ours), once)
     assert len(merge(merge(merge(once, ours), ours), ours)) <= len(merge(once, ours)) + 1
+
+
+def test_a_muted_bgp_keeps_its_sessions_and_an_operators_announcements() -> None:
+    whole = merge(FOREIGN, render(BGP))
+    assert missing(whole, mute(whole)) == (f"address-family ipv4 unicast/network {BGP.says.own}",)
 
 
 def test_one_backend_takes_the_others_place() -> None:
