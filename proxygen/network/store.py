@@ -88,7 +88,7 @@ class NetworkStore:
 
     async def look(self) -> View:
         """Read all keys, as the servers agree on them at one moment."""
-        return read_view(self.prefix, await self._read(f"{self.prefix}/", recurse=True))
+        return await self._view(await self._read(f"{self.prefix}/", recurse=True))
 
     async def watch(self, index: int = 0) -> tuple[View, int]:
         """Wait until a key is another than at an index, and read all. Return the index to wait from next.
@@ -99,7 +99,7 @@ class NetworkStore:
         """
         path = f"/v1/kv/{quote(self.prefix)}/"
         reply = await self._client.read(path, [("recurse", "")], index=index, consistency="consistent")
-        return read_view(self.prefix, _entries(reply, path)), 0 if reply.index < index else reply.index
+        return await self._view(_entries(reply, path)), 0 if reply.index < index else reply.index
 
     async def record(self, subnet: IPv4Network) -> Record | None:
         """Read one lease; None where it is gone or is none of ours."""
@@ -114,6 +114,15 @@ class NetworkStore:
     async def entry(self, name: str) -> Entry | None:
         entries = await self._read(self._key(name))
         return entries[0] if entries else None
+
+    async def _view(self, entries: list[Entry]) -> View:
+        """Return what a list of all keys says, unless the token may not see them.
+
+        Of a list Consul leaves out what a token may not read, without a word; a single key it refuses.
+        """
+        if not any(entry.key == self._key(CONFIG) for entry in entries):
+            await self.entry(CONFIG)
+        return read_view(self.prefix, entries)
 
     async def _read(self, key: str, *, recurse: bool = False) -> list[Entry]:
         params = [*self._datacenter, ("consistent", "")]
@@ -159,6 +168,10 @@ class NetworkStore:
         """Delete what has this index. Consul's delete-cas alone succeeds where there is nothing."""
         return self.unchanged(name, index), self._operation("delete-cas", name, Index=index)
 
+    def drop(self, name: str) -> Operation:
+        """Delete, whatever the index is: it belongs behind what proves that it may."""
+        return self._operation("delete", name)
+
     def _operation(self, verb: str, name: str, value: bytes | None = None, **facts: object) -> Operation:
         if value is not None:
             facts["Value"] = b64encode(value).decode("ascii")
@@ -202,6 +215,16 @@ def claiming(store: NetworkStore, record: Record, *, config_index: int, pointer_
         store.lock(key, value, record.session),
         store.replace(host_key(record.host_id), str(record.subnet).encode(), pointer_index),
     ]
+
+
+def replacing(store: NetworkStore, gone: Record, session: str) -> list[Operation]:
+    """Return what deletes a host's own record, if it is as it was read and its lock is to be had.
+
+    Another host may live under the same id, and nothing but the lock says so.
+    """
+    key = subnet_key(gone.subnet)
+    value = write_value(gone.host_id, gone.attributes, gone.generation)
+    return [store.unchanged(key, gone.index), store.lock(key, value, session), store.drop(key)]
 
 
 def adopting(store: NetworkStore, record: Record, *, read: Record, pointer_index: int) -> list[Operation]:

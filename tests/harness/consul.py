@@ -177,7 +177,8 @@ class ConsulAgent:
                 said = error.read().decode(errors="replace")
             if error.code == 404 and method == "GET":
                 return None
-            if error.code == 500 and any(word in said for word in _NOT_YET):
+            is_early = error.code == 403 and said == "ACL not found" and not (token or self.token)
+            if is_early or (error.code == 500 and any(word in said for word in _NOT_YET)):
                 raise ConnectionError(said) from error
             raise RuntimeError(f"{method} {path}: {error.code} {said}") from error
         return json.loads(text) if text.strip() else None
@@ -266,12 +267,12 @@ class HostConsul(ConsulAgent):
     outside, goes through a unix socket.
     """
 
-    def __init__(self, host: Host, *, servers: Sequence[Host]) -> None:
+    def __init__(self, host: Host, *, servers: Sequence[Host], config: Mapping[str, object] | None = None) -> None:
         self.host = host
         self._servers = servers
         # Its path must be short; the temporary directory of a test seldom is.
         self._socket = Path(tempfile.mkdtemp(prefix="pg-")) / "consul"
-        super().__init__(host.directory / "consul", persistent=True)
+        super().__init__(host.directory / "consul", persistent=True, config=config)
         self._within = host.within
         self._opener = urllib.request.build_opener(_Through(self._socket))
         self.address = "127.0.0.1:8500"

@@ -14,32 +14,39 @@ import pytest
 
 from tests.harness import process
 from tests.harness.app import App
-from tests.harness.consul import ConsulAgent
+from tests.harness.consul import ConsulAgent, HostConsul
+from tests.harness.hosts import Lab
 from tests.harness.load import fetch
+from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "acl-policy.md"
-SIDECAR, OPERATOR, TEAM, DEPLOY = (
+SIDECAR, OPERATOR, TEAM, DEPLOY, NETWORK = (
     block.strip().splitlines() for block in re.findall(r"```hcl\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 )
 ROUTE = "proxygen.route=web.example.com"
 INSTANCE = "web-1"
+DENYING = {"acl": {"enabled": True, "default_policy": "deny"}}
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    config = {"acl": {"enabled": True, "default_policy": "deny"}}
-    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=config)
+    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=DENYING)
     agent.start()
     try:
-        agent.token = agent.put("/v1/acl/bootstrap")["SecretID"]
-        agent.put("/v1/agent/token/agent", {"Token": agent.token})
-        process.wait_until(lambda: agent.get("/v1/catalog/nodes"), what="the agent's node")
+        take_over(agent)
         yield agent
     finally:
         agent.stop()
+
+
+def take_over(agent: ConsulAgent) -> None:
+    """Get the token that may do everything."""
+    agent.token = agent.put("/v1/acl/bootstrap")["SecretID"]
+    agent.put("/v1/agent/token/agent", {"Token": agent.token})
+    process.wait_until(lambda: agent.get("/v1/catalog/nodes"), what="the agent's node")
 
 
 @pytest.fixture
@@ -130,3 +137,47 @@ def test_the_deploy_jobs_policy_is_for_its_own_service(guarded: ConsulAgent, app
     others = [rule.replace('"web"', '"shop"') for rule in DEPLOY]
     assert proxygen(guarded, others, "tags", "set", INSTANCE, "canary=30%").returncode == 3
     assert "proxygen.canary=30%" not in guarded.get(f"/v1/agent/service/{INSTANCE}")["Tags"]
+
+
+@pytest.fixture
+def guarded_host(lab: Lab) -> Iterator[HostConsul]:
+    """A host whose Consul denies by default."""
+    host = lab.host()
+    agent = HostConsul(host, servers=[host], config=DENYING)
+    try:
+        agent.start()
+        take_over(agent)
+        yield agent
+    finally:
+        agent.remove()
+
+
+def host_agent(consul: HostConsul, make: Callable[..., NetworkAgent], rules: Sequence[str]) -> NetworkAgent:
+    return make(consul.host, {"consul.token": token(consul, rules)})
+
+
+def test_a_host_comes_by_its_subnet_and_leaves_with_its_policy(
+    guarded_host: HostConsul, make_agent: Callable[..., NetworkAgent]
+) -> None:
+    agent = host_agent(guarded_host, make_agent, NETWORK)
+    made = agent.command("init", "--network", "10.99.0.0/16", "--backend", "host-gw")
+    assert made.returncode == 0, made.stderr
+    agent.start()
+    agent.lease()
+    process.wait_until(lambda: agent.status()["agent"]["standing"] == "held", what="a lease that is held", timeout=30)
+    agent.stop()
+    left = agent.command("release")
+    assert left.returncode == 0, left.stderr
+
+
+@pytest.mark.parametrize("rules", without(NETWORK))
+def test_a_hosts_policy_has_no_rule_to_spare(
+    guarded_host: HostConsul, make_agent: Callable[..., NetworkAgent], rules: list[str]
+) -> None:
+    guarded_host.kv_put("proxygen/network/settled", "new")
+    guarded_host.kv_put("proxygen/network/config", '{"Network": "10.99.0.0/16", "Backend": {"Type": "host-gw"}}')
+    agent = host_agent(guarded_host, make_agent, rules)
+    agent.start()
+    (missing,) = set(NETWORK) - set(rules)
+    process.wait_until(lambda: missing.split(" {")[0].replace('"', '\\"') in agent.tail(), what=missing, timeout=60)
+    assert not agent.subnet_file.exists()
