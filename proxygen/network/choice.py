@@ -29,6 +29,17 @@ class Standing(Enum):
     """Another host has it, or is known by the same identity: a matter for people."""
 
 
+class Calm(Enum):
+    """What a host knows of those who may have subnets that it does not see, because Consul lost its data."""
+
+    UNKNOWN = "unknown"
+    """Some may rely on theirs."""
+    LAPSED = "lapsed"
+    """None does any more, unless it has come forward."""
+    SETTLED = "settled"
+    """Whoever lives has come forward."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimant:
     """Who asks."""
@@ -38,6 +49,8 @@ class Claimant:
     public_ip: IPv4Address | None
     live: IPv4Network | None
     """The subnet that this host's containers have now: it alone will do."""
+    confirmed: bool
+    """Consul has confirmed it until now, so that nobody else can have it yet."""
     hint: IPv4Network | None
     """One that the host had before."""
 
@@ -71,7 +84,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settle:
-    """Wait until hosts that may hold subnets from before a loss of data have come forward."""
+    """Wait until hosts that may hold subnets from before a loss of data have come forward, or hold no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,31 +98,37 @@ class Stay:
 Step = Adopt | Claim | Busy | Settle | Stay
 
 
-def decide(view: View, me: Claimant, *, settled: bool, refused: Set[IPv4Network] = frozenset()) -> Step:
+def decide(view: View, me: Claimant, *, calm: Calm, refused: Set[IPv4Network] = frozenset()) -> Step:
     """Return the next step. ``refused`` are subnets whose lock Consul does not give yet."""
     own = view.records_of(me.host_id)
     pointer = view.pointers.get(me.host_id)
     pointer_index = pointer.index if pointer is not None else 0
     if me.live is not None:
-        return _keep(view, me, me.live, pointer_index)
+        return _keep(view, me, me.live, pointer_index, calm=calm)
     if not own:
-        return _find(view, me, pointer_index, settled=settled, refused=refused)
+        return _find(view, me, pointer_index, calm=calm, refused=refused)
     record = own[0]
     if record.session not in ("", me.session):
         return Busy(record=record)
     if view.config is None or view.config.offers(record.subnet):
         return Adopt(record=record, pointer_index=pointer_index)
-    step = _find(view.without(record), me, pointer_index, settled=settled, refused=refused)
+    step = _find(view.without(record), me, pointer_index, calm=calm, refused=refused)
     return replace(step, replaced=record) if isinstance(step, Claim) else step
 
 
-def _keep(view: View, me: Claimant, live: IPv4Network, pointer_index: int) -> Step:
+def _keep(view: View, me: Claimant, live: IPv4Network, pointer_index: int, *, calm: Calm) -> Step:
     """Containers have the subnet: keep it, write it again where it is gone, and never take another."""
     record = view.records.get(live)
     if record is not None and record.host_id == me.host_id:
         if record.session not in ("", me.session):
             return Busy(record=record)
         return Adopt(record=record, pointer_index=pointer_index)
+    for other in view.records_of(me.host_id):
+        if other.session not in ("", me.session):
+            return Busy(record=other)
+        if other.subnet.overlaps(live):
+            copied = f"a copy of it took {other.subnet} under this host's id; give each host a machine id of its own"
+            return Stay(standing=Standing.CONFLICT, reason=f"this host's containers have {live}, but {copied}")
     takers = view.takers(live, but=me.host_id)
     if takers:
         return Stay(standing=Standing.CONFLICT, reason=f"this host's containers have {live}, but {'; '.join(takers)}")
@@ -118,10 +137,12 @@ def _keep(view: View, me: Claimant, live: IPv4Network, pointer_index: int) -> St
         return Stay(standing=Standing.UNCONFIRMED, reason=f"{gone}, and {view.config_problem}")
     if not view.config.offers(live):
         return Stay(standing=Standing.CONFLICT, reason=f"{gone}, and the config does not offer it any more")
+    if calm is Calm.UNKNOWN and not me.confirmed:
+        return Settle()
     return Claim(subnet=live, config_index=view.config_index, pointer_index=pointer_index)
 
 
-def _find(view: View, me: Claimant, pointer_index: int, *, settled: bool, refused: Set[IPv4Network]) -> Step:
+def _find(view: View, me: Claimant, pointer_index: int, *, calm: Calm, refused: Set[IPv4Network]) -> Step:
     """The host has no subnet: find it one that nobody claims."""
     if view.config is None:
         return _wait(view.config_problem)
@@ -131,7 +152,7 @@ def _find(view: View, me: Claimant, pointer_index: int, *, settled: bool, refuse
             standing=Standing.CONFLICT,
             reason=f"the address {me.public_ip} is also that of {double.holder}, which lives; give each host its own",
         )
-    if not settled:
+    if calm is not Calm.SETTLED:
         return Settle()
     reserved = sorted(subnet for subnet, hosts in view.reservations.items() if me.host_id in hosts)
     if reserved:
@@ -140,11 +161,11 @@ def _find(view: View, me: Claimant, pointer_index: int, *, settled: bool, refuse
     for subnet in free.probe(me.host_id, first=me.hint):
         if subnet not in refused:
             return Claim(subnet=subnet, config_index=view.config_index, pointer_index=pointer_index)
-    living = sum(bool(record.session) for record in view.records.values())
+    count = tally(view)
     return _wait(
-        f"no free subnet in {view.config.network}: {view.config.subnets} of /{view.config.subnet_len}, "
-        f"{living} of living hosts, {len(view.records) - living} of hosts that are away, "
-        f"{len(view.reservations)} reserved, {len(view.strangers)} unreadable"
+        f"no free subnet in {view.config.network}: {count.subnets} of /{view.config.subnet_len}, "
+        f"{count.live} of living hosts, {count.orphaned} of hosts that are away, "
+        f"{count.reserved} reserved, {count.unreadable} unreadable"
     )
 
 

@@ -44,6 +44,8 @@ class Collector:
         self._session = session
         self._terms = terms
         self._seen: dict[_Left, float] = {}
+        self._counted_for = ""
+        """Our session since we count."""
         self._looked = 0.0
         self._settling = Settling(store, terms=terms)
 
@@ -59,43 +61,57 @@ class Collector:
             except CatalogUnavailable as error:
                 _log.warning("leases not collected", reason=str(error))
             except LostRace:
-                # Somebody else was quicker, or the lock went to another host; the next look tells.
+                # While we settled that a network is new, its config changed; the next look tells.
                 pass
             await asyncio.sleep(self.rhythm * random.uniform(0.9, 1.0))
 
     async def sweep(self) -> tuple[IPv4Network, ...]:
         """Look once, if this host is the one who does. Return the subnets that are free now."""
         session = self._session()
-        if not session or not await self._is_our_turn(session):
-            self._seen.clear()
-            self._settling.restart()
+        if session != self._counted_for:
+            # No session outlives a loss of data, after which the same keys may have the same indexes.
+            self._begin_anew()
+            self._counted_for = session
+        if not await self._is_our_turn(session):
+            self._begin_anew()
             return ()
         view = await self._store.look()
         now = time.monotonic()
         if now > self._looked + _GAP * self.rhythm:
-            self._seen.clear()
-            self._settling.restart()
+            self._begin_anew()
         self._looked = now
         self._seen = {left: self._seen.get(left, now) for left in _left(view)}
         # So that the next newcomer need not wait for it.
-        await self._settling.is_over(view)
-        gone = [left for left, since in self._seen.items() if now >= since + self._terms.grace]
-        for left in gone:
-            await self._collect(left, session)
-        return tuple(left.subnet for left in gone)
+        await self._settling.look(view)
+        ripe = [left for left, since in self._seen.items() if now >= since + self._terms.grace]
+        return tuple([left.subnet for left in ripe if await self._collect(left, session)])
+
+    def _begin_anew(self) -> None:
+        self._seen.clear()
+        self._settling.restart()
 
     async def _is_our_turn(self, session: str) -> bool:
+        if not session:
+            return False
         lock = await self._store.entry(COLLECTOR)
-        if lock is None or not lock.session:
+        if lock is not None and lock.session:
+            return lock.session == session
+        try:
             await self._store.commit(self._store.lock(COLLECTOR, b"", session))
-            return True
-        return lock.session == session
+        except LostRace:
+            return False
+        return True
 
-    async def _collect(self, left: _Left, session: str) -> None:
+    async def _collect(self, left: _Left, session: str) -> bool:
         deletions = [operation for key, index in left.keys for operation in self._store.delete(key, index)]
-        await self._store.commit(self._store.locked(COLLECTOR, session), *deletions)
+        try:
+            await self._store.commit(self._store.locked(COLLECTOR, session), *deletions)
+        except LostRace:
+            # Its host is back, or the lock went to another host; the next look tells.
+            return False
         del self._seen[left]
         _log.info("lease collected", host=left.host_id, subnet=str(left.subnet), grace=self._terms.grace)
+        return True
 
 
 def _left(view: View) -> Iterator[_Left]:

@@ -30,6 +30,7 @@ from proxygen.network.store import (
     SessionLost,
     adopting,
     claiming,
+    replacing,
 )
 
 _log: Final = get_logger(__name__)
@@ -38,6 +39,7 @@ _SOON: Final = 0.05
 """Seconds, times a growing number, until the next try after another host was quicker."""
 _DELAYED: Final = 1.0
 """Seconds until the next try where Consul does not give the lock yet."""
+_SLOW: Final = "Consul answers too slowly to confirm it in time"
 _NEVER: Final = float("-inf")
 
 
@@ -92,7 +94,7 @@ class SubnetLease:
     @property
     def status(self) -> LeaseStatus:
         standing = self._standing()
-        reason = "" if standing is Standing.HELD else self._conflict or self._reason
+        reason = "" if standing is Standing.HELD else self._conflict or self._reason or _SLOW
         return LeaseStatus(standing=standing, subnet=self._live, reason=reason, problems=self._problems)
 
     def _standing(self) -> Standing:
@@ -131,8 +133,9 @@ class SubnetLease:
         """Find a subnet and keep it until cancelled. Nothing that Consul does ends it."""
         failures = 0
         while True:
+            asked = time.monotonic()
             try:
-                pause = await self._beat()
+                pause = await self._beat(asked)
                 failures = 0
             except CatalogUnavailable as error:
                 failures += 1
@@ -146,18 +149,19 @@ class SubnetLease:
                     await self._woken.wait()
             self._woken.clear()
 
-    async def _beat(self) -> float:
+    async def _beat(self, asked: float) -> float:
         """Renew, look whether the record is as we left it, and mend what is not. Return seconds until the next."""
-        asked = time.monotonic()
         if not await self._session.renew():
             self._record = None
+            # No session outlives a loss of data, after which the same keys may have the same indexes.
+            self._settling.restart()
             self._reason = "the session in Consul is a new one"
             self._remember()
         try:
             if self._record is not None and await self._is_ours(self._record):
                 await self._update(self._record)
                 self._confirm(asked)
-                return self._terms.rhythm * random.uniform(0.9, 1.0)
+                return self._in_time(asked)
             return await self._obtain(asked)
         except SessionLost:
             self._session.abandon()
@@ -194,7 +198,7 @@ class SubnetLease:
             return _SOON
         view = await self._store.look()
         self._problems = view.problems
-        step = decide(view, self._claimant(), settled=await self._settling.is_over(view), refused=self._refused)
+        step = decide(view, self._claimant(), calm=await self._settling.look(view), refused=self._refused)
         if not isinstance(step, Busy):
             self._busy = None
         match step:
@@ -203,25 +207,26 @@ class SubnetLease:
                 await self._write(record, adopting(self._store, record, read=read, pointer_index=pointer), asked)
             case Claim(subnet=subnet, config_index=config, pointer_index=pointer, replaced=replaced):
                 record = self._own(subnet, generation=1)
-                gone = () if replaced is None else self._store.delete(subnet_key(replaced.subnet), replaced.index)
+                gone = () if replaced is None else replacing(self._store, replaced, self.session)
                 claim = claiming(self._store, record, config_index=config, pointer_index=pointer)
                 try:
                     await self._write(record, [*gone, *claim], asked)
                 except LockDelayed:
-                    if self._live is None:
+                    if self._live is None and replaced is None:
                         self._refused.add(subnet)
                     raise
             case Busy(record=record):
                 return self._wait_for_lock(record)
             case Settle():
+                wait = self._terms.settle if self._live is None else self._terms.lapse
                 return self._stand(
                     Standing.WAITING,
-                    f"newcomers wait {self._terms.settle:g} s, so that hosts which had subnets before can come forward",
+                    f"Consul may have lost its data: waiting {wait:g} s for hosts which hold subnets to come forward",
                 )
             case Stay(standing=standing, reason=reason):
                 self._refused.clear()
                 return self._stand(standing, reason)
-        return self._terms.rhythm * random.uniform(0.9, 1.0)
+        return self._in_time(asked)
 
     def _claimant(self) -> Claimant:
         return Claimant(
@@ -229,6 +234,7 @@ class SubnetLease:
             session=self.session,
             public_ip=self._attributes.public_ip,
             live=self._live,
+            confirmed=time.monotonic() < self._confirmed + self._terms.ttl,
             hint=self._hint,
         )
 
@@ -276,6 +282,10 @@ class SubnetLease:
         self._lost += 1
         self._reason = "somebody else wrote at the same time"
         return random.uniform(_SOON, _SOON * 2 ** min(self._lost, 6))
+
+    def _in_time(self, asked: float) -> float:
+        """Return the pause after which the session is renewed again, however long this beat took."""
+        return max(0.0, asked + self._terms.rhythm * random.uniform(0.9, 1.0) - time.monotonic())
 
     # --- what is so
 

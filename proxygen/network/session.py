@@ -13,8 +13,9 @@ class Terms:
 
     ttl: float = 30.0
     """Consul ends a session between one and two of these after its last renewal."""
-    lock_delay: float = 15.0
-    """For so long after that nobody gets the session's locks."""
+    lock_delay: float = 30.0
+    """For so long after that nobody gets the session's locks. As long as the TTL: even where a session is destroyed
+    by hand, a copy of its host gets no lock while the host may still believe that it holds."""
     grace: float = 86_400.0
     """A lease that nobody locks is collected after this time."""
 
@@ -29,9 +30,14 @@ class Terms:
         return self.ttl / 4
 
     @property
+    def lapse(self) -> float:
+        """After so long nobody relies any more on what he does not see in Consul."""
+        return self.ttl
+
+    @property
     def settle(self) -> float:
-        """For how long newcomers wait where data was lost: until then nobody relies on what it held before."""
-        return self.ttl * 1.5
+        """So long newcomers wait where data was lost: hosts that have subnets wait for the lapse, and come first."""
+        return self.ttl * 2
 
     @property
     def busy(self) -> float:

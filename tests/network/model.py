@@ -157,7 +157,7 @@ class ConsulModel:
             except _RolledBack as refusal:
                 errors.append({"OpIndex": number, "What": str(refusal)})
                 continue
-            if body["Key"] in self.keys and body["Verb"] not in ("delete-cas", "check-not-exists"):
+            if body["Key"] in self.keys and body["Verb"] not in ("delete", "delete-cas", "check-not-exists"):
                 results.append({"KV": self._shown(body["Key"]) | {"Value": None}})
         if errors:
             self.keys, self.index = before, index
@@ -181,6 +181,8 @@ class ConsulModel:
                 self._write(name, value)
             case "delete-cas":
                 _refuse_unless(key is None or key.modified == body["Index"], f"failed to delete {name}")
+                self.keys.pop(name, None)
+            case "delete":
                 self.keys.pop(name, None)
             case "lock":
                 self._lock(name, value, session)
@@ -220,6 +222,7 @@ class Link:
         self.unanswered = 0
         """So many requests are done, and their answers lost."""
         self.delay = 0.001
+        """Seconds that a request takes there, and as many back; at least half of that."""
         self.requests = 0
         self.http = self
         self.settings = _Settings()
@@ -235,19 +238,38 @@ class Link:
         waits: bool = False,
     ) -> Reply:
         self.requests += 1
-        await asyncio.sleep(self.delay * self.consul.chance.uniform(0.5, 1.0))
-        if self.cut:
-            await asyncio.sleep(deadline)
-            raise ConsulUnreachable("cut off")
-        status, body = self.consul.answer(method, path, {name: str(value) for name, value in params}, data)
-        if self.unanswered:
-            self.unanswered -= 1
-            await asyncio.sleep(deadline)
-            raise ConsulUnreachable("the answer was lost")
-        await asyncio.sleep(self.delay * self.consul.chance.uniform(0.5, 1.0))
-        reply = Reply(status=status, body=json.dumps(body).encode(), index=self.consul.index)
+        answer: asyncio.Future[tuple[int, Any, int]] = asyncio.get_running_loop().create_future()
+        # What is on its way arrives, though nobody waits for it any more.
+        self._later(self._arrive, answer, method, path, {name: str(value) for name, value in params}, data)
+        try:
+            async with asyncio.timeout(deadline):
+                status, body, index = await answer
+        except TimeoutError as error:
+            raise ConsulUnreachable(f"no answer within {deadline:g} s") from error
+        reply = Reply(status=status, body=json.dumps(body).encode(), index=index)
         refuse_failure(reply, method=method, path=path, address="the model", hide=str)
         return reply
+
+    def _arrive(self, answer: asyncio.Future[Any], *request: Any) -> None:
+        if self.cut:
+            return
+        try:
+            status, body = self.consul.answer(*request)
+        except AssertionError as error:
+            answer.set_exception(error)
+            return
+        if self.unanswered:
+            self.unanswered -= 1
+            return
+        self._later(self._return, answer, (status, body, self.consul.index))
+
+    def _return(self, answer: asyncio.Future[Any], result: Any) -> None:
+        if not self.cut and not answer.done():
+            answer.set_result(result)
+
+    def _later(self, do: Callable[..., None], *arguments: Any) -> None:
+        way = self.delay * self.consul.chance.uniform(0.5, 1.0)
+        asyncio.get_running_loop().call_later(way, do, *arguments)
 
     async def read(
         self, path: str, params: Iterable[tuple[str, object]] = (), *, index: int = 0, consistency: str = "default"

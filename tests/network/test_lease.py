@@ -141,7 +141,8 @@ def test_cut_off_host_knows_what_it_cannot_know(world: World) -> None:
 def test_nobody_holds_for_longer_than_consul_promised(world: World) -> None:
     """The time runs from before the question: the answer may have been long on its way."""
     (machine,) = holding(world, 1)
-    machine.link.delay = 2.0
+    # Almost as long as anybody waits for an answer.
+    machine.link.delay = 0.49 * TERMS.deadline
     for moment in range(16):
         world.wait(5 * TERMS.ttl + moment / 2)
         world.wait_until(lambda: standing(machine) is Standing.HELD, within=3 * TERMS.busy)
@@ -254,6 +255,42 @@ def test_lease_that_somebody_overwrote_is_not_written_back(world: World) -> None
     assert snapshot(world, key) == written
 
 
+def test_what_another_holds_since_one_loss_is_not_taken_back_at_once_after_the_next(world: World) -> None:
+    """Who was not confirmed of late waits until nobody else relies on what a loss of data hides."""
+    (machine,) = holding(world, 1)
+    before = machine.subnet
+    machine.link.cut = True
+    world.wipe()
+    world.configure(26)
+    others = [world.add() for _ in range(3)]
+    world.wait_until(lambda: all(standing(one) is Standing.HELD for one in others), within=3 * TERMS.settle)
+    machine.link.cut = False
+    world.wait_until(lambda: standing(machine) is Standing.CONFLICT, within=TERMS.ttl)
+    taker = next(one for one in others if one.subnet == before)
+    taker.link.cut = True
+    world.wipe()
+    world.configure(26)
+    world.wait(TERMS.rhythm)
+    assert standing(taker) is Standing.HELD
+    assert standing(machine) is not Standing.HELD
+    world.wait_until(lambda: standing(machine) is Standing.HELD, within=TERMS.settle)
+    assert standing(taker) is Standing.UNCONFIRMED
+
+
+def test_newcomer_counts_anew_after_each_loss(world: World) -> None:
+    """Though the indexes of the new store may be those of the old."""
+    machines = holding(world, 3)
+    late = world.add()
+    for _ in range(3):
+        world.wipe()
+        world.configure(26)
+        world.wait(0.9 * TERMS.settle)
+    assert "come forward" in reason(late)
+    world.wait(TERMS.settle)
+    assert "no free subnet" in reason(late)
+    assert [standing(one) for one in machines] == [Standing.HELD] * 3
+
+
 # --- identity
 
 
@@ -267,6 +304,39 @@ def test_two_hosts_of_one_id_are_told_apart(world: World) -> None:
     assert standing(double) is Standing.CONFLICT
     assert "machine id" in reason(double)
     assert snapshot(world, subnet_key(record_of(world, original).subnet)) == written
+
+
+def test_copy_gives_up_no_subnet_whose_lock_it_cannot_have(world: World) -> None:
+    """The config does not offer the original's any more. An operator ended its session while it is cut off: until it
+    knows that, the lock-delay is all that speaks for it."""
+    (original,) = holding(world, 1)
+    world.configure(27)
+    world.add(double_of=original)
+    world.wait(1)
+    before = record_of(world, original)
+    original.link.cut = True
+    world.consul.end(before.session)
+    world.wait_until(lambda: standing(original) is not Standing.HELD, within=TERMS.ttl)
+    assert record_of(world, original).subnet == before.subnet
+
+
+def test_what_a_copy_took_never_overlaps_what_the_original_takes_back(world: World) -> None:
+    """The world sees to it that no two records overlap."""
+    world.configure(28)
+    (original,) = holding(world, 1)
+    world.wipe()
+    world.configure(26)
+    double = world.add(double_of=original)
+    world.wait_until(lambda: standing(double) is Standing.HELD, within=TERMS.settle + TERMS.busy)
+    world.configure(28)
+    world.wait(TERMS.busy + TERMS.ttl)
+    assert standing(double) is Standing.HELD
+    assert standing(original) is Standing.CONFLICT
+    assert "machine id" in reason(original)
+    world.run(double.leave(release=False))
+    world.wait(TERMS.ttl)
+    assert standing(original) is Standing.CONFLICT
+    assert "a copy of it took 10.9.0.64/26" in reason(original)
 
 
 def test_two_agents_on_one_host_see_each_other(world: World) -> None:

@@ -1,6 +1,6 @@
 """Whatever happens, in whatever order: no two hosts hold overlapping subnets, and a live host's never changes.
 
-PROXYGEN_LEASE_EXAMPLES=2000 looks for longer, and at other runs each time.
+PROXYGEN_LEASE_EXAMPLES=2000 PROXYGEN_LEASE_STEPS=100 looks for longer, and at other runs each time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from proxygen.network.choice import Standing
 from tests.network.world import TERMS, Machine, World
 
 EXAMPLES: Final = int(os.environ.get("PROXYGEN_LEASE_EXAMPLES", "0"))
+STEPS: Final = int(os.environ.get("PROXYGEN_LEASE_STEPS", "30"))
 BOUNDED: Final = settings(
-    max_examples=EXAMPLES or 100,
-    stateful_step_count=40,
+    max_examples=EXAMPLES or 40,
+    stateful_step_count=STEPS,
     derandomize=not EXAMPLES,
     deadline=None,
     print_blob=True,
@@ -106,7 +107,7 @@ class Hosts(RuleBasedStateMachine):
     def answers_are_lost(self, which: int, lost: int) -> None:
         self.machine(which).link.unanswered = lost
 
-    @rule(which=WHICH, delay=st.sampled_from((0.001, 0.1, 1.5, 4.0)))
+    @rule(which=WHICH, delay=st.sampled_from((0.001, 0.1, 1.2, 1.5, 4.0)))
     def link_is_slow(self, which: int, delay: float) -> None:
         self.machine(which).link.delay = delay
 

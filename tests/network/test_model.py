@@ -32,6 +32,7 @@ OPERATIONS: Final = st.one_of(
     st.tuples(st.just("unlock"), NAMES, SESSIONS, VALUES),
     st.tuples(st.just("cas"), NAMES, FRESH, VALUES),
     st.tuples(st.just("delete-cas"), NAMES, FRESH),
+    st.tuples(st.just("delete"), NAMES),
 )
 STEPS: Final = st.one_of(
     st.tuples(st.just("open"), SESSIONS, st.sampled_from([0, 60])),
