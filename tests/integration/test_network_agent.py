@@ -130,6 +130,14 @@ def net(request: pytest.FixtureRequest, lab: Lab, consul: HostConsul, make_agent
 
 
 @pytest.fixture
+def tunnel(lab: Lab, consul: HostConsul, make_agent: Callable[..., NetworkAgent]) -> Net:
+    """Where more than routes is made on a host."""
+    net = Net(lab, consul, make_agent, "vxlan")
+    net.init()
+    return net
+
+
+@pytest.fixture
 def plain(lab: Lab, consul: HostConsul, make_agent: Callable[..., NetworkAgent]) -> Net:
     """Where it does not matter how packets cross hosts."""
     net = Net(lab, consul, make_agent, "host-gw")
@@ -165,23 +173,22 @@ def test_a_host_that_joins_is_reached_and_one_that_leaves_for_good_is_withdrawn(
 @pytest.mark.slow
 @pytest.mark.faults
 def test_without_consul_routes_stay_and_are_looked_after_by_an_agent_that_was_started_since(
-    net: Net, hosts: list[Host]
+    tunnel: Net, hosts: list[Host]
 ) -> None:
-    net.bring_up(*hosts)
-    net.until_all_reach_all()
-    agent, host = net.agents[1], hosts[1]
+    tunnel.bring_up(*hosts)
+    tunnel.until_all_reach_all()
+    agent, host = tunnel.agents[1], hosts[1]
     subnet, before = agent.lease().subnet, ours(host)
-    net.consul.kill()
+    tunnel.consul.kill()
     agent.kill()
     host.ip("route", "flush", "proto", "225")
     agent.start()
-    until_routes(net.agents[1], before)
-    net.until_all_reach_all()
-    answer = agent.command("status")
-    assert answer.returncode == 1
-    assert "unconfirmed" in answer.stdout
-    net.consul.start()
-    for each in net.agents:
+    until_routes(tunnel.agents[1], before)
+    tunnel.until_all_reach_all()
+    until_status(agent, says("unconfirmed"), what="a lease that Consul does not confirm")
+    assert agent.command("status").returncode == 1
+    tunnel.consul.start()
+    for each in tunnel.agents:
         until_status(each, is_ready, what="ready again with Consul")
     assert agent.lease().subnet == subnet
     assert ours(host) == before
@@ -227,33 +234,33 @@ def test_after_kill_at_any_moment_the_kernel_is_as_it_should_be_and_nothing_of_o
 
 
 @pytest.mark.slow
-def test_bad_input_is_refused_with_the_reason_and_the_running_data_plane_stays(net: Net, hosts: list[Host]) -> None:
-    net.bring_up(hosts[0], hosts[1])
-    net.put_lease(100, "192.0.2.100")
-    agent, host = net.agents[1], hosts[1]
-    wanted = {"10.99.100.0/24", str(net.agents[0].lease().subnet)}
-    until_routes(net.agents[1], wanted)
+def test_bad_input_is_refused_with_the_reason_and_the_running_data_plane_stays(plain: Net, hosts: list[Host]) -> None:
+    plain.bring_up(hosts[0], hosts[1])
+    plain.put_lease(100, "192.0.2.100")
+    agent, host = plain.agents[1], hosts[1]
+    wanted = {"10.99.100.0/24", str(plain.agents[0].lease().subnet)}
+    until_routes(plain.agents[1], wanted)
     for config, words in (
         ({"Backend": {"Type": "carrier-pigeon"}}, "'carrier-pigeon' is none of"),
         ({"Network": "10.98.0.0/16"}, "Network was changed"),
         ({"Network": "10.99.0.0/30"}, "too small"),
         ({"Backend": {"Type": "alloc"}}, "Backend was changed"),
     ):
-        net.write_config(**config)
+        plain.write_config(**config)
         until_status(agent, says(words), what=words)
         assert ours(host) == wanted
-    net.write_config()
+    plain.write_config()
     until_status(agent, is_ready, what="the old config")
-    net.consul.kv_put(f"{PREFIX}/subnets/10.99.100.0-24", "{broken")
+    plain.consul.kv_put(f"{PREFIX}/subnets/10.99.100.0-24", "{broken")
     until_status(agent, says("10.99.100.0/24"), what="a lease that does not parse")
     assert ours(host) == wanted
     # An agent that is started by then knows as much as the one before.
-    net.write_config(Network="10.98.0.0/16")
+    plain.write_config(Network="10.98.0.0/16")
     agent.kill()
     agent.start()
     until_status(agent, says("Network was changed"), what="a Network that containers do not live in")
     assert ours(host) == wanted
-    net.until_all_reach_all()
+    plain.until_all_reach_all()
 
 
 @pytest.mark.slow
@@ -293,19 +300,59 @@ def test_a_loss_while_no_agent_looked_is_held_too_and_believed_once_it_has_laste
 
 
 @pytest.mark.slow
-def test_an_agent_that_is_stopped_leaves_routes_and_cleanup_removes_them_and_no_others(
-    net: Net, hosts: list[Host]
+def test_another_backend_counts_from_each_agents_next_start_and_leaves_nothing_of_the_one_before(
+    plain: Net, hosts: list[Host]
 ) -> None:
+    plain.bring_up(hosts[0], hosts[1])
+    plain.until_all_reach_all()
+    subnets = [agent.lease().subnet for agent in plain.agents]
+    for backend in ("vxlan", "alloc"):
+        plain.write_config(Backend={"Type": backend})
+        for agent in plain.agents:
+            until_status(agent, says("Backend was changed"), what="the config is refused for now")
+        for agent in plain.agents:
+            assert agent.stop() == 0
+            agent.start()
+        for agent in plain.agents:
+            until_status(agent, is_ready, what=f"ready with {backend}")
+        if backend != "alloc":
+            plain.until_all_reach_all()
+        devices = [link for link in json.loads(hosts[1].ip("-json", "link")) if link["ifname"].startswith("px")]
+        assert bool(devices) == (backend == "vxlan")
+    assert [ours(host) for host in hosts[:2]] == [set(), set()]
+    assert [agent.lease().subnet for agent in plain.agents] == subnets
+
+
+@pytest.mark.slow
+def test_a_host_with_another_address_keeps_its_subnet_and_is_reached_there(net: Net, hosts: list[Host]) -> None:
     net.bring_up(hosts[0], hosts[1])
     net.until_all_reach_all()
-    agent, host = net.agents[1], hosts[1]
+    subnet = net.agents[1].lease().subnet
+    hosts[1].ip("address", "del", "192.0.2.2/24", "dev", Host.LINK)
+    hosts[1].ip("address", "add", "192.0.2.77/24", "dev", Host.LINK)
+    net.until_all_reach_all()
+    until_status(
+        net.agents[0], lambda status: "'192.0.2.77'" in str(status["members"]), what="the new address in the lease"
+    )
+    for agent in net.agents:
+        until_status(agent, is_ready, what="ready")
+    assert net.agents[1].lease().subnet == subnet
+
+
+@pytest.mark.slow
+def test_an_agent_that_is_stopped_leaves_routes_and_cleanup_removes_them_and_no_others(
+    tunnel: Net, hosts: list[Host]
+) -> None:
+    tunnel.bring_up(hosts[0], hosts[1])
+    tunnel.until_all_reach_all()
+    agent, host = tunnel.agents[1], hosts[1]
     subnet = agent.lease().subnet
     busy = agent.command("cleanup")
     assert busy.returncode == 1
     assert "stop it first" in busy.stderr
     assert agent.stop() == 0
     host.ip("route", "add", "10.77.0.0/16", "via", "192.0.2.3", "proto", "static")
-    net.until_all_reach_all()
+    tunnel.until_all_reach_all()
     stopped = agent.command("status")
     assert stopped.returncode == 1
     assert "none runs on this host" in stopped.stdout
@@ -318,7 +365,7 @@ def test_an_agent_that_is_stopped_leaves_routes_and_cleanup_removes_them_and_no_
     assert not agent.subnet_file.exists()
     agent.start()
     assert agent.lease().subnet == subnet
-    net.until_all_reach_all()
+    tunnel.until_all_reach_all()
 
 
 def refused(agent: NetworkAgent) -> str:
