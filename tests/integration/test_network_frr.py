@@ -85,6 +85,9 @@ async def test_containers_reach_each_other_newcomers_are_reached_and_leavers_for
         await network.join(dumb=True)
     await network.tell()
     network.until_all_reach_all()
+    for one, other in network.pairs():
+        assert one.container.ping(other.container.address, size=one.backend.mtu)
+        assert not one.container.ping(other.container.address, size=one.backend.mtu + 1)
     newcomer = await network.join(dumb=True)
     await network.tell()
     network.until_all_reach_all()
