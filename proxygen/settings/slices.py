@@ -415,10 +415,10 @@ class NetworkSettings(Slice):
         description="a host that is silent for one to two of these counts as away; its routes stay; the same on all hosts",
     )
     lock_delay: Seconds = Field(
-        default=15.0,
+        default=30.0,
         ge=1,
         le=60,
-        description="for so long after that nobody gets the lock on its lease; the same on all hosts",
+        description="for so long after that nobody gets the lock on its lease; not below the ttl; the same on all hosts",
     )
     grace: Seconds = Field(
         default=86_400.0,
