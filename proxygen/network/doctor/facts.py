@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from proxygen.network.config import NetworkConfig
 from proxygen.network.docker import DockerVersion
@@ -18,6 +18,9 @@ from proxygen.network.kernel.state import Link
 from proxygen.network.records import Record, View
 
 T = TypeVar("T")
+
+FRR: Final = frozenset({11, 186, 188, 196})
+"""The protocols of FRR's routes: zebra, bgp, ospf, and its static ones (zebra/rt_netlink.h)."""
 
 
 def known(part: T | Unknown) -> T:

@@ -318,6 +318,22 @@ def test_with_frr_its_routes_are_the_owners_and_others_are_not() -> None:
     assert by_hand.check == "one-owner"
 
 
+def test_where_routes_are_not_the_hosts_their_absence_proves_nothing() -> None:
+    on_aws = replace(OWN, attributes=replace(OWN.attributes, backend_type="aws-vpc", backend_data=None))
+    network = well.parse_config('{"Network": "10.99.0.0/16", "Backend": {"Type": "aws-vpc"}}')
+    facts = replace(seen(on_aws, config=network), plane=replace(PLANE, needs="", device=None))
+    report = judge(facts, CHECKS)
+    assert report.findings == ()
+    assert {one.check: one.outcome for one in report.examined}["data-plane"] is Outcome.SKIPPED
+
+
+def test_a_route_that_frr_did_not_make_sends_people_to_frr() -> None:
+    facts = frr()
+    assert not isinstance(facts.plane, Unknown)
+    missing = replace(facts.plane, missing=("route 10.99.2.0/24 of FRR",), unreached=frozenset({OTHER.subnet}))
+    assert "show bgp summary" in only(replace(facts, plane=missing)).cure
+
+
 def test_strangers_among_leases_are_no_members() -> None:
     """A lease that cannot be read is found as a key, and everything else goes on."""
     facts = seen(

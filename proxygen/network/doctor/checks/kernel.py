@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Final
 
-from proxygen.network.config import FrrBgp, FrrOspf, Vxlan, WireGuard
-from proxygen.network.doctor.facts import Facts, KernelFacts, Route, known
+from proxygen.network.config import Alloc, AwsVpc, FrrBgp, FrrOspf, Vxlan, WireGuard
+from proxygen.network.doctor.facts import FRR, Facts, KernelFacts, Route, known
 from proxygen.network.doctor.finding import Fault, Skipped, Unknown, error, warning
 from proxygen.network.doctor.registry import check
 from proxygen.network.kernel.state import PROTOCOL
 
 _KERNEL: Final = 2
 """The protocol of routes that come with addresses (RTPROT_KERNEL)."""
-_FRR: Final = frozenset({11, 186, 188, 196})
-"""Those of FRR: zebra, bgp, ospf, and its static routes."""
+
+
 _NAMES: Final = {
     2: "kernel",
     3: "boot",
@@ -28,6 +28,10 @@ _NAMES: Final = {
 }
 _STRICT: Final = 1
 _ANOTHER: Final = "choose a Network that no host uses, and write it with proxygen network init"
+_FRR_SAYS: Final = {
+    FrrBgp: "see that both hosts' agents run, that TCP 179 passes, and what this says: vtysh -c 'show bgp summary'",
+    FrrOspf: "see that both hosts' agents run, that IP protocol 89 passes, and: vtysh -c 'show ip ospf neighbor'",
+}
 _AGENT: Final = "start the agent, which does it: proxygen network up"
 
 
@@ -53,7 +57,7 @@ def overlap(facts: Facts) -> Iterator[Fault]:
 @check("one-owner", "nobody else has routes inside Network")
 def one_owner(facts: Facts) -> Iterator[Fault]:
     kernel, config = known(facts.kernel), facts.config()
-    owners = _FRR if isinstance(config.backend, FrrBgp | FrrOspf) else frozenset({PROTOCOL})
+    owners = FRR if isinstance(config.backend, FrrBgp | FrrOspf) else frozenset({PROTOCOL})
     for route in kernel.routes:
         if route.to.subnet_of(config.network) and route.protocol not in {_KERNEL, *owners}:
             who = _NAMES.get(route.protocol, str(route.protocol))
@@ -65,11 +69,14 @@ def one_owner(facts: Facts) -> Iterator[Fault]:
 
 @check("data-plane", "routes, neighbours and forwarding entries are there for every lease")
 def data_plane(facts: Facts) -> Iterator[Fault]:
-    plane = known(facts.plane)
+    plane, backend = known(facts.plane), facts.config().backend
+    if isinstance(backend, Alloc | AwsVpc):
+        raise Skipped(f"with {backend.type} the routes are not on this host")
+    cure = _FRR_SAYS.get(type(backend), _AGENT)
     for line in plane.problems:
         yield error(f"nothing can be carried to {line}", cure="mend that host's lease: restart its agent there")
     for line in plane.missing:
-        yield error(f"missing: {line}", cure=_AGENT)
+        yield error(f"missing: {line}", cure=cure)
 
 
 @check("stale", "no route, neighbour or forwarding entry of ours is left of a lease that ended")
