@@ -316,6 +316,25 @@ async def test_a_host_that_consul_does_not_reach_hears_of_newcomers_from_the_hub
     third.container.until_pings(newcomer.container.address)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.faults
+@BOTH
+async def test_the_others_reach_each_other_when_a_hub_is_gone(
+    make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
+) -> None:
+    """The hub is cut off for longer than it takes both protocols to give it up."""
+    network = make_network(kind)
+    hub, second, third = await _three(network)
+    network.until_all_reach_all()
+    hub.host.cut()
+    await asyncio.sleep(15)
+    second.container.until_pings(third.container.address, timeout=60)
+    third.container.until_pings(second.container.address, timeout=60)
+    hub.host.mend()
+    network.until_all_reach_all()
+
+
 # --- what FRR understands
 
 

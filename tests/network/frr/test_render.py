@@ -11,6 +11,7 @@ from proxygen.errors import NetworkConfigError, TemplateError
 from proxygen.network.fabric import Member
 from proxygen.network.frr.render import render_for
 from proxygen.network.frr.version import FrrVersion
+from proxygen.templating import Word, word
 from tests.network.frr import golden
 from tests.network.frr.fabrics import member, members, networks, seen_by, underlay
 
@@ -39,6 +40,19 @@ def test_a_link_whose_name_frr_could_not_read_is_refused(link: str) -> None:
     own = member(1, kind="frr-ospf")
     with pytest.raises(TemplateError):
         render_for(seen_by(own, [own]), underlay(own, link=link), VERSION)
+
+
+@pytest.mark.parametrize("value", ["eth0", True, None, 1.5, b"eth0", Word("eth0 exit"), Word("-x"), Word("")])
+def test_only_typed_values_become_words(value: object) -> None:
+    """A text says nothing of where it comes from."""
+    with pytest.raises(TemplateError):
+        word(value)
+
+
+def test_typed_values_are_printed_as_frr_prints_them() -> None:
+    own = member(1)
+    values = (own.public_ip, own.subnet, 4_200_000_000, Word("vlan.100"))
+    assert [str(word(value)) for value in values] == ["192.0.0.1", "10.99.1.0/24", "4200000000", "vlan.100"]
 
 
 def test_other_backends_have_no_frr_configuration() -> None:
