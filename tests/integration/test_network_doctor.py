@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ class Clinic:
             "network.interface": Host.LINK,
             **{f"network.{name}": value for name, value in settings.items()},
         }
-        self.agents = [NetworkAgent(host, knobs) for host in (self.one, self.two)]
+        self.routers = [FrrRouter(host, "bgpd") for host in (self.one, self.two) if backend == "frr-bgp"]
+        self.agents = [
+            NetworkAgent(host, {**_place(router), **knobs})
+            for host, router in zip_longest((self.one, self.two), self.routers)
+        ]
 
     def begin(self) -> None:
         """Make the network, on which no host is yet."""
@@ -66,6 +71,8 @@ class Clinic:
 
     def open(self) -> None:
         self.begin()
+        for router in self.routers:
+            router.start()
         for agent in self.agents:
             agent.start()
         for agent in self.agents:
@@ -76,6 +83,8 @@ class Clinic:
     def close(self) -> None:
         for agent in self.agents:
             agent.kill()
+        for router in self.routers:
+            router.stop()
         self.consul.remove()
 
     def stop_agents(self) -> None:
@@ -109,6 +118,18 @@ class Clinic:
         return is_clean and self.one.ping(self.two.containers[0].address)
 
 
+def _place(router: FrrRouter | None) -> dict[str, object]:
+    """Return where a host's FRR is, as settings."""
+    if router is None:
+        return {}
+    place = router.place
+    return {
+        "network.frr_reload": str(place.reload),
+        "network.frr_sockets": str(place.sockets),
+        "network.frr_directory": str(place.directory),
+    }
+
+
 def open_clinic(directory: Path, backend: str) -> Iterator[Clinic]:
     with Lab(directory) as lab:
         clinic = Clinic(lab, backend)
@@ -127,7 +148,7 @@ def vxlan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
         yield clinic
 
 
-@pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "frr-bgp"])
 def test_a_host_that_is_well_has_no_findings_and_every_check_is_accounted_for(tmp_path: Path, backend: str) -> None:
     for clinic in open_clinic(tmp_path / "lab", backend):
         report, findings = clinic.report()
@@ -293,15 +314,16 @@ def test_without_consul_the_host_is_looked_at_all_the_same(vxlan: Clinic) -> Non
 
 def test_frr_that_does_not_run_is_found_and_which_of_its_daemons_is_missing(lab: Lab) -> None:
     sockets = Path("/var/run/frr") / "none"
-    clinic = Clinic(lab, "frr-bgp", frr_sockets=str(sockets))
+    clinic = Clinic(lab, "frr-bgp", frr_sockets=str(sockets), frr_reload="/nowhere/frr-reload.py")
     try:
         clinic.begin()
-        (found,) = clinic.examine()
+        daemons, reload = clinic.examine()
     finally:
         clinic.close()
 
-    assert (found.check, found.severity) == ("frr", "error")
-    assert "zebra, staticd, bgpd" in found.text
+    assert (daemons.check, daemons.severity) == (reload.check, reload.severity) == ("frr", "error")
+    assert "zebra, staticd, bgpd" in daemons.text
+    assert "frr-pythontools" in reload.cure
 
 
 def test_frr_that_runs_is_seen_by_its_daemons(lab: Lab) -> None:
