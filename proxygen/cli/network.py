@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from proxygen.cli.lazy import Entry, LazyGroup
+from proxygen.errors import NetworkError
 
 _COMMANDS = {
     "init": Entry("proxygen.cli.network_host:init", "Write the config of a new network."),
@@ -20,7 +21,19 @@ _COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, entries=_COMMANDS)
+class _NetworkGroup(LazyGroup):
+    """Its commands need a library that the proxy does without."""
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        try:
+            return super().get_command(context, name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "pyroute2":
+                raise
+            raise NetworkError("networking needs pyroute2; run: pip install 'proxygen[network]'") from error
+
+
+@click.group(cls=_NetworkGroup, entries=_COMMANDS)
 def network() -> None:
     """Let containers on different hosts reach each other, with Consul alone.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,16 @@ def here(tmp_path: Path) -> tuple[str, ...]:
         *("--network-subnet-file", str(tmp_path / "subnet.env")),
         *("--network-docker-file", str(tmp_path / "docker_opts.env")),
     )
+
+
+def test_without_its_library_networking_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['pyroute2'] = None; from proxygen.cli import run_command_line; "
+        "sys.exit(run_command_line(['network', 'status']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "pip install 'proxygen[network]'" in ended.stderr
 
 
 @pytest.mark.parametrize(

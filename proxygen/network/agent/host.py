@@ -196,6 +196,8 @@ class HostAgent:
         """Have the data plane brought to a fabric, which the next agent knows by then."""
         assert self._parts.plane is not None
         before = self._parts.plane.fabrics.peek()
+        if fabric == before:
+            return
         _tell_difference(before, fabric)
         known = Known(config=fabric.config, members=fabric.others)
         if before is None or before.others != fabric.others:
