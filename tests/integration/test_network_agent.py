@@ -434,6 +434,26 @@ def test_a_network_is_created_once_and_by_a_config_that_can_be_used(
     assert consul.get(f"/v1/kv/{PREFIX}/config?raw") == written
 
 
+def test_a_killed_agents_lease_is_released_and_one_that_another_session_locks_is_not(
+    plain: Net, hosts: list[Host]
+) -> None:
+    agent = plain.agent(hosts[1])
+    agent.start()
+    subnet = agent.lease().subnet
+    agent.kill()
+    (agent.directory / "state" / "lease.json").rename(agent.directory / "lease.json")
+    refused = agent.command("release")
+    assert refused.returncode == 1
+    assert "locked by another session" in refused.stderr
+    assert agent.subnet_file.exists()
+    (agent.directory / "lease.json").rename(agent.directory / "state" / "lease.json")
+    released = agent.command("release")
+    assert (released.returncode, released.stdout) == (0, f"released: {subnet}\n"), released.stderr
+    assert plain.consul.get(f"/v1/kv/{PREFIX}/subnets/?keys") is None
+    assert plain.consul.get(f"/v1/kv/{PREFIX}/hosts/?keys") is None
+    assert not agent.subnet_file.exists()
+
+
 def test_docker_is_told_of_the_lease(plain: Net, hosts: list[Host], tmp_path: Path) -> None:
     agent = plain.agent(hosts[1])
     agent.start()
