@@ -49,6 +49,8 @@ class LeaseFacts:
     """Seconds since Consul last confirmed that; None: it never did since the host booted."""
     ttl: float
     grace: float
+    take_over: bool
+    """Another program carries packets to other hosts still, and that is meant to be so."""
 
     @property
     def own(self) -> Record | None:

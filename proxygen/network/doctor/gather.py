@@ -112,6 +112,7 @@ async def _read_lease(place: Place) -> LeaseFacts | Unknown:
         silent=None if past.confirmed is None else time.monotonic() - past.confirmed,
         ttl=place.terms.ttl,
         grace=place.terms.grace,
+        take_over=place.settings.take_over,
     )
 
 

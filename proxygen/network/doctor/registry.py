@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from proxygen.network.doctor.facts import Facts
 from proxygen.network.doctor.finding import Examined, Fault, Finding, Outcome, Report, Skipped
+
+_LONGEST: Final = 600
+"""Letters of a line. A key's value may have half a million."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ def judge(facts: Facts, checks: Iterable[Check]) -> Report:
         try:
             found = tuple(_signed(one, fault) for fault in one.find(facts))
         except Skipped as skipped:
-            examined.append(Examined(check=one.name, outcome=Outcome.SKIPPED, reason=str(skipped)))
+            examined.append(Examined(check=one.name, outcome=Outcome.SKIPPED, reason=_line(str(skipped))))
             continue
         outcome = Outcome.FOUND if found else Outcome.CLEAN
         looked = "; ".join(filter(None, (one.looks, one.leaves_out(facts))))
@@ -47,4 +51,10 @@ def judge(facts: Facts, checks: Iterable[Check]) -> Report:
 
 
 def _signed(one: Check, fault: Fault) -> Finding:
-    return Finding(check=one.name, severity=fault.severity, text=fault.text, cure=fault.cure)
+    return Finding(check=one.name, severity=fault.severity, text=_line(fault.text), cure=_line(fault.cure))
+
+
+def _line(text: str) -> str:
+    """Return one line that a terminal can be shown: whoever writes to Consul chooses names of hosts and of keys."""
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"

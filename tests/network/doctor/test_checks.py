@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -186,7 +187,7 @@ CASES: list[tuple[str, Facts, str, Severity, str]] = [
         kernel(forwards={**KERNEL.forwards, "docker0": False}),
         "forwarding",
         ERROR,
-        "docker0.forwarding",
+        "docker0.forwarding is 0",
     ),
     ("strict rp_filter", kernel(rp_filter={"all": 1}), "rp-filter", WARNING, "eth0, pxvx1, docker0"),
     ("a route is missing", plane(missing=("route 10.99.2.0/24",)), "data-plane", ERROR, "route 10.99.2.0/24"),
@@ -318,6 +319,13 @@ def test_with_frr_its_routes_are_the_owners_and_others_are_not() -> None:
     assert by_hand.check == "one-owner"
 
 
+def test_a_program_that_is_taken_over_from_may_have_its_routes_a_while() -> None:
+    flannel = Route(to=IPv4Network("10.99.2.0/24"), link="flannel.1", protocol=3)
+    facts = kernel(routes=(*KERNEL.routes, flannel))
+    assert only(facts).severity is ERROR
+    assert only(replace(facts, lease=replace(LEASE, take_over=True))).severity is WARNING
+
+
 def test_where_routes_are_not_the_hosts_their_absence_proves_nothing() -> None:
     on_aws = replace(OWN, attributes=replace(OWN.attributes, backend_type="aws-vpc", backend_data=None))
     network = well.parse_config('{"Network": "10.99.0.0/16", "Backend": {"Type": "aws-vpc"}}')
@@ -400,6 +408,32 @@ def test_a_member_that_nothing_leads_to_is_not_said_to_be_behind_a_firewall() ->
         plane=replace(PLANE, missing=("route 10.99.2.0/24",), unreached=frozenset({OTHER.subnet})),
     )
     assert only(facts).check == "data-plane"
+
+
+EVIL = "x'; touch /tmp/pwned; '\x1b[2J\n"
+
+
+def test_what_somebody_wrote_to_consul_is_one_harmless_line_and_never_a_command() -> None:
+    """Cures are pasted into a shell of root."""
+    told = {"VNI": 1, "VtepMAC": EVIL}
+    own = replace(OWN, attributes=replace(OWN.attributes, backend_data=told))
+    other = replace(OTHER, attributes=replace(OTHER.attributes, node=EVIL * 1000, backend_type=EVIL))
+    found = findings(seen(own, other, problems=(f"subnets/{EVIL}: {EVIL}",)))
+    assert {one.check for one in found} == {"config", "members", "device"}
+    for one in found:
+        assert (one.text + one.cure).isprintable()
+        assert len(one.text) < 1000
+    for one in found:
+        if one.check in ("config", "device"):
+            words = shlex.split(one.cure.partition("; and in")[0].rpartition("or: ")[2])
+            assert not {"touch", "/tmp/pwned;"} & set(words)
+
+
+def test_a_link_of_a_vlan_keeps_its_dot() -> None:
+    underlay = replace(well.UNDERLAY, link="eth0.7")
+    vlan = {**well.LINKS, "eth0.7": replace(well.LINKS["eth0"], name="eth0.7")}
+    facts = replace(kernel(links=vlan, forwards={"all": True, "eth0.7": False}), underlay=underlay)
+    assert only(facts).cure == "sysctl -w net/ipv4/conf/eth0.7/forwarding=1"
 
 
 def test_hosts_that_were_not_asked_are_counted() -> None:

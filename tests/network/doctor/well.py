@@ -80,6 +80,7 @@ LEASE = LeaseFacts(
     silent=3.0,
     ttl=30.0,
     grace=86_400.0,
+    take_over=False,
 )
 UNDERLAY = Underlay(link="eth0", index=2, address=IPv4Interface("192.0.2.1/24"), mtu=1500, mac="52:54:00:00:00:01")
 DEVICE = Link(index=5, name="pxvx1", mtu=1450, mac="02:00:00:00:00:01", is_up=True, kind="vxlan", group=225)

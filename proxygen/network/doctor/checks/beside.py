@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv4Network
+from shlex import quote
 from typing import Final
 
 from proxygen.network.config import FrrBgp, FrrOspf
@@ -22,7 +23,7 @@ _RENDER: Final = "proxygen network docker render --merge"
 @check("docker", "Docker's bridge lies in the lease, and its version and options let other hosts' packets in")
 def docker(facts: Facts) -> Iterator[Fault]:
     found, subnet = known(facts.docker), facts.subnet()
-    cure = f"{_RENDER} {found.file} prints what the file should say; then restart dockerd"
+    cure = f"{_RENDER} {quote(found.file)} prints what the file should say; then restart dockerd"
     bip = found.options.get("bip")
     if bip is not None and not _lies_in(str(bip), subnet):
         yield error(f'{found.file} has "bip": "{bip}", and this host\'s subnet is {subnet}', cure=cure)
@@ -129,5 +130,5 @@ def aws_source_dest(facts: Facts) -> Iterator[Fault]:
         yield error(
             f"the source/destination check of {found.interface} is on: AWS drops packets of containers' addresses",
             cure="aws ec2 modify-network-interface-attribute --no-source-dest-check "
-            f"--network-interface-id {found.interface}",
+            f"--network-interface-id {quote(found.interface)}",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Network
+from shlex import quote
 from typing import Final
 
 from proxygen.network.config import Alloc, AwsVpc, FrrBgp, FrrOspf, Vxlan, WireGuard
@@ -44,7 +45,7 @@ def overlap(facts: Facts) -> Iterator[Fault]:
         if address.network.overlaps(network) and not inside and link != device:
             yield error(
                 f"{link} has {address}, which lies in the containers' Network {network}",
-                cure=f"{_ANOTHER}; or: ip address del {address} dev {link}",
+                cure=f"{_ANOTHER}; or: ip address del {address} dev {quote(link)}",
             )
     for route in kernel.routes:
         if route.protocol != _KERNEL and route.to.prefixlen and route.to.supernet_of(network) and route.to != network:
@@ -57,11 +58,14 @@ def overlap(facts: Facts) -> Iterator[Fault]:
 @check("one-owner", "nobody else has routes inside Network")
 def one_owner(facts: Facts) -> Iterator[Fault]:
     kernel, config = known(facts.kernel), facts.config()
+    if isinstance(config.backend, Alloc):
+        raise Skipped("with alloc the routes are somebody else's")
+    fault = warning if known(facts.lease).take_over else error
     owners = FRR if isinstance(config.backend, FrrBgp | FrrOspf) else frozenset({PROTOCOL})
     for route in kernel.routes:
         if route.to.subnet_of(config.network) and route.protocol not in {_KERNEL, *owners}:
             who = _NAMES.get(route.protocol, str(route.protocol))
-            yield error(
+            yield fault(
                 f"the route to {_shown(route)} (proto {who}) is not by the backend, and may win over its own",
                 cure=_deletion(route),
             )
@@ -102,7 +106,7 @@ def device(facts: Facts) -> Iterator[Fault]:
     if told and told != link.mac.lower():
         yield error(
             f"{link.name} has the MAC {link.mac}, and the lease tells other hosts of {told}",
-            cure=f"ip link set {link.name} address {told}; and in a .link file for it, MACAddressPolicy=none",
+            cure=f"ip link set {quote(link.name)} address {quote(told)}; and MACAddressPolicy=none in a .link file for it",
         )
 
 
@@ -131,7 +135,8 @@ def forwarding(facts: Facts) -> Iterator[Fault]:
         if not kernel.forwards.get(link, True):
             yield error(
                 f"net.ipv4.conf.{link}.forwarding is 0: what comes in by it is dropped",
-                cure=f"sysctl -w net.ipv4.conf.{link}.forwarding=1",
+                # With slashes: the name of a VLAN's link has a dot of its own.
+                cure=f"sysctl -w {quote(f'net/ipv4/conf/{link}/forwarding=1')}",
             )
 
 
@@ -155,12 +160,12 @@ def mtu(facts: Facts) -> Iterator[Fault]:
     if link is not None and link.mtu > fits:
         yield error(
             f"{link.name} takes {link.mtu} bytes, and the underlay leaves {fits}: larger packets are lost",
-            cure=f"ip link set {link.name} mtu {fits}",
+            cure=f"ip link set {quote(link.name)} mtu {fits}",
         )
     elif link is not None and link.mtu < fits:
         yield error(
             f"{link.name} takes {link.mtu} bytes, and containers were told that they may send {fits}",
-            cure=f"ip link set {link.name} mtu {fits}",
+            cure=f"ip link set {quote(link.name)} mtu {fits}",
         )
     own = _own(facts)
     bridge = None if own is None else kernel.bridge_of(own)
@@ -206,4 +211,4 @@ def _shown(route: Route) -> str:
 
 
 def _deletion(route: Route) -> str:
-    return f"ip route del {_shown(route)}"
+    return f"ip route del {route.to} dev {quote(route.link)}" if route.link else f"ip route del {route.to}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
+from shlex import quote
 from typing import Final
 
 from proxygen.network.doctor.facts import Facts, LeaseFacts, known
@@ -37,7 +38,9 @@ def config(facts: Facts) -> Iterator[Fault]:
         )
     for problem in lease.view.problems:
         name = problem.partition(":")[0]
-        yield warning(f"the key {prefix}/{problem}", cure=f"write it anew, or: consul kv delete '{prefix}/{name}'")
+        yield warning(
+            f"the key {prefix}/{problem}", cure=f"write it anew, or: consul kv delete {quote(f'{prefix}/{name}')}"
+        )
 
 
 @check("lease", "this host has a subnet of its own, and its agent has kept it confirmed")

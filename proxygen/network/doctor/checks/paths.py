@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from shlex import quote
 from typing import Final
 
 from proxygen.network.config import AwsVpc, NetworkConfig, Vxlan, WireGuard
@@ -92,7 +93,7 @@ def _containers(own: IPv4Network, rules: Ruleset) -> list[IPv4Address]:
 
 
 def _opening(dropped: Dropped, network: IPv4Network) -> str:
-    base = dropped.base
+    base, chain = dropped.base, quote(dropped.base.name)
     if base.hook is Hook.PREROUTING:
         return (
             'Docker from 28.2: "allow-direct-routing": true in daemon.json, then restart dockerd '
@@ -100,16 +101,21 @@ def _opening(dropped: Dropped, network: IPv4Network) -> str:
         )
     family, _, table = base.table.partition(" ")
     if family == "iptables" or (family == "ip" and table == "filter" and base.name == "FORWARD"):
-        return " && ".join(f"iptables -I {base.name} {side} {network} -j ACCEPT" for side in ("-s", "-d"))
-    rule = f"nft insert rule {base.table} {base.name} ip"
+        return " && ".join(f"iptables -I {chain} {side} {network} -j ACCEPT" for side in ("-s", "-d"))
+    rule = f"nft insert rule {_quoted(base.table)} {chain} ip"
     return " && ".join(f"{rule} {side} {network} accept" for side in ("saddr", "daddr"))
 
 
 def _admission(dropped: Dropped, port: int) -> str:
     family, _, table = dropped.base.table.partition(" ")
     if family == "iptables" or (family == "ip" and table == "filter"):
-        return f"iptables -I {dropped.base.name} -p udp --dport {port} -j ACCEPT"
-    return f"nft insert rule {dropped.base.table} {dropped.base.name} udp dport {port} accept"
+        return f"iptables -I {quote(dropped.base.name)} -p udp --dport {port} -j ACCEPT"
+    return f"nft insert rule {_quoted(dropped.base.table)} {quote(dropped.base.name)} udp dport {port} accept"
+
+
+def _quoted(table: str) -> str:
+    family, _, name = table.partition(" ")
+    return f"{family} {quote(name)}"
 
 
 def _port(config: NetworkConfig) -> int | None:
