@@ -425,7 +425,7 @@ def test_what_somebody_wrote_to_consul_is_one_harmless_line_and_never_a_command(
         assert len(one.text) < 1000
     for one in found:
         if one.check in ("config", "device"):
-            words = shlex.split(one.cure.partition("; and in")[0].rpartition("or: ")[2])
+            words = shlex.split(one.cure.partition("; keep")[0].rpartition("or: ")[2])
             assert not {"touch", "/tmp/pwned;"} & set(words)
 
 

@@ -106,7 +106,7 @@ def device(facts: Facts) -> Iterator[Fault]:
     if told and told != link.mac.lower():
         yield error(
             f"{link.name} has the MAC {link.mac}, and the lease tells other hosts of {told}",
-            cure=f"ip link set {quote(link.name)} address {quote(told)}; and MACAddressPolicy=none in a .link file for it",
+            cure=f"ip link set {quote(link.name)} address {quote(told)}; keep udev off it (MACAddressPolicy=none)",
         )
 
 
