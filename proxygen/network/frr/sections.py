@@ -30,6 +30,8 @@ _OUR_LINK_LINES: Final = re.compile(
     r"ip ospf (area 0\.0\.0\.0|(dead|hello)-interval [0-9]+|priority [0-9]+"
     r"|network (non-broadcast|point-to-multipoint non-broadcast))"
 )
+_SAME_KIND: Final = re.compile(r"ip ospf (area|network|dead-interval|hello-interval|priority) .*")
+"""What a link has one of; an operator's cost or authentication stands beside ours."""
 _PASSING: Final = re.compile(r"frr version .*|end|exit.*|Building configuration.*|Current configuration.*")
 """Lines that say nothing about what FRR does."""
 
@@ -83,7 +85,7 @@ def missing(wanted: str, found: str) -> tuple[str, ...]:
 def conflicts(text: str, design: Design, link: str) -> tuple[str, ...]:
     """Name what an operator has in a configuration that leaves no room for ours."""
     return tuple(
-        section.header
+        " / ".join((section.header, *filter(_SAME_KIND.fullmatch, section.body)))
         for section in _foreign(text)
         if _is_about(section, design.says.own) or _is_in_the_way(section, design, link)
     )
@@ -95,7 +97,7 @@ def _is_in_the_way(section: _Section, design: Design, link: str) -> bool:
     return (
         section.header == "router ospf"
         or section.header.startswith("ip protocol ospf route-map ")
-        or (section.header == f"interface {link}" and any(line.startswith("ip ospf ") for line in section.body))
+        or (section.header == f"interface {link}" and any(map(_SAME_KIND.fullmatch, section.body)))
     )
 
 

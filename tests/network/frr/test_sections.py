@@ -67,7 +67,6 @@ def test_taking_ours_out_leaves_what_was_there(design: object) -> None:
     assert holds_ours(merged)
     bare = merge(merged, "")
     assert not holds_ours(bare)
-    # OSPF on a link of ours is ours: an operator's cost there is not among what we write, and stays.
     assert says_the_same(bare, FOREIGN)
 
 
@@ -105,7 +104,7 @@ def test_order_comments_and_spaces_are_no_difference() -> None:
 )
 def test_a_bgp_of_somebody_else_is_in_our_way(line: str) -> None:
     assert conflicts(FOREIGN + line, BGP, "eth0") == (line.splitlines()[0],)
-    assert conflicts(FOREIGN.replace(" ip ospf cost 5\n", "") + line, OSPF, "eth0") == ()
+    assert conflicts(FOREIGN + line, OSPF, "eth0") == ()
 
 
 @pytest.mark.parametrize(
@@ -113,9 +112,17 @@ def test_a_bgp_of_somebody_else_is_in_our_way(line: str) -> None:
     ["router ospf\n network 192.0.2.0/24 area 0\nexit\n", "ip protocol ospf route-map MINE\n"],
 )
 def test_an_ospf_of_somebody_else_is_in_our_way(line: str) -> None:
-    text = FOREIGN.replace(" ip ospf cost 5\n", "") + line
+    text = FOREIGN + line
     assert conflicts(text, OSPF, "eth0") == (line.splitlines()[0],)
     assert conflicts(text, BGP, "eth0") == ()
+
+
+@pytest.mark.parametrize("line", ["ip ospf area 0.0.0.1", "ip ospf network broadcast", "ip ospf hello-interval 10"])
+def test_an_ospf_link_of_somebody_else_is_in_our_way(line: str) -> None:
+    """A cost or a key on the link is not: it stands beside ours."""
+    text = FOREIGN.replace("ip ospf cost 5", line)
+    assert conflicts(text, OSPF, "eth0") == (f"interface eth0 / {line}",)
+    assert conflicts(text, OSPF, "eth1") == ()
 
 
 def test_a_static_route_of_somebody_else_to_our_subnet_is_in_our_way() -> None:
@@ -127,5 +134,5 @@ def test_a_static_route_of_somebody_else_to_our_subnet_is_in_our_way() -> None:
 
 @DESIGNS
 def test_what_is_ours_is_never_in_our_own_way(design: object) -> None:
-    text = merge(FOREIGN.replace(" ip ospf cost 5\n", ""), render(design))  # type: ignore[arg-type]
+    text = merge(FOREIGN, render(design))  # type: ignore[arg-type]
     assert conflicts(text, design, "eth0") == ()  # type: ignore[arg-type]
