@@ -18,6 +18,8 @@ from proxygen.errors import NetworkConfigError, quoted
 _LONGEST_SUBNET: Final = 30
 """A host needs an address for its bridge and one for a container."""
 _USUAL_SUBNET: Final = 24
+_NOBODYS: Final = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
+"""This network, loopback, what is good on one link only, multicast and what is reserved (RFC 6890)."""
 _AT_LEAST: Final = 2
 """Bits between Network and SubnetLen: four subnets, of which the first is not given away."""
 
@@ -143,7 +145,7 @@ def parse_config(text: str | bytes) -> NetworkConfig:
     """Read the JSON. Raise NetworkConfigError with the key and what is allowed."""
     try:
         written = msgspec.json.decode(text, type=_Written)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise NetworkConfigError(f"the network's config cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise NetworkConfigError("the network's config is not UTF-8") from error
@@ -181,9 +183,12 @@ def _network(text: str) -> IPv4Network:
     try:
         if "/" not in text:
             raise ValueError("no prefix length")
-        return IPv4Network(text, strict=False)
+        network = IPv4Network(text, strict=False)
     except ValueError as error:
         raise NetworkConfigError(f"Network: {quoted(text)} is no IPv4 network such as 10.99.0.0/16") from error
+    if any(network.overlaps(special) for special in _NOBODYS):
+        raise NetworkConfigError(f"Network {network} has addresses that no container can have; choose a private one")
+    return network
 
 
 def _subnet_len(network: IPv4Network, written: int) -> int:

@@ -34,6 +34,9 @@ _HOSTS: Final = "hosts/"
 _RESERVATIONS: Final = "reservations/"
 _SUBNET_KEY: Final = re.compile(r"([0-9.]{7,15})-([0-9]{1,2})")
 
+Fact = str | int | float | bool | None
+"""What a host may tell others of its backend. All that any backend has to say is flat, and nesting could be endless."""
+
 
 class Entry(msgspec.Struct, rename="pascal"):
     """A key as ``/v1/kv`` shows it."""
@@ -50,7 +53,7 @@ class _Value(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     public_ip: str | None = field(name="PublicIP", default=None)
     backend_type: str = field(name="BackendType", default="")
-    backend_data: dict[str, object] | None = field(name="BackendData", default=None)
+    backend_data: dict[str, Fact] | None = field(name="BackendData", default=None)
     host_id: str = field(name="HostID", default="")
     node: str = field(name="Node", default="")
     generation: int = field(name="Gen", default=0)
@@ -64,7 +67,7 @@ class Attributes:
     """For people; never an identity."""
     public_ip: IPv4Address | None = None
     backend_type: str = ""
-    backend_data: Mapping[str, object] | None = None
+    backend_data: Mapping[str, Fact] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +181,10 @@ def write_value(host_id: str, attributes: Attributes, generation: int) -> bytes:
 
 def read_record(subnet: IPv4Network, entry: Entry) -> Record:
     """Read a lease. Raise ValueError for one that nobody of ours wrote."""
-    value = _VALUES.decode(entry.value or b"")
+    try:
+        value = _VALUES.decode(entry.value or b"")
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
     if not value.host_id:
         raise ValueError("it has no HostID")
     attributes = Attributes(

@@ -84,6 +84,9 @@ def test_backends_are_typed(backend: dict[str, object], typed: object) -> None:
         ({"Network": "10.5.0.0"}, "no IPv4 network"),
         ({"Network": "fd00::/48"}, "no IPv4 network"),
         ({"Network": "10.5.0.0/29"}, "too small"),
+        ({"Network": "0.0.0.0/0"}, "no container can have"),
+        ({"Network": "127.0.0.0/8"}, "no container can have"),
+        ({"Network": "239.0.0.0/16"}, "no container can have"),
         ({"SubnetLen": 31}, "at most 30"),
         ({"SubnetLen": 17}, "18 or more"),
         ({"SubnetLen": -1}, "18 or more"),
@@ -106,7 +109,12 @@ def test_refusals_name_the_key_and_what_is_allowed(keys: dict[str, object], word
         config(**keys)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"Network": "\xff"}', b"7"])
+_DEEP = b'{"Network": "10.5.0.0/16", "Backend": {"VNI": ' + b"[" * 20_000 + b"]" * 20_000 + b"}}"
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"Network": "\xff"}', b"7", _DEEP], ids=range(9)
+)
 def test_what_is_no_config_is_refused_in_one_way(text: bytes) -> None:
     with pytest.raises(NetworkConfigError):
         parse_config(text)

@@ -476,7 +476,20 @@ def test_lease_that_appeared_meanwhile_voids_a_claim(world: World) -> None:
     assert standing(slow) is Standing.WAITING
 
 
-@pytest.mark.parametrize("value", ["", "{", '{"PublicIP": "192.0.2.9", "BackendType": "vxlan"}', '{"HostID": 7}'])
+_DEEP = "[" * 20_000 + "]" * 20_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "{",
+        '{"PublicIP": "192.0.2.9", "BackendType": "vxlan"}',
+        '{"HostID": 7}',
+        pytest.param(f'{{"HostID": "x", "BackendData": {{"VNI": {_DEEP}}}}}', id="deep data"),
+        pytest.param(f'{{"HostID": "x", "Unknown": {_DEEP}}}', id="deep unknown"),
+    ],
+)
 def test_lease_that_cannot_be_read_is_left_alone_and_named(world: World, value: str) -> None:
     """flannel's own records, for one, while hosts move over."""
     world.consul.put(f"{PREFIX}/subnets/10.9.0.64-26", value)

@@ -13,7 +13,7 @@ from proxygen.network.kernel.diff import steps_between
 from proxygen.network.kernel.events import Event, Subject, concerns
 from proxygen.network.kernel.netlink import Failure, Kernel
 from proxygen.network.kernel.state import Entry, Link, state_of
-from proxygen.network.records import Attributes
+from proxygen.network.records import Attributes, Fact
 
 _QUIET: Final = 0.05
 _LONGEST: Final = 0.5
@@ -60,7 +60,7 @@ class KernelBackend:
             underlay = None if self._is_underlay_gone else self._underlay.index
             self._is_stirred |= concerns(event, underlay=underlay, own=self._own)
 
-    async def _publish(self, kind: str, data: Mapping[str, object] | None) -> Attributes:
+    async def _publish(self, kind: str, data: Mapping[str, Fact] | None) -> Attributes:
         """Return what others must know. What changes from now on is not missed."""
         await self._kernel.events.open()
         return Attributes(node=self._node, public_ip=self._underlay.address.ip, backend_type=kind, backend_data=data)

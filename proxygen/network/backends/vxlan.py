@@ -19,7 +19,7 @@ from proxygen.network.backends.vetting import check_host, derive_mac, is_near, r
 from proxygen.network.fabric import Fabric, Member, Underlay
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import Entry, Forward, Link, Neighbour, Route, Vxlan
-from proxygen.network.records import Attributes
+from proxygen.network.records import Attributes, Fact
 
 OVERHEAD: Final = 50
 """Bytes that VXLAN adds: Ethernet 14, VXLAN 8, UDP 8, IPv4 20 (RFC 7348)."""
@@ -64,7 +64,7 @@ class VxlanBackend(KernelBackend):
     async def prepare(self) -> Attributes:
         """Make the link, and publish its MAC as flannel does."""
         link = await self._ready()
-        data = {"VNI": self._config.vni, "VtepMAC": link.mac}
+        data: dict[str, Fact] = {"VNI": self._config.vni, "VtepMAC": link.mac}
         return await self._publish(configured.Vxlan.type, data)
 
     async def carry(self, fabric: Fabric) -> tuple[str, ...]:
