@@ -173,7 +173,11 @@ BROKEN = {
     "sysctl -w net.ipv4.conf.all.rp_filter=1": ("rp-filter", "warning"),
     "ip route add 10.0.0.0/8 dev eth0": ("overlap", "error"),
     "ip route add 10.99.200.0/25 dev eth0": ("one-owner", "error"),
-    "iptables -P FORWARD DROP": ("firewall", "error"),
+    # As Docker does.
+    "iptables -P FORWARD DROP; iptables -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT": (
+        "firewall",
+        "error",
+    ),
     f"nft '{table('strict', 'forward priority 10', 'policy drop')}'": ("firewall", "error"),
 }
 

@@ -15,7 +15,7 @@ from proxygen.errors import ProgramUnavailable
 from proxygen.network.docker import installed_docker
 from proxygen.network.doctor.facts import DockerFacts, FrrFacts, ManagerFacts, ModuleFacts, NetworkdFacts
 from proxygen.network.doctor.finding import Skipped, Unknown
-from proxygen.network.doctor.iptables import read_iptables
+from proxygen.network.doctor.iptables import IPTABLES, read_iptables
 from proxygen.network.doctor.nft import read_nft
 from proxygen.network.doctor.packets import Chain, Ruleset
 from proxygen.programs import run
@@ -34,23 +34,34 @@ _DAEMONS: Final = ("zebra", "staticd", "bgpd", "ospfd")
 
 
 async def read_firewall() -> Ruleset | Unknown:
-    """List all rules: nft's, among which are those of today's iptables, and those of the old one."""
+    """List all rules of nft, and of iptables, whichever there are."""
     try:
-        chains = [*await _read_nft(), *await _read_legacy()]
+        saved = [*await _read_iptables(), *await _read_legacy()]
+        chains = [*await _read_nft(), *saved] if shutil.which("nft") or not saved else saved
     except (Skipped, ProgramUnavailable) as error:
         return Unknown(str(error))
     except (ValueError, KeyError, TypeError) as error:
         return Unknown(f"the firewall's rules cannot be read: {error}")
-    return Ruleset(chains)
+    # What today's iptables makes is in nft's tables, but only iptables can say what its matches are.
+    told = {chain.table.replace(IPTABLES, "ip") for chain in saved}
+    return Ruleset([chain for chain in chains if chain.table not in told])
 
 
 async def _read_nft() -> tuple[Chain, ...]:
-    if shutil.which("nft") is None:
-        # Without nft there is iptables alone, whichever it is.
-        return read_iptables(await _listing("iptables-save"))
     listing = await _listing("nft", "-j", "list", "ruleset")
     # Warnings stand before the listing.
     return read_nft(listing[max(0, listing.find('{"nftables"')) :])
+
+
+async def _read_iptables() -> tuple[Chain, ...]:
+    """Read what iptables can tell; a table that others have changed too it leaves to nft."""
+    program = next((name for name in ("iptables-nft-save", "iptables-save") if shutil.which(name)), None)
+    if program is None:
+        return ()
+    listing = await _listing(program)
+    is_old = program == "iptables-save" and "(nf_tables)" not in listing
+    # Whose tables are not among nft's.
+    return () if is_old and shutil.which("nft") else read_iptables(listing)
 
 
 async def _read_legacy() -> tuple[Chain, ...]:

@@ -1,4 +1,4 @@
-"""A host's firewall as ``iptables-save`` prints it, for tables that nft does not show: iptables-legacy's. Pure."""
+"""A host's firewall as ``iptables-save`` prints it, read into rules. Pure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from proxygen.network.doctor.packets import (
     with_names,
 )
 
+IPTABLES: Final = "iptables"
+"""Stands for the family in the names of its tables, which nft has as ``ip filter`` and so on."""
 _BUILT_IN: Final = {
     ("raw", "PREROUTING"): (Hook.PREROUTING, -300),
     ("mangle", "PREROUTING"): (Hook.PREROUTING, -150),
@@ -45,7 +47,7 @@ def read_iptables(text: str) -> tuple[Chain, ...]:
             chains.setdefault((table, words[1]), (False, []))[1].append(_read_arguments(words[2:]))
     return tuple(
         Chain(
-            table=f"iptables {home}",
+            table=f"{IPTABLES} {home}",
             name=name,
             rules=tuple(rules),
             hook=_BUILT_IN.get((home, name), (None, 0))[0],

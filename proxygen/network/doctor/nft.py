@@ -23,6 +23,7 @@ from proxygen.network.doctor.packets import (
 )
 
 _NEW: Final = "new"
+_TRANSLATED: Final = frozenset({"dnat", "snat"})
 _HARMLESS: Final = frozenset({"comment"})
 """Matches of iptables that always match."""
 _IGNORED: Final = frozenset({"counter", "log", "comment", "mangle", "notrack"})
@@ -127,6 +128,9 @@ class _Expressions:
                 self.rule = replace(self.rule, udp_ports=ports)
             case "ct state":
                 self.rule = replace(self.rule, new=self.rule.new and (_NEW in values) is not negated)
+            case "ct status" if set(values) <= _TRANSLATED:
+                # A flow's first packet between containers was sent where it was meant to go.
+                self.rule = replace(self.rule, new=self.rule.new and negated)
             case "nfproto":
                 self.rule = replace(self.rule, new=self.rule.new and ("ipv4" in values) is not negated)
             case _:
