@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from shlex import quote
 from typing import Final
 
 from proxygen.network.config import AwsVpc, NetworkConfig, Vxlan, WireGuard
 from proxygen.network.doctor.facts import Facts, Reached, Way, known
 from proxygen.network.doctor.finding import Fault, Skipped, Unknown, error, warning
+from proxygen.network.doctor.opening import open_forwarding, open_port
 from proxygen.network.doctor.packets import Dropped, Hook, Packet, Ruleset
 from proxygen.network.doctor.registry import check
 
@@ -32,12 +32,11 @@ def firewall(facts: Facts) -> Iterator[Fault]:
             by = (dropped.base.table, dropped.base.name, dropped.why)
             if by not in named:
                 named.add(by)
-                yield _dropping(packet, dropped, network)
+                yield _dropping(packet, dropped, cure=open_forwarding(rules, dropped, network))
 
 
-def _dropping(packet: Packet, dropped: Dropped, network: IPv4Network) -> Fault:
+def _dropping(packet: Packet, dropped: Dropped, *, cure: str) -> Fault:
     text = f"packets from {packet.source} to {packet.destination} are dropped here: {dropped.why}"
-    cure = _opening(dropped, network)
     if dropped.unless:
         return warning(f"{text}, unless this lets them pass: {dropped.unless}", cure=cure)
     return error(text, cure=cure)
@@ -60,7 +59,7 @@ def backend_port(facts: Facts) -> Iterator[Fault]:
         for way, dropped in shut:
             if dropped.why not in named:
                 named.add(dropped.why)
-                yield error(f"UDP {port} {way} is dropped here: {dropped.why}", cure=_admission(dropped, port))
+                yield error(f"UDP {port} {way} is dropped here: {dropped.why}", cure=open_port(rules, dropped, port))
 
 
 def _between_hosts(facts: Facts, rules: Ruleset) -> Iterator[Packet]:
@@ -90,32 +89,6 @@ def _containers(own: IPv4Network, rules: Ruleset) -> list[IPv4Address]:
         if network.prefixlen == network.max_prefixlen and network.subnet_of(own)
     }
     return [own[_CONTAINER], *sorted(named)]
-
-
-def _opening(dropped: Dropped, network: IPv4Network) -> str:
-    base, chain = dropped.base, quote(dropped.base.name)
-    if base.hook is Hook.PREROUTING:
-        return (
-            'Docker from 28.2: "allow-direct-routing": true in daemon.json, then restart dockerd '
-            "(proxygen network docker render prints it)"
-        )
-    family, _, table = base.table.partition(" ")
-    if family == "iptables" or (family == "ip" and table == "filter" and base.name == "FORWARD"):
-        return " && ".join(f"iptables -I {chain} {side} {network} -j ACCEPT" for side in ("-s", "-d"))
-    rule = f"nft insert rule {_quoted(base.table)} {chain} ip"
-    return " && ".join(f"{rule} {side} {network} accept" for side in ("saddr", "daddr"))
-
-
-def _admission(dropped: Dropped, port: int) -> str:
-    family, _, table = dropped.base.table.partition(" ")
-    if family == "iptables" or (family == "ip" and table == "filter"):
-        return f"iptables -I {quote(dropped.base.name)} -p udp --dport {port} -j ACCEPT"
-    return f"nft insert rule {_quoted(dropped.base.table)} {quote(dropped.base.name)} udp dport {port} accept"
-
-
-def _quoted(table: str) -> str:
-    family, _, name = table.partition(" ")
-    return f"{family} {quote(name)}"
 
 
 def _port(config: NetworkConfig) -> int | None:
