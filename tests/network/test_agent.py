@@ -133,6 +133,15 @@ def test_the_next_agent_of_the_boot_knows_the_network_and_one_of_another_boot_do
     assert recall_known(path, boot="one") is None
 
 
+def test_what_may_hold_a_secret_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """WireGuard's PSK stands in the network's config. A file that an earlier version left open is closed."""
+    path = tmp_path / "known.json"
+    path.write_text("{}")
+    path.chmod(0o644)
+    keep_known(path, KNOWN, boot="one")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_one_agent_at_a_time_whatever_became_of_the_one_before(tmp_path: Path) -> None:
     directory = StateDirectory(path=tmp_path / "state")
     assert not directory.is_held()
@@ -199,6 +208,16 @@ def test_a_status_counts_only_while_its_agent_runs_and_only_while_it_is_new(tmp_
         assert silent is not None
         assert silent.state is State.SILENT
         assert "said nothing for 3600 s" in silent.problems[0]
+
+
+def test_a_status_from_the_future_counts_for_no_longer_than_one_from_the_past(tmp_path: Path) -> None:
+    """The clock was set back; an agent that hangs since then would otherwise look well until it is that late again."""
+    directory = StateDirectory(path=tmp_path)
+    with directory.held():
+        write_status(directory.status, a_status(at=time.time() + 3600))
+        found = read_status(directory)
+        assert found is not None
+        assert found.state is State.SILENT
 
 
 # --- what it hands on

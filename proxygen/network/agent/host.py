@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -117,8 +118,11 @@ class HostAgent:
         if past.hint is not None or hint is None:
             return past
         hinted = Remembered(hint=hint)
-        # The lease is found by what the memory says.
-        self._memory.keep(self._parts.host_id, hinted)
+        try:
+            # The lease is found by what the memory says.
+            self._memory.keep(self._parts.host_id, hinted)
+        except OSError as error:
+            _log.warning("hint not taken", file=str(self._settings.subnet_file), reason=str(error))
         return hinted
 
     async def _leave_other_backend(self, kernel: Kernel, config: NetworkConfig) -> None:
@@ -233,13 +237,14 @@ class HostAgent:
 
     async def _report(self) -> None:
         written: AgentStatus | None = None
-        problem = ""
+        due, problem = 0.0, ""
         while True:
             status = report(self._parts, waits_for=self._waiting.reason)
-            if written is None or _differ(written, status) or status.at >= written.at + BEAT:
+            # By the clock that nobody sets.
+            if written is None or _differ(written, status) or time.monotonic() >= due:
                 try:
                     write_status(self._directory.status, status)
-                    written, problem = status, ""
+                    written, due, problem = status, time.monotonic() + BEAT, ""
                 except OSError as error:
                     if str(error) != problem:
                         _log.warning("status not written", reason=str(error))

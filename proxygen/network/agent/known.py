@@ -59,7 +59,8 @@ def keep_known(path: Path, known: Known, *, boot: str) -> None:
         for member in known.members
     ]
     written = _Written(boot=boot, config=write_config(known.config), members=members)
-    write_whole(path, msgspec.json.encode(written))
+    # WireGuard's PSK may be in the config.
+    write_whole(path, msgspec.json.encode(written), mode=0o600)
 
 
 def recall_known(path: Path, *, boot: str | None) -> Known | None:

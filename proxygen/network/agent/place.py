@@ -62,8 +62,10 @@ class StateDirectory:
                 raise NetworkError(
                     f"the agent of this host runs (process {holder or 'unknown'}, {self.lock}); stop it first"
                 ) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            with suppress(OSError):
+                # For people alone; on a disk that is full the lock counts all the same.
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(descriptor)
@@ -90,8 +92,10 @@ def _lock(descriptor: int) -> None:
     return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def write_whole(path: Path, text: bytes) -> None:
+def write_whole(path: Path, text: bytes, *, mode: int = 0o644) -> None:
     """Put a file of the state directory in place whole. Raise OSError."""
     fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=mode)
     fresh.write_bytes(text)
     fresh.replace(path)

@@ -87,7 +87,8 @@ def read_status(directory: StateDirectory) -> AgentStatus | None:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise NetworkError(f"the agent's status in {directory.status} cannot be read: {error}") from error
-    age = time.time() - status.at
+    # Of a clock that was set back since.
+    age = abs(time.time() - status.at)
     if age < _SILENT:
         return status
     said = f"the agent (process {status.pid}) has said nothing for {age:.0f} s"
