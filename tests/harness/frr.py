@@ -1,6 +1,6 @@
 """FRR's daemons in a host of the laboratory, beside any that the machine itself runs.
 
-Their sockets are where FRR wants them, in a directory of the namespace's name; all of it goes with the host.
+What they write in /var/run/frr is in a directory of the router's own: they see that one there, and nobody else does.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,9 @@ from tests.harness.hosts import Host
 from tests.harness.tools import missing
 
 _DAEMONS: Final = Path("/usr/lib/frr")
-_SOCKETS: Final = Path("/var/run/frr")
+_RUN: Final = Path("/var/run/frr")
+_APART: Final = f'mount --bind "$0" {_RUN} && exec "$@"'
+"""``ip netns exec`` gives each command a view of the mounts of its own. Not all of FRR's files heed -N (ospfd's)."""
 
 
 class FrrRouter:
@@ -33,16 +36,21 @@ class FrrRouter:
         self.daemons = ("zebra", "staticd", *daemons)
         directory = host.directory / "frr"
         directory.mkdir()
+        # The path of a socket must be short; the temporary directory of a test seldom is.
+        self._run = Path(tempfile.mkdtemp(prefix="pg-"))
         self.place = FrrPlace(
             reload=_DAEMONS / "frr-reload.py",
-            sockets=_SOCKETS / host.name,
+            sockets=self._run / host.name,
             directory=directory,
             state=host.directory / "frr-state",
         )
 
     def start(self) -> None:
+        # Nobody makes it where FRR is installed and the machine has no systemd.
+        _RUN.mkdir(parents=True, exist_ok=True)
         self.place.sockets.mkdir()
-        shutil.chown(self.place.sockets, "frr", "frr")
+        for directory in (self._run, self.place.sockets):
+            shutil.chown(directory, "frr", "frr")
         for daemon in self.daemons:
             self.start_daemon(daemon)
 
@@ -50,7 +58,7 @@ class FrrRouter:
         """Start one, as FRR's own supervisor would: it knows nothing until it is told what frr.conf says."""
         log = self.host.directory / f"{daemon}.log"
         options = ("-d", "-N", self.host.name, "-P", "0", "-f", "/dev/null", "--log", f"file:{log}")
-        self.host.run(_DAEMONS / daemon, *options)
+        self.host.run("sh", "-c", _APART, self._run, _DAEMONS / daemon, *options)
         process.wait_until((self.place.sockets / f"{daemon}.vty").exists, what=f"{daemon} of {self.host.name}")
 
     def load(self) -> None:
@@ -68,13 +76,16 @@ class FrrRouter:
     def stop(self) -> None:
         """End all daemons and remove what they left."""
         for daemon in self.daemons:
-            try:
-                pid = self.pid(daemon)
-                os.kill(pid, signal.SIGKILL)
-            except (OSError, ValueError):
-                continue
-            process.wait_until(lambda pid=pid: not process.is_alive(pid), what=f"the end of {daemon}")  # type: ignore[misc]
-        shutil.rmtree(self.place.sockets, ignore_errors=True)
+            # Of one that is dead the file stays; its number may be another's by now.
+            if self._is_up(daemon):
+                self.kill_daemon(daemon)
+        shutil.rmtree(self._run, ignore_errors=True)
+
+    def _is_up(self, daemon: str) -> bool:
+        try:
+            return Path(f"/proc/{self.pid(daemon)}/comm").read_text(encoding="utf-8").strip() == daemon
+        except (OSError, ValueError):
+            return False
 
     def vtysh(self, *arguments: str | Path) -> str:
         return self.host.run("vtysh", "--vty_socket", self.place.sockets, *arguments)

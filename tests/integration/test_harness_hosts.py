@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness import process
 from tests.harness.consul import HostConsul
+from tests.harness.frr import FrrRouter
 from tests.harness.hosts import Host, Lab
 
 
@@ -108,3 +109,19 @@ def test_nothing_is_left_of_a_lab_that_fails(tmp_path: Path) -> None:
     assert not names & before
     left = int(daemon.read_text())
     process.wait_until(lambda: not process.is_alive(left), what="the end of what ran inside")
+
+
+def test_frr_writes_where_no_other_frr_reads(lab: Lab) -> None:
+    """Whatever it is told, ospfd keeps a file in /var/run/frr itself: every router has that to itself."""
+    router = FrrRouter(lab.host(), "ospfd")
+    own = router.place.sockets.parent
+    try:
+        router.start()
+        router.configure("router ospf")
+        process.wait_until((own / "ospfd-gr.json").exists, what="the file of ospfd")
+        assert "router ospf" in router.running()
+        assert not (Path("/var/run/frr") / router.host.name).exists()
+    finally:
+        router.stop()
+
+    assert not own.exists()
