@@ -301,7 +301,7 @@ def test_leases_that_cannot_be_are_found(vxlan: Clinic) -> None:
         vxlan.consul.kv_delete(key)
 
     assert str(vxlan.two.address) in found["identity"].text
-    assert found["config"].cure.endswith("consul kv delete 'proxygen/network/subnets/10.99.252.0-24'")
+    assert found["config"].cure.endswith("consul kv delete proxygen/network/subnets/10.99.252.0-24")
 
 
 def test_without_consul_the_host_is_looked_at_all_the_same(vxlan: Clinic) -> None:
