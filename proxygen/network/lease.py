@@ -19,7 +19,7 @@ from proxygen.errors import CatalogUnavailable, ConsulUnreachable
 from proxygen.log import get_logger
 from proxygen.network.choice import Adopt, Busy, Claim, Claimant, Settle, Standing, Stay, decide
 from proxygen.network.memory import Memory, Remembered
-from proxygen.network.records import Attributes, Record, host_key, subnet_key, write_value
+from proxygen.network.records import Attributes, Record, subnet_key, write_value
 from proxygen.network.session import HostSession, Terms
 from proxygen.network.settling import Settling
 from proxygen.network.store import (
@@ -30,6 +30,7 @@ from proxygen.network.store import (
     SessionLost,
     adopting,
     claiming,
+    releasing,
     replacing,
 )
 
@@ -343,16 +344,13 @@ class SubnetLease:
 
     async def release(self) -> None:
         """Give the subnet back: no container of this host may have it any more. Raise CatalogUnavailable, LostRace."""
-        view = await self._store.look()
-        operations: list[Operation] = []
-        for record in view.records_of(self.host_id):
-            if record.session in ("", self.session):
-                operations += self._store.delete(subnet_key(record.subnet), record.index)
-        pointer = view.pointers.get(self.host_id)
-        if pointer is not None and operations:
-            operations += self._store.delete(host_key(self.host_id), pointer.index)
+        # Before anything is asked: an answer that is lost may still be a lease that is gone.
+        self._record = self._live = None
+        self._reason = "the subnet was given back"
+        self._remember()
+        operations = releasing(self._store, await self._store.look(), self.host_id, self.session)
         if operations:
             await self._store.commit(*operations)
-        self._record = self._live = self._hint = None
+        self._hint = None
         await self._session.end()
         self._memory.forget()

@@ -237,6 +237,16 @@ def adopting(store: NetworkStore, record: Record, *, read: Record, pointer_index
     ]
 
 
+def releasing(store: NetworkStore, view: View, host_id: str, session: str) -> list[Operation]:
+    """Return what deletes all that a host has, but for what another under the same id has locked."""
+    own = [record for record in view.records_of(host_id) if record.session in ("", session)]
+    operations = [operation for one in own for operation in store.delete(subnet_key(one.subnet), one.index)]
+    pointer = view.pointers.get(host_id)
+    if own and pointer is not None:
+        operations += store.delete(host_key(host_id), pointer.index)
+    return operations
+
+
 def _entries(reply: Reply, path: str) -> list[Entry]:
     if reply.status == 404:
         return []

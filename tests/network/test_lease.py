@@ -111,6 +111,25 @@ def test_released_subnet_is_free_at_once(world: World) -> None:
     assert not first.disk.exists()
 
 
+def test_release_whose_answer_is_lost_is_a_release(world: World) -> None:
+    """The subnet may have gone to another host by the time that the agent starts again."""
+    first = holding(world, 3)[0]
+    given = first.subnet
+    first.link.delay = 1.0
+    # Its look is answered by then, and its transaction on the way.
+    world.loop.call_later(1.2, setattr, first.link, "unanswered", 1)
+    world.run(first.leave(release=True))
+    assert first.status is not None
+    assert first.status.subnet is None
+    late = world.add()
+    world.wait_until(lambda: standing(late) is Standing.HELD, within=2 * TERMS.busy)
+    assert late.subnet == given
+    first.link.delay = 0.001
+    world.start(first)
+    world.wait(TERMS.ttl)
+    assert standing(first) is Standing.WAITING
+
+
 def test_memory_of_another_boot_or_host_makes_nobody_live(world: World) -> None:
     """An image carries the file to other hosts, and they must not take the subnet for theirs (flannel #1182)."""
     (original,) = holding(world, 1)

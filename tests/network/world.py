@@ -86,10 +86,11 @@ class Machine:
     async def leave(self, *, release: bool) -> None:
         await self.kill()
         assert self.lease is not None
+        if release:
+            # People take the containers away first.
+            self.subnet = None
         with suppress(ProxygenError):
             await (self.lease.release() if release else self.lease.close())
-            if release:
-                self.lease = self.subnet = None
 
 
 @dataclass
