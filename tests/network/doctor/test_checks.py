@@ -71,6 +71,7 @@ CASES: list[tuple[str, Facts, str, Severity, str]] = [
         WARNING,
         "proxygen/network/subnets/x: no subnet",
     ),
+    ("no underlay", replace(WELL, underlay=Unknown("this host has no interface eth7")), "underlay", ERROR, "eth7"),
     ("the lease is gone", seen(OTHER), "lease", ERROR, "gone from Consul"),
     ("a conflict", seen(replace(OTHER, subnet=MINE)), "lease", ERROR, "conflict"),
     ("no agent", seen(replace(OWN, session=""), OTHER), "lease", WARNING, "no agent"),
@@ -371,8 +372,9 @@ def test_the_same_rule_is_named_once_however_many_members_it_hits() -> None:
     assert only(replace(facts, fabric=fabric)).check == "firewall"
 
 
-@pytest.mark.parametrize("part", [field.name for field in fields(Facts) if field.name != "lease"])
+@pytest.mark.parametrize("part", [field.name for field in fields(Facts) if field.name not in ("lease", "underlay")])
 def test_what_cannot_be_had_is_skipped_with_the_reason_and_never_found(part: str) -> None:
+    """Without Consul or an underlay there is no network: those two are found."""
     report = judge(replace(WELL, **{part: Unknown(f"no {part} here")}), CHECKS)  # type: ignore[arg-type]
     assert report.findings == ()
     reasons = [one.reason for one in report.examined if one.outcome is Outcome.SKIPPED]
@@ -410,6 +412,13 @@ def test_a_member_that_nothing_leads_to_is_not_said_to_be_behind_a_firewall() ->
     assert only(facts).check == "data-plane"
 
 
+def test_a_lease_that_covers_many_is_told_with_each_of_them() -> None:
+    wide = well.record("host-wide", IPv4Network("10.99.0.0/22"), "192.0.2.3", "02:00:00:00:00:03")
+    # This host's own conflict is the lease's matter.
+    found = [one.text for one in findings(seen(wide, OWN, OTHER)) if one.check == "members"]
+    assert [text.partition(" of ")[0] for text in found] == ["10.99.1.0/24", "10.99.2.0/24"]
+
+
 EVIL = "x'; touch /tmp/pwned; '\x1b[2J\n"
 
 
@@ -427,6 +436,19 @@ def test_what_somebody_wrote_to_consul_is_one_harmless_line_and_never_a_command(
         if one.check in ("config", "device"):
             words = shlex.split(one.cure.partition("; keep")[0].rpartition("or: ")[2])
             assert not {"touch", "/tmp/pwned;"} & set(words)
+
+
+@pytest.mark.parametrize("subnet", ["10.99.200.0/31", "10.99.201.0/32", "10.0.0.0/8", "0.0.0.0/0"])
+def test_leases_of_odd_sizes_are_looked_at_like_any_other(subnet: str) -> None:
+    odd = well.record("host-odd", IPv4Network(subnet), "192.0.2.77", "02:00:00:00:00:77")
+    facts = seen(OWN, OTHER, odd)
+    fabric = replace(well.FABRIC, others=(well.member(odd), *well.FABRIC.others))
+    reached = replace(REACHED, member=well.member(odd))
+    facts = replace(facts, fabric=fabric, probes=ProbeFacts(reached=(reached,), others=0), firewall=DROPPING)
+    assert "firewall" in {one.check for one in findings(facts)}
+
+
+DROPPING = Ruleset(read_iptables("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n"))
 
 
 def test_a_link_of_a_vlan_keeps_its_dot() -> None:

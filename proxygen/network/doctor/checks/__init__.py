@@ -13,6 +13,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     lease.lease,
     lease.identity,
     lease.members,
+    kernel.underlay,
     kernel.overlap,
     kernel.module,
     kernel.device,

@@ -55,6 +55,16 @@ def overlap(facts: Facts) -> Iterator[Fault]:
             )
 
 
+@check("underlay", "this host has the link and the address by which the others are to reach it")
+def underlay(facts: Facts) -> Iterator[Fault]:
+    known(facts.kernel)
+    if isinstance(facts.underlay, Unknown):
+        yield error(
+            facts.underlay.reason,
+            cure="bring the link up; or name another (network.interface, network.public_ip) and start the agent again",
+        )
+
+
 @check("one-owner", "nobody else has routes inside Network")
 def one_owner(facts: Facts) -> Iterator[Fault]:
     kernel, config = known(facts.kernel), facts.config()
