@@ -145,8 +145,10 @@ def parse_config(text: str | bytes) -> NetworkConfig:
     """Read the JSON. Raise NetworkConfigError with the key and what is allowed."""
     try:
         written = msgspec.json.decode(text, type=_Written)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except msgspec.MsgspecError as error:
         raise NetworkConfigError(f"the network's config cannot be read: {error}") from error
+    except RecursionError as error:
+        raise NetworkConfigError("the network's config is nested too deep") from error
     except UnicodeDecodeError as error:
         raise NetworkConfigError("the network's config is not UTF-8") from error
     if written.enable_ipv6 or not written.enable_ipv4:

@@ -86,6 +86,9 @@ class HostAgent:
         config = parts.config = await find_config(self._store, past.live, self._known, self._waiting)
         overlap = await self._find_overlap(kernel, config, past.live or past.hint)
         if overlap is not None and past.live is None:
+            # docker0 may have the subnet of a lease that nothing on this host's disk tells of any more.
+            overlap = await self._find_overlap(kernel, config, await self._find_leased())
+        if overlap is not None and past.live is None:
             # Once containers have addresses, to leave them alone would make nothing better.
             raise overlap
         await self._waiting.until_possible(lambda: self._leave_other_backend(kernel, config))
@@ -124,6 +127,11 @@ class HostAgent:
         except OSError as error:
             _log.warning("hint not taken", file=str(self._settings.subnet_file), reason=str(error))
         return hinted
+
+    async def _find_leased(self) -> IPv4Network | None:
+        """Return the subnet that Consul has for this host. Raise CatalogUnavailable."""
+        records = (await self._store.look()).records_of(self._parts.host_id)
+        return records[0].subnet if records else None
 
     async def _leave_other_backend(self, kernel: Kernel, config: NetworkConfig) -> None:
         """Remove what the agent before made for a backend that is not the network's any more."""
