@@ -105,7 +105,7 @@ class PlaneFacts:
     missing: tuple[str, ...]
     """What the backend would add or change, one line each."""
     unreached: frozenset[IPv4Network]
-    """Members' subnets that something is missing for."""
+    """Members' subnets that something is missing for, or that nothing can be made for."""
     stale: tuple[str, ...]
     """What it would remove."""
 

@@ -21,6 +21,8 @@ class _Plan:
     """What the backend would make."""
 
     mtu: int
+    is_here: bool = True
+    """False: others than the kernel's tables say where packets go."""
     needs: str = ""
     device: Link | None = None
     wanted: Mapping[Entry, Member] = field(default_factory=dict)
@@ -36,14 +38,15 @@ async def read_plane(kernel: Kernel, fabric: Fabric, underlay: Underlay) -> Plan
     missing = {str(step.entry): plan.wanted[step.entry] for step in steps if step.verb is not Verb.REMOVE}
     if isinstance(fabric.config.backend, FrrBgp | FrrOspf):
         missing = await _missing_of_frr(kernel, fabric.others)
-    unreached = fabric.others if plan.needs and plan.device is None else missing.values()
+    carried = {member.subnet for member in (plan.wanted.values() if plan.is_here else fabric.others)}
+    carried -= {member.subnet for member in missing.values()}
     return PlaneFacts(
         needs=plan.needs,
         device=plan.device,
         mtu=plan.mtu,
         problems=tuple(plan.problems),
         missing=tuple(missing),
-        unreached=frozenset(member.subnet for member in unreached),
+        unreached=frozenset(member.subnet for member in fabric.others if member.subnet not in carried),
         stale=(
             *(str(step.entry) for step in steps if step.verb is Verb.REMOVE),
             *(f"link {link.name}" for link in links if plan.device is None or link.index != plan.device.index),
@@ -67,7 +70,7 @@ def _plan(kernel: Kernel, fabric: Fabric, underlay: Underlay, links: Iterable[Li
             return _plan_wireguard(config, fabric, underlay, links)
         case _:
             # FRR, AWS or somebody else forwards: no route of ours is right.
-            return _Plan(mtu=underlay.mtu)
+            return _Plan(mtu=underlay.mtu, is_here=False)
 
 
 def _plan_wireguard(config: WireGuard, fabric: Fabric, underlay: Underlay, links: Iterable[Link]) -> _Plan:

@@ -16,7 +16,7 @@ the direction stays untold.
 from __future__ import annotations
 
 import asyncio
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from proxygen.network.config import WireGuard
@@ -59,9 +59,8 @@ class Prober:
             return await self._probe(member)
 
     async def _probe(self, member: Member) -> Reached:
-        # The same place in the subnet as our own source: .0 of a backend's device, .1 of a bridge.
         place = int(self._source) - int(self._fabric.own.subnet.network_address)
-        target = member.subnet[place]
+        target = find_target(member.subnet, place)
         carried, largest, underlay = await asyncio.gather(
             self._pings(target, source=self._source),
             self._pings(target, source=self._source, size=self._largest),
@@ -98,3 +97,8 @@ def find_source(fabric: Fabric, kernel: KernelFacts) -> IPv4Address | None:
     own = fabric.own.subnet
     inside = [address.ip for _, address in kernel.addresses if address.ip in own]
     return min(inside, default=None)
+
+
+def find_target(subnet: IPv4Network, place: int) -> IPv4Address:
+    """Return the address at the same place as our own source: .0 of a backend's device, .1 of a bridge."""
+    return subnet[min(place, subnet.num_addresses - 1)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
 from shlex import quote
 from typing import Final
 
@@ -161,9 +160,17 @@ def members(facts: Facts) -> Iterator[Fault]:
                 f"{who} has the backend {attributes.backend_type or '(none)'}, and not {network.backend.type}",
                 cure=restart,
             )
-    for first, second in pairwise(sorted(view.records.values(), key=lambda one: one.subnet)):
-        if first.subnet.overlaps(second.subnet):
+    yield from _overlaps(sorted(view.records.values(), key=lambda one: one.subnet))
+
+
+def _overlaps(records: list[Record]) -> Iterator[Fault]:
+    """Name each lease that lies in another. They come by where they begin: the widest so far is all that counts."""
+    widest: Record | None = None
+    for record in records:
+        if widest is not None and widest.subnet.overlaps(record.subnet):
             yield error(
-                f"{first.subnet} of {first.holder} overlaps {second.subnet} of {second.holder}",
+                f"{record.subnet} of {record.holder} overlaps {widest.subnet} of {widest.holder}",
                 cure=f"on one of the two: {_MOVE}",
             )
+        if widest is None or record.subnet.broadcast_address > widest.subnet.broadcast_address:
+            widest = record

@@ -72,10 +72,15 @@ def _between_hosts(facts: Facts, rules: Ruleset) -> Iterator[Packet]:
     device = None if isinstance(facts.plane, Unknown) else facts.plane.device
     outer = device.name if device is not None else underlay.link
     for member in fabric.others[:_ENOUGH]:
-        there = member.subnet[_CONTAINER]
+        there = _container_of(member.subnet)
         for here in _containers(own, rules):
             yield Packet(source=there, destination=here, comes_by=outer, leaves_by=bridge.name)
-        yield Packet(source=own[_CONTAINER], destination=there, comes_by=bridge.name, leaves_by=outer)
+        yield Packet(source=_container_of(own), destination=there, comes_by=bridge.name, leaves_by=outer)
+
+
+def _container_of(subnet: IPv4Network) -> IPv4Address:
+    # A lease that somebody wrote may be of any size.
+    return subnet[min(_CONTAINER, subnet.num_addresses - 1)]
 
 
 def _containers(own: IPv4Network, rules: Ruleset) -> list[IPv4Address]:
@@ -88,7 +93,7 @@ def _containers(own: IPv4Network, rules: Ruleset) -> list[IPv4Address]:
         for network in rule.destination.networks
         if network.prefixlen == network.max_prefixlen and network.subnet_of(own)
     }
-    return [own[_CONTAINER], *sorted(named)]
+    return [_container_of(own), *sorted(named)]
 
 
 def _port(config: NetworkConfig) -> int | None:
