@@ -16,7 +16,7 @@ from proxygen.cli.output import printable
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import NetworkConfigError, NetworkError
 from proxygen.network.agent.backends import frr_place, make_backend
-from proxygen.network.agent.begin import identify, name_of, terms_of, wish_of
+from proxygen.network.agent.begin import identify, name_of, store_of, wish_of
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.config import NetworkConfig
 from proxygen.network.fabric import Fabric, Member, Underlay, see_fabric
@@ -25,7 +25,6 @@ from proxygen.network.frr.render import render_for
 from proxygen.network.frr.version import FrrVersion
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.records import View
-from proxygen.network.store import NetworkStore
 from proxygen.settings import Settings
 
 
@@ -124,7 +123,7 @@ def apply(settings: Settings) -> int:
 @asynccontextmanager
 async def _seeing(settings: Settings) -> AsyncIterator[_Sight]:
     async with ConsulClient(settings.consul) as client, Kernel() as kernel:
-        store = NetworkStore(client, prefix=settings.network.prefix, deadline=terms_of(settings.network).deadline)
+        store = store_of(settings.network, client)
         view = await store.look()
         if view.config is None:
             raise NetworkConfigError(f"{store.prefix}/config: {view.config_problem}")

@@ -17,14 +17,14 @@ from proxygen.cli.output import printable
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import BadInput
 from proxygen.log import get_logger
-from proxygen.network.agent.begin import terms_of
+from proxygen.network.agent.begin import store_of
 from proxygen.network.agent.host import HostAgent
 from proxygen.network.agent.known import write_config
 from proxygen.network.agent.leaving import clean_up, release_lease
 from proxygen.network.agent.notify import STOPPING, notify_systemd
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.config import NetworkConfig
-from proxygen.network.store import NetworkStore, create_network
+from proxygen.network.store import create_network
 from proxygen.settings import Settings
 
 _LOG = get_logger(__name__)
@@ -100,7 +100,7 @@ def _read(file: Path) -> str:
 
 async def _init(settings: Settings, text: str) -> NetworkConfig:
     async with ConsulClient(settings.consul) as client:
-        return await create_network(_store(settings, client), text)
+        return await create_network(store_of(settings.network, client), text)
 
 
 @click.command(
@@ -187,7 +187,3 @@ def _clean_up(settings: Settings) -> int:
     for problem in problems:
         click.echo(f"not removed: {printable(problem)}", err=True)
     return 1 if problems else 0
-
-
-def _store(settings: Settings, client: ConsulClient) -> NetworkStore:
-    return NetworkStore(client, prefix=settings.network.prefix, deadline=terms_of(settings.network).deadline)

@@ -15,12 +15,11 @@ from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table, printable
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import CatalogUnavailable
-from proxygen.network.agent.begin import identify, terms_of
+from proxygen.network.agent.begin import identify, store_of, terms_of
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.agent.status import AgentStatus, State, read_status
 from proxygen.network.choice import Tally, tally
 from proxygen.network.doctor import Place, describe, examine
-from proxygen.network.store import NetworkStore
 from proxygen.settings import Settings
 
 
@@ -58,7 +57,7 @@ def status(settings: Settings, as_json: bool) -> int:
 
 async def _tally(settings: Settings) -> Tally:
     async with ConsulClient(settings.consul) as client:
-        return tally(await _store(settings, client).look())
+        return tally(await store_of(settings.network, client).look())
 
 
 def _print(agent: AgentStatus | None, network: Tally | None, problem: str) -> None:
@@ -127,7 +126,7 @@ def doctor(settings: Settings, as_json: bool) -> int:
     async def look() -> int:
         async with ConsulClient(settings.consul) as client:
             place = Place(
-                store=_store(settings, client),
+                store=store_of(settings.network, client),
                 settings=settings.network,
                 host_id=identify(settings.network),
                 memory=StateDirectory(path=settings.network.state).memory(),
@@ -141,7 +140,3 @@ def doctor(settings: Settings, as_json: bool) -> int:
         return 0 if found.healthy else 1
 
     return asyncio.run(look())
-
-
-def _store(settings: Settings, client: ConsulClient) -> NetworkStore:
-    return NetworkStore(client, prefix=settings.network.prefix, deadline=terms_of(settings.network).deadline)

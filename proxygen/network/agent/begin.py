@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxygen.errors import NetworkConfigError
 from proxygen.network.agent.known import Known
@@ -15,7 +15,11 @@ from proxygen.network.kernel.underlay import Wish
 from proxygen.network.memory import check_host_id, read_host_id
 from proxygen.network.records import View
 from proxygen.network.session import Terms
+from proxygen.network.store import NetworkStore
 from proxygen.settings import NetworkSettings
+
+if TYPE_CHECKING:
+    from proxygen.consul.client import ConsulClient
 
 _FRR_PROTOCOLS: Final = frozenset({11, 186, 188, 196})
 """zebra, bgpd, ospfd and staticd (rtnetlink.h, zebra/rt_netlink.h): with FRR as the backend such routes are ours."""
@@ -35,6 +39,10 @@ def wish_of(settings: NetworkSettings) -> Wish:
         interface=settings.interface,
         address=IPv4Address(settings.public_ip) if settings.public_ip is not None else None,
     )
+
+
+def store_of(settings: NetworkSettings, client: ConsulClient) -> NetworkStore:
+    return NetworkStore(client, prefix=settings.prefix, deadline=terms_of(settings).deadline)
 
 
 def terms_of(settings: NetworkSettings) -> Terms:

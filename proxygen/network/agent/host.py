@@ -13,7 +13,7 @@ from proxygen.aio import start_eternal
 from proxygen.errors import CatalogUnavailable, NetworkConfigError
 from proxygen.log import get_logger
 from proxygen.network.agent.backends import is_same_plane, make_backend, must_be_left
-from proxygen.network.agent.begin import identify, name_of, terms_of, wish_of
+from proxygen.network.agent.begin import identify, name_of, store_of, terms_of, wish_of
 from proxygen.network.agent.forwarding import report_strict_filter
 from proxygen.network.agent.handover import Handover
 from proxygen.network.agent.known import Known, keep_known, recall_known
@@ -33,7 +33,6 @@ from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.lease import SubnetLease
 from proxygen.network.memory import Remembered, read_boot_id
 from proxygen.network.records import Attributes
-from proxygen.network.store import NetworkStore
 from proxygen.network.watch import Caution, FabricWatch, Guard
 from proxygen.settings import NetworkSettings
 
@@ -53,7 +52,7 @@ class HostAgent:
         """Raise NetworkConfigError for an identity that cannot be used."""
         self._settings = settings
         self._terms = terms_of(settings)
-        self._store = NetworkStore(client, prefix=settings.prefix, deadline=self._terms.deadline)
+        self._store = store_of(settings, client)
         self._directory = StateDirectory(path=settings.state)
         self._boot = read_boot_id()
         self._memory = self._directory.memory()

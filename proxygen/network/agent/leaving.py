@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from proxygen.errors import ConflictingWrite, NetworkError
 from proxygen.log import get_logger
 from proxygen.network.agent.backends import make_backend, outlives_us
-from proxygen.network.agent.begin import identify, name_of, terms_of, wish_of
+from proxygen.network.agent.begin import identify, name_of, store_of, terms_of, wish_of
 from proxygen.network.agent.known import recall_known
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.backends.on_kernel import clear
@@ -18,7 +18,6 @@ from proxygen.network.firewall import close_passage
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.lease import SubnetLease
 from proxygen.network.records import Attributes, View
-from proxygen.network.store import NetworkStore
 from proxygen.settings import NetworkSettings
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ async def release_lease(settings: NetworkSettings, client: ConsulClient) -> list
     """
     host_id, directory = identify(settings), StateDirectory(path=settings.state)
     terms = terms_of(settings)
-    store = NetworkStore(client, prefix=settings.prefix, deadline=terms.deadline)
+    store = store_of(settings, client)
     memory = directory.memory()
     view = await store.look()
     _refuse_locked(view, host_id, memory.recall(host_id).session, patience=terms.busy)
