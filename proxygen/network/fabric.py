@@ -95,6 +95,29 @@ def see_fabric(view: View, config: NetworkConfig, own: Member) -> Fabric:
     )
 
 
+def told(member: Member, why: str) -> str:
+    """Return a problem with a member as one line."""
+    return f"{member.subnet} of host {member.host_id[:12]} ({member.node or 'no name'}): {why}"
+
+
+def check_host(member: Member, underlay: Underlay) -> str:
+    """Return why a member's address cannot be a host's; empty where it can."""
+    address = member.public_ip
+    network = underlay.address.network
+    if address.is_unspecified or address.is_multicast or address.is_loopback or address.is_reserved:
+        return f"its PublicIP {address} is no host's"
+    if network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
+        return f"its PublicIP {address} is that of the network {network} itself"
+    if address == underlay.address.ip:
+        return f"it has this host's PublicIP {address}"
+    return ""
+
+
+def is_near(address: IPv4Address, underlay: Underlay) -> bool:
+    """Tell whether an address is on the underlay's own network, with no router between."""
+    return address in underlay.address.network
+
+
 def _unroutable(record: Record, config: NetworkConfig, own: Member) -> str:
     attributes = record.attributes
     if not record.subnet.subnet_of(config.network):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from proxygen.network.backends.on_kernel import KernelBackend
-from proxygen.network.backends.vetting import check_host, is_near, told
 from proxygen.network.config import HostGw
-from proxygen.network.fabric import Fabric, Member, Underlay
+from proxygen.network.fabric import Fabric, Member, Underlay, check_host, is_near, told
 from proxygen.network.kernel.state import Entry, Route
 from proxygen.network.records import Attributes
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-from proxygen.network.backends.vetting import told
-from proxygen.network.fabric import Member, Underlay
+from proxygen.network.fabric import Member, Underlay, told
 from proxygen.network.kernel.diff import steps_between
 from proxygen.network.kernel.events import Event, Subject, concerns
 from proxygen.network.kernel.netlink import Failure, Kernel

@@ -6,11 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from typing import Final
 
 from proxygen.errors import quoted
-from proxygen.network.fabric import Member, Underlay
+from proxygen.network.fabric import Member, told
 
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MULTICAST: Final = 0x01
@@ -19,34 +19,11 @@ _LOCAL: Final = 0x02
 """The bit of one that no vendor gave out."""
 
 
-def told(member: Member, why: str) -> str:
-    """Return a problem with a member as one line."""
-    return f"{member.subnet} of host {member.host_id[:12]} ({member.node or 'no name'}): {why}"
-
-
 def derive_mac(host_id: str, vni: int) -> str:
     """Return a host's MAC in an overlay: always the same, so that it outlives reboots and new links."""
     digest = bytearray(sha256(f"{host_id}/{vni}".encode()).digest()[:6])
     digest[0] = digest[0] & ~_MULTICAST | _LOCAL
     return ":".join(f"{byte:02x}" for byte in digest)
-
-
-def check_host(member: Member, underlay: Underlay) -> str:
-    """Return why a member's address cannot be a host's; empty where it can."""
-    address = member.public_ip
-    network = underlay.address.network
-    if address.is_unspecified or address.is_multicast or address.is_loopback or address.is_reserved:
-        return f"its PublicIP {address} is no host's"
-    if network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
-        return f"its PublicIP {address} is that of the network {network} itself"
-    if address == underlay.address.ip:
-        return f"it has this host's PublicIP {address}"
-    return ""
-
-
-def is_near(address: IPv4Address, underlay: Underlay) -> bool:
-    """Tell whether an address is on the underlay's own network, with no router between."""
-    return address in underlay.address.network
 
 
 def read_vtep(data: Mapping[str, object], vni: int) -> str:

@@ -15,8 +15,8 @@ from proxygen.errors import NetworkError
 from proxygen.network import config as configured
 from proxygen.network.backends.host_gw import route_to
 from proxygen.network.backends.on_kernel import KernelBackend
-from proxygen.network.backends.vetting import check_host, derive_mac, is_near, read_vteps, told
-from proxygen.network.fabric import Fabric, Member, Underlay
+from proxygen.network.backends.vetting import derive_mac, read_vteps
+from proxygen.network.fabric import Fabric, Member, Underlay, check_host, is_near, told
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import Entry, Forward, Link, Neighbour, Route, Vxlan
 from proxygen.network.records import Attributes, Fact

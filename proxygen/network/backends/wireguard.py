@@ -10,8 +10,7 @@ from typing import Final
 from proxygen.errors import NetworkConfigError, NetworkError, quoted
 from proxygen.network import config as configured
 from proxygen.network.backends.on_kernel import KernelBackend
-from proxygen.network.backends.vetting import check_host, told
-from proxygen.network.fabric import Fabric, Member, Underlay
+from proxygen.network.fabric import Fabric, Member, Underlay, check_host, told
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import Entry, Link, Route
 from proxygen.network.kernel.wireguard import (

@@ -19,7 +19,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
-from proxygen.network.fabric import Fabric, Member, Underlay
+from proxygen.network.fabric import Fabric, Member, Underlay, check_host, is_near, told
 from proxygen.network.frr.version import POINT_TO_MULTIPOINT, FrrVersion
 
 SINCE: Final = "Since"
@@ -248,7 +248,7 @@ def _reachable(fabric: Fabric, underlay: Underlay) -> tuple[tuple[Member, ...], 
     for member in sorted(fabric.others, key=lambda one: (_since(one.backend_data), one.host_id)):
         why = _unreachable(member, underlay, taken)
         if why:
-            problems.append(f"{member.subnet} of host {member.host_id[:12]} ({member.node or 'no name'}): {why}")
+            problems.append(told(member, why))
         else:
             taken[member.public_ip] = member
             found.append(member)
@@ -256,18 +256,13 @@ def _reachable(fabric: Fabric, underlay: Underlay) -> tuple[tuple[Member, ...], 
 
 
 def _unreachable(member: Member, underlay: Underlay, taken: Mapping[IPv4Address, Member]) -> str:
-    address, network = member.public_ip, underlay.address.network
+    address = member.public_ip
     if address in taken:
         return f"its PublicIP {address} is also that of {taken[address].subnet}"
-    if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_reserved:
-        return f"its PublicIP {address} is no host's"
-    if address == underlay.address.ip:
-        return f"it has this host's PublicIP {address}"
-    if address not in network:
-        return (
-            f"its PublicIP {address} is not on {underlay.link}'s network {network}, and FRR's hosts must share one; "
-            "vxlan crosses routers"
-        )
-    if network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
-        return f"its PublicIP {address} is that of the network {network} itself"
-    return ""
+    why = check_host(member, underlay)
+    if why or is_near(address, underlay):
+        return why
+    return (
+        f"its PublicIP {address} is not on {underlay.link}'s network {underlay.address.network}, and FRR's hosts must "
+        "share one; vxlan crosses routers"
+    )

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.network.backends.vetting import check_host, derive_mac, read_vtep, read_vteps
+from proxygen.network.backends.vetting import derive_mac, read_vtep, read_vteps
+from proxygen.network.fabric import check_host
 from tests.network.backends.fabrics import UNDERLAY, host_id, member, vtep
 
 OWN_MAC = derive_mac(host_id(1), 1)
