@@ -16,6 +16,9 @@ class Relay:
         self.address = f"127.0.0.1:{free_port()}"
         self._host, _, self._port = address.partition(":")
         self._flows: set[asyncio.Event] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.is_cut = False
+        """New connections go dead at once."""
         self.wasted = 0
         """How often somebody spoke into a connection that was dead."""
 
@@ -32,10 +35,37 @@ class Relay:
         self._flows.clear()
         return count
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(self._host, int(self._port))
+    def cut(self) -> None:
+        """Let nothing through until `mend`, as a network does that drops packets."""
+        self.is_cut = True
+        self.forget()
+
+    def mend(self) -> None:
+        """Let new connections through again; those that went dead stay so."""
+        self.is_cut = False
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._relay(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End every connection, dead or alive."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there_reader, there_writer = await asyncio.open_connection(self._host, int(self._port))
+        except OSError:
+            writer.close()
+            return
         is_dead = asyncio.Event()
-        self._flows.add(is_dead)
+        if self.is_cut:
+            is_dead.set()
+        else:
+            self._flows.add(is_dead)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pass_on(reader, there_writer, is_dead, asked=True))
@@ -70,3 +100,4 @@ async def relay(address: str) -> AsyncIterator[Relay]:
         yield one
     finally:
         server.close()
+        await one.close()

@@ -23,9 +23,12 @@ from proxygen.network.session import Terms
 from proxygen.network.store import PREFIX, LostRace, NetworkStore, create_network
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
+from tests.harness.relay import relay
 from tests.network.crowd import clients, lease_at_once, make_lease
 
-TERMS = Terms(ttl=10, lock_delay=1, grace=2)
+TERMS = Terms(ttl=10, lock_delay=10)
+SOON = Terms(ttl=10, lock_delay=1, grace=2)
+"""Leases are collected soon."""
 CONFIG = '{"Network": "10.9.0.0/16", "Backend": {"Type": "host-gw"}}'
 
 
@@ -99,18 +102,18 @@ async def test_one_collects_what_nobody_locks(consul: ConsulAgent, tmp_path: Pat
     async with clients(consul, 1) as (client,):
         store = NetworkStore(client, deadline=5)
         await create_network(store, CONFIG)
-        gone = make_lease(client, "gone", tmp_path, terms=TERMS)
-        keeper = make_lease(client, "keeper", tmp_path, terms=TERMS)
+        gone = make_lease(client, "gone", tmp_path, terms=SOON)
+        keeper = make_lease(client, "keeper", tmp_path, terms=SOON)
         tasks = [asyncio.create_task(one.keep()) for one in (gone, keeper)]
         left = await gone.held()
         await keeper.held()
         tasks[0].cancel()
         await asyncio.wait({tasks[0]})
         await gone.close()
-        collectors = [Collector(store, lambda: keeper.session, terms=TERMS)]
+        collectors = [Collector(store, lambda: keeper.session, terms=SOON)]
         other = await store.open_session("another", ttl=10, lock_delay=1)
         assert await collectors[0].sweep() == ()
-        assert await Collector(store, lambda: other, terms=TERMS).sweep() == ()
+        assert await Collector(store, lambda: other, terms=SOON).sweep() == ()
         collecting = asyncio.create_task(collectors[0].run())
         for _ in range(600):
             if left not in (await store.look()).records:
@@ -168,6 +171,14 @@ class Host:
     def runs(self) -> bool:
         return self._task is not None
 
+    @property
+    def standing(self) -> Standing | None:
+        return self.lease.status.standing if self.lease is not None else None
+
+    @property
+    def reason(self) -> str:
+        return self.lease.status.reason if self.lease is not None else ""
+
     def look(self) -> None:
         """Note what containers got; it must never be another."""
         status = self.lease.status if self.lease is not None else None
@@ -179,11 +190,7 @@ class Host:
 def _no_two_hold_the_same(hosts: list[Host]) -> None:
     for host in hosts:
         host.look()
-    holding = [
-        host.subnet
-        for host in hosts
-        if host.lease is not None and host.lease.status.standing is Standing.HELD and host.subnet is not None
-    ]
+    holding = [host.subnet for host in hosts if host.standing is Standing.HELD and host.subnet is not None]
     assert not any(one.overlaps(other) for one, other in combinations(holding, 2)), holding
 
 
@@ -192,12 +199,16 @@ def chance() -> random.Random:
     return random.Random(20)
 
 
+@pytest.mark.slow
 @pytest.mark.faults
+@pytest.mark.timeout(240)
 async def test_laws_of_leases_hold_on_the_real_consul(
     consul: ConsulAgent, tmp_path: Path, chance: random.Random
 ) -> None:
-    """Agents are killed, sessions destroyed, leases deleted and the whole store wiped, while hosts come and go."""
-    async with clients(consul, 2) as opened:
+    """Agents are killed, sessions destroyed, leases deleted, links cut and the whole store wiped, while hosts come
+    and go."""
+    async with relay(consul.address) as way, clients(consul, 1) as direct, clients(way, 1) as relayed:
+        opened = (*direct, *relayed)
         store = NetworkStore(opened[0], deadline=5)
         # Seven subnets for five hosts.
         config = '{"Network": "10.9.0.0/24", "SubnetLen": 27}'
@@ -208,7 +219,7 @@ async def test_laws_of_leases_hold_on_the_real_consul(
         await until(lambda: all(one.lease and one.lease.status.subnet for one in hosts), "five subnets")
         for _ in range(40):
             host = chance.choice(hosts)
-            match chance.randrange(5):
+            match chance.randrange(6):
                 case 0 if host.runs:
                     await host.kill()
                 case 1 if not host.runs:
@@ -223,18 +234,73 @@ async def test_laws_of_leases_hold_on_the_real_consul(
                     consul.kv_delete(f"{PREFIX}/", recurse=True)
                     with suppress(LostRace):
                         await store.commit(store.replace("config", config.encode(), 0))
+                case 5 if way.is_cut:
+                    way.mend()
+                case 5:
+                    way.cut()
             for _ in range(4):
                 await asyncio.sleep(chance.uniform(0.02, 0.1))
                 _no_two_hold_the_same(hosts)
             view = await store.look()
             assert not any(one.overlaps(other) for one, other in combinations(view.records, 2))
+        way.mend()
         for host in hosts:
             if not host.runs:
                 host.start()
         await until(
-            lambda: all(one.lease is not None and one.lease.status.standing is Standing.HELD for one in hosts),
+            lambda: all(one.standing is Standing.HELD for one in hosts),
             "everybody holds in the end",
         )
         _no_two_hold_the_same(hosts)
         for host in hosts:
             await host.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+async def test_host_that_is_cut_off_loses_nothing_but_its_certainty(
+    make_consul: Callable[..., ConsulAgent], tmp_path: Path
+) -> None:
+    """Its session ends, and nobody gets its subnet; all data is lost, and whoever lives keeps what he has. Only who
+    cannot be asked by then is in conflict, keeps his subnet nevertheless, and harms nobody."""
+    consul = make_consul()
+    consul.start()
+    config = '{"Network": "10.9.0.0/24", "SubnetLen": 26}'
+    async with relay(consul.address) as way, clients(consul, 1) as (direct,), clients(way, 1) as (relayed,):
+        store = NetworkStore(direct, deadline=5)
+        await create_network(store, config)
+        near, far = [Host(direct, f"near-{number}", tmp_path) for number in range(2)], Host(relayed, "far", tmp_path)
+        for host in (*near, far):
+            host.start()
+        await until(lambda: all(one.standing is Standing.HELD for one in (*near, far)), "three subnets")
+        _no_two_hold_the_same([*near, far])
+        left = far.subnet
+
+        way.cut()
+        await until(lambda: far.standing is Standing.UNCONFIRMED, "it knows that it may be unknown")
+        late = Host(direct, "late", tmp_path)
+        late.start()
+        await until(lambda: not _is_locked(consul, left), "its session has ended")
+        await until(lambda: "no free subnet" in late.reason, "nothing is free")
+
+        await asyncio.to_thread(consul.restart)
+        consul.kv_put(f"{PREFIX}/config", config)
+        await until(lambda: late.standing is Standing.HELD, "the newcomer has what nobody came forward for", within=120)
+        _no_two_hold_the_same([*near, far, late])
+        assert late.subnet == left
+        await until(lambda: all(host.standing is Standing.HELD for host in near), "they came forward")
+
+        way.mend()
+        await until(lambda: far.standing is Standing.CONFLICT, "it says what is wrong")
+        _no_two_hold_the_same([*near, far, late])
+        assert far.subnet == left
+        assert f"{left} is leased to host late" in far.reason
+        for host in (*near, far, late):
+            await host.kill()
+
+
+def _is_locked(consul: ConsulAgent, subnet: IPv4Network | None) -> bool:
+    assert subnet is not None
+    (key,) = consul.get(f"/v1/kv/{PREFIX}/{subnet_key(subnet)}")
+    return "Session" in key

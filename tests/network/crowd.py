@@ -19,6 +19,7 @@ from proxygen.network.session import Terms
 from proxygen.network.store import NetworkStore, create_network
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
+from tests.harness.relay import Relay
 
 _FIRST_ADDRESS: Final = IPv4Address("198.18.0.1")
 """Of the network for benchmarks (RFC 2544); nothing is ever sent there."""
@@ -39,8 +40,8 @@ class Crowd:
 
 
 @asynccontextmanager
-async def clients(consul: ConsulAgent, count: int) -> AsyncIterator[tuple[ConsulClient, ...]]:
-    """Open so many clients of an agent, without a token."""
+async def clients(consul: ConsulAgent | Relay, count: int) -> AsyncIterator[tuple[ConsulClient, ...]]:
+    """Open so many clients of an agent, or of a way to it, without a token."""
     settings = ConsulSettings(address=consul.address, max_connections=_SOCKETS)
     async with AsyncExitStack() as stack:
         opened = tuple(ConsulClient(settings) for _ in range(count))
