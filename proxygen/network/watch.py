@@ -51,7 +51,7 @@ class Guard:
         members = {member.subnet: member for member in seen.others}
         unclear = {subnet: member for subnet, member in self._gone(members).items() if _still_claims(view, member)}
         members |= unclear
-        held = self._hold(self._gone(members), now, storm=self._is_storm(view, own, members))
+        held = self._hold(self._gone(members), now, storm=self._is_storm(members), whole=_is_whole(view, own))
         members |= held
         self._believed = members
         problems = [*seen.problems, *config_problems(view, config)]
@@ -83,25 +83,32 @@ class Guard:
             if subnet not in members and not any(subnet.overlaps(other) for other in members)
         }
 
-    def _is_storm(self, view: View, own: Member, members: Mapping[IPv4Network, Member]) -> bool:
+    def _is_storm(self, members: Mapping[IPv4Network, Member]) -> bool:
         """Tell whether a loss is more than hosts that leave."""
-        gone = len(self._gone(members))
-        too_many = gone > max(1.0, self._caution.loss * len(self._believed))
-        # The data was lost, or is not all there yet, where even what this host wrote itself is missing.
-        return too_many or not view.config_index or own.subnet not in view.records
+        return len(self._gone(members)) > max(1.0, self._caution.loss * len(self._believed))
 
-    def _hold(self, gone: Mapping[IPv4Network, Member], now: float, *, storm: bool) -> dict[IPv4Network, Member]:
-        """Return those who are kept. Who once is kept stays so for the whole time: others may come back sooner."""
+    def _hold(
+        self, gone: Mapping[IPv4Network, Member], now: float, *, storm: bool, whole: bool
+    ) -> dict[IPv4Network, Member]:
+        """Return those who are kept. Who once is kept stays so for the whole time: others may come back sooner.
+
+        It begins once Consul's data is ``whole``: before that hosts cannot write again what was lost.
+        """
         before, self._missing = self._missing, {}
         for subnet in gone:
-            since = before.get(subnet)
+            since = before.get(subnet) if whole else None
             since = now if since is None else since
-            if (subnet in before or storm or before) and now < self._end(since):
-                self._missing[subnet] = since
+            if (storm or before or not whole) and now < self._end(since):
+                self._missing[subnet] = since if whole else None
         return {subnet: member for subnet, member in gone.items() if subnet in self._missing}
 
     def _end(self, since: float) -> float:
         return since + self._caution.hold
+
+
+def _is_whole(view: View, own: Member) -> bool:
+    """Tell whether Consul's data may be all there: it is not where even what this host wrote itself is missing."""
+    return bool(view.config_index) and own.subnet in view.records
 
 
 def _still_claims(view: View, member: Member) -> bool:
