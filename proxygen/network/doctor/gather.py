@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, TypeVar
@@ -43,10 +44,11 @@ _SYSCTLS: Final = Path("/proc/sys/net/ipv4/conf")
 
 async def gather(place: Place) -> Facts:
     """Collect everything. It takes some seconds where other hosts do not answer."""
-    lease, firewall, docker, manager, subnet_file = await asyncio.gather(
+    lease, firewall, docker, networkd, manager, subnet_file = await asyncio.gather(
         _told(_read_lease(place)),
         _told(beside.read_firewall()),
         _told(beside.read_docker(place.daemon_json)),
+        _told(asyncio.to_thread(beside.read_networkd)),
         _told(beside.read_manager()),
         _told(_read_subnet_file(place.settings.subnet_file)),
     )
@@ -73,7 +75,7 @@ async def gather(place: Place) -> Facts:
         arp=arp,
         firewall=firewall,
         docker=docker,
-        networkd=beside.read_networkd(),
+        networkd=networkd,
         manager=manager,
         frr=frr,
         module=module,
@@ -141,7 +143,12 @@ async def _read_kernel(door: Kernel) -> KernelFacts:
 
 def _sysctl(name: str) -> Mapping[str, int]:
     """Return a switch of every link, and of ``all``."""
-    return {path.parent.name: int(path.read_text(encoding="ascii")) for path in _SYSCTLS.glob(f"*/{name}")}
+    found: dict[str, int] = {}
+    for path in _SYSCTLS.glob(f"*/{name}"):
+        # Containers' links come and go all the time.
+        with suppress(OSError):
+            found[path.parent.name] = int(path.read_text(encoding="ascii"))
+    return found
 
 
 async def _see_fabric(lease: LeaseFacts | Unknown, underlay: Underlay | Unknown) -> Fabric:
