@@ -18,7 +18,7 @@ from tests.network.world import TERMS, Machine, World
 EXAMPLES: Final = int(os.environ.get("PROXYGEN_LEASE_EXAMPLES", "0"))
 STEPS: Final = int(os.environ.get("PROXYGEN_LEASE_STEPS", "30"))
 BOUNDED: Final = settings(
-    max_examples=EXAMPLES or 40,
+    max_examples=EXAMPLES or 30,
     stateful_step_count=STEPS,
     derandomize=not EXAMPLES,
     deadline=None,
