@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
@@ -22,6 +22,7 @@ from proxygen.network.memory import Memory, Remembered
 from proxygen.network.records import Attributes, Record, subnet_key, write_value
 from proxygen.network.session import HostSession, Terms
 from proxygen.network.settling import Settling
+from proxygen.network.status import LeaseStatus, News
 from proxygen.network.store import (
     LockDelayed,
     LostRace,
@@ -42,19 +43,6 @@ _DELAYED: Final = 1.0
 """Seconds until the next try where Consul does not give the lock yet."""
 _SLOW: Final = "Consul answers too slowly to confirm it in time"
 _NEVER: Final = float("-inf")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseStatus:
-    """How it stands, for the data plane and for people."""
-
-    standing: Standing
-    subnet: IPv4Network | None
-    """What this host's containers use; whatever the standing is, it stays so while the host lives."""
-    reason: str
-    """Why it is not held; empty where it is."""
-    problems: tuple[str, ...] = ()
-    """What is wrong with the network's keys, by the last look at them."""
 
 
 class SubnetLease:
@@ -81,8 +69,7 @@ class SubnetLease:
         self._busy: tuple[str, float] | None = None
         self._refused: set[IPv4Network] = set()
         self._lost = 0
-        self._said: tuple[Standing, str] | None = None
-        self._moved = asyncio.Event()
+        self._news = News(host_id)
         self._woken = asyncio.Event()
 
     # --- what others see
@@ -111,8 +98,7 @@ class SubnetLease:
 
     async def moved(self) -> LeaseStatus:
         """Wait until something may be different, and return the status then."""
-        self._moved.clear()
-        await self._moved.wait()
+        await self._news.wait()
         return self.status
 
     async def held(self) -> IPv4Network:
@@ -144,7 +130,7 @@ class SubnetLease:
                 longest = min(self._terms.rhythm, 0.5 * 2 ** min(failures, 10))
                 asked = (error.retry_after or 0.0) if isinstance(error, ConsulUnreachable) else 0.0
                 pause = max(asked, random.uniform(longest / 4, longest))
-            self._tell()
+            self._news.tell(self.status)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
@@ -310,20 +296,6 @@ class SubnetLease:
             self._memory.keep(self.host_id, known)
         except OSError as error:
             _log.warning("lease not remembered", reason=str(error))
-
-    def _tell(self) -> None:
-        self._moved.set()
-        status = self.status
-        if (status.standing, status.reason) == self._said:
-            return
-        self._said = (status.standing, status.reason)
-        facts = {"host": self.host_id, "subnet": None if status.subnet is None else str(status.subnet)}
-        if status.standing is Standing.HELD:
-            _log.info("lease held", **facts)
-        elif status.standing is Standing.CONFLICT:
-            _log.error("lease in conflict", **facts, reason=status.reason)
-        else:
-            _log.warning(f"lease {status.standing.value}", **facts, reason=status.reason)
 
     # --- its end
 

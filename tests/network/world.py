@@ -18,10 +18,11 @@ from typing import Any, Final, cast
 from proxygen.errors import ProxygenError
 from proxygen.network.choice import Standing
 from proxygen.network.collect import Collector
-from proxygen.network.lease import LeaseStatus, SubnetLease
+from proxygen.network.lease import SubnetLease
 from proxygen.network.memory import Memory
 from proxygen.network.records import Attributes, Entry, View, read_view
 from proxygen.network.session import Terms
+from proxygen.network.status import LeaseStatus
 from proxygen.network.store import PREFIX, NetworkStore
 from tests.model.clock import simulated_time
 from tests.network.model import ConsulModel, Link

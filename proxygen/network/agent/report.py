@@ -14,7 +14,8 @@ from proxygen.network.agent.status import AgentStatus, MemberStatus, State
 from proxygen.network.choice import Standing
 from proxygen.network.config import NetworkConfig
 from proxygen.network.fabric import Fabric
-from proxygen.network.lease import LeaseStatus, SubnetLease
+from proxygen.network.lease import SubnetLease
+from proxygen.network.status import LeaseStatus
 from proxygen.network.watch import FabricWatch
 
 
