@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
@@ -51,16 +51,13 @@ class Guard:
         members = {member.subnet: member for member in seen.others}
         unclear = {subnet: member for subnet, member in self._gone(members).items() if _still_claims(view, member)}
         members |= unclear
-        held = self._hold(self._gone(members), now, storm=self._is_storm(members), whole=_is_whole(view, own))
+        whole = _is_whole(view, own)
+        held = self._hold(self._gone(members), now, storm=self._is_storm(members), whole=whole)
         members |= held
         self._believed = members
         problems = [*seen.problems, *config_problems(view, config)]
         if held:
-            names = ", ".join(sorted(member.node or member.host_id for member in held.values())[:5])
-            problems.append(
-                f"{len(held)} hosts are gone from Consul at once ({names}{', …' if len(held) > 5 else ''}); their "
-                f"routes are held until they are gone for {self._caution.hold:g} s"
-            )
+            problems.append(_tell_held(held.values(), self._caution.hold, whole=whole))
         return replace(
             seen,
             others=tuple(sorted(members.values(), key=lambda member: member.subnet)),
@@ -117,10 +114,22 @@ def _still_claims(view: View, member: Member) -> bool:
     return member.subnet in view.strangers or (record is not None and record.host_id == member.host_id)
 
 
+def _tell_held(held: Collection[Member], hold: float, *, whole: bool) -> str:
+    names = ", ".join(sorted(member.node or member.host_id for member in held)[:5])
+    since = "" if whole else ", counted from when Consul has the config and this host's own lease again"
+    return (
+        f"gone from Consul at once: {len(held)} of the other hosts ({names}{', …' if len(held) > 5 else ''}); their "
+        f"routes are held until they are gone for {hold:g} s{since}"
+    )
+
+
 def config_problems(view: View, config: NetworkConfig) -> list[str]:
     """Say why a config in Consul is not the one that this host's data plane is for."""
     if view.config is None:
-        return [f"{view.config_problem}; this host goes on with Network {config.network}, {config.backend.type}"]
+        return [
+            f"{view.config_problem}; this host goes on with Network {config.network}, {config.backend.type}; "
+            "write the config anew (proxygen network doctor says how)"
+        ]
     said = []
     if view.config.network != config.network:
         said.append(

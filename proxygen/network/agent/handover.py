@@ -72,4 +72,8 @@ class Handover:
 
 def _is_of_this_boot(path: Path) -> bool:
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return path.stat().st_mtime > booted
+    try:
+        return path.stat().st_mtime > booted
+    except FileNotFoundError:
+        # Removed since it was read.
+        return False

@@ -72,7 +72,8 @@ def _state(parts: Parts, standing: Standing, problems: tuple[str, ...]) -> State
 
 def _problems(parts: Parts, lease: LeaseStatus | None, fabric: Fabric | None) -> Iterator[str]:
     if lease is not None and lease.standing not in (Standing.HELD, Standing.WAITING):
-        yield f"the lease is {lease.standing.value}: {lease.reason}"
+        how = "in conflict" if lease.standing is Standing.CONFLICT else lease.standing.value
+        yield f"the lease is {how}: {lease.reason}"
     if parts.watch is not None:
         if parts.watch.problem:
             yield parts.watch.problem
