@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from proxygen.network.choice import Standing
+from proxygen.network.choice import Standing, Tally, tally
 from proxygen.network.records import Attributes, Record, subnet_key
 from proxygen.network.store import PREFIX
 from tests.network.world import TERMS, Machine, World
@@ -520,6 +520,23 @@ def test_lease_that_cannot_be_read_is_left_alone_and_named(world: World, value: 
     assert IPv4Network("10.9.0.64/26") not in {one.subnet for one in machines}
     assert late.status is not None
     assert late.status.problems[0].startswith("subnets/10.9.0.64-26: ")
+
+
+def test_every_subnet_is_counted(world: World) -> None:
+    """Live, away, reserved, unreadable, and what is left; overlaps of what is taken count once."""
+    world.configure(27)
+    gone = holding(world, 2)[0]
+    free = [one for one in map("10.9.0.{}-27".format, range(32, 256, 32)) if one not in _taken(world)]
+    world.reserve(free[0], "")
+    world.consul.put(f"{PREFIX}/subnets/{free[1]}", "{")
+    world.run(gone.leave(release=False))
+    assert tally(world.view()) == Tally(subnets=7, free=3, live=1, orphaned=1, reserved=1, unreadable=1)
+    world.consul.put(f"{PREFIX}/config", "{")
+    assert tally(world.view()) == Tally(subnets=0, free=0, live=1, orphaned=1, reserved=1, unreadable=1)
+
+
+def _taken(world: World) -> set[str]:
+    return {subnet_key(subnet).removeprefix("subnets/") for subnet in world.view().records}
 
 
 # --- collecting
