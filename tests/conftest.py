@@ -194,6 +194,17 @@ def host_consuls(hosts: list[Host]) -> Iterator[list[HostConsul]]:
 
 
 @pytest.fixture
+def host_consul(hosts: list[Host]) -> Iterator[HostConsul]:
+    """One Consul server for the three hosts, on the first."""
+    agent = HostConsul(hosts[0], servers=hosts[:1])
+    try:
+        agent.start()
+        yield agent
+    finally:
+        agent.remove()
+
+
+@pytest.fixture
 def make_agent() -> Iterator[Callable[..., NetworkAgent]]:
     """Make agents of hosts with `NetworkAgent`'s arguments; not started, killed at the end."""
     agents: list[NetworkAgent] = []

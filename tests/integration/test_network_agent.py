@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -113,13 +113,8 @@ def says(words: str) -> Callable[[dict[str, object]], object]:
 
 
 @pytest.fixture
-def consul(hosts: list[Host]) -> Iterator[HostConsul]:
-    consul = HostConsul(hosts[0], servers=hosts[:1])
-    try:
-        consul.start()
-        yield consul
-    finally:
-        consul.remove()
+def consul(host_consul: HostConsul) -> HostConsul:
+    return host_consul
 
 
 @pytest.fixture(params=["host-gw", "vxlan"])

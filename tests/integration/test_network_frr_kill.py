@@ -30,21 +30,15 @@ def routers(hosts: list[Host]) -> Iterator[list[FrrRouter]]:
             router.stop()
 
 
-@pytest.fixture
-def consul(hosts: list[Host]) -> Iterator[HostConsul]:
-    consul = HostConsul(hosts[0], servers=hosts[:1])
-    try:
-        consul.start()
-        yield consul
-    finally:
-        consul.remove()
-
-
 def test_after_kill_at_any_moment_frr_is_as_it_should_be_and_nothing_of_others_was_touched(
-    lab: Lab, hosts: list[Host], consul: HostConsul, routers: list[FrrRouter], make_agent: Callable[..., NetworkAgent]
+    lab: Lab,
+    hosts: list[Host],
+    host_consul: HostConsul,
+    routers: list[FrrRouter],
+    make_agent: Callable[..., NetworkAgent],
 ) -> None:
     """Leases come and go all the time, so that the agent is killed while frr-reload.py runs, among others."""
-    net = Net(lab, consul, make_agent, "frr-bgp")
+    net = Net(lab, host_consul, make_agent, "frr-bgp")
     net.init()
     for host, router in zip(hosts[:2], routers, strict=True):
         place = router.place

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -35,18 +35,8 @@ CUT: Final = "table ip cut {\nchain out {\ntype filter hook output priority -10;
 
 
 @pytest.fixture
-def consul(hosts: list[Host]) -> Iterator[HostConsul]:
-    consul = HostConsul(hosts[0], servers=hosts[:1])
-    try:
-        consul.start()
-        yield consul
-    finally:
-        consul.remove()
-
-
-@pytest.fixture
-def net(lab: Lab, consul: HostConsul, make_agent: Callable[..., NetworkAgent]) -> Net:
-    net = Net(lab, consul, make_agent, "vxlan")
+def net(lab: Lab, host_consul: HostConsul, make_agent: Callable[..., NetworkAgent]) -> Net:
+    net = Net(lab, host_consul, make_agent, "vxlan")
     net.init()
     return net
 
