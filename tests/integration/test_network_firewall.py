@@ -53,14 +53,14 @@ def close_on(host: Host) -> None:
 
 
 def rules(host: Host) -> str:
-    """Everything there is, with the numbers that the kernel gave it: what is written again gets others."""
-    return host.run("nft", "-a", "list", "ruleset")
+    """Everything there is but counters, with the numbers that the kernel gave it: what is written again gets others."""
+    return host.run("nft", "-a", "-s", "list", "ruleset")
 
 
 def foreign_rules(host: Host) -> list[str]:
     """Everything in iptables' tables, and an operator's own table. Tables of iptables that are empty do not count."""
     listed = [host.run("iptables", "-t", table, "-S") for table in ("filter", "raw", "nat")]
-    return [*listed, host.run("nft", "-a", "list", "table", "ip", "operator")]
+    return [*listed, host.run("nft", "-a", "-s", "list", "table", "ip", "operator")]
 
 
 def start_docker(host: Host, *, masquerade: bool = True) -> None:

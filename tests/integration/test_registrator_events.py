@@ -39,7 +39,8 @@ async def at_work(settings: ConsulSettings, url: str) -> AsyncIterator[asyncio.T
     """A registrator at work on that engine, whose host it asks for its name."""
     async with ConsulClient(settings) as client:
         policy = replace(POLICY, owner="", address="127.0.0.1")
-        work = asyncio.create_task(Registrator(Agent(client), engine=url, policy=policy, resync=1).run())
+        registrator = Registrator(Agent(client), engine=url, policy=policy, leased=lambda: None, resync=1)
+        work = asyncio.create_task(registrator.run())
         try:
             yield work
         finally:
