@@ -18,7 +18,7 @@ from proxygen.errors import NetworkConfigError, NetworkError
 from proxygen.network.agent.backends import frr_place, make_backend
 from proxygen.network.agent.begin import identify, name_of, store_of, wish_of
 from proxygen.network.agent.place import StateDirectory
-from proxygen.network.config import NetworkConfig
+from proxygen.network.config import FrrBgp, FrrOspf, NetworkConfig
 from proxygen.network.fabric import Fabric, Member, Underlay, see_fabric
 from proxygen.network.frr.daemons import Frr
 from proxygen.network.frr.render import render_for
@@ -95,13 +95,12 @@ async def _version(settings: Settings, given: str | None, *, asked: bool) -> Frr
 def apply(settings: Settings) -> int:
     """Bring FRR to what Consul holds now, once, without an agent: checked first, proven after, taken back otherwise.
 
-    Exits 1 when the agent runs, which does the same all the time, or when FRR does not take it.
+    Exits 1 when the agent runs, which does the same all the time, or when FRR does not take it; 2 when the network's
+    backend is none of FRR's, 3 when Consul does not answer.
     """
 
     async def bring() -> tuple[str, ...]:
         async with _seeing(settings) as sight:
-            if not sight.config.backend.type.startswith("frr-"):
-                raise NetworkConfigError(f"Backend.Type is {sight.config.backend.type}, which does without FRR")
             backend = make_backend(
                 sight.config,
                 sight.underlay,
@@ -127,6 +126,8 @@ async def _seeing(settings: Settings) -> AsyncIterator[_Sight]:
         view = await store.look()
         if view.config is None:
             raise NetworkConfigError(f"{store.prefix}/config: {view.config_problem}")
+        if not isinstance(view.config.backend, FrrBgp | FrrOspf):
+            raise NetworkConfigError(f"Backend.Type is {view.config.backend.type}, which does without FRR")
         underlay = await kernel.find_underlay(wish_of(settings.network))
         own = _own(view, identify(settings.network), underlay)
         yield _Sight(kernel=kernel, config=view.config, underlay=underlay, fabric=see_fabric(view, view.config, own))
