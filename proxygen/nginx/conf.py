@@ -167,7 +167,12 @@ def _error_log(main: dict[str, Statement], binary: Binary) -> Path | None:
 
 def _warns(main: dict[str, Statement]) -> bool:
     statement = main.get("error_log")
-    return statement is not None and statement.directive.arguments[1:2] in (("warn",), ("notice",), ("info",), ("debug",))
+    return statement is not None and statement.directive.arguments[1:2] in (
+        ("warn",),
+        ("notice",),
+        ("info",),
+        ("debug",),
+    )
 
 
 class _Reader:

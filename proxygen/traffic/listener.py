@@ -38,6 +38,8 @@ _QUEUE_FILE: Final = Path("/proc/sys/net/unix/max_dgram_qlen")
 _USUAL_QUEUE: Final = 10
 """The kernel's own default; systemd sets 512 on a host, and containers do not get that."""
 
+_SMALL_QUEUE: Final = 256
+
 _MOST_THINNED: Final = 1024
 
 
@@ -65,8 +67,16 @@ class Listener:
         return None if self._lost is None else self._lost.count
 
     @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
+    def problem(self) -> str:
+        """What keeps it from hearing everything; "" where nothing does."""
+        if not self._thread.is_alive():
+            return "the thread that reads traffic has ended; the log says why"
+        if self.full and self.queue < _SMALL_QUEUE:
+            return (
+                f"nginx drops lines about its traffic: net.unix.max_dgram_qlen is {self.queue} here; "
+                f"set it to 512 before the sidecar starts, or lower traffic.sample"
+            )
+        return ""
 
     def start(self) -> None:
         self._thread.start()

@@ -1,8 +1,9 @@
 """Where nginx and the sidecar meet: the socket, and the mark beside it that says whether anybody listens.
 
 nginx writes an alert into its error log for every line that it cannot send, so it must not try while no sidecar is
-there. It looks at the mark, at each request: a link to the sidecar's own process in ``/proc``, which ends with it however it
-ends. Where nginx cannot see the sidecar's processes the mark is a file, which a sidecar that is killed leaves behind.
+there. It looks at the mark, at each request: a link to the sidecar's own process in ``/proc``, which ends with it,
+however it ends. Where nginx cannot see the sidecar's process the mark is a file, which a sidecar that is killed leaves
+behind.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, NewType
 
-from proxygen.traffic.lines import parse
+from proxygen.traffic.lines import Line, parse
 
 Name = tuple[str, str]
 """(service, variant); the variant is "" for requests that nginx answered by itself: refused, redirected, 503."""
@@ -133,48 +134,56 @@ class _Series:
 class Tally:
     """The counts of one sidecar. One thread adds; any may read."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, names: Callable[[], Mapping[str, Name]], clock: Callable[[], float] = time.monotonic) -> None:
+        """``names`` says what targets stand for: the same object until something changes. Any thread may call it."""
+        self._look_up: Final = names
         self._clock: Final = clock
         self._lock: Final = threading.Lock()
         self._names: Mapping[str, Name] = {}
         self._series: dict[Name, _Series] = {}
         self._counted = self._thinned = self._unknown = self._malformed = 0
 
-    def know(self, names: Mapping[str, Name]) -> None:
-        """Say what targets stand for from now on; the counts of services and variants that are gone are forgotten."""
-        known = {*names.values(), *((service, "") for service, _ in names.values())}
-        with self._lock:
-            self._names = names
-            self._series = {name: series for name, series in self._series.items() if name in known}
-
     def add(self, lines: Iterable[tuple[bytes, int]], *, each: int = 1, thinned: int = 0) -> None:
         """Count lines, each with how often it came. Each stands for ``each`` that arrived; ``thinned`` of them were
         not looked at."""
         with self._lock:
-            now = self._now()
+            now, is_fresh = self._now(), False
             self._thinned += thinned
             for datagram, times in lines:
                 line = parse(datagram)
                 if line is None:
                     self._malformed += times
-                elif (name := self._names.get(line.target)) is None:
+                    continue
+                if line.target not in self._names and not is_fresh:
+                    self._refresh()
+                    is_fresh = True
+                name = self._names.get(line.target)
+                if name is None:
                     self._unknown += times
-                else:
-                    self._counted += times
-                    weight = line.weight * times * each
-                    self._count(name if line.asked else (name[0], ""), now, weight, line.status, line.asked, line.seconds)
+                    continue
+                self._counted += times
+                self._count(name if line.asked else (name[0], ""), now, line, line.weight * times * each)
 
-    def _count(self, name: Name, now: Moment, weight: float, status: int, asked: int, seconds: float) -> None:
+    def _refresh(self) -> None:
+        """Take the newest names; what was counted of services and variants that are gone is forgotten."""
+        names = self._look_up()
+        if names is self._names:
+            return
+        self._names = names
+        known = {*names.values(), *((service, "") for service, _ in names.values())}
+        self._series = {name: series for name, series in self._series.items() if name in known}
+
+    def _count(self, name: Name, now: Moment, line: Line, weight: float) -> None:
         series = self._series.get(name)
         if series is None:
             series = self._series[name] = _Series(now)
         row, total, ring = series.advance(now), series.total, series.ring
-        kind = status // 100 if 100 <= status < 600 else 0
+        kind = line.status // 100 if 100 <= line.status < 600 else 0
         columns = [(kind, weight)]
-        if asked and kind != _UPGRADED:
-            bucket = next((place for place, bound in enumerate(BOUNDS) if seconds <= bound), len(BOUNDS))
-            columns += [(_BUCKETS + bucket, weight), (_SECONDS, weight * seconds)]
-        if asked > 1:
+        if line.asked and kind != _UPGRADED:
+            bucket = bisect_left(BOUNDS, line.seconds)
+            columns += [(_BUCKETS + bucket, weight), (_SECONDS, weight * line.seconds)]
+        if line.asked > 1:
             columns.append((_RETRIED, weight))
         for column, amount in columns:
             total[column] += amount
@@ -182,9 +191,7 @@ class Tally:
 
     @property
     def ends(self) -> Ends:
-        return Ends(
-            counted=self._counted, thinned=self._thinned, unknown=self._unknown, malformed=self._malformed
-        )
+        return Ends(counted=self._counted, thinned=self._thinned, unknown=self._unknown, malformed=self._malformed)
 
     def totals(self) -> dict[Name, Figures]:
         """Everything since the start."""
@@ -208,6 +215,7 @@ class Tally:
         """For those who read. They sum up without the lock, so that the one who adds need not wait: at worst a request
         that is being counted stands in one column and not yet in another."""
         with self._lock:
+            self._refresh()
             return list(self._series.items())
 
     @property
