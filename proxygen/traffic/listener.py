@@ -98,7 +98,6 @@ class Listener:
         poll.register(self._receiver, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         pace = _Pace(self._budget)
-        seen_full = 0
         while True:
             ready = poll.poll(1000)
             if any(descriptor == self._wake for descriptor, _ in ready):
@@ -109,8 +108,7 @@ class Listener:
             if pace.is_due():
                 self.each = pace.thinning()
                 if self._lost is not None:
-                    self._lost.read(look=self.full > seen_full)
-                seen_full = self.full
+                    self._lost.read()
 
     def _drain(self) -> None:
         """Take what is there, and no more than that: what arrives meanwhile is for the next time."""

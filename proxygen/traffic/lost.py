@@ -14,7 +14,7 @@ from typing import Final
 _WARNING: Final = b"send() to syslog failed"
 _AT_ONCE: Final = 1 << 20
 _MOST: Final = 16
-"""Chunks that are read each time; what is written beyond is not counted."""
+"""Chunks that are read each time; what is written beyond them is not counted."""
 
 
 class LostLines:
@@ -25,27 +25,26 @@ class LostLines:
         self._inode, self._offset = self._state()
         self.count = 0
 
-    def read(self, *, look: bool) -> None:
-        """Go on to the end of the log; count what is in between where there is reason to ``look``."""
+    def read(self) -> None:
+        """Count what was written since the last time."""
         inode, size = self._state()
         if inode != self._inode or size < self._offset:
             # Rotated or truncated: what is in it now was written after that.
             self._inode, self._offset = inode, 0
-        if look:
+        if size > self._offset:
             with suppress(OSError), self._log.open("rb") as file:
                 self._count(file.fileno())
-        self._offset = max(self._offset, size)
 
     def _count(self, descriptor: int) -> None:
-        rest = b""
         for _ in range(_MOST):
             chunk = os.pread(descriptor, _AT_ONCE, self._offset)
-            self.count += (rest + chunk).count(_WARNING)
-            # A warning may lie across two chunks.
-            rest = chunk[-len(_WARNING) + 1 :]
-            self._offset += len(chunk)
+            # Whole lines; the rest is read again with its end.
+            whole = chunk[: chunk.rfind(b"\n") + 1]
+            self.count += whole.count(_WARNING)
+            self._offset += len(whole)
             if len(chunk) < _AT_ONCE:
                 return
+        self._offset = os.fstat(descriptor).st_size
 
     def _state(self) -> tuple[int, int]:
         with suppress(OSError):
