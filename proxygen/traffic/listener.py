@@ -53,6 +53,8 @@ class Listener:
         """Reads that found the queue full: nginx may have had to drop lines before."""
         self.each = 1
         """One of so many lines is looked at."""
+        self._until_next = 0
+        """Lines to pass over until then."""
         self._receiver: Final = receiver
         self._tally: Final = tally
         self._budget: Final = budget
@@ -119,7 +121,9 @@ class Listener:
                 append(receive(_LONGEST_LINE))
         if len(lines) > self.queue:
             self.full += 1
-        kept = lines[:: self.each] if self.each > 1 else lines
+        # One of so many, counted over all batches: the first of each would stand for more than there were in a short one.
+        kept = lines[self._until_next :: self.each]
+        self._until_next = (self._until_next - len(lines)) % self.each
         self._tally.add(Counter(kept).items(), each=self.each, thinned=len(lines) - len(kept))
 
 

@@ -45,6 +45,20 @@ def test_what_is_sent_is_counted(place: Place, tally: Tally, sender: socket.sock
     assert tally.totals()["web", "stable"].requests == 500
 
 
+def test_thinned_lines_are_scaled_back_however_short_the_batches_are(
+    place: Place, tally: Tally, sender: socket.socket
+) -> None:
+    """The first line of each batch would stand for more than came: 40 batches of one line would count as 160."""
+    with listening(place, tally, budget=1.0, lost=None) as listener:
+        listener.each = 4
+        sender.connect(str(place.socket))
+        for number in range(40):
+            sender.send(LINE)
+            wait_until(lambda seen=number + 1: tally.ends.counted + tally.ends.thinned == seen, what="the line")
+            listener.each = 4
+    assert tally.totals()["web", "stable"].requests == 40
+
+
 def test_the_mark_is_there_as_long_as_somebody_listens(place: Place, tally: Tally) -> None:
     with listening(place, tally, budget=1.0, lost=None):
         assert place.mark.exists()
