@@ -121,7 +121,7 @@ class Listener:
                 append(receive(_LONGEST_LINE))
         if len(lines) > self.queue:
             self.full += 1
-        # One of so many, counted over all batches: the first of each would stand for more than there were in a short one.
+        # Counted over all batches: the first line of each would stand for more than there were in a short one.
         kept = lines[self._until_next :: self.each]
         self._until_next = (self._until_next - len(lines)) % self.each
         self._tally.add(Counter(kept).items(), each=self.each, thinned=len(lines) - len(kept))
