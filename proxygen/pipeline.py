@@ -24,9 +24,11 @@ from proxygen.plan import Planner
 from proxygen.plan.types import Certificate, Endpoint, Memory, Plan, Policy, Quarantine
 from proxygen.render import SMALLEST_BUCKETS, Rendered, Renderer, Snippets
 from proxygen.settings import ProxySettings, Settings
+from proxygen.shares import Share
 from proxygen.tags import IPNetwork
 from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
+from proxygen.traffic.place import obstacle, place_of
+from proxygen.viewing import Surroundings, TrafficLog
 
 MAX_ROUNDS: Final = 50
 """Each round leaves at least one more service out; more than this many refusals at once are a fault of the whole."""
@@ -88,9 +90,11 @@ class Pipeline:
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
+        self.traffic_problem: Final = _traffic_problem(settings, conf)
+        """Why nginx does not tell of its traffic, though the settings want it; "" where it does."""
         snippets = Snippets(files=read_snippets(settings.proxy.snippets))
         own = settings.proxy.templates is not None or settings.proxy.snippets is not None
-        self._renderer: Final = Renderer(self.templates, _surroundings(settings.proxy, binary, conf), snippets)
+        self._renderer: Final = Renderer(self.templates, self._surroundings(), snippets)
         self._structure: Final = StructureGate(own_templates=own)
         self._second_gate: Final = (
             None
@@ -102,6 +106,19 @@ class Pipeline:
                 own_upstreams=self.templates.is_own("upstream.conf.j2"),
             )
         )
+
+    def _surroundings(self) -> Surroundings:
+        place = place_of(self._settings)
+        traffic = None
+        if place is not None and not self.traffic_problem:
+            default = self.binary.access_log if self.binary and self.conf and not self.conf.access_logs else None
+            traffic = TrafficLog(
+                socket=str(place.socket),
+                mark=str(place.mark),
+                sample=Share(max(1, round(self._settings.traffic.sample * 100))),
+                default_log=default,
+            )
+        return _surroundings(self._settings.proxy, self.binary, self.conf, traffic)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -323,8 +340,18 @@ _ONCE: Final = frozenset(
 )
 
 
-def _surroundings(proxy: ProxySettings, binary: Binary | None, conf: OperatorConf | None) -> Surroundings:
+def _traffic_problem(settings: Settings, conf: OperatorConf | None) -> str:
+    place = place_of(settings)
+    if place is None:
+        return ""
+    return obstacle(place, worker=conf.user if conf else None, logs=conf.access_logs if conf else ())
+
+
+def _surroundings(
+    proxy: ProxySettings, binary: Binary | None, conf: OperatorConf | None, traffic: TrafficLog | None
+) -> Surroundings:
     return Surroundings(
+        traffic=traffic,
         http=proxy.http_listen,
         https=proxy.https_listen,
         stream_address=proxy.stream_address,

@@ -14,7 +14,7 @@ from proxygen.rendered import Rendered, RenderedFile, Unit
 from proxygen.servers import ServerRenderer
 from proxygen.templating import Block, Page, Templates
 from proxygen.twins import MAX_SHAPES, Twins
-from proxygen.viewing import Surroundings, service_view, stream_view
+from proxygen.viewing import Surroundings, service_view, stream_view, traffic_view
 from proxygen.views import HashSize, HttpView, StreamDefaultsView
 
 __all__ = ["MAX_SHAPES", "SMALLEST_BUCKETS", "Rendered", "RenderedFile", "Renderer", "Snippets", "Unit"]
@@ -85,6 +85,7 @@ class Renderer:
             hsts=f"max-age={around.hsts_max_age}",
             not_found=self._pages["404.html"],
             unavailable=self._pages["503.html"],
+            traffic=None if around.traffic is None else traffic_view(around.traffic),
             snippets=self._snippets["http.conf"],
         )
         text, twin = self._twins.pair("http.conf.j2", view)

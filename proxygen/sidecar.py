@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -22,6 +22,7 @@ from proxygen.admin.report import (
     ConsulReport,
     GenerationReport,
     HoldReport,
+    ListenerReport,
     LiveReport,
     NginxReport,
     Readiness,
@@ -29,7 +30,9 @@ from proxygen.admin.report import (
     ServiceSummary,
     State,
     StatusReport,
+    TrafficTotals,
 )
+from proxygen.admin.traffic import Recent, listener_report, totals
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.events import EventLog
@@ -40,6 +43,8 @@ from proxygen.plan.types import Plan
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings
 from proxygen.steps import Step
+from proxygen.traffic.listener import Listener
+from proxygen.traffic.tally import Name, Tally
 
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
@@ -56,13 +61,18 @@ class RunningSidecar:
         *,
         events: EventLog,
         meter: Meter,
+        tally: Tally,
+        listener: Listener | None,
     ) -> None:
+        """``listener`` is None where nginx does not tell of its requests."""
         self._settings: Final = settings
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._client: Final = client
         self.events: Final = events
         self.meter: Final = meter
+        self._tally: Final = tally
+        self._listener: Final = listener
 
     def status(self) -> StatusReport:
         """Gather what is known; nothing is asked of Consul or nginx beyond the process table."""
@@ -91,6 +101,7 @@ class RunningSidecar:
             warnings=tuple(self._warnings(plan)),
             hold=self._hold(),
             nginx=self._nginx(),
+            traffic=self._heard(),
         )
 
     def readiness(self) -> Readiness:
@@ -99,11 +110,16 @@ class RunningSidecar:
 
     def services(self) -> tuple[ServiceSummary, ...]:
         plan, kept = self._reconciler.plan, self._kept()
-        return tuple(service_summary(service, kept=kept) for service in plan.services) if plan else ()
+        recent = Recent.of(self._tally)
+        return tuple(recent.summarised(service_summary(each, kept=kept)) for each in plan.services) if plan else ()
 
     def service(self, name: str) -> ServiceDetail | None:
         plan = self._reconciler.plan
-        return service_detail(plan, name, kept=self._kept()) if plan else None
+        detail = service_detail(plan, name, kept=self._kept()) if plan else None
+        return None if detail is None else Recent.of(self._tally).detailed(detail, self._tally)
+
+    def traffic(self) -> tuple[TrafficTotals, ...]:
+        return totals(self._tally)
 
     def generations(self) -> tuple[GenerationReport, ...]:
         found = reversed(generations(self._settings.output.directory))
@@ -174,9 +190,15 @@ class RunningSidecar:
         if self._reconciler.files_problem:
             yield _NOT_TAKEN + self._reconciler.files_problem
         yield from self._reconciler.pipeline.problems
+        if problem := self._heard().problem:
+            yield problem
         conf = self._reconciler.pipeline.conf
         if conf is not None and conf.worker_shutdown_timeout is None:
             yield "nginx.conf sets no worker_shutdown_timeout: an old worker with an open WebSocket stays for ever"
+
+    def _heard(self) -> ListenerReport:
+        problem = self._reconciler.pipeline.traffic_problem
+        return listener_report(self._listener, self._tally, sample=self._settings.traffic.sample, problem=problem)
 
     def _hold(self) -> HoldReport | None:
         holds, step = self._reconciler.holds, self._reconciler.last
@@ -219,6 +241,28 @@ def _generation(generation: Generation) -> GenerationReport:
         live=generation.live,
         outcome="live" if generation.live and generation.proven else "proven" if generation.proven else "not proven",
     )
+
+
+class TrafficNames:
+    """What the targets in nginx's lines stand for, by the newest plan."""
+
+    def __init__(self, plan: Callable[[], Plan | None]) -> None:
+        self._newest: Final = plan
+        self._known: tuple[Plan | None, dict[str, Name]] = (None, {})
+
+    def __call__(self) -> Mapping[str, Name]:
+        """Return the same object as long as the plan is."""
+        plan = self._newest()
+        if plan is not None and plan is not self._known[0]:
+            self._known = (plan, dict(_targets(plan)))
+        return self._known[1]
+
+
+def _targets(plan: Plan) -> Iterator[tuple[str, Name]]:
+    for service in plan.services:
+        yield service.ident, (service.name, "")
+        for upstream in service.upstreams:
+            yield upstream.name, (service.name, upstream.variant)
 
 
 def apply_report(step: Step) -> ApplyReport:

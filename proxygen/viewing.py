@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proxygen.plan.types import ForceRule, Location, Service, ServiceState, Split, StreamServer, Upstream, VirtualServer
+from proxygen.shares import WHOLE, Share
 from proxygen.tags import BalanceBy, Protocol, ProxyTags, StickyBy
 from proxygen.templating import Expression, Regex, Variable
 from proxygen.views import (
@@ -23,6 +24,7 @@ from proxygen.views import (
     SplitView,
     StreamView,
     Template,
+    TrafficView,
     UpstreamView,
     Value,
     VirtualServerView,
@@ -62,6 +64,19 @@ _SCHEMES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficLog:
+    """How nginx tells the sidecar of its requests."""
+
+    socket: str
+    mark: str
+    """Exists while somebody listens."""
+    sample: Share
+    """Requests that are told of, in basis points."""
+    default_log: str | None = None
+    """nginx's own access log, where nginx.conf names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What rendering must know of nginx and of the operator's wishes, beside the plan."""
 
@@ -84,6 +99,7 @@ class Surroundings:
     """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
     operator_defaults: frozenset[str] = frozenset()
     """Listen addresses for which nginx.conf already has a default server."""
+    traffic: TrafficLog | None = None
 
     def http_listens(self, *, default: bool) -> tuple[ListenView, ...]:
         return tuple(ListenView(address=listen, default=default and self._free(listen)) for listen in self.http)
@@ -101,6 +117,34 @@ class Surroundings:
     def https_port(self) -> str:
         port = self.https[0].rpartition(":")[2] if self.https else "443"
         return "" if port == "443" else f":{port}"
+
+
+# --- what the sidecar is told
+
+
+def traffic_view(traffic: TrafficLog) -> TrafficView:
+    upstream, heard, sampled = (Variable(f"proxygen_{name}") for name in ("upstream", "heard", "sampled"))
+    splits: tuple[SplitView, ...] = ()
+    source, both = Expression((heard,)), "1"
+    if traffic.sample < WHOLE:
+        # Not the key of any service's split, by which a variant would be told of more often than another.
+        key = Expression((Variable("request_id"), "proxygen_traffic"))
+        piece = Piece(percent=_percent(traffic.sample), value="1")
+        splits = (SplitView(key=key, variable=sampled, pieces=(piece,), rest=""),)
+        source, both = Expression((heard, sampled)), "11"
+    fields = (f"{traffic.sample} ", upstream, " ", Variable("status"), " ", Variable("upstream_response_time"))
+    return TrafficView(
+        line=Expression(fields),
+        splits=splits,
+        told=MapView(
+            source=source,
+            variable=Variable("proxygen_told"),
+            default="",
+            lines=(MapLine(match=both, value=upstream),),
+        ),
+        default_logs=() if traffic.default_log is None else (traffic.default_log,),
+        log=f"syslog:server=unix:{traffic.socket},nohostname,tag=proxygen",
+    )
 
 
 # --- a service's upstreams, maps and split
@@ -213,9 +257,13 @@ def _split(split: Split, key: Expression, variable: Variable) -> SplitView:
     return SplitView(
         key=key,
         variable=variable,
-        pieces=tuple(Piece(percent=f"{share // 100}.{share % 100:02}%", value=upstream) for share, upstream in pieces),
+        pieces=tuple(Piece(percent=_percent(share), value=upstream) for share, upstream in pieces),
         rest=rest,
     )
+
+
+def _percent(share: Share) -> str:
+    return f"{share // 100}.{share % 100:02}%"
 
 
 def _force(rule: ForceRule, variable: Variable, otherwise: Value) -> MapView:
@@ -285,6 +333,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         ),
         keepalive_min_timeout=around.keepalive_min_timeout,
         trusted_proxies=around.trusted_proxies,
+        heard=None if around.traffic is None else around.traffic.mark,
         has_root=any(location.path == "/" for location in server.locations),
         snippets=snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ()),
     )
@@ -296,6 +345,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     secure = server.certificate is not None
     return LocationView(
         matches=_matches(location.path),
+        told=around.traffic is not None,
         unavailable=service.state is not ServiceState.SERVED,
         retry_after=around.retry_after,
         redirect=Expression(("https://", Variable("host"), around.https_port, Variable("request_uri")))
@@ -317,7 +367,9 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         timeout=options.timeout,
         no_retries=options.retries == 0,
         tries=tries(service),
-        target=_target(service, _SCHEMES[protocol]),
+        target=_target(service, _SCHEMES[protocol])
+        if service.state is ServiceState.SERVED
+        else Expression((service.ident,)),
         # In quarantine a fragment is left out too: it may be what nginx refuses.
         snippets=snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else (),
     )

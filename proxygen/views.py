@@ -30,19 +30,6 @@ class ListenView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HttpView:
-    """http.conf.j2"""
-
-    hash_sizes: tuple[HashSize, ...]
-    reject_tls: bool
-    tls_listens: tuple[ListenView, ...]
-    hsts: str
-    not_found: Page
-    unavailable: Page
-    snippets: tuple[Block, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamDefaultsView:
     """stream-defaults.conf.j2"""
 
@@ -104,6 +91,34 @@ class SplitView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficView:
+    """The log that the sidecar reads."""
+
+    line: Expression
+    splits: tuple[SplitView, ...]
+    """The sample; none where nginx tells of every request."""
+    told: MapView
+    """Whether a request is told of: somebody listens, it is one of ours, and it is in the sample."""
+    default_logs: tuple[str, ...]
+    """nginx's default log, where nginx.conf names none: it would end with the first one that is named."""
+    log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpView:
+    """http.conf.j2"""
+
+    hash_sizes: tuple[HashSize, ...]
+    reject_tls: bool
+    tls_listens: tuple[ListenView, ...]
+    hsts: str
+    not_found: Page
+    unavailable: Page
+    traffic: TrafficView | None
+    snippets: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Zone:
     zone: str
     """``zone=NAME:SIZE``: nginx knows quotes at the beginning of a token only, so such tokens come whole."""
@@ -150,6 +165,8 @@ class LocationView:
     """location.conf.j2"""
 
     matches: tuple[MatchView, ...]
+    told: bool
+    """Whether the sidecar is told of its requests."""
     unavailable: bool
     retry_after: int
     """Seconds."""
@@ -172,6 +189,7 @@ class LocationView:
     no_retries: bool
     tries: int
     target: Expression
+    """Where requests go; the service itself where they go nowhere."""
     snippets: tuple[Block, ...]
 
     @property
@@ -198,6 +216,8 @@ class VirtualServerView:
     certificate: CertificateView | None
     keepalive_min_timeout: bool
     trusted_proxies: tuple[str, ...]
+    heard: str | None
+    """Path that exists while a sidecar listens to what it is told; None where it is told nothing."""
     has_root: bool
     snippets: tuple[Block, ...]
 

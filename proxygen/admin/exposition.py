@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from prometheus_client import exposition
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.utils import floatToGoString
 
 from proxygen.admin import families
 from proxygen.admin.families import Family
@@ -18,10 +19,12 @@ from proxygen.admin.report import (
     ConsulReport,
     HoldReport,
     InstanceState,
+    ListenerReport,
     NginxReport,
     ServiceSummary,
     Sidecar,
     StatusReport,
+    TrafficTotals,
 )
 from proxygen.events import Kind
 
@@ -50,6 +53,7 @@ class Scrape:
             *_consul(overview.consul),
             *_nginx(overview.nginx),
             *_held(overview.hold),
+            *_listener(overview.traffic),
             _gauge(families.STREAMS, streams),
             _counter(families.EVENTS, {(kind.value,): sidecar.events.totals.get(kind, 0) for kind in _TOLD}),
         )
@@ -58,6 +62,7 @@ class Scrape:
         """Return what prometheus_client's encoders ask a registry for."""
         yield from self._metrics
         yield from _services(self._sidecar.services())
+        yield from _traffic(self._sidecar.traffic())
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """Return body and content type, as OpenMetrics where the client's Accept asks for that."""
@@ -121,6 +126,34 @@ def _services(services: tuple[ServiceSummary, ...]) -> Iterator[Metric]:
     yield _gauges(families.SERVICE_SHARE_ASKED, {key: variant.asked / _ALL for key, variant in shared.items()})
     quarantined = {(service.name,): 1 for service in services if service.state == "quarantined"}
     yield _gauges(families.SERVICE_QUARANTINED, quarantined)
+
+
+def _listener(listener: ListenerReport) -> Iterator[Metric]:
+    yield _gauge(families.TRAFFIC_SAMPLE, listener.sample / 100)
+    ends = {"counted": listener.counted, "thinned": listener.thinned}
+    ends |= {"unknown": listener.unknown, "malformed": listener.malformed}
+    yield _counter(families.TRAFFIC_LINES, {(end,): count for end, count in ends.items()})
+    yield _counter(families.TRAFFIC_FULL, {(): listener.full})
+    if listener.lost is not None:
+        yield _counter(families.TRAFFIC_LOST, {(): listener.lost})
+
+
+def _traffic(totals: tuple[TrafficTotals, ...]) -> Iterator[Metric]:
+    classes = {
+        (each.service, each.variant, name): count for each in totals for name, count in each.classes.items() if count
+    }
+    yield _counter(families.TRAFFIC_REQUESTS, classes)
+    # What nginx answered by itself took no instance any time.
+    served = [each for each in totals if each.variant]
+    yield _counter(families.TRAFFIC_RETRIED, {(each.service, each.variant): each.retried for each in served})
+    family = families.TRAFFIC_SECONDS
+    histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    for each in served:
+        limits = [*map(floatToGoString, each.bounds), "+Inf"]
+        histogram.add_metric(
+            (each.service, each.variant), list(zip(limits, each.cumulative, strict=True)), sum_value=each.seconds
+        )
+    yield histogram
 
 
 def _gauge(family: Family, value: float) -> Metric:

@@ -1,13 +1,15 @@
 """Every metric, declared once: its name, labels and meaning. The reference page is written from here.
 
-No label has values without bound. A service's name is a label only of gauges that are read from the newest plan at
-each scrape: a service that is gone leaves no series.
+No label has values without bound. A service's name is a label only of what is read at each scrape and belongs to the
+newest plan: a service that is gone leaves no series.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from proxygen.traffic.tally import BOUNDS
 
 _UP_TO_A_MINUTE: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _UP_TO_AN_HOUR: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
@@ -71,6 +73,13 @@ SERVICE_SHARE: Final = Family("proxygen_service_share", "gauge", "Part of a serv
 SERVICE_SHARE_ASKED: Final = Family("proxygen_service_share_asked", "gauge", "The share that tags or the operator's lever ask for; only of services with several variants.", ("service", "variant"))
 SERVICE_QUARANTINED: Final = Family("proxygen_service_quarantined", "gauge", "1 for each quarantined service; no other has the series.", ("service",))
 SERVICE_KEPT: Final = Family("proxygen_service_kept_instances", "gauge", "Instances that a hold keeps in nginx, of each held service; no other has the series.", ("service",))
+TRAFFIC_REQUESTS: Final = Family("proxygen_traffic_requests", "counter", "Requests of a variant's clients, by class of status; scaled back where nginx tells of a sample. Variant \"\": nginx answered by itself (refused, limited, redirected, nobody there).", ("service", "variant", "class"))
+TRAFFIC_SECONDS: Final = Family("proxygen_traffic_upstream_seconds", "histogram", "How long a variant's instances took for a request, all that were asked for it together; WebSockets are not timed.", ("service", "variant"), BOUNDS)
+TRAFFIC_RETRIED: Final = Family("proxygen_traffic_retried", "counter", "Requests of a variant for which more than one instance was asked, the backup included.", ("service", "variant"))
+TRAFFIC_SAMPLE: Final = Family("proxygen_traffic_sample_ratio", "gauge", "traffic.sample: part of the requests that nginx tells of, 0 to 1.")
+TRAFFIC_LINES: Final = Family("proxygen_traffic_lines", "counter", "Lines about requests that arrived, by what became of them: counted, thinned (not looked at, traffic.budget was used up; figures are scaled back), unknown (of no service that is planned), malformed.", ("end",))
+TRAFFIC_FULL: Final = Family("proxygen_traffic_full_reads", "counter", "Reads that found the socket's queue full: nginx may have had to drop lines.")
+TRAFFIC_LOST: Final = Family("proxygen_traffic_lost_lines", "counter", "Lines that nginx dropped, by the warnings in its error log; absent where the log holds no warnings or cannot be read.")
 
 # fmt: on
 
@@ -108,4 +117,11 @@ FAMILIES: Final = (
     SERVICE_SHARE_ASKED,
     SERVICE_QUARANTINED,
     SERVICE_KEPT,
+    TRAFFIC_REQUESTS,
+    TRAFFIC_SECONDS,
+    TRAFFIC_RETRIED,
+    TRAFFIC_SAMPLE,
+    TRAFFIC_LINES,
+    TRAFFIC_FULL,
+    TRAFFIC_LOST,
 )

@@ -117,6 +117,73 @@ class InstanceReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficReport:
+    """Requests over the last half minute, scaled back to all where nginx tells of a sample."""
+
+    seconds: float
+    """How long that was."""
+    requests: float
+    errors: float
+    """Those answered with 5xx."""
+    classes: Mapping[str, float]
+    """Requests by class of status: 1xx, 2xx, 3xx, 4xx, 5xx, other."""
+    retried: float
+    """Requests for which more than one instance was asked."""
+    share: int | None = None
+    """Of all requests that went to an instance of this service; None where there were none."""
+    p50: float | None = None
+    """Seconds that instances took, as all three; None where none was asked."""
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryReport:
+    """The last minutes of a variant, in steps that are over, oldest first."""
+
+    step: int
+    """Seconds."""
+    requests: tuple[float, ...]
+    errors: tuple[float, ...]
+    p95: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficTotals:
+    """What was counted of one service and variant since the sidecar started."""
+
+    service: str
+    variant: str
+    """"" for requests that went to no instance."""
+    classes: Mapping[str, float]
+    cumulative: tuple[float, ...]
+    """Requests by response time, up to each of `bounds`, then all."""
+    bounds: tuple[float, ...]
+    seconds: float
+    retried: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerReport:
+    """How the sidecar hears of nginx's requests."""
+
+    sample: float = 0.0
+    """Percent of them that nginx tells of."""
+    problem: str = ""
+    """Why it tells of none, or not of as many as it should; "" where all is well."""
+    counted: int = 0
+    """Lines, as all of these."""
+    thinned: int = 0
+    """Not looked at, since ``traffic.budget`` was used up."""
+    unknown: int = 0
+    malformed: int = 0
+    full: int = 0
+    """Reads that found the socket's queue full; nginx may have had to drop lines."""
+    lost: int | None = None
+    """Lines that nginx dropped, by its error log; None where that does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantReport:
     """One variant of a service, its share asked for and its share after dead variants gave theirs up."""
 
@@ -124,6 +191,9 @@ class VariantReport:
     asked: int
     effective: int
     instances: tuple[InstanceReport, ...] = ()
+    traffic: TrafficReport | None = None
+    """None where nothing was heard of it, here and in all that follows."""
+    history: HistoryReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +217,9 @@ class ServiceDetail(ServiceReport):
     warnings: tuple[str, ...] = ()
     kept: int = 0
     """Instances that a hold keeps in nginx, though Consul no longer shows them as serving."""
+    unserved: TrafficReport | None = None
+    """Requests that nginx answered by itself: refused, limited, redirected, nobody there."""
+    unserved_history: HistoryReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +231,7 @@ class VariantSummary:
     effective: int
     serving: int
     registered: int
+    traffic: TrafficReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +245,8 @@ class ServiceSummary:
     instances: Mapping[InstanceState, int]
     """How many there are in each state; a state without any is left out."""
     kept: int = 0
+    """As in `ServiceDetail`."""
+    unserved: TrafficReport | None = None
     """As in `ServiceDetail`."""
 
 
@@ -235,6 +311,7 @@ class StatusReport:
     warnings: tuple[str, ...] = ()
     hold: HoldReport | None = None
     nginx: NginxReport = field(default_factory=NginxReport)
+    traffic: ListenerReport = field(default_factory=ListenerReport)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +353,10 @@ class Sidecar(Protocol):
 
     def service(self, name: str) -> ServiceDetail | None:
         """Return one routed service; None where there is none of that name."""
+        ...
+
+    def traffic(self) -> tuple[TrafficTotals, ...]:
+        """Return what was counted of each service and variant that is still planned; any thread may call it."""
         ...
 
     def generations(self) -> tuple[GenerationReport, ...]:

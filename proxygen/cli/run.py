@@ -30,10 +30,14 @@ from proxygen.log import configure, get_logger
 from proxygen.model import Catalog
 from proxygen.news import Reporter
 from proxygen.nginx.publish import Output, hold_output
-from proxygen.pipeline import open_pipeline
+from proxygen.pipeline import Pipeline, open_pipeline
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings, knobs
-from proxygen.sidecar import RunningSidecar, apply_report
+from proxygen.sidecar import RunningSidecar, TrafficNames, apply_report
+from proxygen.traffic.listener import Listener, listening
+from proxygen.traffic.lost import LostLines
+from proxygen.traffic.place import place_of
+from proxygen.traffic.tally import Tally
 
 _log = get_logger(__name__)
 
@@ -163,15 +167,29 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
         reconciler = Reconciler(
             settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh
         )
-        meter = Meter()
+        meter, tally = Meter(), Tally(TrafficNames(lambda: reconciler.plan))
         client.subscribe(meter.asked_consul)
         reporter = Reporter(events, reconciler, watch)
         reconciler.subscribe(reporter.heed)
         reconciler.subscribe(lambda step: meter.passed(apply_report(step)))
-        sidecar = RunningSidecar(settings, reconciler, watch, client, events=events, meter=meter)
+        listener = _listen(stack, settings, pipeline, tally)
+        sidecar = RunningSidecar(
+            settings, reconciler, watch, client, events=events, meter=meter, tally=tally, listener=listener
+        )
         await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
         stack.enter_context(watching(_directories(settings), reconciler.files_touched))
         yield _Parts(settings=settings, client=client, watch=watch, reconciler=reconciler, reporter=reporter)
+
+
+def _listen(stack: AsyncExitStack, settings: Settings, pipeline: Pipeline, tally: Tally) -> Listener | None:
+    """Hear of nginx's requests until the stack closes. Raise SettingsError where the socket cannot be made."""
+    place, conf = place_of(settings), pipeline.conf
+    if pipeline.traffic_problem:
+        _log.warning("traffic not measured", reason=pipeline.traffic_problem)
+    if place is None or not place.is_speakable:
+        return None
+    lost = LostLines(conf.error_log) if conf is not None and conf.error_log is not None and conf.warns else None
+    return stack.enter_context(listening(place, tally, budget=settings.traffic.budget, lost=lost))
 
 
 async def _serve(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call]) -> Settings | None:

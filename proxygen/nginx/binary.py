@@ -33,6 +33,8 @@ class Binary:
     pid_path: Path
     error_log: Path | None
     """The compiled-in error log; None for standard error and syslog."""
+    access_log: str = "logs/access.log"
+    """The compiled-in access log, as it was configured."""
 
     @property
     def keepalive_min_timeout(self) -> bool:
@@ -91,6 +93,7 @@ def parse_version_output(text: str, *, path: Path, prefix: Path | None) -> Binar
         conf_path=base / values.get("--conf-path", "conf/nginx.conf"),
         pid_path=base / values.get("--pid-path", "logs/nginx.pid"),
         error_log=_log_file(base, values),
+        access_log=values.get("--http-log-path", "logs/access.log"),
     )
 
 

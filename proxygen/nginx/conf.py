@@ -45,6 +45,12 @@ class OperatorConf:
     error_log: Path | None
     """None where it is not a file: standard error, syslog, memory."""
     working_directory: Path | None
+    user: str | None
+    """The workers' user, where it is named."""
+    warns: bool
+    """Whether the error log holds the warnings of requests."""
+    access_logs: tuple[str, ...]
+    """Where ``http`` itself logs to: paths, ``syslog:…``, or ``off``."""
     worker_shutdown_timeout: str | None
     """As written, such as ``30s``; None where old workers may drain for ever."""
     http_directives: frozenset[str]
@@ -85,6 +91,13 @@ def read_operator_conf(settings: NginxSettings, output: Path, binary: Binary) ->
         pid_path=settings.pid or (binary.prefix / pid if pid else binary.pid_path),
         error_log=settings.error_log or _error_log(main, binary),
         working_directory=binary.prefix / directory if directory else None,
+        user=_argument(main, "user"),
+        warns=_warns(main) and not any(item.directive.name == "error_log" and item.context for item in statements),
+        access_logs=tuple(
+            item.directive.arguments[0]
+            for item in statements
+            if item.directive.name == "access_log" and item.context == ("http",) and item.directive.arguments
+        ),
         worker_shutdown_timeout=_argument(main, "worker_shutdown_timeout"),
         http_directives=frozenset(item.directive.name for item in statements if item.context == ("http",)),
         stream_directives=frozenset(item.directive.name for item in statements if item.context == ("stream",)),
@@ -150,6 +163,16 @@ def _error_log(main: dict[str, Statement], binary: Binary) -> Path | None:
     if name is None:
         return binary.error_log
     return None if name == "stderr" or name.startswith(("syslog:", "memory:")) else binary.prefix / name
+
+
+def _warns(main: dict[str, Statement]) -> bool:
+    statement = main.get("error_log")
+    return statement is not None and statement.directive.arguments[1:2] in (
+        ("warn",),
+        ("notice",),
+        ("info",),
+        ("debug",),
+    )
 
 
 class _Reader:

@@ -24,7 +24,7 @@ _PROXY = frozenset(
 
 _LOCATION = frozenset(
     {
-        "if", "return", "default_type", "add_header", "deny", "allow", "auth_basic", "auth_basic_user_file",
+        "set", "if", "return", "default_type", "add_header", "deny", "allow", "auth_basic", "auth_basic_user_file",
         "limit_req", "limit_req_status", "client_max_body_size", "rewrite", "proxy_pass", "proxy_ssl_server_name",
         "proxy_ssl_name", "grpc_pass", "grpc_set_header", "grpc_ssl_server_name", "grpc_ssl_name",
         "grpc_connect_timeout", "grpc_read_timeout", "grpc_send_timeout", "grpc_next_upstream",
@@ -40,7 +40,7 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
         {
             "upstream", "server", "map", "split_clients", "limit_req_zone", "server_names_hash_bucket_size",
             "server_names_hash_max_size", "map_hash_bucket_size", "map_hash_max_size", "variables_hash_max_size",
-            "variables_hash_bucket_size",
+            "variables_hash_bucket_size", "log_format", "access_log",
         }
     ),
     ("http", "upstream"): frozenset({"server", "least_conn", "random", "ip_hash", "hash", "keepalive"}),
@@ -49,8 +49,9 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
         "listen", "server_name", "http2", "ssl_certificate", "ssl_certificate_key", "ssl_protocols",
         "ssl_session_timeout", "ssl_session_tickets", "ssl_reject_handshake", "keepalive_min_timeout",
         "keepalive_timeout", "access_log", "set_real_ip_from", "real_ip_header", "real_ip_recursive",
-        "location",
+        "location", "if",
     },
+    ("http", "server", "if"): frozenset({"set"}),
     ("http", "server", "location"): _PROXY | _LOCATION,
     ("http", "server", "location", "if"): frozenset({"return"}),
     ("stream",): frozenset(

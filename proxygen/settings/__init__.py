@@ -20,6 +20,7 @@ from proxygen.settings.slices import (
     RegistratorSettings,
     ReloadSettings,
     Settings,
+    TrafficSettings,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RegistratorSettings",
     "ReloadSettings",
     "Settings",
+    "TrafficSettings",
     "knobs",
     "load",
 ]

@@ -311,6 +311,27 @@ class AdminSettings(Slice):
     )
 
 
+class TrafficSettings(Slice):
+    """What nginx tells the sidecar of the requests that it serves, for figures by service and variant."""
+
+    sample: float = Field(
+        default=100.0,
+        ge=0,
+        le=100,
+        description="percent of the requests that nginx tells of, two decimals; figures are scaled back; 0: none",
+    )
+    socket: Path | None = Field(
+        default=None,
+        description="unix socket that nginx sends to; its workers must reach it; default OUTPUT/traffic.sock",
+    )
+    budget: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="part of one CPU that reading it may take; above it the sidecar looks at fewer lines, and scales back",
+    )
+
+
 class RegistratorSettings(Slice):
     """What `proxygen registrator` does with containers whose labels do not say otherwise."""
 
@@ -466,6 +487,7 @@ class Settings(Slice):
     reload: ReloadSettings = ReloadSettings()
     guard: GuardSettings = GuardSettings()
     admin: AdminSettings = AdminSettings()
+    traffic: TrafficSettings = TrafficSettings()
     registrator: RegistratorSettings = RegistratorSettings()
     network: NetworkSettings = NetworkSettings()
     log: LogSettings = LogSettings()

@@ -11,6 +11,7 @@ from proxygen.admin.report import (
     GenerationReport,
     InstanceReport,
     InstanceState,
+    ListenerReport,
     LiveReport,
     NginxReport,
     QuarantineReport,
@@ -20,6 +21,7 @@ from proxygen.admin.report import (
     ServiceSummary,
     State,
     StatusReport,
+    TrafficTotals,
     VariantReport,
     VariantSummary,
 )
@@ -47,6 +49,7 @@ STATUS = StatusReport(
     ),
     quarantined=(QuarantineReport(service="evil\nname", place="proxygen.route=;", reason="no host"),),
     nginx=NginxReport(version="1.22.1", master=77, accepting=2, draining=1),
+    traffic=ListenerReport(sample=25.0, counted=70, thinned=5, unknown=2, malformed=1, full=3, lost=4),
 )
 
 WEB = ServiceSummary(
@@ -60,6 +63,17 @@ WEB = ServiceSummary(
     instances={InstanceState.SERVING: 2, InstanceState.UNHEALTHY: 2},
 )
 
+WEB_TRAFFIC = TrafficTotals(
+    service="web",
+    variant="canary",
+    classes={"2xx": 36.0, "5xx": 4.0},
+    cumulative=(0.0, 36.0, 40.0),
+    bounds=(0.1, 1.0),
+    seconds=12.5,
+    retried=8.0,
+)
+"""Of a sample of a quarter."""
+
 
 class RememberingSidecar:
     """Implements `proxygen.admin.report.Sidecar`."""
@@ -72,6 +86,7 @@ class RememberingSidecar:
         self.events = EventLog()
         self.meter = Meter()
         self.listed: tuple[ServiceSummary, ...] = (WEB,)
+        self.told: tuple[TrafficTotals, ...] = (WEB_TRAFFIC, replace(WEB_TRAFFIC, variant=""))
 
     def overview(self) -> StatusReport:
         return replace(self.report, services=())
@@ -81,6 +96,9 @@ class RememberingSidecar:
 
     def service(self, name: str) -> ServiceDetail | None:
         return ServiceDetail(name=name, state="served", kept=1) if name in ("web", "a/b c") else None
+
+    def traffic(self) -> tuple[TrafficTotals, ...]:
+        return self.told
 
     def status(self) -> StatusReport:
         return self.report

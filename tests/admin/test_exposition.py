@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from proxygen.admin.exposition import Scrape
 from proxygen.admin.families import FAMILIES
+from proxygen.admin.meter import Meter
 from proxygen.admin.report import ApplyReport, HoldReport, LiveReport, ServiceSummary
 from proxygen.events import Kind
 from tests.admin.sidecar import STATUS, WEB, RememberingSidecar
@@ -63,8 +64,23 @@ def test_what_is_exposed_is_what_is_documented(sidecar: RememberingSidecar, acce
 
 
 def test_only_what_is_read_at_the_scrape_may_name_a_service() -> None:
-    """A counter keeps its series for ever; a service does not."""
-    assert all(family.type == "gauge" for family in FAMILIES if "service" in family.labels)
+    """An instrument keeps its series for ever; a service does not last so long."""
+    counted = {metric.name for metric in Meter().collect()}
+    assert not [family.name for family in FAMILIES if "service" in family.labels and family.name in counted]
+
+
+def test_traffic_is_told_as_prometheus_counts_it(sidecar: RememberingSidecar) -> None:
+    """Buckets are cumulative; what nginx answered by itself has no response time."""
+    labels = {"service": "web", "variant": "canary"}
+    assert value(sidecar, "proxygen_traffic_requests_total", **labels, **{"class": "5xx"}) == 4
+    assert value(sidecar, "proxygen_traffic_upstream_seconds_bucket", **labels, le="1.0") == 36
+    assert value(sidecar, "proxygen_traffic_upstream_seconds_bucket", **labels, le="+Inf") == 40
+    assert value(sidecar, "proxygen_traffic_upstream_seconds_count", **labels) == 40
+    assert value(sidecar, "proxygen_traffic_upstream_seconds_sum", **labels) == 12.5
+    assert value(sidecar, "proxygen_traffic_upstream_seconds_count", service="web", variant="") is None
+    assert value(sidecar, "proxygen_traffic_lost_lines_total") == 4
+    sidecar.report = replace(sidecar.report, traffic=replace(sidecar.report.traffic, lost=None))
+    assert value(sidecar, "proxygen_traffic_lost_lines_total") is None
 
 
 def test_a_gone_service_leaves_no_series(sidecar: RememberingSidecar) -> None:
@@ -74,6 +90,7 @@ def test_a_gone_service_leaves_no_series(sidecar: RememberingSidecar) -> None:
 
     assert services() == {"web", "bad"}
     sidecar.listed = ()
+    sidecar.told = ()
     sidecar.report = STATUS
     assert services() == set()
     assert value(sidecar, "proxygen_services", state="served") == 0

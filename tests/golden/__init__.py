@@ -8,8 +8,9 @@ from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.plan import plan_routes
 from proxygen.plan.types import Certificate, Policy
 from proxygen.render import Rendered, Renderer, Snippets
+from proxygen.shares import Share
 from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
+from proxygen.viewing import Surroundings, TrafficLog
 
 HERE = Path(__file__).parent
 
@@ -25,7 +26,13 @@ def rendered() -> Rendered:
     )
     policy = Policy(seed="golden", certificates=(certificate,), htpasswd={"staff": "/etc/proxygen/htpasswd/staff"})
     around = Surroundings(
-        keepalive_min_timeout=True, keepalive_by_default=True, http2_directive=True, reject_handshake=True
+        keepalive_min_timeout=True,
+        keepalive_by_default=True,
+        http2_directive=True,
+        reject_handshake=True,
+        traffic=TrafficLog(
+            socket="/var/lib/proxygen/traffic.sock", mark="/var/lib/proxygen/traffic.sock.live", sample=Share(2500)
+        ),
     )
     plan = plan_routes(read_catalog_file((HERE / "catalog.json").read_bytes()), policy)
     return Renderer(Templates(), around, Snippets()).render(plan)

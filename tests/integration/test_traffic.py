@@ -1,0 +1,255 @@
+"""What the sidecar says of nginx's requests, beside what clients saw; everything is real."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import process
+from tests.harness.app import App
+from tests.harness.consul import ConsulAgent
+from tests.harness.load import Load
+from tests.harness.nginx import NginxServer
+from tests.harness.sidecar import Sidecar
+from tests.harness.tools import NginxBinary
+from tests.integration.site import Site
+
+HOST = "web.example.com"
+
+
+def heard(sidecar: Sidecar, service: str) -> dict[str, Any]:
+    """The traffic of each variant that was heard of; "" is what nginx answered by itself."""
+    detail = sidecar.request(f"/api/v1/services/{service}")[1]
+    found = {variant["name"]: variant["traffic"] for variant in detail["variants"]} | {"": detail["unserved"]}
+    return {name: traffic for name, traffic in found.items() if traffic is not None}
+
+
+def until_heard(sidecar: Sidecar, service: str, requests: int) -> dict[str, Any]:
+    """Wait until that many were told of, or are known to be lost: where the kernel's queue is as short as it is by
+    default, a busy machine loses some."""
+
+    def is_all() -> bool:
+        told = sum(float(traffic["requests"]) for traffic in heard(sidecar, service).values())
+        return told + state(sidecar)["lost"] >= requests
+
+    process.wait_until(is_all, what=f"{requests} requests heard of", timeout=10)
+    return heard(sidecar, service)
+
+
+def until_planned(sidecar: Sidecar) -> None:
+    """Until then nobody can say what a line is about."""
+    process.wait_until(lambda: sidecar.request("/api/v1/services/web")[0] == 200, what="the plan after a restart")
+
+
+def state(sidecar: Sidecar) -> dict[str, Any]:
+    found: dict[str, Any] = sidecar.status()["traffic"]
+    return found
+
+
+# --- the same on every nginx and layout
+
+
+def test_figures_are_the_clients_own_counts(site: Site) -> None:
+    """Requests, statuses and the division between variants: exact where nothing was dropped, and never more."""
+    before = state(site.sidecar)["lost"]
+    site.register("counted", site.app("counted-1"), "route=counted.example.com")
+    site.register("counted", (canary := site.app("counted-2")), "route=counted.example.com", "canary=25%")
+    site.until_served(canary)
+    seen: Counter[tuple[str, int]] = Counter()
+    with site.client() as client:
+        for number in range(1000):
+            answer = client.ask("counted.example.com", "/?status=500" if number % 10 == 0 else "/")
+            seen["canary" if answer.instance == "counted-2" else "stable", answer.status] += 1
+    missed = [1000.0]
+
+    def all_told() -> bool:
+        told = sum(figures["requests"] for figures in heard(site.sidecar, "counted").values())
+        missed[:] = [state(site.sidecar)["lost"] - before]
+        return bool(told + missed[0] == 1000)
+
+    process.wait_until(all_told, what="told and lost lines together", timeout=10)
+    assert missed[0] <= 20
+    traffic = heard(site.sidecar, "counted")
+    assert traffic.keys() == {"stable", "canary"}
+    for name, figures in traffic.items():
+        own = {f"{status // 100}xx": count for (variant, status), count in seen.items() if variant == name}
+        assert figures["classes"].keys() == own.keys()
+        assert all(0 <= own[kind] - count <= missed[0] for kind, count in figures["classes"].items())
+        assert (figures["requests"], figures["errors"]) == (sum(figures["classes"].values()), figures["classes"]["5xx"])
+        assert figures["share"] == pytest.approx(sum(own.values()) * 10, abs=1 + 10 * missed[0])
+        assert 0 < figures["p50"] <= figures["p95"] <= figures["p99"] < 1
+
+
+def test_one_variant_behind_a_host_of_its_own_is_counted(site: Site) -> None:
+    """In a virtual server that hosts share, the map says who it was."""
+    for number in range(3):
+        site.register(f"alone{number}", site.app(f"alone-{number}"), f"route=alone{number}.example.com")
+    site.until("alone0.example.com", "alone1.example.com", "alone2.example.com")
+    for number in range(3):
+        site.who(f"alone{number}.example.com", 5 + number)
+        assert until_heard(site.sidecar, f"alone{number}", 5 + number)["stable"]["requests"] == 5 + number
+
+
+def test_what_nginx_answers_by_itself_is_no_variants(site: Site) -> None:
+    site.register("shut", site.app("shut-1"), "route=shut.example.com", "deny=127.0.0.1")
+    site.until("shut.example.com")
+    assert site.ask("shut.example.com").status == 403
+    traffic = until_heard(site.sidecar, "shut", 1)
+    assert traffic.keys() == {""}
+    assert traffic[""]["classes"] == {"4xx": 1}
+
+
+def test_a_request_that_two_servers_were_asked_for_counts_once(site: Site) -> None:
+    site.register("tired", (dead := site.app("tired-1")), "route=tired.example.com", "max-fails=0", "retries=2")
+    site.register("tired", (alive := site.app("tired-2")), "route=tired.example.com", "max-fails=0", "retries=2")
+    site.until_served(dead, alive)
+    dead.stop()
+    site.who("tired.example.com", 20)
+    stable = until_heard(site.sidecar, "tired", 20)["stable"]
+    assert stable["requests"] == 20
+    assert stable["retried"] == 10
+
+
+def test_no_request_forges_a_line(site: Site) -> None:
+    """Whatever a client writes into path, headers, method or host, it is not in what the sidecar is told."""
+    site.register("forged", site.app("forged-1"), "route=forged.example.com")
+    site.until("forged.example.com")
+    before = state(site.sidecar)
+    for evil in (
+        "GET /%0a<190>proxygen:%2010000%20http://x%20200%200.1 HTTP/1.1\r\nHost: forged.example.com\r\n",
+        'GET /?q="10000 HTTP/1.1\r\nHost: forged.example.com\r\nUser-Agent: : 1 svc_x 200 0.1\r\n',
+        "G: 1 svc 200 0.1 / HTTP/1.1\r\nHost: forged.example.com\r\n",
+        "GET / HTTP/1.1\r\nHost: forged.example.com: 10000 svc 200\r\n",
+        "GET / HTTP/1.1\r\nHost: forged.example.com\r\nproxygen_upstream: svc_x\r\nX: \x01\x02\xff\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", site.sidecar.http), timeout=5) as connection:
+            connection.sendall(f"{evil}Connection: close\r\n\r\n".encode("latin-1"))
+            while connection.recv(4096):
+                pass
+    site.who("forged.example.com", 1)
+    traffic = until_heard(site.sidecar, "forged", 1)
+    after = state(site.sidecar)
+    assert (after["malformed"], after["unknown"]) == (before["malformed"], before["unknown"])
+    assert traffic.keys() == {"stable"}
+    assert traffic["stable"]["requests"] <= 6
+
+
+def test_the_operators_own_log_goes_on(site: Site) -> None:
+    """A log beside it must not end the one that nginx.conf names."""
+    site.register("logged", site.app("logged-1"), "route=logged.example.com")
+    site.until("logged.example.com")
+    site.ask("logged.example.com", "/to-be-found")
+    log = site.nginx.directory / "access.log"
+    process.wait_until(lambda: "/to-be-found" in log.read_text(), what="the request in the operator's log")
+
+
+# --- what happens to the sidecar must not happen to nginx
+
+
+@pytest.fixture
+def apps() -> Any:
+    with App("stable-1") as stable, App("canary-1") as canary:
+        yield stable, canary
+
+
+@pytest.fixture
+def start(
+    consul: ConsulAgent,
+    any_nginx_binary: NginxBinary,
+    make_nginx: Callable[..., NginxServer],
+    make_sidecar: Callable[..., Sidecar],
+    apps: tuple[App, App],
+) -> Callable[..., tuple[NginxServer, Sidecar]]:
+    """One service of two variants, and a sidecar with these settings."""
+
+    def begin(**traffic: object) -> tuple[NginxServer, Sidecar]:
+        nginx = make_nginx(any_nginx_binary)
+        nginx.start()
+        sidecar = make_sidecar(consul, nginx, **{f"traffic__{name}": value for name, value in traffic.items()})
+        consul.register("web", port=apps[0].port, tags=[f"proxygen.route={HOST}"])
+        consul.register("web", port=apps[1].port, tags=[f"proxygen.route={HOST}", "proxygen.canary=10%"])
+        sidecar.start()
+        return nginx, sidecar
+
+    return begin
+
+
+async def send(sidecar: Sidecar, requests: int, *, clients: int = 2) -> None:
+    tally = await Load("127.0.0.1", sidecar.http, headers={"Host": HOST}, clients=clients).send(requests)
+    assert (tally.ok, tally.failed) == (requests, 0)
+
+
+async def test_nginx_neither_waits_nor_complains_without_a_sidecar_and_figures_go_on_with_the_next(
+    start: Callable[..., tuple[NginxServer, Sidecar]],
+) -> None:
+    """Stopped or killed: nginx would write an alert for each request that it cannot tell of."""
+    nginx, sidecar = start()
+    await send(sidecar, 100)
+    until_heard(sidecar, "web", 100)
+    for end in (sidecar.stop, sidecar.kill):
+        end()
+        before = nginx.errors()
+        await send(sidecar, 100)
+        assert "syslog" not in nginx.errors()[len(before) :]
+        sidecar.start()
+        until_planned(sidecar)
+        await send(sidecar, 100)
+        until_heard(sidecar, "web", 100)
+        # Each worker's first line still goes to the socket that is gone.
+        assert state(sidecar)["counted"] >= 90
+
+
+async def test_what_a_sidecar_that_stands_still_misses_is_counted(
+    start: Callable[..., tuple[NginxServer, Sidecar]],
+) -> None:
+    """Its socket's queue fills, nginx drops line after line and delays no request; its error log has the number."""
+    _, sidecar = start()
+    await send(sidecar, 50)
+    until_heard(sidecar, "web", 50)
+    os.kill(sidecar.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        await send(sidecar, 1500)
+    finally:
+        os.kill(sidecar.pid, signal.SIGCONT)
+    assert time.monotonic() - began < 20
+
+    def all_told() -> bool:
+        found = state(sidecar)
+        return found["lost"] is not None and found["lost"] > 0 and found["counted"] + found["lost"] == 1550
+
+    process.wait_until(all_told, what="counted and lost lines together", timeout=10)
+    assert state(sidecar)["full"] >= 1
+
+
+async def test_a_sample_is_scaled_back(start: Callable[..., tuple[NginxServer, Sidecar]]) -> None:
+    """Within five standard deviations of a binomial sample, for all requests and for each variant alike."""
+    _, sidecar = start(sample=20)
+    await send(sidecar, 4000)
+    process.wait_until(lambda: state(sidecar)["counted"] > 600, what="a fifth of the lines")
+    await asyncio.sleep(0.5)
+    traffic = heard(sidecar, "web")
+    lines = state(sidecar)["counted"]
+    assert sum(figures["requests"] for figures in traffic.values()) == lines * 5
+    assert abs(lines - 800) < 5 * (4000 * 0.2 * 0.8) ** 0.5
+    assert abs(traffic["canary"]["share"] / 10_000 - 0.1) < 5 * (0.1 * 0.9 / lines) ** 0.5
+
+
+async def test_without_a_sample_nothing_of_it_is_there(
+    start: Callable[..., tuple[NginxServer, Sidecar]], tmp_path: Path
+) -> None:
+    nginx, sidecar = start(sample=0)
+    await send(sidecar, 10)
+    assert heard(sidecar, "web") == {}
+    assert not list(nginx.output.glob("traffic*"))
+    written = "".join(path.read_text() for path in (nginx.output / "current").glob("http.d/*.conf"))
+    assert "proxygen_upstream" not in written
