@@ -35,12 +35,13 @@ def set_up(
     engine: bool = False,
     networks: bool = False,
     prometheus: bool = False,
+    browser: bool = False,
 ) -> dict[str, str]:
     """Install what is missing and return the environment in which the tools are found.
 
     ``groups`` are dependency groups of pyproject.toml. ``debian_nginx`` also wants the distribution's nginx with its
     stream and Lua modules, ``engine`` its Podman, ``networks`` what routes between hosts are made and tried with, where
-    we may install them; ``prometheus`` its Prometheus, unpacked.
+    we may install them; ``prometheus`` its Prometheus, unpacked; ``browser`` its Chromium.
     """
     _set_up_venv(groups)
     if debian_nginx:
@@ -51,6 +52,8 @@ def set_up(
         _install_networks()
     if prometheus:
         _provide_prometheus()
+    if browser:
+        _install_browser()
     _link_tool("nginx", _search("nginx") or _wheel_nginx())
     _link_tool("consul", _search("consul") or _unpacked_consul())
     return {**os.environ, "PATH": _path() + os.pathsep + str(TOOLS)}
@@ -63,10 +66,18 @@ def run_or_exit(
     engine: bool = False,
     networks: bool = False,
     prometheus: bool = False,
+    browser: bool = False,
 ) -> dict[str, str]:
     """`set_up` for a script: what cannot be set up ends it with status 2 and the reason on standard error."""
     try:
-        return set_up(groups, debian_nginx=debian_nginx, engine=engine, networks=networks, prometheus=prometheus)
+        return set_up(
+            groups,
+            debian_nginx=debian_nginx,
+            engine=engine,
+            networks=networks,
+            prometheus=prometheus,
+            browser=browser,
+        )
     except CannotSetUp as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
@@ -281,6 +292,21 @@ def _install_networks() -> None:
     try:
         _apt_install(missing)
     except CannotSetUp as error:
+        _say(f"{what} will be skipped: {error}")
+
+
+# --- a browser
+
+
+def _install_browser() -> None:
+    """Install Chromium for the tests of the status page; they are the only ones that lack it."""
+    what = "tests of the status page"
+    if _search("chromium") or not _may_install(["chromium"], what):
+        return
+    try:
+        _apt_install(["chromium"])
+    except CannotSetUp as error:
+        # Ubuntu has it as a snap only.
         _say(f"{what} will be skipped: {error}")
 
 

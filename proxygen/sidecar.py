@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from proxygen import __version__
+from proxygen.admin.contract import Readiness
 from proxygen.admin.meter import Meter
 from proxygen.admin.planned import (
     conflict_report,
@@ -22,17 +23,14 @@ from proxygen.admin.report import (
     ConsulReport,
     GenerationReport,
     HoldReport,
-    ListenerReport,
     LiveReport,
     NginxReport,
-    Readiness,
-    ServiceDetail,
-    ServiceSummary,
     State,
     StatusReport,
-    TrafficTotals,
 )
+from proxygen.admin.service_report import ServiceDetail, ServiceSummary
 from proxygen.admin.traffic import Recent, listener_report, totals
+from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.events import EventLog
@@ -50,7 +48,7 @@ _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in f
 
 
 class RunningSidecar:
-    """Implements `proxygen.admin.report.Sidecar`."""
+    """Implements `proxygen.admin.contract.Sidecar`."""
 
     def __init__(
         self,

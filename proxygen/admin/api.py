@@ -16,8 +16,9 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import SecretStr
 
+from proxygen.admin.contract import Sidecar
 from proxygen.admin.exposition import Scrape
-from proxygen.admin.report import ApplyReport, Sidecar
+from proxygen.admin.report import ApplyReport
 from proxygen.admin.stream import Streams
 from proxygen.errors import BadInput, ProxygenError, Refused
 from proxygen.log import get_logger

@@ -14,18 +14,11 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
 
 from proxygen.admin import families
+from proxygen.admin.contract import Sidecar
 from proxygen.admin.families import Family
-from proxygen.admin.report import (
-    ConsulReport,
-    HoldReport,
-    InstanceState,
-    ListenerReport,
-    NginxReport,
-    ServiceSummary,
-    Sidecar,
-    StatusReport,
-    TrafficTotals,
-)
+from proxygen.admin.report import ConsulReport, HoldReport, NginxReport, StatusReport
+from proxygen.admin.service_report import InstanceState, ServiceSummary
+from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.events import Kind
 
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])

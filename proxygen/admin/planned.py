@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from proxygen.admin.report import (
+from proxygen.admin.service_report import (
     ConflictReport,
     InstanceReport,
     InstanceState,

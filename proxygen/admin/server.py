@@ -10,8 +10,8 @@ from pathlib import Path
 from aiohttp import web
 
 from proxygen.admin.api import anyone, application, bearer
+from proxygen.admin.contract import Sidecar
 from proxygen.admin.place import reachable, socket_path
-from proxygen.admin.report import Sidecar
 from proxygen.admin.stream import Streams
 from proxygen.errors import SettingsError
 from proxygen.log import get_logger

@@ -6,14 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from proxygen.admin.report import (
-    HistoryReport,
-    ListenerReport,
-    ServiceDetail,
-    ServiceSummary,
-    TrafficReport,
-    TrafficTotals,
-)
+from proxygen.admin.service_report import ServiceDetail, ServiceSummary
+from proxygen.admin.traffic_report import HistoryReport, ListenerReport, TrafficReport, TrafficTotals
 from proxygen.shares import WHOLE
 from proxygen.traffic.listener import Listener
 from proxygen.traffic.tally import BOUNDS, STEP, Figures, Name, Tally

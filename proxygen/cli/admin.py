@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import click
 
 from proxygen.admin.client import connect
-from proxygen.admin.report import ApplyReport, InstanceReport, InstanceState, ServiceReport, State, StatusReport
+from proxygen.admin.report import ApplyReport, State, StatusReport
+from proxygen.admin.service_report import InstanceReport, InstanceState, ServiceReport
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table, printable

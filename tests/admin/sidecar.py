@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from proxygen.admin.contract import Readiness
 from proxygen.admin.meter import Meter
 from proxygen.admin.report import (
     ApplyReport,
     ConsulReport,
     GenerationReport,
-    InstanceReport,
-    InstanceState,
-    ListenerReport,
     LiveReport,
     NginxReport,
+    State,
+    StatusReport,
+)
+from proxygen.admin.service_report import (
+    InstanceReport,
+    InstanceState,
     QuarantineReport,
-    Readiness,
     ServiceDetail,
     ServiceReport,
     ServiceSummary,
-    State,
-    StatusReport,
-    TrafficTotals,
     VariantReport,
     VariantSummary,
 )
+from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.errors import BadInput, Refused
 from proxygen.events import EventLog
 
@@ -76,7 +77,7 @@ WEB_TRAFFIC = TrafficTotals(
 
 
 class RememberingSidecar:
-    """Implements `proxygen.admin.report.Sidecar`."""
+    """Implements `proxygen.admin.contract.Sidecar`."""
 
     def __init__(self) -> None:
         self.report = STATUS

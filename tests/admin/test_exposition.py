@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from proxygen.admin.exposition import Scrape
 from proxygen.admin.families import FAMILIES
 from proxygen.admin.meter import Meter
-from proxygen.admin.report import ApplyReport, HoldReport, LiveReport, ServiceSummary
+from proxygen.admin.report import ApplyReport, HoldReport, LiveReport
+from proxygen.admin.service_report import ServiceSummary
 from proxygen.events import Kind
 from tests.admin.sidecar import STATUS, WEB, RememberingSidecar
 

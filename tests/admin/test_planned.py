@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxygen.admin.planned import service_detail, service_report, service_summary
-from proxygen.admin.report import InstanceState
+from proxygen.admin.service_report import InstanceState
 from proxygen.model import Health
 from tests.plan.catalogs import instance, plan, service
 

@@ -1,0 +1,73 @@
+"""What the admin API needs from the running sidecar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from proxygen.admin.report import ApplyReport, GenerationReport, StatusReport
+from proxygen.admin.service_report import ServiceDetail, ServiceSummary
+from proxygen.admin.traffic_report import TrafficTotals
+from proxygen.events import EventLog
+
+if TYPE_CHECKING:
+    # The commands that ask a sidecar read these types too, and need no metrics library.
+    from proxygen.admin.meter import Meter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """Whether a load balancer may send requests here; without reasons it may."""
+
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        return not self.reasons
+
+
+class Sidecar(Protocol):
+    """What the admin API needs from the running sidecar.
+
+    Every method may raise a ProxygenError, whose text the caller gets.
+    """
+
+    @property
+    def events(self) -> EventLog: ...
+
+    @property
+    def meter(self) -> Meter:
+        """What was measured as it happened; the rest is read at the scrape."""
+        ...
+
+    def status(self) -> StatusReport: ...
+
+    def readiness(self) -> Readiness: ...
+
+    def overview(self) -> StatusReport:
+        """Return the status without its services, which is cheap however many there are."""
+        ...
+
+    def services(self) -> tuple[ServiceSummary, ...]:
+        """Return all routed services by name; any thread may call it."""
+        ...
+
+    def service(self, name: str) -> ServiceDetail | None:
+        """Return one routed service; None where there is none of that name."""
+        ...
+
+    def traffic(self) -> tuple[TrafficTotals, ...]:
+        """Return what was counted of each service and variant that is still planned; any thread may call it."""
+        ...
+
+    def generations(self) -> tuple[GenerationReport, ...]:
+        """Return the generations on disk, newest first."""
+        ...
+
+    async def rollback(self, number: int | None) -> ApplyReport:
+        """Make ``number`` live again, the generation before the live one for None."""
+        ...
+
+    async def release_hold(self) -> ApplyReport:
+        """Let the held plan through and return what became of it."""
+        ...

@@ -1,0 +1,127 @@
+"""Services, their variants and instances, as bodies of the admin API.
+
+Shares are basis points (10000 is everything).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxygen.admin.traffic_report import HistoryReport, TrafficReport
+
+
+class InstanceState(StrEnum):
+    """Why an instance gets requests or not."""
+
+    SERVING = "serving"
+    STANDBY = "standby"
+    """In another datacenter: its turn comes when the local instances fail."""
+    DRAINED = "drained"
+    """Weight 0."""
+    UNHEALTHY = "unhealthy"
+    """Critical or in maintenance."""
+    REFUSED = "refused"
+    """Its address or port cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineReport:
+    """One service left out, and why."""
+
+    service: str
+    place: str
+    """The tag, or the generated file and line."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConflictReport:
+    """A route that two services claim."""
+
+    route: str
+    holder: str
+    loser: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceReport:
+    """One registration and what became of it."""
+
+    id: str
+    node: str
+    address: str
+    """``ADDRESS:PORT``."""
+    weight: int
+    """As nginx has it inside the variant's upstream."""
+    health: str
+    state: InstanceState
+    datacenter: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantReport:
+    """One variant of a service, its share asked for and its share after dead variants gave theirs up."""
+
+    name: str
+    asked: int
+    effective: int
+    instances: tuple[InstanceReport, ...] = ()
+    traffic: TrafficReport | None = None
+    """None where nothing was heard of it, here and in all that follows."""
+    history: HistoryReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceReport:
+    """One routed service."""
+
+    name: str
+    state: str = ""
+    """served, nobody (its routes answer 503) or quarantined."""
+    routes: tuple[str, ...] = ()
+    variants: tuple[VariantReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceDetail(ServiceReport):
+    """One routed service with all that is said about it elsewhere in the status."""
+
+    quarantine: QuarantineReport | None = None
+    conflicts: tuple[ConflictReport, ...] = ()
+    """Those that it won and those that it lost."""
+    warnings: tuple[str, ...] = ()
+    kept: int = 0
+    """Instances that a hold keeps in nginx, though Consul no longer shows them as serving."""
+    unserved: TrafficReport | None = None
+    """Requests that nginx answered by itself: refused, limited, redirected, nobody there."""
+    unserved_history: HistoryReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantSummary:
+    """One variant in numbers."""
+
+    name: str
+    asked: int
+    effective: int
+    serving: int
+    registered: int
+    traffic: TrafficReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSummary:
+    """One routed service in a list of many."""
+
+    name: str
+    state: str
+    routes: tuple[str, ...]
+    variants: tuple[VariantSummary, ...]
+    instances: Mapping[InstanceState, int]
+    """How many there are in each state; a state without any is left out."""
+    kept: int = 0
+    """As in `ServiceDetail`."""
+    unserved: TrafficReport | None = None
+    """As in `ServiceDetail`."""
