@@ -1,0 +1,81 @@
+/** What the server says now, merged into what is shown. */
+
+import { load } from "./vendor.js";
+
+/**
+ * Merge the sections of a fresh page into this one, and leave alone what belongs to the reader: what is typed,
+ * open, focused or scrolled to.
+ *
+ * @param {Document} page
+ */
+export async function merge(page) {
+  const idiomorph = await load("Idiomorph");
+  for (const section of page.querySelectorAll("section[data-live]")) {
+    const shown = document.getElementById(section.id);
+    if (shown) {
+      idiomorph.morph(shown, section, {
+        morphStyle: "outerHTML",
+        ignoreActiveValue: true,
+        callbacks: { beforeNodeMorphed, beforeNodeRemoved, beforeAttributeUpdated },
+      });
+    }
+  }
+}
+
+/**
+ * Say whether the node is to be made like the fresh one.
+ *
+ * @param {Node} shown
+ * @param {Node} fresh
+ */
+function beforeNodeMorphed(shown, fresh) {
+  if (!(shown instanceof HTMLElement) || !(fresh instanceof HTMLElement)) return true;
+  if (shown.dataset.rev !== undefined && shown.dataset.rev === fresh.dataset.rev) return false;
+  if (shown.matches(".chart")) {
+    takeFigures(shown, fresh);
+    return false;
+  }
+  if (shown instanceof HTMLInputElement && isTyped(shown)) {
+    // The reader's text stays; what it would go back to is the new one.
+    shown.defaultValue = fresh.getAttribute("value") ?? "";
+    return false;
+  }
+  return true;
+}
+
+/**
+ * The chart's canvas is not the server's: its figures are.
+ *
+ * @param {HTMLElement} shown
+ * @param {HTMLElement} fresh
+ */
+function takeFigures(shown, fresh) {
+  for (const name of ["data-chart", "aria-label"]) {
+    const value = fresh.getAttribute(name);
+    if (value !== null && value !== shown.getAttribute(name)) shown.setAttribute(name, value);
+  }
+}
+
+/** @param {HTMLInputElement} input */
+function isTyped(input) {
+  return !["hidden", "submit", "button"].includes(input.type) && input.value !== input.defaultValue;
+}
+
+/**
+ * Say whether the node may go: what was fetched on a click stays.
+ *
+ * @param {Node} node
+ */
+function beforeNodeRemoved(node) {
+  return !(node instanceof HTMLElement && node.matches("[data-fetched]"));
+}
+
+/**
+ * Say whether the attribute follows the server.
+ *
+ * @param {string} name
+ * @param {Element} element
+ */
+function beforeAttributeUpdated(name, element) {
+  return !(name === "open" && element.matches("details"));
+}
