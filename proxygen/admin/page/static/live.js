@@ -66,7 +66,7 @@ async function read(url) {
 function sayStale(why) {
   const banner = document.getElementById("not-live");
   if (!banner) return;
-  const text = `Not live since ${fresh.toTimeString().slice(0, 8)}: ${why}`;
+  const text = `Not live since ${fresh.toISOString().slice(11, 19)} UTC: ${why}`;
   banner.hidden = false;
   // Said once: a screen reader would read the same words at each attempt.
   if (banner.textContent !== text) banner.textContent = text;
