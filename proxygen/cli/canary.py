@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import click
 
@@ -13,33 +11,9 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_table, printable
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import instances_of
-from proxygen.consul.kv import Override, read_override, write_override
-from proxygen.consul.reads import read_service
-from proxygen.errors import TagError
-from proxygen.model import Instance
 from proxygen.settings import Settings
-from proxygen.shares import CANARY, NOTHING, WHOLE, Share, format_share, parse_override, parse_share, parse_variant_name
-from proxygen.tags import parse_tags
-
-Shares = Mapping[str, Share]
-Change = Callable[[Shares], Shares]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lever:
-    """A service's shares as they stand: in KV, and by its instances' tags."""
-
-    override: Override | None
-    in_kv: Shares
-    in_tags: Shares
-    """The lowest that a variant's instances state."""
-    problem: str = ""
-    """Why the text in KV counts for nothing, where it does."""
-
-    @property
-    def asked(self) -> dict[str, Share]:
-        return {**self.in_tags, **self.in_kv}
+from proxygen.shares import CANARY, NOTHING, Share, format_share, parse_share, parse_variant_name
+from proxygen.steering import Change, Lever, Shares, Steering, promoted
 
 
 class _ShareType(click.ParamType[Share]):
@@ -82,17 +56,17 @@ def canary() -> None:
 def show(settings: Settings, service: str) -> None:
     """Show each variant's share: in KV, in tags, and which of the two counts.
 
-    To give a share back to the tags, delete the key that is shown: consul kv delete KEY.
+    "proxygen canary reset" gives the shares back to the tags.
     """
     lever = asyncio.run(_read(settings, service))
     if lever.problem:
-        click.echo(f"proxygen: {_key(settings, service)} is ignored: {printable(lever.problem)}", err=True)
+        click.echo(f"proxygen: {printable(lever.key)} is ignored: {printable(lever.problem)}", err=True)
     asked = lever.asked
     rows = [(name, _text(lever.in_kv, name), _text(lever.in_tags, name), _text(asked, name)) for name in sorted(asked)]
     if rows:
         print_table(("VARIANT", "KV", "TAGS", "ASKED"), rows)
     else:
-        click.echo(f"no share is asked for, neither in tags nor in {_key(settings, service)}", err=True)
+        click.echo(f"no share is asked for, neither in tags nor in {printable(lever.key)}", err=True)
 
 
 @canary.command(
@@ -119,7 +93,7 @@ def set_(settings: Settings, service: str, share: Share, variant: str) -> None:
 @_variant
 def promote(settings: Settings, service: str, variant: str) -> None:
     """Give the variant 100 % of SERVICE's requests, and every other named variant nothing."""
-    _apply(settings, service, lambda asked: {**dict.fromkeys(asked, NOTHING), variant: WHOLE})
+    _apply(settings, service, lambda lever: promoted(lever, variant))
 
 
 @canary.command(cls=Command, short_help="Take everything from the variant.", examples=["proxygen canary abort web"])
@@ -131,62 +105,41 @@ def abort(settings: Settings, service: str, variant: str) -> None:
     _apply(settings, service, lambda _: {variant: NOTHING})
 
 
-def _apply(settings: Settings, service: str, change: Change) -> None:
-    before, after = asyncio.run(_write(settings, service, change))
-    for name in sorted(after):
-        if before.in_kv.get(name) == after[name]:
-            click.echo(f"{printable(service)} {name}: {format_share(after[name])} (unchanged)")
+@canary.command(cls=Command, short_help="Give the shares back to the tags.", examples=["proxygen canary reset web"])
+@settings_options("consul", "proxy.tag_prefix")
+@click.argument("service")
+def reset(settings: Settings, service: str) -> None:
+    """Delete SERVICE's shares in KV, so that those in its instances' tags count again."""
+    before, after = asyncio.run(_move(settings, service, lambda _: None))
+    if before is after:
+        click.echo(f"{printable(service)}: there is no {printable(before.key)} (unchanged)")
+    for name in sorted(before.in_kv):
+        click.echo(f"{printable(service)} {name}: {_text(before.in_kv, name)} -> {_text(after.asked, name)} (tags)")
+
+
+def _apply(settings: Settings, service: str, change: Callable[[Lever], Shares]) -> None:
+    before, after = asyncio.run(_move(settings, service, change))
+    for name, share in sorted(change(before).items()):
+        if before.in_kv.get(name) == share:
+            click.echo(f"{printable(service)} {name}: {format_share(share)} (unchanged)")
             continue
         origin = "" if name in before.in_kv else " (tags)" if name in before.in_tags else ""
-        click.echo(f"{printable(service)} {name}: {_text(before.asked, name)}{origin} -> {format_share(after[name])}")
-    for name in sorted(after.keys() - before.in_tags.keys()):
+        click.echo(f"{printable(service)} {name}: {_text(before.asked, name)}{origin} -> {format_share(share)}")
+    for name in sorted(change(before).keys() & set(after.unknown)):
         click.echo(f"proxygen: no instance of {printable(service)} belongs to the variant {name} yet", err=True)
 
 
-async def _write(settings: Settings, service: str, change: Change) -> tuple[Lever, Shares]:
-    """Write what ``change`` makes of the shares, beside what stands in KV already; return before and the change."""
+async def _move(settings: Settings, service: str, change: Change) -> tuple[Lever, Lever]:
     async with ConsulClient(settings.consul) as client:
-        lever = await _lever(client, settings, service)
-        changed = change(lever.asked)
-        wanted = {**lever.in_kv, **changed}
-        if lever.problem or wanted != lever.in_kv:
-            value = json.dumps({name: format_share(share) for name, share in sorted(wanted.items())})
-            await write_override(client, service, value, read=lever.override)
-        return lever, changed
+        steering = Steering(client, tag_prefix=settings.proxy.tag_prefix)
+        lever = await steering.read(service)
+        return lever, await steering.move(lever, change(lever))
 
 
 async def _read(settings: Settings, service: str) -> Lever:
     async with ConsulClient(settings.consul) as client:
-        return await _lever(client, settings, service)
-
-
-async def _lever(client: ConsulClient, settings: Settings, service: str) -> Lever:
-    override = await read_override(client, service)
-    instances = instances_of(service, await read_service(client, service, "consistent"))
-    in_tags = _stated(instances, settings.proxy.tag_prefix)
-    try:
-        in_kv = parse_override(override.value) if override is not None else {}
-    except ValueError as error:
-        return Lever(override=override, in_kv={}, in_tags=in_tags, problem=str(error))
-    return Lever(override=override, in_kv=in_kv, in_tags=in_tags)
-
-
-def _stated(instances: tuple[Instance, ...], prefix: str) -> Shares:
-    stated: dict[str, Share] = {}
-    for instance in instances:
-        try:
-            variant = parse_tags(instance.tags, instance.meta, prefix).variant
-        except TagError:
-            # Its service is quarantined for it, which `status` and `check` say; here it states no share.
-            continue
-        if variant is not None:
-            stated[variant.name] = min(variant.share, stated.get(variant.name, WHOLE))
-    return stated
+        return await Steering(client, tag_prefix=settings.proxy.tag_prefix).read(service)
 
 
 def _text(shares: Shares, name: str) -> str:
     return format_share(shares[name]) if name in shares else "-"
-
-
-def _key(settings: Settings, service: str) -> str:
-    return f"{settings.consul.kv_prefix}/canary/{printable(service)}"

@@ -23,27 +23,28 @@ class Override:
 
 async def read_override(client: ConsulClient, service: str) -> Override | None:
     """Return the override of a service, None where there is none."""
-    _, item = await client.kv.get(_key(client, service), consistency="consistent")
+    _, item = await client.kv.get(override_key(client, service), consistency="consistent")
     if item is None:
         return None
     return Override(value=(item["Value"] or b"").decode("utf-8", errors="replace"), index=item["ModifyIndex"])
 
 
-async def write_override(client: ConsulClient, service: str, value: str, *, read: Override | None) -> None:
-    """Write over exactly what was read (None: over nothing). Raise ConflictingWrite when it is another by now."""
-    key = _key(client, service)
-    if not await client.kv.put(key, value, cas=read.index if read is not None else 0):
+async def write_override(client: ConsulClient, service: str, value: str, *, index: int) -> None:
+    """Write over what has this index; 0: where there is nothing. Raise ConflictingWrite when it is another by now."""
+    key = override_key(client, service)
+    if not await client.kv.put(key, value, cas=index):
         raise ConflictingWrite(f"{key} was written by somebody else meanwhile; read it again")
 
 
-async def delete_override(client: ConsulClient, service: str, *, read: Override) -> None:
-    """Delete exactly what was read. Raise ConflictingWrite when it is another by now."""
-    key = _key(client, service)
-    if not await client.kv.delete(key, cas=read.index):
+async def delete_override(client: ConsulClient, service: str, *, index: int) -> None:
+    """Delete what has this index. Raise ConflictingWrite when it is another by now."""
+    key = override_key(client, service)
+    if not await client.kv.delete(key, cas=index):
         raise ConflictingWrite(f"{key} was written by somebody else meanwhile; read it again")
 
 
-def _key(client: ConsulClient, service: str) -> str:
+def override_key(client: ConsulClient, service: str) -> str:
+    """Raise BadInput where no service can have that name."""
     if not service or service.endswith("/"):
         raise BadInput(f"{service!r} is not a service name")
     return f"{overrides_prefix(client.settings.kv_prefix)}{service}"

@@ -128,6 +128,15 @@ def test_a_share_that_is_so_already_writes_nothing(consul: ConsulAgent) -> None:
     assert override(consul) == {"canary": 10}
 
 
+def test_a_reset_gives_the_shares_back_to_the_tags(consul: ConsulAgent) -> None:
+    consul.register("web", port=80, tags=["proxygen.route=a.example.com", "proxygen.canary=5%"])
+    consul.kv_put("proxygen/canary/web", '{"canary": "30%"}')
+    assert proxygen(consul, "canary", "reset", "web").stdout == "web canary: 30% -> 5% (tags)\n"
+    assert override(consul) is None
+    ended = proxygen(consul, "canary", "reset", "web")
+    assert (ended.returncode, ended.stdout) == (0, "web: there is no proxygen/canary/web (unchanged)\n")
+
+
 def test_a_variant_that_nobody_has_is_told(consul: ConsulAgent) -> None:
     ended = proxygen(consul, "canary", "set", "web", "10%")
     assert ended.returncode == 0
@@ -146,7 +155,8 @@ def test_two_operators_cannot_overwrite_each_other_unseen(
     consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Between our read and our write another write happens: ours is refused with code 1."""
-    from proxygen.cli import canary, run_command_line
+    from proxygen import steering
+    from proxygen.cli import run_command_line
 
     consul.kv_put("proxygen/canary/web", '{"canary": "1%"}')
 
@@ -155,7 +165,7 @@ def test_two_operators_cannot_overwrite_each_other_unseen(
         await asyncio.to_thread(consul.kv_put, "proxygen/canary/web", '{"canary": "2%"}')
         return read
 
-    monkeypatch.setattr(canary, "read_override", read_then_lose_the_race)
+    monkeypatch.setattr(steering, "read_override", read_then_lose_the_race)
     assert run_command_line(["canary", "set", "web", "50%", "--consul-address", consul.address]) == 1
     assert "somebody else" in capsys.readouterr().err
     assert override(consul) == {"canary": "2%"}

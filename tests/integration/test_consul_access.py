@@ -167,18 +167,18 @@ async def test_overrides_are_written_check_and_set(consul: ConsulAgent) -> None:
     """Who read an older text can neither overwrite nor delete the newer one."""
     async with ConsulClient(ConsulSettings(address=consul.address)) as client:
         assert await read_override(client, "web") is None
-        await write_override(client, "web", '{"canary": "5%"}', read=None)
+        await write_override(client, "web", '{"canary": "5%"}', index=0)
         with pytest.raises(ConflictingWrite):
-            await write_override(client, "web", '{"canary": "9%"}', read=None)
+            await write_override(client, "web", '{"canary": "9%"}', index=0)
         read = await read_override(client, "web")
         assert read is not None
         assert read.value == '{"canary": "5%"}'
-        await write_override(client, "web", '{"canary": "7%"}', read=read)
+        await write_override(client, "web", '{"canary": "7%"}', index=read.index)
         with pytest.raises(ConflictingWrite):
-            await delete_override(client, "web", read=read)
+            await delete_override(client, "web", index=read.index)
         newest = await read_override(client, "web")
         assert newest is not None
-        await delete_override(client, "web", read=newest)
+        await delete_override(client, "web", index=newest.index)
         assert await read_override(client, "web") is None
 
 
@@ -186,7 +186,7 @@ async def test_a_write_without_the_rule_names_it(guarded: Guarded) -> None:
     token = await asyncio.to_thread(guarded.token, SERVICES, NODES, KEYS)
     async with ConsulClient(guarded.settings(token)) as client:
         with pytest.raises(AccessDenied, match=r'key_prefix "proxygen/canary/" \{ policy = "write" \}'):
-            await write_override(client, "web", "{}", read=None)
+            await write_override(client, "web", "{}", index=0)
 
 
 async def test_a_unix_socket(make_consul: Callable[..., ConsulAgent], short_directory: Path) -> None:
