@@ -132,24 +132,27 @@ class Sighting:
             f"""() => {{
               const met = () => {condition};
               if (met()) throw new Error("it is so already");
-              window.sighting = 0;
-              const observer = new MutationObserver(() => {{
-                if (window.sighting || !met()) return;
-                window.sighting = Date.now();
-                observer.disconnect();
+              window.sighting = new Promise((resolve) => {{
+                const observer = new MutationObserver(() => {{
+                  if (!met()) return;
+                  observer.disconnect();
+                  resolve(Date.now());
+                }});
+                observer.observe(document, {{subtree: true, childList: true, characterData: true, attributes: true}});
               }});
-              observer.observe(document, {{subtree: true, childList: true, characterData: true, attributes: true}});
             }}"""
         )
 
     def wait(self, timeout: float = 30.0) -> float:
         """Return the moment, seconds since 1970."""
-        try:
-            self._page.wait_for_function("window.sighting > 0", timeout=timeout * 1000)
-        except Exception as error:
-            text = self._page.evaluate("document.body.innerText")
-            raise AssertionError(f"not seen within {timeout:g} s: {self._condition}\n{text[:5000]}") from error
-        seen: float = self._page.evaluate("window.sighting")
+        # Playwright's own waiting compiles text, which the page's Content-Security-Policy forbids.
+        seen: float = self._page.evaluate(
+            """(patience) => Promise.race([
+              window.sighting, new Promise((resolve) => setTimeout(resolve, patience, 0))
+            ])""",
+            timeout * 1000,
+        )
+        assert seen, f"not seen within {timeout:g} s: {self._condition}\n{self._page.inner_text('body')[:5000]}"
         return seen / 1000
 
     def after(self, event: dict[str, Any]) -> float:

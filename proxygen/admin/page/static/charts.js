@@ -19,12 +19,14 @@ import { load } from "./vendor.js";
 /**
  * What is drawn, one below the other, with one cursor through all.
  *
- * @type {{title: string, of: (series: Series, step: number) => (number | null)[]}[]}
+ * Response times have gaps where nobody asked, so single ones need a point to be seen.
+ *
+ * @type {{title: string, points: boolean, of: (series: Series, step: number) => (number | null)[]}[]}
  */
 const PANELS = [
-  { title: "requests/s", of: (series, step) => series.requests.map((count) => count && count / step) },
-  { title: "errors/s", of: (series, step) => series.errors.map((count) => count && count / step) },
-  { title: "p95, ms", of: (series) => series.p95.map((seconds) => (seconds === null ? null : seconds * 1000)) },
+  { title: "requests/s", points: false, of: (series, step) => series.requests.map((count) => count && count / step) },
+  { title: "errors/s", points: false, of: (series, step) => series.errors.map((count) => count && count / step) },
+  { title: "p95, ms", points: true, of: (series) => series.p95.map((seconds) => (seconds === null ? null : seconds * 1000)) },
 ];
 
 const HEIGHT = 150;
@@ -93,7 +95,7 @@ function optionsOf(panel, index, chart, figures) {
     title: panel.title,
     cursor: { sync: { key: chart.id || "chart" }, drag: { x: false, y: false } },
     scales: { x: { time: false }, y: { range: upTo } },
-    axes: [{ ...axis, values: (/** @type {any} */ _, /** @type {number[]} */ ages) => ages.map(ago) }, { ...axis, size: 60 }],
+    axes: [{ ...axis, incrs: [60, 120, 300], values: (/** @type {any} */ _, /** @type {number[]} */ ages) => ages.map(ago) }, { ...axis, size: 60 }],
     series: [
       { label: "when", value: (/** @type {any} */ _, /** @type {number | null} */ age) => (age === null ? "" : ago(age)) },
       ...figures.series.map((series, place) => ({
@@ -101,7 +103,7 @@ function optionsOf(panel, index, chart, figures) {
         stroke: style.getPropertyValue(`--series-${place % 4}`) || ink,
         dash: place > 0 ? [2 + 4 * place, 4] : undefined,
         width: 2,
-        points: { show: false },
+        points: { show: panel.points, size: 4 },
         value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value === null ? "" : value.toFixed(1)),
       })),
     ],
