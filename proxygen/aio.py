@@ -65,12 +65,23 @@ class Pace:
 
     async def step(self) -> None:
         """Return at once while there are tokens, else when the next one drips in."""
-        now = time.monotonic()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
+        self._fill()
         self._tokens -= 1
         if self._tokens < 0:
             await asyncio.sleep(-self._tokens / self._rate)
+
+    def try_step(self) -> bool:
+        """Take a token where there is one, and tell whether there was."""
+        self._fill()
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def _fill(self) -> None:
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
 
 
 def retrying(

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from aiohttp import web
 
-from proxygen.admin.api import anyone, application, bearer
+from proxygen.admin.access import Bearer, anyone
+from proxygen.admin.api import application
 from proxygen.admin.contract import Sidecar
 from proxygen.admin.place import reachable, socket_path
 from proxygen.admin.stream import Streams
+from proxygen.admin.tokens import Tokens
 from proxygen.errors import SettingsError
 from proxygen.log import get_logger
 from proxygen.settings import AdminSettings
@@ -28,10 +30,11 @@ async def serving(sidecar: Sidecar, settings: AdminSettings, output: Path) -> As
         listener = _bind_unix(path)
         stack.callback(_unlink, path)
         await _start(stack, listener, application(sidecar, streams, writers=anyone))
+        tokens = Tokens(settings)
         if settings.listen != "off":
-            app = application(sidecar, streams, writers=bearer(settings.token))
+            app = application(sidecar, streams, writers=Bearer(tokens))
             await _start(stack, _bind_tcp(settings.listen), app)
-        _log.info("admin listening", socket=str(path), address=settings.listen, writes=settings.token is not None)
+        _log.info("admin listening", socket=str(path), address=settings.listen, writes=tokens.exist())
         yield
 
 

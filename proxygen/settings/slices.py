@@ -304,7 +304,11 @@ class AdminSettings(Slice):
         description="unix socket of the admin API for commands on the same host; default OUTPUT/state/admin.sock",
     )
     token: SecretStr | None = Field(
-        default=None, description="bearer token for writes over TCP; without one they are refused"
+        default=None, description="bearer token for writes over TCP, by the name operator; without any they are refused"
+    )
+    tokens_file: Path | None = Field(
+        default=None,
+        description="file with bearer tokens for writes over TCP, NAME TOKEN on each line; read again when it changes",
     )
     fresh: Seconds = Field(
         default=120.0, gt=0, description="how old Consul's last good answer may be before /readyz says so"

@@ -9,13 +9,16 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 from yarl import URL
 
-from proxygen.admin.api import MAX_BODY, anyone, application, bearer
+from proxygen.admin.access import Bearer, Writers, anyone
+from proxygen.admin.api import MAX_BODY, application
 from proxygen.admin.stream import Streams
+from proxygen.admin.tokens import Tokens
+from proxygen.settings import AdminSettings
 from tests.admin.sidecar import RememberingSidecar
 
 TOKEN = "b1gs1cr3t"
 Client = TestClient[web.Request, web.Application]
-Connect = Callable[[Callable[[web.Request], None]], Coroutine[Any, Any, Client]]
+Connect = Callable[[Writers], Coroutine[Any, Any, Client]]
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def sidecar() -> RememberingSidecar:
 async def connect(sidecar: RememberingSidecar) -> AsyncIterator[Connect]:
     clients: list[Client] = []
 
-    async def open_client(writers: Callable[[web.Request], None]) -> Client:
+    async def open_client(writers: Writers) -> Client:
         client: Client = TestClient(TestServer(application(sidecar, Streams(sidecar.events), writers=writers)))
         await client.start_server()
         clients.append(client)
@@ -100,7 +103,7 @@ async def test_metrics_come_in_the_format_that_the_scraper_asks_for(connect: Con
 async def test_without_a_token_in_the_settings_nobody_writes(
     connect: Connect, sidecar: RememberingSidecar, path: str, token: SecretStr | None
 ) -> None:
-    client = await connect(bearer(token))
+    client = await connect(Bearer(Tokens(AdminSettings(token=token))))
     for given in ("Bearer ", f"Bearer {TOKEN}", "Bearer None"):
         answer = await client.post(path, headers={"Authorization": given})
         assert answer.status == 403
@@ -112,7 +115,7 @@ async def test_without_a_token_in_the_settings_nobody_writes(
     "given", ["", "Bearer", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN, "Bearer \xff\xfe"]
 )
 async def test_a_wrong_token_does_not_write(connect: Connect, sidecar: RememberingSidecar, given: str) -> None:
-    client = await connect(bearer(SecretStr(TOKEN)))
+    client = await connect(Bearer(Tokens(AdminSettings(token=SecretStr(TOKEN)))))
     answer = await client.post("/api/v1/rollback", headers={"Authorization": given} if given else {})
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -121,7 +124,7 @@ async def test_a_wrong_token_does_not_write(connect: Connect, sidecar: Rememberi
 
 
 async def test_the_right_token_writes(connect: Connect, sidecar: RememberingSidecar) -> None:
-    client = await connect(bearer(SecretStr(TOKEN)))
+    client = await connect(Bearer(Tokens(AdminSettings(token=SecretStr(TOKEN)))))
     headers = {"Authorization": f"Bearer {TOKEN}"}
     answer = await client.post("/api/v1/rollback", headers=headers, json={"generation": 7})
     assert (answer.status, (await answer.json())["outcome"]) == (200, "applied")
@@ -130,7 +133,7 @@ async def test_the_right_token_writes(connect: Connect, sidecar: RememberingSide
 
 
 async def test_reading_needs_no_token(connect: Connect) -> None:
-    client = await connect(bearer(SecretStr(TOKEN)))
+    client = await connect(Bearer(Tokens(AdminSettings(token=SecretStr(TOKEN)))))
     for path in ("/healthz", "/readyz", "/metrics", "/api/v1/status", "/api/v1/services", "/api/v1/generations"):
         assert (await client.get(path)).status == 200
 

@@ -12,7 +12,8 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from proxygen.admin import stream
-from proxygen.admin.api import anyone, application
+from proxygen.admin.access import anyone
+from proxygen.admin.api import application
 from proxygen.admin.stream import Streams
 from proxygen.events import Kind
 from tests.admin.sidecar import RememberingSidecar

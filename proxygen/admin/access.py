@@ -1,0 +1,140 @@
+"""Who may write, and by what way.
+
+Anyone who reaches a listener may read. Over TCP a write needs a bearer token, and without any in the settings there
+are no writes at all; the unix socket's file mode is its own guard. No cookie exists, so there is nothing that another
+site's request could ride on; what such a request looks like is refused all the same, before its token is looked at.
+"""
+
+from __future__ import annotations
+
+import pwd
+import socket
+import struct
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final, NoReturn
+
+from aiohttp import hdrs, web
+from yarl import URL
+
+from proxygen.admin.tokens import Tokens
+from proxygen.aio import Pace
+from proxygen.log import get_logger
+
+Writers = Callable[[web.Request], str]
+"""Returns who writes; raises an HTTP error for a request that may not."""
+
+_FAILURES: Final = 10
+"""Wrong tokens at once that are answered and logged each."""
+_FAILURE_RATE: Final = 0.2
+"""And then so many a second."""
+
+_log = get_logger(__name__)
+
+
+def anyone(request: web.Request) -> str:
+    """Let every request write: for the unix socket, which only its owner can open. It is the user who asks."""
+    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if connection is None or connection.family != socket.AF_UNIX:
+        return "anyone"
+    # struct ucred of unix(7): pid, uid, gid.
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (local)"
+    except KeyError:
+        return f"uid {uid} (local)"
+
+
+class Bearer:
+    """Lets requests write that carry a token; none at all where there is no token."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens: Final = tokens
+        self._failures: Final = Pace(burst=_FAILURES, rate=_FAILURE_RATE)
+        self._untold = 0
+
+    def __call__(self, request: web.Request) -> str:
+        if not self._tokens.exist():
+            raise web.HTTPForbidden(
+                reason="writes over TCP are off: neither admin.token nor admin.tokens_file has a token; "
+                "use the unix socket"
+            )
+        _refuse_other_sites(request)
+        _refuse_forms(request)
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        owner = self._tokens.owner(given.strip())
+        if scheme.lower() != "bearer" or owner is None:
+            self._refuse(request, given=bool(given))
+        return owner
+
+    def _refuse(self, request: web.Request, *, given: bool) -> NoReturn:
+        """A right token is always let in: where one waits behind another's wrong ones, a forgotten script would
+        lock the operator out. Nobody guesses 16 characters; what is bounded is what guessing costs us."""
+        if not self._failures.try_step():
+            self._untold += 1
+            raise web.HTTPTooManyRequests(
+                reason="too many wrong tokens; a right one is let in at any time",
+                headers={hdrs.RETRY_AFTER: str(round(1 / _FAILURE_RATE))},
+            )
+        _log.warning(
+            "write refused",
+            reason="the bearer token is wrong" if given else "there is no bearer token",
+            path=request.path,
+            remote=request.remote,
+            untold=self._untold,
+        )
+        self._untold = 0
+        raise web.HTTPUnauthorized(
+            reason="the bearer token is missing or wrong", headers={hdrs.WWW_AUTHENTICATE: "Bearer"}
+        )
+
+
+def _refuse_other_sites(request: web.Request) -> None:
+    """Raise 403 for what a browser sends in another site's name.
+
+    ``Sec-Fetch-Site`` cannot be set by a script, and says it whatever a proxy made of ``Host``. Browsers send it over
+    https and to this host; elsewhere ``Origin`` has to name the host that was asked.
+    """
+    host = request.headers.get(hdrs.HOST, "").lower()
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get(hdrs.ORIGIN)
+    if site is not None:
+        is_ours = site in ("same-origin", "none")
+    else:
+        is_ours = origin is None or (host != "" and origin.lower().partition("://")[2] == host)
+    if not is_ours:
+        raise web.HTTPForbidden(reason="this write comes from a page of another site")
+    if _is_loopback(request) and not _is_local(host):
+        raise web.HTTPForbidden(
+            reason=f"{host!r} is no name of this host's loopback; a proxy in front must send its address as Host"
+        )
+
+
+def _is_loopback(request: web.Request) -> bool:
+    name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    return isinstance(name, tuple) and ip_address(name[0]).is_loopback
+
+
+def _is_local(host: str) -> bool:
+    """Tell whether a ``Host`` is one that no foreign DNS can have led here: an address, localhost, or none at all.
+
+    A page of evil.example whose name is made to mean 127.0.0.1 is of our origin, as far as its browser can see.
+    """
+    if not host:
+        return True
+    try:
+        name = URL(f"http://{host}").host or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_forms(request: web.Request) -> None:
+    """Raise 415 for a body that a form of any site could send without asking."""
+    if request.body_exists and request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(reason="a body must be application/json")

@@ -1,0 +1,54 @@
+"""What the handlers of the admin API share: whom they serve, who asks, and how a body is read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import hdrs, web
+
+from proxygen.admin.contract import Sidecar
+from proxygen.admin.stream import Streams
+
+T = TypeVar("T")
+
+SIDECAR: Final = web.AppKey("sidecar", Sidecar)
+STREAMS: Final = web.AppKey("streams", Streams)
+
+_WHO: Final = web.RequestKey("who", str)
+
+
+def set_writer(request: web.Request, who: str) -> None:
+    request[_WHO] = who
+
+
+def writer_of(request: web.Request) -> str:
+    """Return who writes: the name of a token, or of a user of this host."""
+    return request[_WHO]
+
+
+async def read_body(request: web.Request, shape: type[T], *, example: str) -> T:
+    """Read a body of JSON. Raise 400, with the place, for any other than ``example`` shows."""
+    try:
+        return msgspec.json.decode(await request.read(), type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise web.HTTPBadRequest(reason=f"the body must be like {example}: {error}") from error
+
+
+def json_answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(body) + b"\n", status=status, headers=headers, content_type="application/json"
+    )
+
+
+def etags_of(request: web.Request) -> frozenset[str]:
+    """Return the states that ``If-Match`` says the caller saw; none where the header is not there or says ``*``.
+
+    Weak ones are left out: RFC 9110, 13.1.1 compares strongly.
+    """
+    return frozenset(tag.value for tag in request.if_match or () if not tag.is_weak and tag.value != "*")
+
+
+def etag(value: object) -> Mapping[str, str]:
+    return {hdrs.ETAG: f'"{value}"'}
