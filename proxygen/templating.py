@@ -1,7 +1,8 @@
-"""The one Jinja2 environment and the one way in which a value becomes text of nginx, or of FRR.
+"""The Jinja2 environments, and the one way in which a value becomes text of nginx, of FRR, or of a web page.
 
 Every ``{{ … }}`` must end in the filter ``q``, for FRR in ``word``; anything else is refused while rendering. Both take
 typed values only, so what a template prints is a number, an address, a variable that we named, or a quoted literal.
+In a web page every value is escaped, and there is no way to say that one is not to be.
 """
 
 from __future__ import annotations
@@ -210,6 +211,31 @@ class Templates:
             raise TemplateError(f"{file.path} is not UTF-8: {error.reason} at byte {error.start}") from error
         # As a file that is opened as text.
         return text.replace("\r\n", "\n").replace("\r", "\n"), str(file.path), None
+
+
+class HtmlTemplates:
+    """The templates of the status page: what they print is text, whatever stands in it.
+
+    Only the shipped ones: a page that an operator changed could no longer be counted on to escape.
+    """
+
+    def __init__(self) -> None:
+        directory = _shipped() / "admin"
+        self._environment: Final = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(directory),
+            undefined=jinja2.StrictUndefined,
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        # What turns a value into markup is not there to be used.
+        for name in ("safe", "urlize", "xmlattr", "tojson"):
+            del self._environment.filters[name]
+
+    def render(self, name: str, context: Mapping[str, object]) -> str:
+        """Render one page; what is undefined, or no template, raises jinja2's errors: it is our mistake."""
+        return self._environment.get_template(name).render(context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from proxygen.admin.access import Writers
 from proxygen.admin.contract import Sidecar
 from proxygen.admin.exposition import Scrape
 from proxygen.admin.handling import SIDECAR, STREAMS, json_answer, set_writer
+from proxygen.admin.page.handlers import page_routes
 from proxygen.admin.report import ApplyReport
 from proxygen.admin.stream import Streams
 from proxygen.errors import BadInput, ProxygenError, Refused
@@ -68,6 +69,7 @@ def application(sidecar: Sidecar, streams: Streams, *, writers: Writers) -> web.
     app.router.add_get("/api/v1/events", streams.serve)
     app.router.add_post("/api/v1/rollback", _rollback)
     app.router.add_post("/api/v1/release-hold", _release_hold)
+    app.add_routes(page_routes(sidecar))
     return app
 
 
@@ -134,7 +136,9 @@ async def _end_streams(app: web.Application) -> None:
 
 
 async def _harden(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    """Give every answer these headers, but those of them that its handler chose for it."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 @web.middleware

@@ -30,6 +30,12 @@ export function askForToken(why) {
   dialog.returnValue = "";
   dialog.showModal();
   input.focus();
+  input.onkeydown = (event) => {
+    // A browser takes Enter for the first button, which here is the one that cancels.
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    dialog.close("ok");
+  };
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(take(dialog, input)), { once: true });
   });

@@ -1,0 +1,111 @@
+"""The time line: which generations there were, why, and what became of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from proxygen.admin.page import words
+from proxygen.admin.page.views import Form, Level
+from proxygen.admin.report import ApplyReport, GenerationReport
+
+_LEVELS = {
+    "applied": Level.GOOD,
+    "live": Level.GOOD,
+    "proven": Level.INFO,
+    "unchanged": Level.INFO,
+    "held": Level.WARN,
+    "not proven": Level.WARN,
+    "rejected": Level.BAD,
+    "rolled back": Level.BAD,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepView:
+    """One stage of an apply, as a part of a bar of 100."""
+
+    name: str
+    text: str
+    x: float
+    width: float
+    series: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """One generation on the time line."""
+
+    id: str
+    title: str
+    number: int
+    live: bool
+    outcome: str
+    level: Level
+    at: str
+    iso: str
+    age: str
+    digest: str
+    cause: str = ""
+    said: tuple[str, ...] = ()
+    """Why it was refused, with nginx's own words."""
+    steps: tuple[StepView, ...] = ()
+    took: str = ""
+    propagation: str = ""
+    """From the change in Consul until nginx was seen to serve it."""
+    diff: str = ""
+    """The page that shows what it changed."""
+    rollback: Form | None = None
+
+
+def time_line(
+    generations: Iterable[GenerationReport], last: ApplyReport | None, now: datetime, *, etag: str
+) -> tuple[Moment, ...]:
+    return tuple(_moment(generation, last, now, etag) for generation in generations)
+
+
+def _moment(generation: GenerationReport, last: ApplyReport | None, now: datetime, etag: str) -> Moment:
+    apply = last if last is not None and last.generation == generation.number else None
+    outcome = generation.outcome or ("live" if generation.live else "")
+    return Moment(
+        id=f"generation-{generation.number}",
+        title=f"Generation {generation.number}",
+        rollback=None if generation.live else _rollback(generation.number, etag),
+        number=generation.number,
+        live=generation.live,
+        outcome=outcome,
+        level=_LEVELS.get(outcome, Level.INFO),
+        at=words.clock(generation.created, now),
+        iso=generation.created,
+        age=words.age(generation.created, now),
+        digest=generation.digest[:12],
+        said=tuple(apply.reason.split(" | ")) if apply and apply.reason else (),
+        steps=steps(apply.durations) if apply else (),
+        took=words.milliseconds(sum(apply.durations.values())) if apply and apply.durations else "",
+        propagation=words.milliseconds(apply.propagation) if apply and apply.propagation is not None else "",
+    )
+
+
+def _rollback(number: int, etag: str) -> Form:
+    return Form(
+        method="POST",
+        action="/api/v1/rollback",
+        etag=etag,
+        button="Go back to it",
+        body=json.dumps({"generation": number}),
+        confirm=f"Make generation {number} live again? New plans are held until you release them.",
+        done=f"nginx serves generation {number} again.",
+    )
+
+
+def steps(durations: Mapping[str, float]) -> tuple[StepView, ...]:
+    total = sum(durations.values())
+    found, start = [], 0.0
+    for place, (name, seconds) in enumerate(durations.items()):
+        width = 100 * seconds / total if total else 0.0
+        text = words.milliseconds(seconds)
+        found.append(StepView(name=name, text=text, x=round(start, 2), width=round(width, 2), series=place % 4))
+        start += width
+    return tuple(found)

@@ -1,0 +1,178 @@
+"""What the pages share: figures, shares and events, as the templates print them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from urllib.parse import quote
+
+from proxygen.admin.page import words
+from proxygen.admin.traffic_report import TrafficReport
+from proxygen.events import Event, Kind
+from proxygen.shares import WHOLE
+
+SERIES: Final = 4
+"""Colours for variants; after them they begin anew, and names tell which is which."""
+
+
+class Level(StrEnum):
+    """How much something matters: a class of the style sheet, and a word where colour alone would tell."""
+
+    GOOD = "good"
+    INFO = "info"
+    WARN = "warn"
+    BAD = "bad"
+
+
+_EVENT_LEVELS: Final = {
+    Kind.REJECTED: Level.BAD,
+    Kind.ROLLED_BACK: Level.BAD,
+    Kind.CONSUL_LOST: Level.BAD,
+    Kind.QUARANTINED: Level.BAD,
+    Kind.HELD: Level.WARN,
+    Kind.CONFLICT: Level.WARN,
+    Kind.MISSED: Level.WARN,
+    Kind.APPLIED: Level.GOOD,
+    Kind.CONSUL_BACK: Level.GOOD,
+    Kind.HOLD_ENDED: Level.GOOD,
+    Kind.QUARANTINE_ENDED: Level.GOOD,
+    Kind.CONFLICT_ENDED: Level.GOOD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A name and the page that tells more of it."""
+
+    text: str
+    href: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """The last half minute in words."""
+
+    rate: str
+    errors: str
+    level: str
+    """A `Level` where errors are worth a look, else ""."""
+    p50: str
+    p95: str
+    p99: str
+    retried: str
+    classes: tuple[tuple[str, str], ...] = ()
+    """Classes of status and how many of all requests they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """The requests of several variants as one."""
+
+    rate: str
+    errors: str
+    level: str
+
+    @classmethod
+    def of(cls, reports: Sequence[TrafficReport]) -> Together:
+        requests, errors = sum(each.requests for each in reports), sum(each.errors for each in reports)
+        seconds = max((each.seconds for each in reports), default=0.0)
+        return cls(
+            rate=words.per_second(requests / seconds) if seconds else words.NOTHING,
+            errors=words.percent_of(errors, requests) if reports else words.NOTHING,
+            level=words.error_level(errors, requests),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A part of a bar, in its units of 0 to 100."""
+
+    x: float
+    width: float
+    series: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One change that the operator may ask for: see docs/decisions/032-status-page.md."""
+
+    method: str
+    action: str
+    etag: str
+    """What the operator saw: it is refused where that is no longer so."""
+    button: str
+    body: str = ""
+    """JSON; "" where there is none, or where inputs make it."""
+    confirm: str = ""
+    done: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """One event in a list."""
+
+    id: int
+    kind: str
+    level: Level
+    at: str
+    iso: str
+    text: str
+    services: tuple[Link, ...]
+    more: int
+    generation: Link | None
+
+
+def service_link(name: str) -> Link:
+    return Link(name, f"/services/{quote(name, safe='')}")
+
+
+def generation_link(number: int) -> Link:
+    return Link(f"generation {number}", f"/generations/{number}")
+
+
+def figures(traffic: TrafficReport | None) -> Figures:
+    classes = traffic.classes.items() if traffic else ()
+    return Figures(
+        rate=words.rate(traffic),
+        errors=words.errors(traffic),
+        level=words.error_level(traffic.errors, traffic.requests) if traffic else "",
+        p50=words.milliseconds(traffic.p50 if traffic else None),
+        p95=words.milliseconds(traffic.p95 if traffic else None),
+        p99=words.milliseconds(traffic.p99 if traffic else None),
+        retried=words.percent_of(traffic.retried, traffic.requests) if traffic else words.NOTHING,
+        classes=tuple((name, words.percent_of(number, traffic.requests)) for name, number in classes if traffic),
+    )
+
+
+def bar(shares: Sequence[int]) -> tuple[Slice, ...]:
+    """Lay shares in basis points side by side, each in its series' colour."""
+    slices = []
+    start = 0
+    for series, share in enumerate(shares):
+        if share:
+            slices.append(Slice(x=start * 100 / WHOLE, width=share * 100 / WHOLE, series=series % SERIES))
+        start += share
+    return tuple(slices)
+
+
+def event_views(events: Iterable[Event], now: datetime, *, most: int, service: str = "") -> tuple[EventView, ...]:
+    """Return the newest first; only those about ``service``, where one is named."""
+    wanted = [event for event in events if not service or service in event.services]
+    return tuple(_event(event, now) for event in reversed(wanted[-most:]))
+
+
+def _event(event: Event, now: datetime) -> EventView:
+    return EventView(
+        id=event.id,
+        kind=event.kind.value,
+        level=_EVENT_LEVELS.get(event.kind, Level.INFO),
+        at=words.clock(event.at, now),
+        iso=event.at,
+        text=event.text,
+        services=tuple(service_link(name) for name in event.services[:5]),
+        more=max(0, len(event.services) - 5),
+        generation=None if event.generation is None else generation_link(event.generation),
+    )
