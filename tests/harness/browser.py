@@ -6,7 +6,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any, Final
 
 from axe_playwright_python.sync_playwright import Axe
@@ -154,7 +153,3 @@ class Sighting:
         )
         assert seen, f"not seen within {timeout:g} s: {self._condition}\n{self._page.inner_text('body')[:5000]}"
         return seen / 1000
-
-    def after(self, event: dict[str, Any]) -> float:
-        """Wait, and return the seconds since the event, which the sidecar stamped on the same machine."""
-        return self.wait() - datetime.fromisoformat(event["at"]).timestamp()

