@@ -38,6 +38,8 @@ class Kind(StrEnum):
     CONFLICT_ENDED = "conflict ended"
     CONSUL_LOST = "consul lost"
     CONSUL_BACK = "consul back"
+    STEERED = "steered"
+    """An operator changed something over the admin API."""
     MISSED = "missed"
     """Events before this one are not kept any more: what is so now must be read anew."""
 

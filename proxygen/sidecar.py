@@ -40,9 +40,13 @@ from proxygen.nginx.publish import Generation, current, generations, read_genera
 from proxygen.plan.types import Plan
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings
+from proxygen.steering import Lever, Shares, Steering
 from proxygen.steps import Step
 from proxygen.traffic.listener import Listener
 from proxygen.traffic.tally import Name, Tally
+
+_PATIENCE: Final = 2.5
+"""Seconds that Consul may take for an operator's read or write; a write over the API is both, and a person waits."""
 
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
@@ -67,6 +71,7 @@ class RunningSidecar:
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._client: Final = client
+        self._steering: Final = Steering(client, tag_prefix=settings.proxy.tag_prefix, patience=_PATIENCE)
         self.events: Final = events
         self.meter: Final = meter
         self._tally: Final = tally
@@ -122,6 +127,12 @@ class RunningSidecar:
     def generations(self) -> tuple[GenerationReport, ...]:
         found = reversed(generations(self._settings.output.directory))
         return tuple(_generation(generation) for generation in found)
+
+    async def read_lever(self, service: str) -> Lever:
+        return await self._steering.read(service)
+
+    async def move_lever(self, lever: Lever, shares: Shares | None) -> Lever:
+        return await self._steering.move(lever, shares)
 
     async def rollback(self, number: int | None) -> ApplyReport:
         return apply_report(await self._reconciler.roll_back(number))

@@ -6,17 +6,18 @@ Anyone who reaches a listener may read; `proxygen.admin.access` says who may wri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from proxygen.admin import steering
 from proxygen.admin.access import Writers
+from proxygen.admin.audit import Write, audited
 from proxygen.admin.contract import Sidecar
 from proxygen.admin.exposition import Scrape
-from proxygen.admin.handling import SIDECAR, STREAMS, json_answer, set_writer
+from proxygen.admin.handling import SIDECAR, STREAMS, json_answer, read_body, set_writer
 from proxygen.admin.page.handlers import page_routes
 from proxygen.admin.report import ApplyReport
 from proxygen.admin.stream import Streams
@@ -33,7 +34,7 @@ _HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 
-_KEPT: Final = ("Allow", "WWW-Authenticate", "Retry-After")
+_KEPT: Final = ("Allow", "WWW-Authenticate", "Retry-After", "ETag")
 """Headers of an error that its answer keeps."""
 
 _log = get_logger(__name__)
@@ -65,6 +66,11 @@ def application(sidecar: Sidecar, streams: Streams, *, writers: Writers) -> web.
     app.router.add_get("/api/v1/status", _status)
     app.router.add_get("/api/v1/services", _services)
     app.router.add_get("/api/v1/services/{name}", _service)
+    app.router.add_get("/api/v1/services/{name}/shares", steering.show_shares)
+    app.router.add_put("/api/v1/services/{name}/shares", steering.set_shares)
+    app.router.add_delete("/api/v1/services/{name}/shares", steering.reset_shares)
+    app.router.add_post("/api/v1/services/{name}/shares/promote", steering.promote)
+    app.router.add_post("/api/v1/services/{name}/shares/abort", steering.abort)
     app.router.add_get("/api/v1/generations", _generations)
     app.router.add_get("/api/v1/events", streams.serve)
     app.router.add_post("/api/v1/rollback", _rollback)
@@ -112,21 +118,25 @@ async def _generations(request: web.Request) -> web.Response:
 
 
 async def _rollback(request: web.Request) -> web.Response:
-    body = await request.read()
-    try:
-        wanted = msgspec.json.decode(body, type=RollbackRequest) if body else RollbackRequest()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise web.HTTPBadRequest(reason=f'the body must be {{"generation": NUMBER}} or empty: {error}') from error
-    return await _write(request, "rollback", request.app[SIDECAR].rollback(wanted.generation))
+    with audited(request, "rollback") as write:
+        live = request.app[SIDECAR].overview().live
+        write.before = {"generation": live.number if live is not None else None}
+        wanted = RollbackRequest()
+        if request.body_exists:
+            wanted = await read_body(request, RollbackRequest, example='{"generation": 41}')
+        report = await request.app[SIDECAR].rollback(wanted.generation)
+        return _applied(write, report, f"went back to generation {report.generation}")
 
 
 async def _release_hold(request: web.Request) -> web.Response:
-    return await _write(request, "release hold", request.app[SIDECAR].release_hold())
+    with audited(request, "release hold") as write:
+        report = await request.app[SIDECAR].release_hold()
+        return _applied(write, report, "released what was held")
 
 
-async def _write(request: web.Request, what: str, change: Awaitable[ApplyReport]) -> web.Response:
-    report = await change
-    _log.info("admin write", what=what, caller=request.remote or "unix socket", outcome=report.outcome)
+def _applied(write: Write, report: ApplyReport, story: str) -> web.Response:
+    write.outcome, write.after, write.generation = report.outcome, {"generation": report.generation}, report.generation
+    write.story = story if report.outcome in ("applied", "unchanged") else f"{story}, which was {report.outcome}"
     return json_answer(report)
 
 

@@ -13,6 +13,7 @@ from proxygen.events import EventLog
 if TYPE_CHECKING:
     # The commands that ask a sidecar read these types too, and need no metrics library.
     from proxygen.admin.meter import Meter
+    from proxygen.steering import Lever, Shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,14 @@ class Sidecar(Protocol):
 
     def generations(self) -> tuple[GenerationReport, ...]:
         """Return the generations on disk, newest first."""
+        ...
+
+    async def read_lever(self, service: str) -> Lever:
+        """Read a service's shares from Consul, consistently and in bounded time, whether there is such a service."""
+        ...
+
+    async def move_lever(self, lever: Lever, shares: Shares | None) -> Lever:
+        """Write shares over a lever that was read, or give them back to the tags; see `proxygen.steering.Steering`."""
         ...
 
     async def rollback(self, number: int | None) -> ApplyReport:

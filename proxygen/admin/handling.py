@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from proxygen.admin.contract import Sidecar
 from proxygen.admin.stream import Streams
+from proxygen.errors import BadInput
 
 T = TypeVar("T")
 
@@ -29,11 +30,11 @@ def writer_of(request: web.Request) -> str:
 
 
 async def read_body(request: web.Request, shape: type[T], *, example: str) -> T:
-    """Read a body of JSON. Raise 400, with the place, for any other than ``example`` shows."""
+    """Read a body of JSON. Raise BadInput, which names the place, for any other than ``example`` shows."""
     try:
         return msgspec.json.decode(await request.read(), type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise web.HTTPBadRequest(reason=f"the body must be like {example}: {error}") from error
+        raise BadInput(f"the body must be like {example}: {error}") from error
 
 
 def json_answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

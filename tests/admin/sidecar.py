@@ -26,8 +26,10 @@ from proxygen.admin.service_report import (
     VariantSummary,
 )
 from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
-from proxygen.errors import BadInput, Refused
+from proxygen.errors import BadInput, ConflictingWrite, Refused
 from proxygen.events import EventLog
+from proxygen.shares import Share
+from proxygen.steering import Lever, Shares
 
 CANARY = InstanceReport(
     id="web-9", node="n1", address="10.0.0.9:80", weight=1, health="passing", state=InstanceState.SERVING
@@ -64,6 +66,8 @@ WEB = ServiceSummary(
     instances={InstanceState.SERVING: 2, InstanceState.UNHEALTHY: 2},
 )
 
+LEVER = Lever(service="web", key="proxygen/canary/web", index=0, in_tags={"canary": Share(1000)})
+
 WEB_TRAFFIC = TrafficTotals(
     service="web",
     variant="canary",
@@ -84,6 +88,8 @@ class RememberingSidecar:
         self.reasons: tuple[str, ...] = ()
         self.rollbacks: list[int | None] = []
         self.held = False
+        self.index = 17
+        self.levers = {"web": LEVER}
         self.events = EventLog()
         self.meter = Meter()
         self.listed: tuple[ServiceSummary, ...] = (WEB,)
@@ -109,6 +115,20 @@ class RememberingSidecar:
 
     def generations(self) -> tuple[GenerationReport, ...]:
         return (GenerationReport(number=42, digest="abc", created="2026-01-01T00:00:00+00:00", live=True),)
+
+    async def read_lever(self, service: str) -> Lever:
+        lever = self.levers.get(service)
+        return lever or Lever(service=service, key=f"proxygen/canary/{service}", index=0, is_registered=False)
+
+    async def move_lever(self, lever: Lever, shares: Shares | None) -> Lever:
+        if lever != await self.read_lever(lever.service):
+            raise ConflictingWrite(f"{lever.key} was written by somebody else meanwhile; read it again")
+        wanted = {} if shares is None else {**lever.in_kv, **shares}
+        if wanted == lever.in_kv:
+            return lever
+        self.index += 1
+        self.levers[lever.service] = replace(lever, in_kv=wanted, index=self.index if wanted else 0)
+        return self.levers[lever.service]
 
     async def rollback(self, number: int | None) -> ApplyReport:
         if number == 13:

@@ -1,0 +1,212 @@
+"""Steering: the shares of a service's variants, read and changed over the admin API.
+
+Every change names in ``If-Match`` what its caller saw, and is written over exactly that: of two operators one wins,
+and the other is told. The figures and the key are Consul's own; nothing is kept here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from proxygen.admin.audit import audited
+from proxygen.admin.handling import SIDECAR, etag, etags_of, json_answer, read_body
+from proxygen.admin.service_report import ServiceDetail
+from proxygen.admin.shares_report import ShareReport, SharesReport
+from proxygen.errors import AccessDenied, BadInput, CatalogUnavailable, ConflictingWrite, quoted
+from proxygen.shares import CANARY, NOTHING, STABLE, WHOLE, Share, format_share, parse_share, parse_variant_name
+from proxygen.steering import Change, Lever, Shares, format_shares, promoted, refuse_excess
+
+_SHARES: Final = '{"shares": {"canary": "12.5%"}}'
+_VARIANT: Final = '{"variant": "canary"}'
+
+
+class SharesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shares to ask for; variants that are not named stay as they are."""
+
+    shares: dict[str, str | int | float]
+
+
+class VariantRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The variant that is meant."""
+
+    variant: str = CANARY
+
+
+async def show_shares(request: web.Request) -> web.Response:
+    lever, detail = await _lever(request)
+    return _answer(lever, detail)
+
+
+async def set_shares(request: web.Request) -> web.Response:
+    return await _steer(request, "set shares", _asked_for)
+
+
+async def reset_shares(request: web.Request) -> web.Response:
+    return await _steer(request, "give shares back", _given_back)
+
+
+async def promote(request: web.Request) -> web.Response:
+    return await _steer(request, "promote", _promoted)
+
+
+async def abort(request: web.Request) -> web.Response:
+    return await _steer(request, "abort", _aborted)
+
+
+_Reading = Callable[[web.Request], Awaitable[Change]]
+"""Reads from a request's body what to change."""
+
+
+async def _asked_for(request: web.Request) -> Change:
+    body = await read_body(request, SharesRequest, example=_SHARES)
+    wanted = {_variant(name, "shares"): _share(name, value) for name, value in body.shares.items()}
+    if not wanted:
+        raise BadInput(f"shares: name at least one variant, as in {_SHARES}")
+
+    def change(lever: Lever) -> Shares:
+        refuse_excess({**lever.asked, **wanted})
+        return wanted
+
+    return change
+
+
+async def _given_back(_request: web.Request) -> Change:
+    return lambda _lever: None
+
+
+async def _promoted(request: web.Request) -> Change:
+    variant = await _variant_meant(request)
+    return lambda lever: promoted(lever, variant)
+
+
+async def _aborted(request: web.Request) -> Change:
+    variant = await _variant_meant(request)
+    return lambda _lever: {variant: NOTHING}
+
+
+async def _variant_meant(request: web.Request) -> str:
+    if not request.body_exists:
+        return CANARY
+    return _variant((await read_body(request, VariantRequest, example=_VARIANT)).variant, "variant")
+
+
+def _variant(name: str, place: str) -> str:
+    try:
+        return parse_variant_name(name)
+    except ValueError as error:
+        raise BadInput(f"{place}: {error}") from error
+
+
+def _share(name: str, value: str | float) -> Share:
+    try:
+        return parse_share(value)
+    except ValueError as error:
+        raise BadInput(f"shares.{name}: {error}") from error
+
+
+async def _steer(request: web.Request, what: str, read_change: _Reading) -> web.Response:
+    service = request.match_info["name"]
+    with audited(request, what, service=service) as write:
+        seen = _seen(request)
+        change = await read_change(request)
+        lever, detail = await _lever(request)
+        write.before = _texts(lever.asked)
+        if str(lever.index) not in seen:
+            raise _precondition_failed(f"the shares of {quoted(service)} are others by now ({_words(lever)})", lever)
+        try:
+            after = await _believed(request.app[SIDECAR].move_lever(lever, change(lever)))
+        except ConflictingWrite as error:
+            raise _precondition_failed(str(error)) from error
+        write.after = _texts(after.asked)
+        if after is not lever:
+            write.outcome, write.story = "changed", f"moved the shares of {service}: {_difference(lever, after)}"
+    return _answer(after, detail)
+
+
+def _seen(request: web.Request) -> frozenset[str]:
+    seen = etags_of(request)
+    if not seen and request.headers.get(hdrs.IF_MATCH, "*").strip() == "*":
+        raise web.HTTPPreconditionRequired(
+            reason="If-Match must name the ETag of the shares that you saw, so that nobody's are overwritten unseen"
+        )
+    return seen
+
+
+async def _lever(request: web.Request) -> tuple[Lever, ServiceDetail | None]:
+    """Raise 404 where no instance is registered and nothing is routed."""
+    name, sidecar = request.match_info["name"], request.app[SIDECAR]
+    lever, detail = await _believed(sidecar.read_lever(name)), sidecar.service(name)
+    if detail is None and not lever.is_registered:
+        raise web.HTTPNotFound(reason=f"no service {name!r} is routed or registered")
+    return lever, detail
+
+
+async def _believed(answer: Awaitable[Lever]) -> Lever:
+    try:
+        return await answer
+    except AccessDenied as error:
+        raise CatalogUnavailable(f"the sidecar's own Consul token may not do this: {error}") from error
+
+
+def _precondition_failed(reason: str, lever: Lever | None = None) -> web.HTTPPreconditionFailed:
+    headers = etag(lever.index) if lever is not None else {}
+    return web.HTTPPreconditionFailed(reason=f"{reason}; nothing was written, look at them again", headers=headers)
+
+
+def _answer(lever: Lever, detail: ServiceDetail | None) -> web.Response:
+    report = shares_report(lever, detail)
+    return json_answer(report, headers=etag(report.index) if report.index is not None else {})
+
+
+def shares_report(lever: Lever, detail: ServiceDetail | None) -> SharesReport:
+    """``detail`` is the service as it is planned, where it is."""
+    effective = {variant.name: variant.effective for variant in detail.variants} if detail is not None else {}
+    rest = max(0, WHOLE - sum(lever.asked.values()))
+    stable = ShareReport(name=STABLE, asked=rest, in_kv=None, in_tags=None, effective=effective.get(STABLE))
+    return SharesReport(
+        service=lever.service,
+        variants=(
+            stable,
+            *(
+                ShareReport(
+                    name=name,
+                    asked=share,
+                    in_kv=lever.in_kv.get(name),
+                    in_tags=lever.in_tags.get(name),
+                    effective=effective.get(name),
+                )
+                for name, share in sorted(lever.asked.items())
+            ),
+        ),
+        key=lever.key,
+        index=lever.index,
+        problem=lever.problem,
+        warnings=tuple(f"no instance belongs to the variant {name} yet" for name in lever.unknown),
+    )
+
+
+def _texts(shares: Shares) -> dict[str, object]:
+    return {name: format_share(share) for name, share in sorted(shares.items())}
+
+
+def _words(lever: Lever) -> str:
+    return format_shares(lever.asked) or "no share is asked for"
+
+
+def _difference(before: Lever, after: Lever) -> str:
+    return ", ".join(_changes(before, after)) or "those in KV are now those in tags"
+
+
+def _changes(before: Lever, after: Lever) -> Iterator[str]:
+    for name in sorted(before.asked.keys() | after.asked.keys()):
+        old, new = before.asked.get(name), after.asked.get(name)
+        if old != new:
+            yield f"{name} {_text(old)} -> {_text(new)}"
+
+
+def _text(share: Share | None) -> str:
+    return "nothing asked" if share is None else format_share(share)
