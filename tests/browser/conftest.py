@@ -52,16 +52,22 @@ def world(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
-    """Open tabs of a sidecar's page, with Playwright's options for a context; at the end none may have complained."""
+def tabs() -> Iterator[list[Tab]]:
+    """The tabs of this test; at the end none may have complained."""
     tabs: list[Tab] = []
+    yield tabs
+    for tab in tabs:
+        tab.close()
+    for tab in tabs:
+        tab.assert_content()
+
+
+@pytest.fixture
+def open_tab(browser: Browser, tabs: list[Tab]) -> Callable[..., Tab]:
+    """Open tabs of a sidecar's page, with Playwright's options for a context."""
 
     def opened(sidecar: Sidecar, **context: object) -> Tab:
         tabs.append(Tab(browser, f"http://127.0.0.1:{sidecar.admin}", **context))
         return tabs[-1]
 
-    yield opened
-    for tab in tabs:
-        tab.close()
-    for tab in tabs:
-        tab.assert_content()
+    return opened

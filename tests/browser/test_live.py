@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ Record = Callable[[str, object], None]
 
 
 def shows(text: str, part: str = "#main") -> str:
-    return f"document.querySelector({part!r}).textContent.includes({text!r})"
+    return f"document.querySelector({part!r}).textContent.includes({json.dumps(text)})"
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_new_service(world: World, overview: Page, seen_in_time: Callable[...,
 
 
 def test_a_quarantine_with_its_reason_and_tag(world: World, overview: Page, seen_in_time: Callable[..., None]) -> None:
-    sighting = Sighting(overview, shows("proxygen.rate=often", "#problems"))
+    sighting = Sighting(overview, shows("'often' is not a rate", "#problems"))
     changed = time.time()
     world.register("typo", world.app("typo-1"), "route=typo.example.com", "rate=often")
     seen_in_time(sighting, "quarantined", "typo", changed=changed)
@@ -105,7 +106,7 @@ def test_the_time_line_grows(world: World, open_tab: Callable[..., Tab], seen_in
     page = open_tab(world.sidecar).open("/generations")
     number = world.sidecar.generation()
     assert number is not None
-    sighting = Sighting(page, shows(str(number + 1), "#generations"))
+    sighting = Sighting(page, f"document.getElementById('generation-{number + 1}') !== null")
     changed = time.time()
     world.register("later", world.app("later-1"), "route=later.example.com")
     seen_in_time(sighting, "applied", "later", changed=changed)
