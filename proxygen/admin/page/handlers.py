@@ -14,8 +14,10 @@ from proxygen.admin.contract import Sidecar
 from proxygen.admin.page.assets import Assets
 from proxygen.admin.page.generations import time_line
 from proxygen.admin.page.overview import overview
-from proxygen.admin.page.service import Steering, service_view
+from proxygen.admin.page.service import service_view
+from proxygen.admin.page.steering import Steering, steering
 from proxygen.admin.page.views import event_views
+from proxygen.admin.steering import shares_report
 from proxygen.errors import ProxygenError
 from proxygen.log import get_logger
 from proxygen.templating import HtmlTemplates
@@ -34,6 +36,8 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
 )
 
 _LONGEST_QUERY: Final = 200
+_PATIENCE: Final = 0.5
+"""Seconds that Consul may take to tell the shares that the forms change."""
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 _log = get_logger(__name__)
@@ -75,15 +79,28 @@ class Pages:
         return await self._answer(request, "overview.html.j2", view)
 
     async def service(self, request: web.Request) -> web.Response:
-        detail = self._sidecar.service(request.match_info["name"])
+        name = request.match_info["name"]
+        may = await self._steering(name)
+        # After the shares were read: what is so now is shown with them.
+        detail = self._sidecar.service(name)
         if detail is None:
             return await self.missing(request)
         events, now = self._sidecar.events.since(None), datetime.now(UTC)
 
         def view() -> Mapping[str, object]:
-            return {"page": service_view(detail, events, now, steering=Steering())}
+            return {"page": service_view(detail, events, now, steering=may)}
 
         return await self._answer(request, "service.html.j2", view)
+
+    async def _steering(self, service: str) -> Steering:
+        """A page is shown whether Consul answers or not."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return steering(shares_report(await self._sidecar.read_lever(service), self._sidecar.service(service)))
+        except TimeoutError:
+            return Steering(problems=("Consul takes too long to tell the shares; they cannot be changed now.",))
+        except ProxygenError as error:
+            return Steering(problems=(f"The shares cannot be changed now: {error}",))
 
     async def generations(self, request: web.Request) -> web.Response:
         status, now = self._sidecar.overview(), datetime.now(UTC)

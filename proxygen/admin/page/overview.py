@@ -244,8 +244,10 @@ def _level(service: ServiceSummary) -> Level:
     return known or (Level.WARN if service.kept else Level.GOOD)
 
 
-def _urgency(service: ServiceSummary) -> tuple[int, str]:
-    return _ORDER.index(_level(service)), service.name
+def _urgency(service: ServiceSummary) -> tuple[int, bool, bool, str]:
+    """What is wrong first, then what fails in part, then what is on trial; nothing that moves with the traffic."""
+    failing = InstanceState.UNHEALTHY in service.instances or InstanceState.REFUSED in service.instances
+    return _ORDER.index(_level(service)), not failing, len(service.variants) < 2, service.name
 
 
 def _share(place: int, variant: VariantSummary) -> ShareView:

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import zip_longest
 from typing import Final
-from urllib.parse import quote
 
 from proxygen.admin.page import words
 from proxygen.admin.page.problems import Problem, conflict
+from proxygen.admin.page.steering import Steering
 from proxygen.admin.page.views import (
     SERIES,
     EventView,
     Figures,
-    Form,
     Level,
     Slice,
     bar,
@@ -33,7 +32,6 @@ from proxygen.shares import WHOLE
 MOST_INSTANCES: Final = 200
 """Of one variant: the API has them all."""
 
-_STABLE: Final = "stable"
 _LEVELS: Final = {
     InstanceState.SERVING: Level.GOOD,
     InstanceState.STANDBY: Level.INFO,
@@ -100,29 +98,6 @@ class Chart:
     names: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     """How long ago, then requests, errors and p95 of each series; newest first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShareInput:
-    """A share that the operator may change."""
-
-    variant: str
-    value: str
-    """Percent, without the sign."""
-    in_kv: str
-    in_tags: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Steering:
-    """What may be changed about the shares; without inputs and with a problem: nothing, and why."""
-
-    inputs: tuple[ShareInput, ...] = ()
-    set: Form | None = None
-    buttons: tuple[Form, ...] = ()
-    problem: str = ""
-    key: str = ""
-    command: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +229,3 @@ def _steps(histories: Sequence[HistoryReport], step: int) -> Iterable[tuple[str,
             requests, failed, p95 = cell or (0.0, 0.0, None)
             cells += [f"{requests:,.0f}", f"{failed:,.0f}", words.milliseconds(p95)]
         yield tuple(cells)
-
-
-def service_path(name: str) -> str:
-    """The API's path of a service."""
-    return f"/api/v1/services/{quote(name, safe='')}"
