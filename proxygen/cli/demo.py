@@ -73,8 +73,9 @@ def _print_places(demo: Demo) -> None:
     config = demo.settings_file
     click.echo(f"application   curl -H 'Host: {HOST}' http://127.0.0.1:{demo.http}/")
     click.echo(f"Consul        {demo.consul}")
-    click.echo(f"sidecar       {demo.admin}")
-    click.echo(f"steer it      proxygen canary set {SERVICE} 50% --config {config}")
+    click.echo(f"status page   {demo.page}")
+    click.echo(f"steer it      there, with the token {demo.token}")
+    click.echo(f"              or: proxygen canary set {SERVICE} 50% --config {config}")
 
 
 def _print_split(count: Count, share: Share) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -40,7 +41,9 @@ class Demo:
 
     http: int
     consul: str
-    admin: str
+    page: str
+    token: str
+    """For what the page changes."""
     settings_file: Path
 
 
@@ -68,7 +71,8 @@ async def running(*, port: int | None, canary: str) -> AsyncIterator[Demo]:
         yield Demo(
             http=http,
             consul=f"http://{address}/ui/",
-            admin=f"http://{settings.admin.listen}/api/v1/status",
+            page=f"http://{settings.admin.listen}/",
+            token=settings.admin.token.get_secret_value() if settings.admin.token else "",
             settings_file=folder / "proxygen.toml",
         )
 
@@ -163,13 +167,16 @@ def _settings(folder: Path, http: int, consul: str, ports: _Ports) -> Settings:
         "nginx.stamp": f"127.0.0.1:{ports.take()}",
         "output.directory": str(folder / "output"),
         "admin.listen": f"127.0.0.1:{ports.take()}",
+        "admin.token": secrets.token_urlsafe(16),
     }
     tables: dict[str, list[str]] = {}
     for key, value in values.items():
         table, _, name = key.partition(".")
         tables.setdefault(table, []).append(f"{name} = {json.dumps(value)}")
     text = "\n".join(f"[{table}]\n" + "\n".join(lines) for table, lines in tables.items())
-    (folder / "proxygen.toml").write_text(text + "\n", encoding="utf-8")
+    path = folder / "proxygen.toml"
+    path.touch(0o600)
+    path.write_text(text + "\n", encoding="utf-8")
     return load(values, environment={})
 
 
@@ -183,7 +190,7 @@ async def _nginx(stack: AsyncExitStack, binary: Binary, settings: Settings, fold
         f"error_log {folder}/error.log notice;",
         "events { worker_connections 1024; }",
         "http {",
-        "    access_log off;",
+        f"    access_log {folder}/access.log;",
         *(f"    {kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")),
         f"    include {settings.output.directory}/current/http.d/*.conf;",
         "}",
