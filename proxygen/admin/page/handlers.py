@@ -115,17 +115,20 @@ class Pages:
         return await self._error(request, 404, "Not here", text)
 
     async def static(self, request: web.Request) -> web.Response:
-        asset = self._assets.find(request.match_info["name"])
-        if asset is None:
-            raise web.HTTPNotFound(reason="there is no such file")
         # Asked for by a page of another version, the same name may be another file tomorrow.
         kept = _FOR_EVER if request.match_info["version"] == self._assets.version else "no-cache"
-        response = web.Response(body=asset.body, content_type=asset.content_type, charset="utf-8")
-        response.headers[hdrs.CACHE_CONTROL] = kept
-        return response
+        return self._file(request.match_info["name"], kept)
 
     async def icon(self, _request: web.Request) -> web.Response:
-        raise web.HTTPFound(self._assets.address("icon.svg"))
+        """Where browsers look for it that show no page of ours, but JSON."""
+        return self._file("icon.svg", "no-cache")
+
+    def _file(self, name: str, kept: str) -> web.Response:
+        asset = self._assets.find(name)
+        if asset is None:
+            raise web.HTTPNotFound(reason="there is no such file")
+        headers = {hdrs.CACHE_CONTROL: kept}
+        return web.Response(body=asset.body, content_type=asset.content_type, charset="utf-8", headers=headers)
 
     def guarded(self, handler: Handler) -> Handler:
         """Answer failures as pages, too."""

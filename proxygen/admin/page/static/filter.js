@@ -29,6 +29,14 @@ export function startFilter(refresh) {
   });
 }
 
+/** Hide again what a reading brought back that was asked for before the last keys. */
+export function keepFiltered() {
+  const input = document.querySelector("input[data-filter]");
+  if (!(input instanceof HTMLInputElement)) return;
+  const asked = new URL(location.href).searchParams.get("q") ?? "";
+  if (input.value.trim() !== asked) hideOthers(input.value);
+}
+
 /** @param {string} text */
 function addressFor(text) {
   const address = new URL(location.href);

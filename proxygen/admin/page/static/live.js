@@ -7,7 +7,7 @@
 
 import { drawCharts } from "./charts.js";
 import { openDetails } from "./details.js";
-import { startFilter } from "./filter.js";
+import { keepFiltered, startFilter } from "./filter.js";
 import { merge } from "./merge.js";
 import { Refresher } from "./refresher.js";
 import { startSteering } from "./steer.js";
@@ -41,6 +41,7 @@ async function readAgain() {
     return;
   }
   await merge(page);
+  keepFiltered();
   fresh = new Date();
   if (connected) sayLive();
   await drawCharts();
