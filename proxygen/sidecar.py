@@ -45,8 +45,8 @@ from proxygen.steps import Step
 from proxygen.traffic.listener import Listener
 from proxygen.traffic.tally import Name, Tally
 
-_PATIENCE: Final = 2.5
-"""Seconds that Consul may take for an operator's read or write; a write over the API is both, and a person waits."""
+_PATIENCE: Final = 5.0
+"""Seconds that Consul may take for an operator's read, and for a write: a person waits."""
 
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 

@@ -16,6 +16,7 @@ from proxygen.admin.audit import audited
 from proxygen.admin.handling import SIDECAR, etag, etags_of, json_answer, read_body
 from proxygen.admin.service_report import ServiceDetail
 from proxygen.admin.shares_report import ShareReport, SharesReport
+from proxygen.consul.reads import is_about_one_service
 from proxygen.errors import AccessDenied, BadInput, CatalogUnavailable, ConflictingWrite, quoted
 from proxygen.shares import CANARY, NOTHING, STABLE, WHOLE, Share, format_share, parse_share, parse_variant_name
 from proxygen.steering import Change, Lever, Shares, format_shares, promoted, refuse_excess
@@ -139,7 +140,12 @@ def _seen(request: web.Request) -> frozenset[str]:
 async def _lever(request: web.Request) -> tuple[Lever, ServiceDetail | None]:
     """Raise 404 where no instance is registered and nothing is routed."""
     name, sidecar = request.match_info["name"], request.app[SIDECAR]
-    lever, detail = await _believed(sidecar.read_lever(name)), sidecar.service(name)
+    try:
+        lever, detail = await _believed(sidecar.read_lever(name)), sidecar.service(name)
+    except CatalogUnavailable as error:
+        if not is_about_one_service(error):
+            raise
+        raise web.HTTPNotFound(reason=f"no service can be called {name!r}") from error
     if detail is None and not lever.is_registered:
         raise web.HTTPNotFound(reason=f"no service {name!r} is routed or registered")
     return lever, detail
@@ -149,7 +155,7 @@ async def _believed(answer: Awaitable[Lever]) -> Lever:
     try:
         return await answer
     except AccessDenied as error:
-        raise CatalogUnavailable(f"the sidecar's own Consul token may not do this: {error}") from error
+        raise AccessDenied(f"the sidecar's own Consul token may not do this: {error}") from error
 
 
 def _precondition_failed(reason: str, lever: Lever | None = None) -> web.HTTPPreconditionFailed:

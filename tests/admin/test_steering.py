@@ -208,7 +208,7 @@ DENIED = AccessDenied('Consul refused; the token needs key_prefix "proxygen/cana
             "no answer",
         ),
         (Failing(writing=ConflictingWrite("somebody else")), 412, "somebody else", "conflict"),
-        (Failing(reading=CatalogUnavailable("400 no such name")), 503, "400 no such name", "no answer"),
+        (Failing(reading=CatalogUnavailable("400 no such name")), 404, "no service can be called 'web'", "refused"),
         (Failing(writing=RuntimeError("a secret detail")), 500, "the sidecar's log has it", "failed"),
     ],
     ids=str,
