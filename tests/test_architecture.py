@@ -152,11 +152,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_wheel_carries_templates_types_and_licence(wheel: zipfile.ZipFile) -> None:
-    """Whoever installs the wheel gets every template of the checkout, its types and its licence."""
+    """Whoever installs the wheel gets every template of the checkout, the page's files, its types and its licence."""
     names = set(wheel.namelist())
-    templates = {f"proxygen/templates/{path.name}" for path in (ROOT / "templates").iterdir() if path.is_file()}
-    assert templates
-    assert templates <= names
+    templates = {f"proxygen/{path.relative_to(ROOT)}" for path in (ROOT / "templates").rglob("*") if path.is_file()}
+    page = {f"{path.relative_to(ROOT)}" for path in (PACKAGE / "admin/page/static").rglob("*") if path.is_file()}
+    assert {"proxygen/templates/server.conf.j2", "proxygen/templates/admin/overview.html.j2"} <= templates
+    assert "proxygen/admin/page/static/page.css" in page
+    assert templates | page <= names
     assert "proxygen/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
