@@ -78,7 +78,7 @@ class Bearer:
             )
         _log.warning(
             "write refused",
-            reason="the bearer token is wrong" if given else "there is no bearer token",
+            reason="its token is wrong" if given else "it has no token",
             path=request.path,
             remote=request.remote,
             untold=self._untold,

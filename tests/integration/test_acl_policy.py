@@ -8,10 +8,17 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from proxygen.consul.client import ConsulClient
+from proxygen.errors import AccessDenied
+from proxygen.settings import ConsulSettings
+from proxygen.shares import Share
+from proxygen.steering import Steering
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent, HostConsul
@@ -23,7 +30,7 @@ from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "acl-policy.md"
-SIDECAR, OPERATOR, TEAM, DEPLOY, NETWORK = (
+SIDECAR, STEERING, OPERATOR, TEAM, DEPLOY, NETWORK = (
     block.strip().splitlines() for block in re.findall(r"```hcl\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 )
 ROUTE = "proxygen.route=web.example.com"
@@ -98,6 +105,33 @@ async def test_the_sidecar_serves_with_its_policy(
     sidecar.start()
     assert await fetch("127.0.0.1", sidecar.http, "/", {"Host": "web.example.com"}) == (200, INSTANCE)
     assert not [event for event in sidecar.events() if event.get("level") in ("warning", "error")]
+
+
+@pytest.mark.parametrize("rules", [SIDECAR, STEERING], ids=["reading", "steering"])
+async def test_the_sidecar_steers_with_the_policy_for_it_and_else_names_the_rule(
+    guarded: ConsulAgent, app: App, rules: list[str]
+) -> None:
+    settings = ConsulSettings(address=guarded.address, token=SecretStr(await asyncio.to_thread(token, guarded, rules)))
+    async with ConsulClient(settings) as client:
+        steering = Steering(client, tag_prefix="proxygen")
+        lever = await steering.read("web")
+        assert lever.in_tags == {"canary": 1000}
+        for shares in ({"canary": Share(700)}, None):
+            if rules == STEERING:
+                lever = await steering.move(lever, shares)
+                assert lever.index == (await steering.read("web")).index
+            else:
+                (missing,) = set(STEERING) - set(rules)
+                with pytest.raises(AccessDenied, match=re.escape(missing)):
+                    await steering.move(replace(lever, index=7), shares)
+
+
+@pytest.mark.parametrize("rules", without(STEERING))
+async def test_the_policy_for_steering_has_no_rule_to_spare(guarded: ConsulAgent, app: App, rules: list[str]) -> None:
+    settings = ConsulSettings(address=guarded.address, token=SecretStr(await asyncio.to_thread(token, guarded, rules)))
+    async with ConsulClient(settings) as client:
+        with pytest.raises(AccessDenied):
+            await Steering(client, tag_prefix="proxygen").read("web")
 
 
 def test_the_one_shot_commands_read_with_the_sidecars_policy(guarded: ConsulAgent, app: App) -> None:
