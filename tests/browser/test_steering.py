@@ -59,7 +59,7 @@ def test_a_share_that_is_changed_on_the_page_is_followed_by_the_measured_one(wor
         change(page, "60")
         enter(page, TOKEN)
         seen = sighting.wait()
-        event = world.event("applied", "web", after=changed)
+        event = world.event("applied", "web", after=stamp(world.event("steered", after=changed)))
         print(f"\nshare change: on the page {(seen - stamp(event)) * 1000:.0f} ms after the event")
         assert seen - stamp(event) < 1.0
         expect(page.locator(ANSWER)).not_to_be_empty()

@@ -57,7 +57,8 @@ class World(Site):
     @contextmanager
     def load(self) -> Iterator[Load]:
         """Send about two hundred requests a second to ``web`` meanwhile."""
-        load = Load("127.0.0.1", self.sidecar.http, headers={"Host": HOST}, clients=4, keepalive=True, pause=0.02)
+        web = {"Host": HOST}
+        load = Load("127.0.0.1", self.sidecar.http, headers=web, clients=4, keepalive=True, retry=True, pause=0.02)
         thread = threading.Thread(target=lambda: asyncio.run(load.send(1_000_000)), name="load")
         thread.start()
         try:

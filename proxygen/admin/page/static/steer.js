@@ -36,12 +36,34 @@ async function steer(form, refresh) {
   const answer = await send(change);
   if (answer === null) return;
   if (answer.ok) {
+    takeOver(form.dataset.etag, answer.etag);
     form.reset();
     say(form.dataset.done || "Done.", "good");
   }
   await refresh();
   if (!answer.ok) say(refusal(answer, before, shownShares(form)), "bad");
 }
+
+/**
+ * Let the next change build on this one, though the page is not read again yet: it is the operator's own.
+ *
+ * @param {string | undefined} old
+ * @param {string | null} now
+ */
+function takeOver(old, now) {
+  if (!now) return;
+  for (const form of document.querySelectorAll("form[data-steer]")) {
+    if (form instanceof HTMLElement && form.dataset.etag === old) form.dataset.etag = now;
+  }
+}
+
+/**
+ * @typedef {object} Answer
+ * @property {boolean} ok
+ * @property {number} status
+ * @property {string} text  Why not.
+ * @property {string | null} etag
+ */
 
 /**
  * @typedef {object} Change
@@ -97,7 +119,7 @@ function shownShares(form) {
  * Send the change with the token; ask for a token while there is none or the server knows it not.
  *
  * @param {Change} change
- * @returns {Promise<{ok: boolean, status: number, text: string} | null>} None where the operator gave up.
+ * @returns {Promise<Answer | null>} None where the operator gave up.
  */
 async function send(change) {
   let token = keptToken() ?? (await askForToken(""));
@@ -115,15 +137,17 @@ async function send(change) {
 /**
  * @param {Change} change
  * @param {string} token
+ * @returns {Promise<Answer>}
  */
 async function sendWith(change, token) {
   const headers = { ...change.options.headers, Authorization: `Bearer ${token}` };
   try {
     const answer = await fetch(change.url, { ...change.options, headers });
-    return { ok: answer.ok, status: answer.status, text: await words(answer) };
+    return { ok: answer.ok, status: answer.status, text: await words(answer), etag: answer.headers.get("ETag") };
   } catch (error) {
     // Also where the token holds what no header can.
-    return { ok: false, status: 0, text: `It could not be sent: ${error instanceof Error ? error.message : error}` };
+    const text = `It could not be sent: ${error instanceof Error ? error.message : error}`;
+    return { ok: false, status: 0, text, etag: null };
   }
 }
 
