@@ -117,11 +117,12 @@ async def _steer(request: web.Request, what: str, read_change: _Reading) -> web.
         lever, detail = await _lever(request)
         write.before = _texts(lever.asked)
         if str(lever.index) not in seen:
-            raise _precondition_failed(f"the shares of {quoted(service)} are others by now ({_words(lever)})", lever)
+            raise _others_by_now(lever)
         try:
             after = await _believed(request.app[SIDECAR].move_lever(lever, change(lever)))
         except ConflictingWrite as error:
-            raise _precondition_failed(str(error)) from error
+            newest, _ = await _lever(request)
+            raise _others_by_now(newest) from error
         write.after = _texts(after.asked)
         if after is not lever:
             write.outcome, write.story = "changed", f"moved the shares of {service}: {_difference(lever, after)}"
@@ -158,9 +159,12 @@ async def _believed(answer: Awaitable[Lever]) -> Lever:
         raise AccessDenied(f"the sidecar's own Consul token may not do this: {error}") from error
 
 
-def _precondition_failed(reason: str, lever: Lever | None = None) -> web.HTTPPreconditionFailed:
-    headers = etag(lever.index) if lever is not None else {}
-    return web.HTTPPreconditionFailed(reason=f"{reason}; nothing was written, look at them again", headers=headers)
+def _others_by_now(newest: Lever) -> web.HTTPPreconditionFailed:
+    words = format_shares(newest.asked) or "no share is asked for"
+    return web.HTTPPreconditionFailed(
+        reason=f"the shares of {quoted(newest.service)} are others by now ({words}); nothing was written, look again",
+        headers=etag(newest.index),
+    )
 
 
 def _answer(lever: Lever, detail: ServiceDetail | None) -> web.Response:
@@ -197,10 +201,6 @@ def shares_report(lever: Lever, detail: ServiceDetail | None) -> SharesReport:
 
 def _texts(shares: Shares) -> dict[str, object]:
     return {name: format_share(share) for name, share in sorted(shares.items())}
-
-
-def _words(lever: Lever) -> str:
-    return format_shares(lever.asked) or "no share is asked for"
 
 
 def _difference(before: Lever, after: Lever) -> str:

@@ -207,7 +207,7 @@ DENIED = AccessDenied('Consul refused; the token needs key_prefix "proxygen/cana
             "own Consul token may not do this: Consul refused; the token needs key_",
             "no answer",
         ),
-        (Failing(writing=ConflictingWrite("somebody else")), 412, "somebody else", "conflict"),
+        (Failing(writing=ConflictingWrite("somebody else")), 412, "others by now (canary 10%)", "conflict"),
         (Failing(reading=CatalogUnavailable("400 no such name")), 404, "no service can be called 'web'", "refused"),
         (Failing(writing=RuntimeError("a secret detail")), 500, "the sidecar's log has it", "failed"),
     ],
