@@ -50,8 +50,8 @@ def page_routes(sidecar: Sidecar) -> list[web.RouteDef]:
     pages = Pages(sidecar)
     return [
         web.get("/", pages.guarded(pages.overview)),
-        web.get("/services/{name}", pages.guarded(pages.service)),
-        web.get("/services/{name}/{rest:.*}", pages.guarded(pages.missing)),
+        web.get("/services/{name:[^/]+}", pages.guarded(pages.service)),
+        web.get("/services/{name:[^/]+}/{rest:.*}", pages.guarded(pages.missing)),
         web.get("/generations", pages.guarded(pages.generations)),
         web.get("/static/{version}/{name:.+}", pages.static),
         web.get("/favicon.ico", pages.icon),
