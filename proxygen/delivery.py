@@ -22,8 +22,8 @@ from proxygen.nginx.publish import (
     read_generation,
     stage,
 )
-from proxygen.nginx.stamp import Stamp, stamp_text
-from proxygen.pipeline import STAMP_FILE, Drafted, Pipeline, Timings
+from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
+from proxygen.pipeline import Drafted, Pipeline, Timings
 from proxygen.plan.types import Plan
 from proxygen.render import Rendered
 from proxygen.settings import Settings

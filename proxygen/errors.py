@@ -15,6 +15,7 @@
     ├── Refused                  exit 1: a gate said no; what was live stays live
     │   ├── CheckRefused             crossplane or ``nginx -t``
     │   ├── OutputUnusable           the output directory cannot hold generations
+    │   ├── UnknownGeneration        no generation of that number is on disk
     │   └── ConflictingWrite         somebody else wrote first (check-and-set)
     ├── NginxUnavailable         exit 1: no nginx binary, no master, no permission
     ├── ProgramUnavailable       exit 1: a program that cannot be started, or does not end in time
@@ -91,6 +92,10 @@ class CheckRefused(Refused):
 
 class OutputUnusable(Refused):
     """The output directory cannot hold generations (read-only, full, a file, a bind-mounted file)."""
+
+
+class UnknownGeneration(Refused):
+    """There is no generation of that number on disk: none ever was, or it was removed since."""
 
 
 class ConflictingWrite(Refused):

@@ -8,8 +8,10 @@ from typing import Final, NoReturn
 
 from proxygen.consul.watch import CatalogWatch
 from proxygen.events import Condition, EventLog, Kind, Topic
+from proxygen.journal import Entry, Journal
 from proxygen.model import ServiceName
 from proxygen.nginx.apply import Outcome
+from proxygen.plan.difference import difference
 from proxygen.plan.types import Conflict, Plan, Quarantine, Service
 from proxygen.reconcile import Reconciler
 from proxygen.steps import Step
@@ -19,10 +21,11 @@ LOOK: Final = 1.0
 
 
 class Reporter:
-    """Listens to the loop and looks at the watch, and keeps the log of events."""
+    """Listens to the loop and looks at the watch, and keeps the log of events and the journal."""
 
-    def __init__(self, events: EventLog, reconciler: Reconciler, watch: CatalogWatch) -> None:
+    def __init__(self, events: EventLog, journal: Journal, reconciler: Reconciler, watch: CatalogWatch) -> None:
         self._events: Final = events
+        self._journal: Final = journal
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._live: Mapping[ServiceName, Service] | None = None
@@ -38,6 +41,8 @@ class Reporter:
     def heed(self, step: Step) -> None:
         """Take in how one pass ended, and what is so after it."""
         plan = self._reconciler.plan
+        if step.outcome is not Outcome.UNCHANGED:
+            self._journal.add(_entry(step, self._cause(plan)))
         if step.outcome is Outcome.APPLIED:
             self._say_applied(step, plan)
         elif step.failed and (step.outcome, step.reason) != self._failure:
@@ -64,6 +69,13 @@ class Reporter:
         text = f"generation {step.generation} is live{late}"
         self._events.append(Kind.APPLIED, text, generation=step.generation, services=_changed(before, self._live))
 
+    def _cause(self, plan: Plan | None) -> str:
+        if self._reconciler.pinned is not None:
+            return f"the operator went back to generation {self._reconciler.pinned}"
+        if plan is None or self._live is None:
+            return "the first plan since the start"
+        return difference(self._live, _by_name(plan)) or "templates, certificates, other files or settings"
+
     def _losses(self) -> Iterator[tuple[str, Condition]]:
         problem = self._watch.problem
         if problem is not None:
@@ -82,6 +94,18 @@ class Reporter:
                     text=held.reason, end="no servers are held any more", cause=" ".join(services), services=services
                 ),
             )
+
+
+def _entry(step: Step, cause: str) -> Entry:
+    return Entry(
+        at=step.at.isoformat(timespec="milliseconds"),
+        outcome=step.outcome.value,
+        generation=step.generation,
+        reason=step.reason,
+        cause=cause,
+        durations={stage: round(seconds, 4) for stage, seconds in step.durations.items()},
+        propagation=None if step.propagation is None else round(step.propagation, 4),
+    )
 
 
 def _by_name(plan: Plan) -> Mapping[ServiceName, Service]:

@@ -33,8 +33,6 @@ from proxygen.viewing import Surroundings, TrafficLog
 MAX_ROUNDS: Final = 50
 """Each round leaves at least one more service out; more than this many refusals at once are a fault of the whole."""
 
-STAMP_FILE: Final = "http.d/90-stamp.conf"
-
 
 @dataclass(slots=True)
 class Timings:

@@ -21,6 +21,7 @@ from proxygen.admin.planned import (
 from proxygen.admin.report import (
     ApplyReport,
     ConsulReport,
+    DiffReport,
     GenerationReport,
     HoldReport,
     LiveReport,
@@ -34,6 +35,8 @@ from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.events import EventLog
+from proxygen.history import generation_difference, generation_report
+from proxygen.journal import Entry, Journal
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, current, generations, read_generation
@@ -62,6 +65,7 @@ class RunningSidecar:
         client: ConsulClient,
         *,
         events: EventLog,
+        journal: Journal,
         meter: Meter,
         tally: Tally,
         listener: Listener | None,
@@ -73,6 +77,7 @@ class RunningSidecar:
         self._client: Final = client
         self._steering: Final = Steering(client, tag_prefix=settings.proxy.tag_prefix, patience=_PATIENCE)
         self.events: Final = events
+        self._journal: Final = journal
         self.meter: Final = meter
         self._tally: Final = tally
         self._listener: Final = listener
@@ -97,7 +102,7 @@ class RunningSidecar:
             state=state,
             reasons=reasons,
             live=self._live_report(live),
-            last_apply=apply_report(self._reconciler.last) if self._reconciler.last else None,
+            last_apply=self._last_apply(),
             consul=self._consul(),
             quarantined=tuple(quarantine_report(item) for item in (plan.quarantined if plan else ())),
             conflicts=tuple(conflict_report(item) for item in (plan.conflicts if plan else ())),
@@ -125,8 +130,15 @@ class RunningSidecar:
         return totals(self._tally)
 
     def generations(self) -> tuple[GenerationReport, ...]:
+        made = {entry.generation: entry for entry in self._journal.entries}
         found = reversed(generations(self._settings.output.directory))
-        return tuple(_generation(generation) for generation in found)
+        return tuple(generation_report(generation, made.get(generation.number)) for generation in found)
+
+    def applies(self) -> tuple[ApplyReport, ...]:
+        return tuple(_told(entry) for entry in reversed(self._journal.entries))
+
+    def difference(self, number: int, against: int | None) -> DiffReport:
+        return generation_difference(self._settings.output.directory, number, against)
 
     async def read_lever(self, service: str) -> Lever:
         return await self._steering.read(service)
@@ -161,6 +173,14 @@ class RunningSidecar:
                 yield f"Consul has not been read in whole since the start{problem}"
             else:
                 yield f"Consul's data is {freshness:.0f}s old{problem}"
+
+    def _last_apply(self) -> ApplyReport | None:
+        step = self._reconciler.last
+        if step is None:
+            return None
+        report = apply_report(step)
+        entry = self._journal.entries[-1] if self._journal.entries else None
+        return replace(report, cause=entry.cause) if entry is not None and entry.at == report.at else report
 
     def _live(self) -> Generation | None:
         directory = self._settings.output.directory
@@ -242,13 +262,15 @@ class RunningSidecar:
         return replace(report, master=master.pid, accepting=len(seen.accepting), draining=len(seen.draining))
 
 
-def _generation(generation: Generation) -> GenerationReport:
-    return GenerationReport(
-        number=generation.number,
-        digest=generation.stamp.digest,
-        created=generation.published_at,
-        live=generation.live,
-        outcome="live" if generation.live and generation.proven else "proven" if generation.proven else "not proven",
+def _told(entry: Entry) -> ApplyReport:
+    return ApplyReport(
+        outcome=entry.outcome,
+        generation=entry.generation,
+        reason=entry.reason,
+        at=entry.at,
+        durations=entry.durations,
+        propagation=entry.propagation,
+        cause=entry.cause,
     )
 
 

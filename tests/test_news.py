@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from proxygen.events import Event, EventLog, Kind
 from proxygen.guard import Held
+from proxygen.journal import Journal
 from proxygen.model import ServiceName
 from proxygen.news import Reporter
 from proxygen.nginx.apply import Outcome
@@ -31,11 +33,12 @@ class Parts:
     held: Held | None = None
     problem: str | None = None
     events: EventLog = field(default_factory=EventLog)
+    journal: Journal = field(default_factory=lambda: Journal(Path("/nowhere")))
     reporter: Reporter = field(init=False)
 
     def __post_init__(self) -> None:
         # Both are read only, and by these names only.
-        self.reporter = Reporter(self.events, self, self)  # type: ignore[arg-type]
+        self.reporter = Reporter(self.events, self.journal, self, self)  # type: ignore[arg-type]
 
     def step(
         self, outcome: Outcome, *, generation: int | None = 1, reason: str = "", propagation: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from proxygen.admin.report import ApplyReport, GenerationReport, StatusReport
+from proxygen.admin.report import ApplyReport, DiffReport, GenerationReport, StatusReport
 from proxygen.admin.service_report import ServiceDetail, ServiceSummary
 from proxygen.admin.traffic_report import TrafficTotals
 from proxygen.events import EventLog
@@ -71,6 +71,17 @@ class Sidecar(Protocol):
 
     async def move_lever(self, lever: Lever, shares: Shares | None) -> Lever:
         """Write shares over a lever that was read, or give them back to the tags; see `proxygen.steering.Steering`."""
+        ...
+
+    def applies(self) -> tuple[ApplyReport, ...]:
+        """Return the last attempts to make a plan live, also those that came to nothing, newest first."""
+        ...
+
+    def difference(self, number: int, against: int | None) -> DiffReport:
+        """Compare a generation with another, or with the one before it that is on disk for None. Reads files.
+
+        Raise UnknownGeneration where one of them is not there.
+        """
         ...
 
     async def rollback(self, number: int | None) -> ApplyReport:

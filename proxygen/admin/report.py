@@ -33,6 +33,39 @@ class GenerationReport:
     live: bool
     outcome: str = ""
     """``live``, ``proven`` (nginx was seen to serve it) or ``not proven``."""
+    cause: str = ""
+    """What was different from what was live before; "" where the journal does not reach back so far, as below."""
+    reason: str = ""
+    """Why it was rolled back, with nginx's own words."""
+    durations: Mapping[str, float] = field(default_factory=dict)
+    """As in `ApplyReport`."""
+    propagation: float | None = None
+    """As in `ApplyReport`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileChange:
+    """One file of a generation that is different in another."""
+
+    path: str
+    added: int
+    """Lines, as the next."""
+    removed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffReport:
+    """What one generation changed against another."""
+
+    generation: int
+    against: int | None
+    """None: there is no older one on disk, and it is compared with nothing."""
+    summary: str
+    files: tuple[FileChange, ...]
+    diff: str
+    """Unified."""
+    truncated: bool
+    """Whether lines are left out of ``diff``, which is bounded; the figures count them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +91,8 @@ class ApplyReport:
     """Seconds by step: plan, render, check, stage, test, drain, publish, reload, prove, restore."""
     propagation: float | None = None
     """Seconds from the change in Consul until nginx was proven to serve it; None where nothing went live."""
+    cause: str = ""
+    """What was different from what was live before, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

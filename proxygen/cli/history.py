@@ -9,7 +9,9 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table
 from proxygen.errors import OutputUnusable
-from proxygen.nginx.publish import Generation, generations
+from proxygen.history import generation_report
+from proxygen.journal import load_journal
+from proxygen.nginx.publish import generations
 from proxygen.settings import Settings
 
 _DIGEST_SHOWN = 12
@@ -27,24 +29,21 @@ def history(settings: Settings, as_json: bool) -> None:
     directory = settings.output.directory
     if not directory.is_dir():
         raise OutputUnusable(f"there is no directory {directory}; --output-directory says where generations are")
-    reports = [report_generation(generation) for generation in reversed(generations(directory))]
+    made = {entry.generation: entry for entry in load_journal(directory)}
+    reports = [generation_report(each, made.get(each.number)) for each in reversed(generations(directory))]
     if as_json:
         print_json(reports)
     elif reports:
         print_table(
-            ("GENERATION", "STATE", "CREATED", "DIGEST"),
-            ((report.number, report.outcome, report.created, report.digest[:_DIGEST_SHOWN]) for report in reports),
+            ("GENERATION", "STATE", "CREATED", "DIGEST", "CAUSE"),
+            (
+                (report.number, _state(report), report.created, report.digest[:_DIGEST_SHOWN], report.cause)
+                for report in reports
+            ),
         )
     else:
         click.echo(f"no generation in {directory} yet", err=True)
 
 
-def report_generation(generation: Generation) -> GenerationReport:
-    """Return what the admin API and ``history`` say of a generation."""
-    return GenerationReport(
-        number=generation.number,
-        digest=generation.stamp.digest,
-        created=generation.published_at,
-        live=generation.live,
-        outcome="live" if generation.live else "proven" if generation.proven else "not proven",
-    )
+def _state(report: GenerationReport) -> str:
+    return "live" if report.live else report.outcome

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +14,10 @@ from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog
 from proxygen.cli.options import settings_options
 from proxygen.errors import BadInput, CheckRefused, NginxUnavailable
 from proxygen.model import Catalog, ServiceName
+from proxygen.nginx.difference import compare, contents, summary
 from proxygen.nginx.publish import current, write_files
-from proxygen.nginx.stamp import stamp_text
-from proxygen.pipeline import MAX_ROUNDS, STAMP_FILE, Drafted, Pipeline, quarantines
+from proxygen.nginx.stamp import STAMP_FILE, stamp_text
+from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
 from proxygen.plan.types import Quarantine
 from proxygen.render import Rendered
 from proxygen.settings import Settings
@@ -42,13 +42,13 @@ def render(settings: Settings, catalog: Path | None, target: str, service: str |
     """
     drafted = asyncio.run(_drafted(settings, catalog))
     say_problems(drafted.plan)
-    contents = _only(drafted, service) if service is not None else dict(drafted.rendered.contents)
+    files = _only(drafted, service) if service is not None else dict(drafted.rendered.contents)
     if target == "-":
-        for path, content in contents.items():
+        for path, content in files.items():
             click.echo(f"# {path}")
             click.echo(content.decode(), nl=False)
         return 0
-    _write(settings, Path(target), contents)
+    _write(settings, Path(target), files)
     return 0
 
 
@@ -143,32 +143,11 @@ def diff(settings: Settings, catalog: Path | None) -> int:
     """
     drafted = asyncio.run(_drafted(settings, catalog))
     say_problems(drafted.plan)
-    live = _live_contents(settings.output.directory)
+    live = contents(settings.output.directory / "current")
     new = {path: content.decode() for path, content in drafted.rendered.contents.items()}
-    added = removed = files = 0
-    for path in sorted({*live, *new}):
-        lines = list(_diff(path, live.get(path, ""), new.get(path, "")))
-        files += bool(lines)
-        added += sum(line.startswith("+") and not line.startswith("+++") for line in lines)
-        removed += sum(line.startswith("-") and not line.startswith("---") for line in lines)
-        click.echo("".join(lines), nl=False)
+    differences = compare(live, new, names=("live", "new"))
+    for each in differences:
+        click.echo("".join(each.lines), nl=False)
     number = current(settings.output.directory)
-    against = f"generation {number}" if number is not None else "no live generation"
-    click.echo(f"{files} files change against {against}: {added} lines added, {removed} removed")
-    return 1 if files else 0
-
-
-def _live_contents(output: Path) -> dict[str, str]:
-    root = output / "current"
-    return {
-        str(path.relative_to(root)): path.read_text()
-        for folder in ("http.d", "stream.d")
-        for path in sorted((root / folder).glob("*.conf"))
-        if str(path.relative_to(root)) != STAMP_FILE
-    }
-
-
-def _diff(path: str, live: str, new: str) -> Iterator[str]:
-    return difflib.unified_diff(
-        live.splitlines(keepends=True), new.splitlines(keepends=True), f"live/{path}", f"new/{path}"
-    )
+    click.echo(summary(differences, f"generation {number}" if number is not None else "no live generation"))
+    return 1 if differences else 0

@@ -25,6 +25,7 @@ from proxygen.consul.watch import CatalogWatch
 from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
 from proxygen.events import EventLog
 from proxygen.files import watching
+from proxygen.journal import Journal
 from proxygen.last_good import load_elsewhere
 from proxygen.log import configure, get_logger
 from proxygen.model import Catalog
@@ -140,6 +141,7 @@ class _Parts:
     watch: CatalogWatch
     reconciler: Reconciler
     reporter: Reporter
+    journal: Journal
 
 
 @asynccontextmanager
@@ -169,16 +171,27 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
         )
         meter, tally = Meter(), Tally(TrafficNames(lambda: reconciler.plan))
         client.subscribe(meter.asked_consul)
-        reporter = Reporter(events, reconciler, watch)
+        journal = Journal(output.directory)
+        reporter = Reporter(events, journal, reconciler, watch)
         reconciler.subscribe(reporter.heed)
         reconciler.subscribe(lambda step: meter.passed(apply_report(step)))
         listener = _listen(stack, settings, pipeline, tally)
         sidecar = RunningSidecar(
-            settings, reconciler, watch, client, events=events, meter=meter, tally=tally, listener=listener
+            settings,
+            reconciler,
+            watch,
+            client,
+            events=events,
+            journal=journal,
+            meter=meter,
+            tally=tally,
+            listener=listener,
         )
         await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
         stack.enter_context(watching(_directories(settings), reconciler.files_touched))
-        yield _Parts(settings=settings, client=client, watch=watch, reconciler=reconciler, reporter=reporter)
+        yield _Parts(
+            settings=settings, client=client, watch=watch, reconciler=reconciler, reporter=reporter, journal=journal
+        )
 
 
 def _listen(stack: AsyncExitStack, settings: Settings, pipeline: Pipeline, tally: Tally) -> Listener | None:
@@ -199,6 +212,7 @@ async def _serve(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_C
             start_eternal(group, parts.reconciler.run(), name="reconcile"),
             start_eternal(group, parts.watch.run(), name="watch of Consul"),
             start_eternal(group, parts.reporter.run(), name="look after Consul"),
+            start_eternal(group, parts.journal.run(), name="journal"),
             group.create_task(_say_what_is_denied(parts.client), name="probe of the token"),
         )
         wanted = await _other_settings(parts, reader, calls)

@@ -8,6 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+STAMP_FILE: Final = "http.d/90-stamp.conf"
+"""Where it stands in a generation."""
+
 PATH: Final = "/proxygen/stamp"
 """Where the private virtual server answers."""
 

@@ -9,6 +9,8 @@ from proxygen.admin.meter import Meter
 from proxygen.admin.report import (
     ApplyReport,
     ConsulReport,
+    DiffReport,
+    FileChange,
     GenerationReport,
     LiveReport,
     NginxReport,
@@ -26,7 +28,7 @@ from proxygen.admin.service_report import (
     VariantSummary,
 )
 from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
-from proxygen.errors import BadInput, ConflictingWrite, Refused
+from proxygen.errors import BadInput, ConflictingWrite, Refused, UnknownGeneration
 from proxygen.events import EventLog
 from proxygen.shares import Share
 from proxygen.steering import Lever, Shares
@@ -115,6 +117,17 @@ class RememberingSidecar:
 
     def generations(self) -> tuple[GenerationReport, ...]:
         return (GenerationReport(number=42, digest="abc", created="2026-01-01T00:00:00+00:00", live=True),)
+
+    def applies(self) -> tuple[ApplyReport, ...]:
+        return (ApplyReport(outcome="applied", generation=42, cause="web: new"),)
+
+    def difference(self, number: int, against: int | None) -> DiffReport:
+        if number != 42:
+            raise UnknownGeneration(f"there is no generation {number} on disk; there are 42 to 42")
+        files = (FileChange(path="http.d/web.conf", added=1, removed=0),)
+        return DiffReport(
+            generation=42, against=against, summary="1 file", files=files, diff="+server\n", truncated=False
+        )
 
     async def read_lever(self, service: str) -> Lever:
         lever = self.levers.get(service)

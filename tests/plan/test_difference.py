@@ -1,0 +1,71 @@
+"""What is different between two plans, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxygen.model import Health, Instance, ServiceName
+from proxygen.plan.difference import MOST_NAMED, difference
+from proxygen.plan.types import Plan, Service
+from tests.plan.catalogs import instance, plan
+
+WEB = instance("web", 1, "route=web.example.com")
+CANARY = instance("web", 2, "route=web.example.com", "canary=10%")
+
+
+def services(planned: Plan) -> Mapping[ServiceName, Service]:
+    return {service.name: service for service in planned.services}
+
+
+def said(before: Plan, after: Plan) -> str:
+    return difference(services(before), services(after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ((), (WEB,), "web: new"),
+        ((WEB,), (), "web: gone"),
+        ((WEB,), (WEB, instance("web", 3, "route=web.example.com")), "web: 1 instance more"),
+        ((WEB, instance("web", 3)), (WEB,), "web: 1 instance fewer"),
+        ((WEB,), (instance("web", 9, "route=web.example.com"),), "web: 1 instance more, 1 instance fewer"),
+        ((WEB, CANARY), (WEB, instance("web", 2, "route=web.example.com", "canary=25%")), "web: canary 10% -> 25%"),
+        ((WEB,), (instance("web", 1, "route=other.example.com"),), "web: other routes"),
+        ((WEB,), (instance("web", 1, "route=web.example.com", "weight=3"),), "web: 1 instance changed"),
+        ((WEB,), (instance("web", 1, "route=web.example.com", "timeout=3s"),), "web: other options"),
+        ((WEB,), (instance("web", 1, "route=web.example.com", "weight=x"),), "web: quarantined"),
+        (
+            (WEB,),
+            (instance("web", 1, "route=web.example.com", health=Health.CRITICAL),),
+            "web: nobody left to serve it, 1 instance now unhealthy",
+        ),
+    ],
+)
+def test_each_kind_of_change_has_its_words(
+    before: tuple[Instance, ...], after: tuple[Instance, ...], text: str
+) -> None:
+    assert said(plan(*before), plan(*after)).startswith(text)
+
+
+def test_of_many_services_the_first_are_named() -> None:
+    many = [instance(f"s{number}", number + 1, f"route=s{number}.example.com") for number in range(9)]
+    assert said(plan(), plan(*many)).endswith(f"; {9 - MOST_NAMED} more services")
+
+
+_instances = st.builds(
+    lambda service, number, tag, health: instance(service, number, f"route={service}.example.com", *tag, health=health),
+    st.sampled_from(["web", "shop"]),
+    st.integers(1, 4),
+    st.sampled_from([(), ("canary=10%",), ("canary=20%",), ("weight=2",), ("weight=x",), ("timeout=3s",)]),
+    st.sampled_from(list(Health)),
+)
+_plans = st.lists(_instances, max_size=5, unique_by=lambda one: (one.service, one.id)).map(lambda found: plan(*found))
+
+
+@given(_plans, _plans)
+def test_nothing_is_said_where_and_only_where_nothing_differs(before: Plan, after: Plan) -> None:
+    assert (said(before, after) == "") == (services(before) == services(after))

@@ -1,0 +1,67 @@
+"""What became of plans, on disk: whatever happens to the file, the loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from proxygen.journal import KEPT, Entry, Journal, load_journal
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    (tmp_path / "state").mkdir()
+    return tmp_path
+
+
+def entry(generation: int, outcome: str = "applied", reason: str = "") -> Entry:
+    return Entry(at="2026-01-01T00:00:00.000+00:00", outcome=outcome, generation=generation, reason=reason)
+
+
+async def written(journal: Journal) -> None:
+    """Have what was added written, as the end of the sidecar does."""
+    task = asyncio.create_task(journal.run())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_later_run_finds_what_an_earlier_one_wrote(output: Path) -> None:
+    journal = Journal(output)
+    journal.add(entry(1))
+    journal.add(entry(2, "rolled back", "no worker lived"))
+    await written(journal)
+    assert Journal(output).entries == load_journal(output) == (entry(1), entry(2, "rolled back", "no worker lived"))
+
+
+def test_what_fails_again_and_again_is_told_once(output: Path) -> None:
+    journal = Journal(output)
+    for _ in range(3):
+        journal.add(entry(2, "rejected", "why"))
+    journal.add(entry(2))
+    journal.add(entry(3))
+    assert [each.outcome for each in journal.entries] == ["rejected", "applied", "applied"]
+
+
+async def test_it_is_bounded(output: Path) -> None:
+    journal = Journal(output)
+    for number in range(KEPT + 50):
+        journal.add(entry(number))
+    await written(journal)
+    assert [each.generation for each in load_journal(output)] == list(range(50, KEPT + 50))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[{}]", b"\xff", b"[" * 100_000, b'[{"at": 1}]'])
+def test_a_file_that_is_none_is_a_new_beginning(output: Path, content: bytes) -> None:
+    (output / "state/journal.json").write_bytes(content)
+    assert Journal(output).entries == ()
+
+
+async def test_a_disk_that_takes_nothing_costs_nothing_but_the_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "gone")
+    journal.add(entry(1))
+    await written(journal)
+    assert journal.entries == (entry(1),)
