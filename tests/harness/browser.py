@@ -100,8 +100,8 @@ class Tab:
         """Go there, and wait until the page follows the events."""
         with self.page.expect_response(lambda answer: answer.url.endswith("/api/v1/events")):
             answer = self.page.goto(path)
-        assert answer is not None
-        assert answer.ok, f"{path}: {answer.status}"
+            assert answer is not None
+            assert answer.ok, f"{path}: {answer.status} {answer.text()[:2000]}"
         return self.page
 
     def findings(self, *, least: str = "serious") -> list[str]:
