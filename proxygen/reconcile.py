@@ -39,6 +39,10 @@ PATIENCE: Final = 5.0
 _Work = Callable[[Timings], Awaitable[Applied]]
 
 
+def _always() -> None:
+    """Let it happen, whatever is live by now."""
+
+
 class Reconciler:
     """Owns the order of things between a catalog and a proven generation."""
 
@@ -229,22 +233,30 @@ class Reconciler:
 
     # --- what the operator asks for
 
-    async def roll_back(self, number: int | None) -> Step:
+    async def roll_back(self, number: int | None, *, confirm: Callable[[], None] = _always) -> Step:
         """Go back to an older generation and stay there until the hold is released. Raise OutputUnusable where
-        there is none of that number."""
+        there is none of that number.
+
+        ``confirm`` is called when no other pass is under way, and stops it by what it raises.
+        """
         try:
             async with self._one_at_a_time:
+                confirm()
                 step = conclude(await self._passage.go_back(number), Timings())
                 self._conclude(step)
         finally:
             self._again()
         return step
 
-    async def release_hold(self) -> Step:
-        """Let plans go live again, and return what became of the newest one. Raise Refused where nothing is held."""
-        if self.pinned is None and self.held is None:
-            raise Refused("nothing is held")
+    async def release_hold(self, *, confirm: Callable[[], None] = _always) -> Step:
+        """Let plans go live again, and return what became of the newest one. Raise Refused where nothing is held.
+
+        ``confirm`` as in `roll_back`.
+        """
         async with self._one_at_a_time:
+            confirm()
+            if self.pinned is None and self.held is None:
+                raise Refused("nothing is held")
             if self.held is not None:
                 self._accepted.release()
             self._accepted.pin(None)

@@ -146,11 +146,11 @@ class RunningSidecar:
     async def move_lever(self, lever: Lever, shares: Shares | None) -> Lever:
         return await self._steering.move(lever, shares)
 
-    async def rollback(self, number: int | None) -> ApplyReport:
-        return apply_report(await self._reconciler.roll_back(number))
+    async def rollback(self, number: int | None, *, confirm: Callable[[], None]) -> ApplyReport:
+        return apply_report(await self._reconciler.roll_back(number, confirm=confirm))
 
-    async def release_hold(self) -> ApplyReport:
-        return apply_report(await self._reconciler.release_hold())
+    async def release_hold(self, *, confirm: Callable[[], None]) -> ApplyReport:
+        return apply_report(await self._reconciler.release_hold(confirm=confirm))
 
     def _reasons(self) -> Iterator[str]:
         step = self._reconciler.last

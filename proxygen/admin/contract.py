@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -41,7 +42,9 @@ class Sidecar(Protocol):
         """What was measured as it happened; the rest is read at the scrape."""
         ...
 
-    def status(self) -> StatusReport: ...
+    def status(self) -> StatusReport:
+        """Return everything; any thread may call it."""
+        ...
 
     def readiness(self) -> Readiness: ...
 
@@ -84,10 +87,13 @@ class Sidecar(Protocol):
         """
         ...
 
-    async def rollback(self, number: int | None) -> ApplyReport:
-        """Make ``number`` live again, the generation before the live one for None."""
+    async def rollback(self, number: int | None, *, confirm: Callable[[], None]) -> ApplyReport:
+        """Make ``number`` live again, the generation before the live one for None.
+
+        ``confirm`` is called when nothing else can change any more, and stops it by what it raises.
+        """
         ...
 
-    async def release_hold(self) -> ApplyReport:
-        """Let the held plan through and return what became of it."""
+    async def release_hold(self, *, confirm: Callable[[], None]) -> ApplyReport:
+        """Let the held plan through and return what became of it. ``confirm`` as in `rollback`."""
         ...

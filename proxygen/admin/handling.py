@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from proxygen.admin.contract import Sidecar
+from proxygen.admin.report import StatusReport
 from proxygen.admin.stream import Streams
 from proxygen.errors import BadInput
 
@@ -53,3 +55,12 @@ def etags_of(request: web.Request) -> frozenset[str]:
 
 def etag(value: object) -> Mapping[str, str]:
     return {hdrs.ETAG: f'"{value}"'}
+
+
+def state_tag(status: StatusReport) -> str:
+    """Name what is live and what is held, for ``ETag``: another rollback or release makes it another."""
+    number = status.live.number if status.live is not None else 0
+    if status.hold is None:
+        return str(number)
+    held = f"{status.hold.pinned} {' '.join(sorted(status.hold.services))}"
+    return f"{number}-held-{zlib.crc32(held.encode()):08x}"

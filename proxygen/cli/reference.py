@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Final
 
 import click
 
+from proxygen.admin.api import ENDPOINTS
 from proxygen.admin.families import FAMILIES
+from proxygen.admin.openapi import description
 from proxygen.cli import proxygen
 from proxygen.cli.lazy import Command, SectionedOption
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
@@ -21,7 +24,8 @@ _NOTE: Final = "<!-- Written by `python -m proxygen.cli.reference docs/reference
 
 def pages() -> Mapping[str, str]:
     """Return every reference page by its file's name."""
-    return {name: "\n".join([_NOTE, "", *write()]) + "\n" for name, write in _PAGES.items()}
+    written = {name: "\n".join([_NOTE, "", *write()]) + "\n" for name, write in _PAGES.items()}
+    return {**written, "openapi.json": json.dumps(description(ENDPOINTS), indent=1) + "\n"}
 
 
 def main(directory: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from proxygen.admin.contract import Readiness
@@ -143,7 +144,8 @@ class RememberingSidecar:
         self.levers[lever.service] = replace(lever, in_kv=wanted, index=self.index if wanted else 0)
         return self.levers[lever.service]
 
-    async def rollback(self, number: int | None) -> ApplyReport:
+    async def rollback(self, number: int | None, *, confirm: Callable[[], None]) -> ApplyReport:
+        confirm()
         if number == 13:
             raise BadInput("there is no generation 13")
         if number == 99:
@@ -151,7 +153,8 @@ class RememberingSidecar:
         self.rollbacks.append(number)
         return ApplyReport(outcome="applied", generation=number or 41)
 
-    async def release_hold(self) -> ApplyReport:
+    async def release_hold(self, *, confirm: Callable[[], None]) -> ApplyReport:
+        confirm()
         if not self.held:
             raise Refused("nothing is held")
         self.held = False

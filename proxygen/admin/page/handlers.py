@@ -11,12 +11,14 @@ from aiohttp import hdrs, web
 
 from proxygen import __version__
 from proxygen.admin.contract import Sidecar
+from proxygen.admin.handling import state_tag
 from proxygen.admin.page.assets import Assets
 from proxygen.admin.page.generations import time_line
 from proxygen.admin.page.overview import overview
 from proxygen.admin.page.service import service_view
 from proxygen.admin.page.steering import Steering, steering
 from proxygen.admin.page.views import event_views
+from proxygen.admin.report import StatusReport
 from proxygen.admin.steering import shares_report
 from proxygen.errors import ProxygenError
 from proxygen.log import get_logger
@@ -72,7 +74,7 @@ class Pages:
 
         def view() -> Mapping[str, object]:
             return {
-                "page": overview(status, self._sidecar.services(), now, etag="", query=query),
+                "page": overview(status, self._sidecar.services(), now, etag=_tag(status), query=query),
                 "events": event_views(events, now, most=30),
             }
 
@@ -106,7 +108,7 @@ class Pages:
         status, now = self._sidecar.overview(), datetime.now(UTC)
 
         def view() -> Mapping[str, object]:
-            return {"moments": time_line(self._sidecar.generations(), status.last_apply, now, etag="")}
+            return {"moments": time_line(self._sidecar.generations(), status.last_apply, now, etag=_tag(status))}
 
         return await self._answer(request, "generations.html.j2", view)
 
@@ -172,3 +174,7 @@ class Pages:
         """The id of the last event that this page may have taken in."""
         events = self._sidecar.events.since(None)
         return events[-1].id if events else ""
+
+
+def _tag(status: StatusReport) -> str:
+    return f'"{state_tag(status)}"'
