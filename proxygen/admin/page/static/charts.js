@@ -29,7 +29,7 @@ const PANELS = [
   { title: "p95, ms", points: true, of: (series) => series.p95.map((seconds) => (seconds === null ? null : seconds * 1000)) },
 ];
 
-const HEIGHT = 150;
+const HEIGHT = 130;
 const NARROWEST = 240;
 
 /** @type {WeakMap<Element, {text: string, plots: any[]}>} */
