@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.world import World
 from tests.harness.browser import LARGE, Sighting, Tab
@@ -175,3 +175,18 @@ def test_a_reader_at_the_end_of_the_list_stays_there(many: World, open_tab: Call
     box = last.bounding_box()
     assert box is not None
     assert 0 <= box["y"] <= LARGE["height"], box
+
+
+def test_where_no_token_is_set_the_page_says_that_nothing_may_be_changed(
+    many: World, open_tab: Callable[..., Tab]
+) -> None:
+    tab = open_tab(many.sidecar)
+    tab.expect("403")
+    page = tab.open("/generations")
+    page.locator("form[data-steer] button").first.click()
+    page.locator("dialog.confirm").get_by_role("button", name="Do it").click()
+    page.locator("#token-dialog").wait_for(state="visible")
+    page.keyboard.type("whatever it is")
+    page.keyboard.press("Enter")
+    expect(page.locator("#steer-answer")).to_contain_text("admin.token")
+    assert many.sidecar.status()["hold"] is None

@@ -59,9 +59,12 @@ def test_a_share_that_is_changed_on_the_page_is_followed_by_the_measured_one(wor
         change(page, "60")
         enter(page, TOKEN)
         seen = sighting.wait()
-        event = world.event("applied", "web", after=stamp(world.event("steered", after=changed)))
-        print(f"\nshare change: on the page {(seen - stamp(event)) * 1000:.0f} ms after the event")
-        assert seen - stamp(event) < 1.0
+        steered = stamp(world.event("steered", after=changed))
+        applied = stamp(world.event("applied", "web", after=steered))
+        print(
+            f"\nshare change: on the page {seen - steered:.2f} s after it was asked for, live {applied - steered:.2f} s"
+        )
+        assert seen - applied < 1.0
         expect(page.locator(ANSWER)).not_to_be_empty()
         process.wait_until(lambda: 5500 < measured(world) < 6500, what="60 % measured", timeout=90)
         bar = page.locator("#variants .card", has_text="canary").locator("dl.shares")
