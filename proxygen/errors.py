@@ -121,3 +121,8 @@ class SidecarUnavailable(ProxygenError):
 def quoted(text: str) -> str:
     """Quote a text that somebody else wrote for one line of an error: printable, and cut at 80 characters."""
     return repr(text) if len(text) <= 80 else f"{text[:80]!r}…"
+
+
+def printable(value: object) -> str:
+    """Return ``value`` as one line: names from Consul may hold newlines and terminal escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))

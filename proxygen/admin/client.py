@@ -7,18 +7,24 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from proxygen.admin.place import reachable, socket_path
-from proxygen.admin.report import ApplyReport, StatusReport
+from proxygen.admin.report import ApplyReport, GenerationReport, StatusReport
+from proxygen.admin.service_report import ServiceDetail, ServiceSummary
+from proxygen.admin.stream import HEARTBEAT
 from proxygen.errors import Refused, SidecarUnavailable
+from proxygen.events import Event
 from proxygen.settings import AdminSettings
 
 T = TypeVar("T")
 
 _ANSWER: Final = aiohttp.ClientTimeout(total=10, sock_connect=5)
+_DATA: Final = b"data: "
 _CHANGE: Final = aiohttp.ClientTimeout(total=120, sock_connect=5)
 """A rollback waits for draining workers and for the proof."""
 
@@ -33,6 +39,35 @@ class AdminClient:
     async def status(self) -> StatusReport:
         return await self._call("GET", "/api/v1/status", StatusReport)
 
+    async def services(self) -> tuple[ServiceSummary, ...]:
+        return await self._call("GET", "/api/v1/services", tuple[ServiceSummary, ...])
+
+    async def service(self, name: str) -> ServiceDetail | None:
+        """Return None where no such service is routed."""
+        path = URL(f"/api/v1/services/{quote(name, safe='')}", encoded=True)
+        status, content = await self._ask("GET", path)
+        if status == 404:
+            return None
+        if status != 200:
+            raise SidecarUnavailable(f"the sidecar at {self._place} answered {status}: {_error_text(content)}")
+        return self._decode(content, ServiceDetail)
+
+    async def generations(self) -> tuple[GenerationReport, ...]:
+        return await self._call("GET", "/api/v1/generations", tuple[GenerationReport, ...])
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Follow what happens, from the oldest event that is kept, until the sidecar ends."""
+        try:
+            patience = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=3 * HEARTBEAT)
+            async with self._session.get("/api/v1/events", timeout=patience) as response:
+                if response.status != 200:
+                    raise SidecarUnavailable(f"the sidecar at {self._place} answered {response.status}")
+                async for line in response.content:
+                    if line.startswith(_DATA):
+                        yield msgspec.json.decode(line[len(_DATA) :], type=Event)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, msgspec.DecodeError) as error:
+            raise SidecarUnavailable(f"the events of {self._place} ended ({_reason(error)})") from error
+
     async def rollback(self, number: int | None) -> ApplyReport:
         return await self._call("POST", "/api/v1/rollback", ApplyReport, body={"generation": number})
 
@@ -40,16 +75,22 @@ class AdminClient:
         return await self._call("POST", "/api/v1/release-hold", ApplyReport)
 
     async def _call(self, method: str, path: str, shape: type[T], *, body: object = None) -> T:
+        status, content = await self._ask(method, path, body=body)
+        if status == 409:
+            raise Refused(_error_text(content))
+        if status != 200:
+            raise SidecarUnavailable(f"the sidecar at {self._place} answered {status}: {_error_text(content)}")
+        return self._decode(content, shape)
+
+    async def _ask(self, method: str, path: str | URL, *, body: object = None) -> tuple[int, bytes]:
         try:
             patience = _ANSWER if method == "GET" else _CHANGE
             async with self._session.request(method, path, json=body, timeout=patience) as response:
-                content = await response.read()
+                return response.status, await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise SidecarUnavailable(f"no sidecar answers at {self._place} ({_reason(error)})") from error
-        if response.status == 409:
-            raise Refused(_error_text(content))
-        if response.status != 200:
-            raise SidecarUnavailable(f"the sidecar at {self._place} answered {response.status}: {_error_text(content)}")
+
+    def _decode(self, content: bytes, shape: type[T]) -> T:
         try:
             return msgspec.json.decode(content, type=shape)
         except msgspec.DecodeError as error:

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "diff": Entry("proxygen.cli.render:diff", "Show what would change against the live generation."),
     "snapshot": Entry("proxygen.cli.snapshot:snapshot", "Write the watched part of Consul to a file."),
     "status": Entry("proxygen.cli.admin:status", "Show what the running sidecar serves and why."),
+    "top": Entry("proxygen.cli.top:top", "Watch what nginx serves in a terminal."),
     "history": Entry("proxygen.cli.history:history", "List the generations on disk."),
     "rollback": Entry("proxygen.cli.admin:rollback", "Go back to an earlier generation."),
     "release-hold": Entry("proxygen.cli.admin:release_hold", "Let a held plan through."),

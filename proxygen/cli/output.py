@@ -9,6 +9,8 @@ from typing import Any
 import click
 import msgspec
 
+from proxygen.errors import printable as printable
+
 
 def print_json(body: Any) -> None:
     """Print ``body`` (dataclasses included) as indented JSON."""
@@ -24,11 +26,6 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
     for row in table:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def printable(value: object) -> str:
-    """Return ``value`` as one line: names from Consul may hold newlines and terminal escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
 
 
 def progress(text: str) -> None:

@@ -1,0 +1,1 @@
+"""The status page in a terminal: `rows` says what stands where, `app` shows it."""

