@@ -104,5 +104,5 @@ def test_take(shop: World, open_tab: Callable[..., Tab], name: str, path: str, l
 
 
 def open_a_diff(page: Page) -> None:
-    page.locator("details[data-src] > summary").first.click()
+    page.locator("details[data-src] > summary").nth(1).click()
     page.locator("details[data-src] [data-fetched]").first.wait_for()
