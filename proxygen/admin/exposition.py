@@ -15,11 +15,11 @@ from prometheus_client.utils import floatToGoString
 
 from proxygen.admin import families
 from proxygen.admin.contract import Sidecar
-from proxygen.admin.families import Family
 from proxygen.admin.report import ConsulReport, HoldReport, NginxReport, StatusReport
 from proxygen.admin.service_report import InstanceState, ServiceSummary
 from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.events import Kind
+from proxygen.metrics import Family
 
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 

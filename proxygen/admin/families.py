@@ -6,31 +6,14 @@ newest plan: a service that is gone leaves no series.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from proxygen.metrics import Family
 from proxygen.traffic.tally import BOUNDS
 
 _UP_TO_A_MINUTE: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _UP_TO_AN_HOUR: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
 """For propagation, which has no upper end: nginx or the disk may be away for long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric."""
-
-    name: str
-    """Without the suffixes that its type adds."""
-    type: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-    @property
-    def series(self) -> str:
-        """The name under which queries find it."""
-        return f"{self.name}_total" if self.type == "counter" else self.name
 
 
 # fmt: off

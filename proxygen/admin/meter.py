@@ -15,9 +15,9 @@ from proxygen.admin.families import (
     PROPAGATION,
     RELOADS,
     STAGES,
-    Family,
 )
 from proxygen.admin.report import ApplyReport
+from proxygen.metrics import Family
 
 _OUTCOMES: Final = ("applied", "unchanged", "held", "rejected", "rolled back")
 _ENDS: Final = ("answered", "denied", "failed")

@@ -17,10 +17,12 @@ from proxygen.cli.output import printable
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import BadInput
 from proxygen.log import get_logger
+from proxygen.metrics import serving
 from proxygen.network.agent.begin import store_of
 from proxygen.network.agent.host import HostAgent
 from proxygen.network.agent.known import write_config
 from proxygen.network.agent.leaving import clean_up, release_lease
+from proxygen.network.agent.metrics import readings
 from proxygen.network.agent.notify import STOPPING, notify_systemd
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.config import NetworkConfig
@@ -130,18 +132,26 @@ async def _up(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with ConsulClient(settings.consul) as client:
         agent = HostAgent(settings.network, client)
-        work = asyncio.create_task(agent.run(), name="agent")
-        stopped = asyncio.create_task(stop.wait(), name="signal to stop")
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if work.done():
-            await agent.close()
-            work.result()
-        notify_systemd(STOPPING)
-        work.cancel()
-        await asyncio.wait({work})
-        await agent.close()
+        page = serving(
+            settings.network.metrics, lambda: readings(agent.status(), client.statistics), setting="network.metrics"
+        )
+        with page:
+            await _work(agent, stop)
     _LOG.info("stopped, lease and routes stay")
+
+
+async def _work(agent: HostAgent, stop: asyncio.Event) -> None:
+    work = asyncio.create_task(agent.run(), name="agent")
+    stopped = asyncio.create_task(stop.wait(), name="signal to stop")
+    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if work.done():
+        await agent.close()
+        work.result()
+    notify_systemd(STOPPING)
+    work.cancel()
+    await asyncio.wait({work})
+    await agent.close()
 
 
 @click.command(cls=Command, examples=["proxygen network release", "proxygen network release --keep-routes"])

@@ -16,6 +16,9 @@ from proxygen.admin.families import FAMILIES
 from proxygen.admin.openapi import description
 from proxygen.cli import proxygen
 from proxygen.cli.lazy import Command, SectionedOption
+from proxygen.metrics import Family
+from proxygen.network.agent import metrics as network_metrics
+from proxygen.registration import metrics as registrator_metrics
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
 from proxygen.tags import KEYS, PREFIX
 
@@ -147,11 +150,23 @@ def _metrics() -> Iterator[str]:
     yield "No label has values without bound: a service's name stands only in gauges that are read from the newest plan"
     yield "at each scrape, so that a service which is gone leaves no series."
     yield ""
+    yield from _families(FAMILIES)
+    yield from ("", "## The network's agent", "")
+    yield "On [`network.metrics`](settings.md#network)."
+    yield ""
+    yield from _families(network_metrics.FAMILIES)
+    yield from ("", "## The registrator", "")
+    yield "On [`registrator.metrics`](settings.md#registrator)."
+    yield ""
+    yield from _families(registrator_metrics.FAMILIES)
+
+
+def _families(families: Iterable[Family]) -> Iterator[str]:
     yield from _table(
         ("Metric", "Type", "Labels", "Meaning"),
         (
             (f"`{family.series}`", family.type, ", ".join(f"`{label}`" for label in family.labels), family.help)
-            for family in FAMILIES
+            for family in families
         ),
     )
 

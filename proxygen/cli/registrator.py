@@ -13,11 +13,13 @@ from proxygen.cli.options import settings_options
 from proxygen.consul.address import parse_address
 from proxygen.consul.client import ConsulClient
 from proxygen.log import get_logger
+from proxygen.metrics import serving
 from proxygen.network.files import hinted_subnet
 from proxygen.registration.address import choose_address
 from proxygen.registration.agent import Agent
 from proxygen.registration.described import Policy
 from proxygen.registration.docker import require_library
+from proxygen.registration.metrics import readings
 from proxygen.registration.registrator import Registrator
 from proxygen.settings import Settings
 
@@ -60,15 +62,23 @@ async def _run(settings: Settings) -> None:
         registrator = Registrator(
             Agent(client), engine=chosen.engine, policy=policy, leased=leased, resync=chosen.resync
         )
-        work = asyncio.create_task(registrator.run(), name="registrator")
-        stopped = asyncio.create_task(stop.wait(), name="signal to stop")
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if work.done():
-            work.result()
-        work.cancel()
-        await asyncio.wait({work})
+        page = serving(
+            chosen.metrics, lambda: readings(registrator.figures(), client.statistics), setting="registrator.metrics"
+        )
+        with page:
+            await _work(registrator, stop)
     _LOG.info("stopped, registrations stay")
+
+
+async def _work(registrator: Registrator, stop: asyncio.Event) -> None:
+    work = asyncio.create_task(registrator.run(), name="registrator")
+    stopped = asyncio.create_task(stop.wait(), name="signal to stop")
+    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if work.done():
+        work.result()
+    work.cancel()
+    await asyncio.wait({work})
 
 
 def _policy(settings: Settings) -> Policy:

@@ -21,6 +21,7 @@ from proxygen.registration.agent import Agent
 from proxygen.registration.containers import Container
 from proxygen.registration.described import OWNER, Policy, describe
 from proxygen.registration.docker import Engine, EngineUnavailable, Event
+from proxygen.registration.metrics import Figures
 from proxygen.registration.seat import Seat, Wish
 from proxygen.registration.service import Service
 
@@ -67,6 +68,25 @@ class Registrator:
         self._skipped: dict[str, str] = {}
         self._trouble = ""
         self._agent_trouble = ""
+        self._events = 0
+        self._synced: float | None = None
+
+    def figures(self) -> Figures:
+        """Return what is so now; any thread may call it."""
+        known = [(container_id, bool(one.services)) for container_id, one in tuple(self._known.items())]
+        wishes = [wish for seat in tuple(self._seats.values()) if (wish := seat.wish) is not None]
+        skipped = set(self._skipped)
+        withdrawn = sum(wish.withdrawn for wish in wishes)
+        return Figures(
+            connected=self._engine is not None,
+            registered=sum(has_services for _, has_services in known),
+            skipped=sum(container_id in skipped and not has_services for container_id, has_services in known),
+            ignored=sum(container_id not in skipped and not has_services for container_id, has_services in known),
+            serving=len(wishes) - withdrawn,
+            withdrawn=withdrawn,
+            events=self._events,
+            synced=self._synced,
+        )
 
     async def run(self) -> NoReturn:
         async with asyncio.TaskGroup() as group:
@@ -111,6 +131,7 @@ class Registrator:
             next_sync = time.monotonic() + self._resync
             while (pause := next_sync - time.monotonic()) > 0:
                 events = await _events_within(hints, pause)
+                self._events += len(events)
                 for event in events:
                     self._heed(event)
                 for container_id in dict.fromkeys(event.container for event in events):
@@ -126,6 +147,7 @@ class Registrator:
             self._trouble = ""
         self._forget_what_is_gone(running)
         await self._sweep()
+        self._synced = time.time()
 
     def _heed(self, event: Event) -> None:
         """A container that was sent a signal to stop is withdrawn while it still answers."""

@@ -372,6 +372,9 @@ class RegistratorSettings(Slice):
     resync: Seconds = Field(
         default=30.0, ge=1, le=3600, description="how often everything is looked at without an event"
     )
+    metrics: AdminListen = Field(
+        default="off", description="ADDRESS:PORT of the registrator's metrics for Prometheus, or off"
+    )
     ttl: Seconds = Field(
         default=300.0,
         ge=3,
@@ -402,6 +405,9 @@ class NetworkSettings(Slice):
     )
     public_ip: Ipv4Address | None = Field(
         default=None, description="address at which the other hosts reach this one; default the interface's first"
+    )
+    metrics: AdminListen = Field(
+        default="off", description="ADDRESS:PORT of the agent's metrics for Prometheus, or off"
     )
     state: Path = Field(
         default=Path("/var/lib/proxygen/network"),

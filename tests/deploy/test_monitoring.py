@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from proxygen.admin.families import FAMILIES, Family
+from proxygen.admin.families import FAMILIES
+from proxygen.metrics import Family
 
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 MANUAL = Path(__file__).parents[2] / "docs" / "how-to" / "monitor.md"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
@@ -465,3 +467,23 @@ def test_docker_is_told_of_the_lease(plain: Net, hosts: list[Host], tmp_path: Pa
     }
     options = (agent.subnet_file.parent / "docker_opts.env").read_text()
     assert f'DOCKER_OPT_BIP="--bip={bridge}"' in options
+
+
+def test_its_metrics_tell_how_the_hosts_part_is(plain: Net) -> None:
+    """Asked on the host itself, at its loopback."""
+    first, second = plain.consul.host, plain.lab.host()
+    plain.bring_up(first, metrics="127.0.0.1:9105")
+    plain.bring_up(second)
+    url = "http://127.0.0.1:9105/metrics"
+    ask = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=5).read().decode())"
+
+    def told() -> str:
+        command = [*first.within, sys.executable, "-c", ask]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+
+    for line in (
+        'proxygen_network_state{state="ready"} 1.0',
+        'proxygen_network_lease{standing="held"} 1.0',
+        'proxygen_network_members{lives="true"} 1.0',
+    ):
+        process.wait_until(lambda line=line: line in told().splitlines(), what=line, timeout=PATIENCE)  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from tests.harness import process
 from tests.harness.consul import ConsulAgent
 from tests.harness.containers import PORT, Containers
 from tests.harness.engine import Engine
+from tests.harness.ports import free_port
 from tests.harness.registrator import Registrator
 
 MakeRegistrator = Callable[..., Registrator]
@@ -215,3 +217,33 @@ def test_an_application_in_a_container_learns_its_address_from_the_engine(
     address, name = output.split()
     assert name == "nobody"
     assert ipaddress.ip_address(address) in ipaddress.ip_network("10.88.0.0/16")
+
+
+def test_its_metrics_tell_what_became_of_containers(
+    consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
+) -> None:
+    containers.run("good", labels=ROUTE)
+    containers.run("bad", labels={**ROUTE, "proxygen.canary": "lots"})
+    port = free_port()
+    running = registrator("--registrator-metrics", f"127.0.0.1:{port}")
+    wait_held(consul, {f"here:good:{PORT}"}, running)
+
+    def told() -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    for line in (
+        "proxygen_registrator_engine_connected 1.0",
+        'proxygen_registrator_containers{state="registered"} 1.0',
+        'proxygen_registrator_containers{state="skipped"} 1.0',
+        'proxygen_registrator_services{withdrawn="false"} 1.0',
+    ):
+        process.wait_until(lambda line=line: line in told().splitlines(), what=line, timeout=60)  # type: ignore[misc]
+    containers.call("stop", "--time=5", "good")
+    process.wait_until(
+        lambda: 'proxygen_registrator_services{withdrawn="false"} 0.0' in told(), what="none", timeout=60
+    )

@@ -72,6 +72,10 @@ class HostAgent:
             start_eternal(group, self._live(kernel), name="this host's part of the network")
         raise AssertionError("its tasks end with an error only")
 
+    def status(self) -> AgentStatus:
+        """Return what is so now; any thread may call it."""
+        return report(self._parts, waits_for=self._waiting.reason)
+
     async def close(self) -> None:
         """Say that the agent is gone, so that the next one need not wait. Lease and data plane stay."""
         if self._parts.lease is not None:
@@ -246,7 +250,7 @@ class HostAgent:
         written: AgentStatus | None = None
         due, problem = 0.0, ""
         while True:
-            status = report(self._parts, waits_for=self._waiting.reason)
+            status = self.status()
             # By the clock that nobody sets.
             if written is None or _differ(written, status) or time.monotonic() >= due:
                 try:

@@ -110,7 +110,10 @@ class DataPlane:
             error = str(failure)
         seconds = time.monotonic() - started
         self._tell(fabric, seconds, error, problems)
-        self.carried = CarryStatus(at=time.time(), seconds=seconds, error=error)
+        done, failed = (self.carried.done, self.carried.failed) if self.carried is not None else (0, 0)
+        self.carried = CarryStatus(
+            at=time.time(), seconds=seconds, error=error, done=done + (not error), failed=failed + bool(error)
+        )
         self.problems = problems
         return not error
 

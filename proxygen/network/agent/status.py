@@ -46,6 +46,9 @@ class CarryStatus(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     error: str
     """Empty: it was done."""
+    done: int = 0
+    """How often since the agent's start, as the next."""
+    failed: int = 0
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,110 @@
+"""Metrics of the agents without an admin API: over real HTTP, and as Prometheus' own tool wants them."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import threading
+from collections.abc import Iterable
+
+import pytest
+
+from proxygen.consul.client import Statistics
+from proxygen.errors import SettingsError
+from proxygen.metrics import Reading, serving
+from proxygen.network.agent import metrics as network
+from proxygen.network.agent.status import AgentStatus, CarryStatus, MemberStatus, State
+from proxygen.registration import metrics as registrator
+from tests.harness.ports import free_port
+from tests.harness.tools import find_prometheus, missing
+
+CONSUL = Statistics(requests=12, failures=2, refused=0, received=0, sockets=1, waiting=0)
+MEMBER = MemberStatus(host_id="b", node="b", subnet="10.99.2.0/24", public_ip="10.0.0.2", lives=True)
+STATUS = AgentStatus(
+    version="1.2.3",
+    pid=1,
+    at=1.0,
+    state=State.DEGRADED,
+    host_id="a",
+    node="a",
+    standing="held",
+    reason="",
+    network="10.99.0.0/16",
+    subnet="10.99.1.0/24",
+    backend="vxlan",
+    mtu=1450,
+    interface="eth0",
+    public_ip="10.0.0.1",
+    consul_answered=1.0,
+    members=(MEMBER,),
+    problems=("one",),
+    carried=CarryStatus(at=1.0, seconds=0.25, error="", done=7, failed=1),
+)
+FIGURES = registrator.Figures(
+    connected=True, registered=3, skipped=1, ignored=2, serving=4, withdrawn=1, events=9, synced=1.0
+)
+PAGES = {
+    "network": (network.FAMILIES, tuple(network.readings(STATUS, CONSUL))),
+    "registrator": (registrator.FAMILIES, tuple(registrator.readings(FIGURES, CONSUL))),
+}
+
+
+def scrape(readings: Iterable[Reading]) -> str:
+    port = free_port()
+    with serving(f"127.0.0.1:{port}", lambda: readings, setting="x.metrics"):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        text = answer.read().decode()
+        connection.close()
+    with pytest.raises(ConnectionRefusedError):
+        http.client.HTTPConnection("127.0.0.1", port, timeout=10).connect()
+    return text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_metric_is_told_and_none_that_is_not_declared(page: str) -> None:
+    families, readings = PAGES[page]
+    told = {line.split()[2] for line in scrape(readings).splitlines() if line.startswith("# TYPE")}
+    assert told == {family.series for family in families}
+    assert {reading.family for reading in readings} == set(families)
+    for reading in readings:
+        assert all(len(labels) == len(reading.family.labels) for labels in reading.values)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_prometheus_finds_nothing_to_complain_of(page: str) -> None:
+    promtool = find_prometheus("promtool")
+    if promtool is None:
+        missing("promtool")
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=scrape(PAGES[page][1]), capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_figures_are_those_of_the_moment() -> None:
+    text = scrape(PAGES["network"][1])
+    assert 'proxygen_network_state{state="degraded"} 1.0\n' in text
+    assert 'proxygen_network_members{lives="true"} 1.0\n' in text
+    assert 'proxygen_network_carries_total{outcome="failed"} 1.0\n' in text
+    text = scrape(PAGES["registrator"][1])
+    assert 'proxygen_registrator_containers{state="skipped"} 1.0\n' in text
+    assert 'proxygen_registrator_consul_requests_total{outcome="answered"} 10.0\n' in text
+
+
+def test_off_is_off() -> None:
+    before = threading.active_count()
+    with serving("off", lambda: (), setting="x.metrics"):
+        assert threading.active_count() == before
+
+
+def test_an_address_that_is_taken_names_the_setting() -> None:
+    port = free_port()
+    with (
+        serving(f"127.0.0.1:{port}", lambda: (), setting="x.metrics"),
+        pytest.raises(SettingsError, match=r"^network\.metrics = .*choose another"),
+        serving(f"127.0.0.1:{port}", lambda: (), setting="network.metrics"),
+    ):
+        pass
