@@ -120,7 +120,7 @@ def test_all_can_be_read_without_javascript(full: World, open_tab: Callable[...,
     page.goto("/")
     page.fill("input[type=search]", "web")
     page.get_by_role("button", name="Search").click()
-    expect(page.locator("[data-rows] > li", has_text="ailing")).to_have_count(0)
+    expect(page.locator("[data-rows] > [data-name]", has_text="ailing")).to_have_count(0)
     page.locator("[data-rows]").get_by_role("link", name="web", exact=True).click()
     text = page.inner_text("main")
     for told in ("canary", "web-1", HOST, "proxygen canary set"):

@@ -109,12 +109,12 @@ def test_the_search_is_quick(many: World, open_tab: Callable[..., Tab], record_p
     assert sorted(times)[len(times) // 2] < SEARCH_BAR
     page.fill("input[data-filter]", "service-0123")
     page.wait_for_url("**/?q=service-0123")
-    page.locator("[data-rows] > li").nth(1).wait_for(state="detached")
-    assert page.locator("[data-rows] > li").count() == 1
+    page.locator("[data-rows] > [data-name]").nth(1).wait_for(state="detached")
+    assert page.locator("[data-rows] > [data-name]").count() == 1
     page.fill("input[data-filter]", "0456.example")
-    page.locator("[data-rows] > li", has_text="service-0456").wait_for()
+    page.locator("[data-rows] > [data-name]", has_text="service-0456").wait_for()
     page.fill("input[data-filter]", "")
-    page.locator("[data-rows] > li").nth(SERVICES - 1).wait_for(state="attached")
+    page.locator("[data-rows] > [data-name]").nth(SERVICES - 1).wait_for(state="attached")
 
 
 def search(page: Page, text: str) -> float:
@@ -164,7 +164,7 @@ def test_changes_do_not_make_it_stutter(many: World, open_tab: Callable[..., Tab
 def test_a_reader_at_the_end_of_the_list_stays_there(many: World, open_tab: Callable[..., Tab]) -> None:
     """Though a row comes in far above."""
     page = open_tab(many.sidecar).open("/")
-    last = page.locator("[data-rows] > li").last
+    last = page.locator("[data-rows] > [data-name]").last
     last.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
     name = "another-first"

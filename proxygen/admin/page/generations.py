@@ -9,7 +9,7 @@ from datetime import datetime
 
 from proxygen.admin.page import words
 from proxygen.admin.page.views import Form, Level
-from proxygen.admin.report import ApplyReport, GenerationReport
+from proxygen.admin.report import GenerationReport
 
 _LEVELS = {
     "applied": Level.GOOD,
@@ -60,14 +60,11 @@ class Moment:
     rollback: Form | None = None
 
 
-def time_line(
-    generations: Iterable[GenerationReport], last: ApplyReport | None, now: datetime, *, etag: str
-) -> tuple[Moment, ...]:
-    return tuple(_moment(generation, last, now, etag) for generation in generations)
+def time_line(generations: Iterable[GenerationReport], now: datetime, *, etag: str) -> tuple[Moment, ...]:
+    return tuple(_moment(generation, now, etag) for generation in generations)
 
 
-def _moment(generation: GenerationReport, last: ApplyReport | None, now: datetime, etag: str) -> Moment:
-    apply = last if last is not None and last.generation == generation.number else None
+def _moment(generation: GenerationReport, now: datetime, etag: str) -> Moment:
     outcome = generation.outcome or ("live" if generation.live else "")
     return Moment(
         id=f"generation-{generation.number}",
@@ -81,10 +78,12 @@ def _moment(generation: GenerationReport, last: ApplyReport | None, now: datetim
         iso=generation.created,
         age=words.age(generation.created, now),
         digest=generation.digest[:12],
-        said=tuple(apply.reason.split(" | ")) if apply and apply.reason else (),
-        steps=steps(apply.durations) if apply else (),
-        took=words.milliseconds(sum(apply.durations.values())) if apply and apply.durations else "",
-        propagation=words.milliseconds(apply.propagation) if apply and apply.propagation is not None else "",
+        cause=generation.cause,
+        said=tuple(generation.reason.split(" | ")) if generation.reason else (),
+        steps=steps(generation.durations),
+        took=words.milliseconds(sum(generation.durations.values())) if generation.durations else "",
+        propagation=words.milliseconds(generation.propagation) if generation.propagation is not None else "",
+        diff=f"/generations/{generation.number}",
     )
 
 

@@ -13,6 +13,7 @@ from proxygen import __version__
 from proxygen.admin.contract import Sidecar
 from proxygen.admin.handling import state_tag
 from proxygen.admin.page.assets import Assets
+from proxygen.admin.page.difference import difference_view
 from proxygen.admin.page.generations import time_line
 from proxygen.admin.page.overview import overview
 from proxygen.admin.page.service import service_view
@@ -20,7 +21,7 @@ from proxygen.admin.page.steering import Steering, steering
 from proxygen.admin.page.views import event_views
 from proxygen.admin.report import StatusReport
 from proxygen.admin.steering import shares_report
-from proxygen.errors import ProxygenError
+from proxygen.errors import ProxygenError, UnknownGeneration
 from proxygen.log import get_logger
 from proxygen.templating import HtmlTemplates
 
@@ -55,6 +56,7 @@ def page_routes(sidecar: Sidecar) -> list[web.RouteDef]:
         web.get("/services/{name:[^/]+}", pages.guarded(pages.service)),
         web.get("/services/{name:[^/]+}/{rest:.*}", pages.guarded(pages.missing)),
         web.get("/generations", pages.guarded(pages.generations)),
+        web.get("/generations/{number:[0-9]{1,9}}", pages.guarded(pages.generation)),
         web.get("/static/{version}/{name:.+}", pages.static),
         web.get("/favicon.ico", pages.icon),
     ]
@@ -108,9 +110,20 @@ class Pages:
         status, now = self._sidecar.overview(), datetime.now(UTC)
 
         def view() -> Mapping[str, object]:
-            return {"moments": time_line(self._sidecar.generations(), status.last_apply, now, etag=_tag(status))}
+            return {"moments": time_line(self._sidecar.generations(), now, etag=_tag(status))}
 
         return await self._answer(request, "generations.html.j2", view)
+
+    async def generation(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["number"])
+
+        def view() -> Mapping[str, object]:
+            return {"page": difference_view(self._sidecar.difference(number, None))}
+
+        try:
+            return await self._answer(request, "generation.html.j2", view)
+        except UnknownGeneration as error:
+            return await self._error(request, 404, "Not here", f"{error}.")
 
     async def missing(self, request: web.Request) -> web.Response:
         text = f"Nothing is served under {request.path}. A service that is gone from Consul has no page any more."

@@ -10,6 +10,8 @@ from typing import Any, Final, TypeVar
 from proxygen.admin.report import (
     ApplyReport,
     ConsulReport,
+    DiffReport,
+    FileChange,
     GenerationReport,
     HoldReport,
     LiveReport,
@@ -164,9 +166,35 @@ SHARES: Final = SharesReport(
 )
 
 GENERATIONS: Final = (
-    GenerationReport(number=43, digest="cd", created="2026-03-01T11:59:00+00:00", live=False, outcome="not proven"),
-    GenerationReport(number=42, digest="ab", created="2026-03-01T09:30:00+00:00", live=True, outcome="live"),
+    GenerationReport(
+        number=43,
+        digest="cd",
+        created="2026-03-01T11:59:00+00:00",
+        live=False,
+        outcome="not proven",
+        reason="no proof | worker process exited",
+        durations={"check": 0.25, "prove": 0.75},
+    ),
+    GenerationReport(
+        number=42,
+        digest="ab",
+        created="2026-03-01T09:30:00+00:00",
+        live=True,
+        outcome="live",
+        cause="services: 1 added",
+        durations={"check": 0.25, "prove": 0.75},
+        propagation=1.2,
+    ),
     GenerationReport(number=41, digest="12", created="2026-02-01T09:30:00+00:00", live=False, outcome="proven"),
+)
+
+DIFFERENCE: Final = DiffReport(
+    generation=42,
+    against=41,
+    summary="1 file, 1 line added",
+    files=(FileChange(path="http.d/web.conf", added=1, removed=0),),
+    diff="--- 41/http.d/web.conf\n+++ 42/http.d/web.conf\n@@ -1,2 +1,3 @@\n server {\n+    listen 80;\n }\n",
+    truncated=True,
 )
 
 EVENTS: Final = tuple(

@@ -51,7 +51,9 @@ async def client(sidecar: Shown) -> AsyncIterator[Client]:
         yield client
 
 
-@pytest.mark.parametrize("path", ["/", "/?q=web", "/services/web", "/services/a%2Fb%20c", "/generations"])
+@pytest.mark.parametrize(
+    "path", ["/", "/?q=web", "/services/web", "/services/a%2Fb%20c", "/generations", "/generations/42"]
+)
 async def test_a_page_is_html_with_its_own_security_policy(client: Client, path: str) -> None:
     answer = await client.get(path)
     assert (answer.status, answer.content_type, answer.charset) == (200, "text/html", "utf-8")
@@ -69,7 +71,7 @@ async def test_the_api_keeps_the_strictest_policy(client: Client) -> None:
     assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
-@pytest.mark.parametrize("path", ["/", "/services/web", "/generations"])
+@pytest.mark.parametrize("path", ["/", "/services/web", "/generations", "/generations/42"])
 async def test_the_live_part_is_the_same_sections_without_the_frame(client: Client, path: str) -> None:
     whole = await (await client.get(path)).text()
     part = await (await client.get(path, headers=PART)).text()

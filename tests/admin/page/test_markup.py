@@ -10,6 +10,7 @@ import jinja2
 import pytest
 
 from proxygen.admin.page.assets import Assets
+from proxygen.admin.page.difference import difference_view
 from proxygen.admin.page.generations import time_line
 from proxygen.admin.page.overview import overview
 from proxygen.admin.page.service import service_view
@@ -17,6 +18,7 @@ from proxygen.admin.page.steering import steering
 from proxygen.admin.page.views import event_views
 from proxygen.templating import HtmlTemplates
 from tests.admin.page.reports import (
+    DIFFERENCE,
     EVENTS,
     GENERATIONS,
     HEALTHY,
@@ -93,8 +95,13 @@ def render_service(text: str) -> str:
 
 
 def render_generations(text: str) -> str:
-    moments = time_line(with_texts(GENERATIONS, text), with_texts(TROUBLED.last_apply, text), NOW, etag=text)
+    moments = time_line(with_texts(GENERATIONS, text), NOW, etag=text)
     return render("generations.html.j2", moments=moments)
+
+
+def render_generation(text: str) -> str:
+    # A line break in a diff is one more line, and may be one.
+    return render("generation.html.j2", page=difference_view(with_texts(DIFFERENCE, text.replace("\n", " "))))
 
 
 def render_error(text: str) -> str:
@@ -116,7 +123,7 @@ def render(template: str, **context: object) -> str:
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize(
     "page",
-    [render_overview, render_search, render_service, render_generations, render_error],
+    [render_overview, render_search, render_service, render_generations, render_generation, render_error],
     ids=lambda page: page.__name__,
 )
 def test_no_text_adds_a_tag_or_an_attribute(page: Callable[[str], str], text: str) -> None:
@@ -167,7 +174,7 @@ def test_no_id_stands_twice() -> None:
     for page in (
         render("overview.html.j2", page=overview_page, events=event_views(EVENTS, NOW, most=50)),
         render("service.html.j2", page=service_page),
-        render("generations.html.j2", moments=time_line(GENERATIONS, TROUBLED.last_apply, NOW, etag="")),
+        render("generations.html.j2", moments=time_line(GENERATIONS, NOW, etag="")),
     ):
         ids = Skeleton(page).ids
         assert len(ids) > 5
