@@ -123,7 +123,7 @@ def test_all_can_be_read_without_javascript(full: World, open_tab: Callable[...,
     expect(page.locator("[data-rows] > [data-name]", has_text="ailing")).to_have_count(0)
     page.locator("[data-rows]").get_by_role("link", name="web", exact=True).click()
     text = page.inner_text("main")
-    for told in ("canary", "web-1", HOST, "proxygen canary set"):
+    for told in ("canary", full.apps[0].address, HOST, "proxygen canary set"):
         assert told in text, told
     page.goto("/generations")
     assert page.locator("#generations li").count() >= 2
