@@ -12,6 +12,8 @@ import pytest
 
 from proxygen.admin.families import FAMILIES
 from proxygen.metrics import Family
+from proxygen.network.agent import metrics as network
+from proxygen.registration import metrics as registrator
 
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 MANUAL = Path(__file__).parents[2] / "docs" / "how-to" / "monitor.md"
@@ -22,7 +24,8 @@ BY_PROMETHEUS = {"job", "instance", "le"}
 def series() -> dict[str, Family]:
     """Every name under which a query may find a metric."""
     ends = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-    return {family.name + end: family for family in FAMILIES for end in ends[family.type]}
+    families = (*FAMILIES, *network.FAMILIES, *registrator.FAMILIES)
+    return {family.name + end: family for family in families for end in ends[family.type]}
 
 
 def expressions(file: Path) -> Iterator[str]:
