@@ -40,10 +40,9 @@ class DifferenceView:
 
 
 def difference_view(report: DiffReport) -> DifferenceView:
-    against = f"Against generation {report.against}" if report.against is not None else "There is no older one on disk"
     return DifferenceView(
         number=report.generation,
-        summary=f"{against}: {report.summary}",
+        summary=report.summary,
         files=tuple(_file(change) for change in report.files),
         lines=tuple(_line(line) for line in report.diff.rstrip("\n").split("\n")),
         truncated=report.truncated,
