@@ -57,9 +57,8 @@ class Listener:
         """Lines to pass over until then."""
         self._receiver: Final = receiver
         self._tally: Final = tally
-        self._budget: Final = budget
         self._lost: Final = lost
-        self._pause: Final = min(_LONGEST_PAUSE, self.queue / _LINES_PER_SECOND)
+        self._pace: Final = Pace(budget, shortest=min(_LONGEST_PAUSE, self.queue / _LINES_PER_SECOND))
         self._wake: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread: Final = threading.Thread(target=self._run, name="traffic", daemon=True)
 
@@ -99,16 +98,16 @@ class Listener:
         poll = select.poll()
         poll.register(self._receiver, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        pace = _Pace(self._budget)
         while True:
             ready = poll.poll(1000)
             if any(descriptor == self._wake for descriptor, _ in ready):
                 return
             if ready:
-                time.sleep(self._pause)
+                time.sleep(self._pace.pause)
                 self._drain()
-            if pace.is_due():
-                self.each = pace.thinning()
+            if self._pace.is_due():
+                self._pace.reckon()
+                self.each = self._pace.each
                 if self._lost is not None:
                     self._lost.read()
 
@@ -127,25 +126,41 @@ class Listener:
         self._tally.add(Counter(kept).items(), each=self.each, thinned=len(lines) - len(kept))
 
 
-class _Pace:
-    """How much of the thread's time is used, and how many lines to leave out for it to be within the budget."""
+class Pace:
+    """How often to come, and how many lines to leave out, for the thread's time to be within the budget."""
 
-    def __init__(self, budget: float) -> None:
+    def __init__(self, budget: float, *, shortest: float) -> None:
+        """``shortest`` is the pause that a queue of this length asks for, in seconds."""
         self._budget: Final = budget
-        self._each = 1
+        self._shortest: Final = shortest
         self._mark = (time.monotonic(), time.thread_time())
+        self.pause = shortest
+        self.each = 1
+        """One of so many lines is looked at."""
 
     def is_due(self) -> bool:
         return time.monotonic() - self._mark[0] >= 1.0
 
-    def thinning(self) -> int:
+    def reckon(self) -> None:
         before, self._mark = self._mark, (time.monotonic(), time.thread_time())
-        used = (self._mark[1] - before[1]) / (self._mark[0] - before[0])
+        self.adapt((self._mark[1] - before[1]) / (self._mark[0] - before[0]))
+
+    def adapt(self, used: float) -> None:
+        """Do less where more than the budget was used, and more where far less was.
+
+        To come less often is first: where the queue is short, most of the time goes into coming. What it overflows by
+        then is lost and told as lost.
+        """
         if used > self._budget:
-            self._each = min(self._each * 2, _MOST_THINNED)
+            if self.pause < _LONGEST_PAUSE:
+                self.pause = min(self.pause * max(2.0, used / self._budget), _LONGEST_PAUSE)
+            else:
+                self.each = min(self.each * 2, _MOST_THINNED)
         elif used < self._budget / 3:
-            self._each = max(self._each // 2, 1)
-        return self._each
+            if self.each > 1:
+                self.each //= 2
+            else:
+                self.pause = max(self.pause / 2, self._shortest)
 
 
 @contextmanager

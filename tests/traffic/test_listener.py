@@ -10,7 +10,7 @@ import pytest
 
 from proxygen.errors import SettingsError
 from proxygen.settings import Settings
-from proxygen.traffic.listener import listening
+from proxygen.traffic.listener import Pace, listening
 from proxygen.traffic.lost import LostLines
 from proxygen.traffic.place import Place, obstacle, place_of
 from proxygen.traffic.tally import Tally
@@ -124,3 +124,17 @@ def test_what_keeps_nginx_from_telling_is_said(tmp_path: Path) -> None:
 
 def test_no_sample_needs_no_place() -> None:
     assert place_of(Settings.model_validate({"traffic": {"sample": 0}})) is None
+
+
+def test_over_the_budget_it_comes_less_often_before_it_looks_at_less() -> None:
+    """And back in the other order, to where it began."""
+    pace = Pace(0.1, shortest=0.0002)
+    seen = [(pace.pause, pace.each)]
+    for used in [0.2] * 8 + [0.05] + [0.01] * 20:
+        pace.adapt(used)
+        seen.append((pace.pause, pace.each))
+    least = max(seen, key=lambda state: state[1])
+    assert least == (0.005, 8)
+    assert [each for pause, each in seen if pause < 0.005] == [1] * sum(pause < 0.005 for pause, _ in seen)
+    assert seen[8] == seen[9] == least
+    assert seen[-1] == seen[0]

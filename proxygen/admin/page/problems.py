@@ -33,7 +33,7 @@ class Problem:
 
     @property
     def id(self) -> str:
-        return f"problem-{words.digest((self.kind, self.service, self.offender, self.text))}"
+        return f"problem-{words.digest((self.kind, self.service, self.offender))}"
 
 
 def problems(status: StatusReport, services: Iterable[ServiceSummary], now: datetime) -> tuple[Problem, ...]:
