@@ -24,7 +24,8 @@ from proxygen.model import Catalog
 from proxygen.nginx.apply import Applied, Applier, Outcome
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.publish import current, generations, hold_output, proven, read_generation
-from proxygen.pipeline import STAMP_FILE, Drafted, open_pipeline
+from proxygen.nginx.stamp import STAMP_FILE
+from proxygen.pipeline import Drafted, open_pipeline
 from proxygen.reconcile import Reconciler
 from proxygen.render import Rendered
 from proxygen.settings import Settings, load
