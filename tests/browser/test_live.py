@@ -140,3 +140,17 @@ def test_a_lost_stream_is_said_and_its_return_too(world: World, open_tab: Callab
     world.listen()
     page.locator("#not-live").wait_for(state="hidden")
     process.wait_until(lambda: world.sidecar.request("/readyz")[0] == 200, what="ready again")
+
+
+def test_a_library_that_cannot_be_loaded_is_asked_for_again(world: World, open_tab: Callable[..., Tab]) -> None:
+    """A sidecar that ends while a page is still loading leaves a page that says so, and no script that failed."""
+    tab = open_tab(world.sidecar)
+    tab.expect(r"^request failed: \S+/vendor/|^console error: Failed to load resource")
+    tab.page.route("**/vendor/*", lambda route: route.abort("connectionrefused"))
+    page = tab.open("/services/web")
+    page.locator("#not-live").wait_for(state="visible")
+    assert "does not answer" in page.inner_text("#not-live")
+    page.unroute("**/vendor/*")
+    with world.load():
+        page.locator("#not-live").wait_for(state="hidden")
+        page.locator(".chart canvas").first.wait_for(state="visible")

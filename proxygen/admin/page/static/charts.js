@@ -1,6 +1,6 @@
 /** Requests, errors and response times of the last minutes, drawn from the figures that stand in the page. */
 
-import { load } from "./vendor.js";
+import { NotLoaded, load } from "./vendor.js";
 
 /**
  * @typedef {object} Series
@@ -35,11 +35,17 @@ const NARROWEST = 240;
 /** @type {WeakMap<Element, {text: string, plots: any[]}>} */
 const drawn = new WeakMap();
 
-/** Draw every chart of the page whose figures moved. */
+/** Draw every chart of the page whose figures moved; all of them at the next call where the library is not to be had. */
 export async function drawCharts() {
   const charts = [...document.querySelectorAll(".chart[data-chart]")];
   if (charts.length === 0) return;
-  const uPlot = await load("uPlot");
+  let uPlot;
+  try {
+    uPlot = await load("uPlot");
+  } catch (error) {
+    if (!(error instanceof NotLoaded)) throw error;
+    return;
+  }
   for (const chart of charts) {
     if (chart instanceof HTMLElement) draw(uPlot, chart);
   }

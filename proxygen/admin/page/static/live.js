@@ -12,12 +12,15 @@ import { merge } from "./merge.js";
 import { Refresher } from "./refresher.js";
 import { startSteering } from "./steer.js";
 import { follow } from "./stream.js";
+import { NotLoaded } from "./vendor.js";
 
 /** Milliseconds between two readings without an event. */
 const EVERY = 5000;
 
 /** Milliseconds after which an answer is not waited for any more. */
 const PATIENCE = 10_000;
+
+const UNANSWERED = "the sidecar does not answer; trying again";
 
 const refresher = new Refresher(readAgain);
 
@@ -40,7 +43,13 @@ async function readAgain() {
     sayStale(page);
     return;
   }
-  await merge(page);
+  try {
+    await merge(page);
+  } catch (error) {
+    if (!(error instanceof NotLoaded)) throw error;
+    sayStale(UNANSWERED);
+    return;
+  }
   keepFiltered();
   fresh = new Date();
   if (connected) sayLive();
@@ -59,7 +68,7 @@ async function read(url) {
     if (!answer.ok) return `this page cannot be read (${answer.status} ${answer.statusText})`;
     return new DOMParser().parseFromString(text, "text/html");
   } catch {
-    return "the sidecar does not answer; trying again";
+    return UNANSWERED;
   }
 }
 
@@ -100,7 +109,7 @@ function followWhileVisible() {
     },
     lost() {
       connected = false;
-      sayStale("the sidecar does not answer; trying again");
+      sayStale(UNANSWERED);
     },
   });
 }
