@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 from tests.harness import process
 from tests.harness.nginx import NginxServer
@@ -30,11 +31,25 @@ events_logger = "file"
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 """
 
+_TAIL = 4000
+"""Characters of what a failed command said."""
+
 
 class Engine:
-    """Podman as root. ``directory`` must leave room for a unix socket's path."""
+    """Podman as root. ``directory`` must leave room for a unix socket's path.
 
-    def __init__(self, directory: Path) -> None:
+    ``driver`` is how layers are stored: ``vfs`` works everywhere and copies each layer whole, ``overlay`` suits images
+    of many layers.
+    """
+
+    def __init__(self, directory: Path, *, driver: Literal["vfs", "overlay"] = "vfs") -> None:
+        self.environment = {"CONTAINERS_CONF": f"{directory}/containers.conf"}
+        """What Podman's own command needs, for a tool that starts it by itself, together with `options`."""
+        # Without systemd there is nobody but the cgroup file system to ask.
+        self.options = [
+            *(f"--root={directory}/storage", f"--runroot={directory}/run", f"--tmpdir={directory}/tmp"),
+            *(f"--storage-driver={driver}", "--cgroup-manager=cgroupfs"),
+        ]
         self.socket = directory / "engine.sock"
         self._directory = directory
         self._log = directory / "service.log"
@@ -47,16 +62,16 @@ class Engine:
     @property
     def command(self) -> list[str]:
         """Podman with this engine's storage, to which a subcommand can be added."""
-        storage = [f"--root={self._directory}/storage", f"--runroot={self._directory}/run"]
-        # Without systemd there is nobody but the cgroup file system to ask.
-        options = [*storage, f"--tmpdir={self._directory}/tmp", "--storage-driver=vfs", "--cgroup-manager=cgroupfs"]
-        return ["env", f"CONTAINERS_CONF={self._directory}/containers.conf", "podman", *options]
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        return ["env", *variables, "podman", *self.options]
 
-    def call(self, *arguments: str | Path) -> str:
+    def call(self, *arguments: str | Path, timeout: float = 60.0) -> str:
         """Run a Podman command to its end. Raise RuntimeError with what it said when it fails."""
-        done = subprocess.run([*self.command, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*self.command, *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
         if done.returncode:
-            raise RuntimeError(f"podman {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+            # A build says on standard output what failed.
+            said = f"{done.stdout[-_TAIL:]}{done.stderr[-_TAIL:]}".strip()
+            raise RuntimeError(f"podman {' '.join(map(str, arguments))}: {said}")
         return done.stdout.strip()
 
     def start(self) -> None:

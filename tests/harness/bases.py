@@ -1,0 +1,87 @@
+"""Base images under the names that deploy/ uses. Nothing can be pulled where tests run, so they are made from packages.
+
+A build in a container reaches the package registries as this machine does: with its mirrors, its pip settings and
+its certificates, none of which stay in an image.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tests.harness.engine import Engine
+from tests.harness.tools import missing
+
+SUITE: Final = "bookworm"
+DEBIAN: Final = f"docker.io/library/debian:{SUITE}-slim"
+"""The base of everything that deploy/ builds."""
+
+_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+_CERTIFICATES_WITHIN: Final = Path("/etc/build-certificates.crt")
+"""Not where a package would write its own."""
+
+
+def import_debian(engine: Engine, scratch: Path) -> str:
+    """Make the base image by debootstrap and return its name. Skip the test where that cannot be."""
+    if shutil.which("debootstrap") is None:
+        missing("debootstrap (Debian's and Ubuntu's package)")
+    root = scratch / "root"
+    with (scratch / "debootstrap.log").open("wb") as log:
+        command = ["debootstrap", "--variant=minbase", SUITE, str(root), _mirror()]
+        subprocess.run(command, stdout=log, stderr=log, check=True, timeout=600)
+    archive = scratch / "base.tar"
+    subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True, timeout=120)
+    shutil.rmtree(root)
+    engine.call("import", "--quiet", archive, DEBIAN, timeout=120)
+    archive.unlink()
+    return DEBIAN
+
+
+def build(
+    engine: Engine,
+    context: Path,
+    *,
+    name: str,
+    file: Path | None = None,
+    arguments: Mapping[str, str] | None = None,
+    scratch: Path,
+) -> str:
+    """Build an image with the engine and return its name. Raise RuntimeError with the end of what the build said."""
+    pip = scratch / "pip.conf"
+    pip.write_text(_pip_settings())
+    given = [f"--build-arg={key}={value}" for key, value in (arguments or {}).items()]
+    # runc cannot make the name spaces that a build step wants inside this kind of machine; chroot needs none.
+    options = ["--isolation=chroot", "--network=host", f"--volume={pip}:/etc/pip.conf:ro"]
+    if _CERTIFICATES.exists():
+        options.append(f"--volume={_CERTIFICATES}:{_CERTIFICATES_WITHIN}:ro")
+    dockerfile = file or context / "Dockerfile"
+    engine.call("build", *options, *given, f"--tag={name}", f"--file={dockerfile}", context, timeout=900)
+    return name
+
+
+def _mirror() -> str:
+    """Where this machine has Debian's packages from."""
+    targets = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    answer = subprocess.run(targets, capture_output=True, text=True, check=True)
+    return next(uri for uri in answer.stdout.split() if uri.rstrip("/").endswith("/debian"))
+
+
+def _pip_settings() -> str:
+    """Return the settings of this machine's pip that a build needs too."""
+    lines = ["[global]"]
+    if _CERTIFICATES.exists():
+        lines.append(f"cert = {_CERTIFICATES_WITHIN}")
+    index = os.environ.get("PIP_INDEX_URL") or _pip_says("global.index-url")
+    if index:
+        lines.append(f"index-url = {index}")
+    return "\n".join(lines) + "\n"
+
+
+def _pip_says(name: str) -> str:
+    command = [sys.executable, "-m", "pip", "config", "get", name]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
