@@ -46,8 +46,12 @@ class Streams:
         self._tasks.add(task)
         try:
             # A client that is gone or too slow is the end of this answer, and nobody's error.
-            with suppress(ConnectionError, TimeoutError):
+            with suppress(ConnectionError):
                 await self._send(response, last)
+        except TimeoutError:
+            # Or else the answer's last bytes would be waited for, on a socket that no bound counts any more.
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             self._tasks.discard(task)
         return response

@@ -136,6 +136,35 @@ async def test_a_client_that_does_not_read_is_dropped_and_holds_up_nobody(
     assert (await next_event(await follow(client, newest.id - 1)))["text"] == "newest"
 
 
+async def test_of_a_client_that_does_not_read_the_socket_goes_too(
+    client: Client, sidecar: RememberingSidecar, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of an answer would be waited for as long as the client likes, and no bound counts such connections."""
+    monkeypatch.setattr(stream, "PATIENCE", 0.2)
+    assert client.port is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port, limit=1024)
+    try:
+        writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readline()
+        assert (len(streams), len(connections(client))) == (1, 1)
+        for _ in range(400):
+            sidecar.events.append(Kind.REJECTED, "x" * 20_000)
+        await until_gone(streams)
+        async with asyncio.timeout(5):
+            while connections(client):
+                await asyncio.sleep(0.01)
+    finally:
+        writer.close()
+
+
+def connections(client: Client) -> list[Any]:
+    """Those that the server holds."""
+    assert isinstance(client.server, TestServer)
+    assert client.server.runner is not None
+    assert client.server.runner.server is not None
+    return client.server.runner.server.connections
+
+
 async def test_a_client_that_left_is_forgotten(
     client: Client, streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
