@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -62,11 +62,15 @@ async def next_event(answer: ClientResponse) -> dict[str, Any]:
 
 
 async def until_gone(streams: Streams) -> None:
+    await until(lambda: not len(streams))
+
+
+async def until(condition: Callable[[], bool]) -> None:
     for _ in range(2000):
-        if not len(streams):
+        if condition():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError(f"{len(streams)} streams are left")
+    raise AssertionError("it does not come true")
 
 
 async def test_a_client_gets_what_is_kept_and_then_what_comes(client: Client, sidecar: RememberingSidecar) -> None:
@@ -150,9 +154,7 @@ async def test_of_a_client_that_does_not_read_the_socket_goes_too(
         for _ in range(400):
             sidecar.events.append(Kind.REJECTED, "x" * 20_000)
         await until_gone(streams)
-        async with asyncio.timeout(5):
-            while connections(client):
-                await asyncio.sleep(0.01)
+        await until(lambda: not connections(client))
     finally:
         writer.close()
 
