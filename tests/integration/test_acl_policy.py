@@ -1,4 +1,7 @@
-"""The policies of docs/how-to/acl-policy.md on a real Consul that denies by default: enough, and nothing to spare."""
+"""The policies of deploy/acl/ on a real Consul that denies by default: enough, and nothing to spare.
+
+`application` and `registrator` are tried in test_acl_registration.py.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import asyncio
 import re
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +30,14 @@ from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
+from tests.integration.acl import DENYING, POLICIES, policy, take_over, token, without
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "acl-policy.md"
-SIDECAR, STEERING, OPERATOR, TEAM, DEPLOY, NETWORK = (
-    block.strip().splitlines() for block in re.findall(r"```hcl\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+SIDECAR, STEERING, OPERATOR, TEAM, DEPLOY, NETWORK = map(
+    policy, ("sidecar", "sidecar-steering", "operator", "team-canary", "deploy-job", "network")
 )
 ROUTE = "proxygen.route=web.example.com"
 INSTANCE = "web-1"
-DENYING = {"acl": {"enabled": True, "default_policy": "deny"}}
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +51,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
         agent.stop()
 
 
-def take_over(agent: ConsulAgent) -> None:
-    """Get the token that may do everything."""
-    agent.token = agent.put("/v1/acl/bootstrap")["SecretID"]
-    agent.put("/v1/agent/token/agent", {"Token": agent.token})
-    process.wait_until(lambda: agent.get("/v1/catalog/nodes"), what="the agent's node")
-
-
 @pytest.fixture
 def app(guarded: ConsulAgent) -> Iterator[App]:
     """One instance of the service web, its route included."""
@@ -64,12 +59,6 @@ def app(guarded: ConsulAgent) -> Iterator[App]:
         process.wait_until(lambda: guarded.instances("web"), what="the service")
         yield app
         guarded.deregister(INSTANCE)
-
-
-def token(agent: ConsulAgent, rules: Sequence[str]) -> str:
-    name = f"p{uuid.uuid4().hex}"
-    agent.put("/v1/acl/policy", {"Name": name, "Rules": "\n".join(rules)})
-    return str(agent.put("/v1/acl/token", {"Policies": [{"Name": name}]})["SecretID"])
 
 
 def proxygen(agent: ConsulAgent, rules: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -84,9 +73,10 @@ def proxygen(agent: ConsulAgent, rules: Sequence[str], *arguments: str) -> subpr
     )
 
 
-def without(rules: Sequence[str]) -> list[object]:
-    """Return the rules with one of them taken away, for each of them."""
-    return [pytest.param([rule for rule in rules if rule != gone], id=gone.split(" {")[0]) for gone in rules]
+def test_the_page_shows_the_files() -> None:
+    shown = re.findall(r"`deploy/acl/(\S+?)\.hcl`:\n\n```hcl\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert dict(shown) == {file.stem: file.read_text(encoding="utf-8") for file in POLICIES.iterdir()}
+    assert len(shown) == PAGE.read_text(encoding="utf-8").count("```hcl")
 
 
 async def test_the_sidecar_serves_with_its_policy(
