@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness.bases import import_debian
+from tests.harness.bases import build, import_debian
 from tests.harness.engine import Engine
+from tests.harness.systemd_host import FURNISHED, SystemdHost, build_hosts, network
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -32,3 +35,46 @@ def yard() -> Iterator[Engine]:
 def debian(yard: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of the base image."""
     return import_debian(yard, tmp_path_factory.mktemp("debian"))
+
+
+@pytest.fixture(scope="session")
+def host_images(yard: Engine, debian: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of hosts that systemd runs are built; the directory that hosts need."""
+    scratch = tmp_path_factory.mktemp("hosts")
+    build_hosts(yard, scratch)
+    return scratch
+
+
+@pytest.fixture(scope="session")
+def host_network(yard: Engine, host_images: Path) -> Iterator[str]:
+    with network(yard, f"pg-hosts-{os.getpid()}") as name:
+        yield name
+
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def make_host(yard: Engine, host_images: Path, host_network: str) -> Iterator[Callable[..., SystemdHost]]:
+    """Make and boot a host that lives as long as the module; arguments are those of `SystemdHost`."""
+    made: list[SystemdHost] = []
+
+    def make(*, image: str = FURNISHED, options: tuple[str, ...] = ()) -> SystemdHost:
+        name = f"host{next(_NUMBERS)}"
+        host = SystemdHost(yard, name, network=host_network, scratch=host_images, image=image, options=options)
+        made.append(host)
+        host.start()
+        return host
+
+    yield make
+    for host in made:
+        host.remove()
+
+
+@pytest.fixture(scope="session")
+def proxygen_image(yard: Engine, debian: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of the image that deploy/Dockerfile makes."""
+    scratch = tmp_path_factory.mktemp("image")
+    name = "localhost/proxygen:latest"
+    arguments = {"BASE": debian}
+    return build(yard, DEPLOY.parent, file=DEPLOY / "Dockerfile", name=name, arguments=arguments, scratch=scratch)

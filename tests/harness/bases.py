@@ -52,16 +52,22 @@ def build(
     scratch: Path,
 ) -> str:
     """Build an image with the engine and return its name. Raise RuntimeError with the end of what the build said."""
-    pip = scratch / "pip.conf"
-    pip.write_text(_pip_settings())
     given = [f"--build-arg={key}={value}" for key, value in (arguments or {}).items()]
     # runc cannot make the name spaces that a build step wants inside this kind of machine; chroot needs none.
-    options = ["--isolation=chroot", "--network=host", f"--volume={pip}:/etc/pip.conf:ro"]
-    if _CERTIFICATES.exists():
-        options.append(f"--volume={_CERTIFICATES}:{_CERTIFICATES_WITHIN}:ro")
+    options = ["--isolation=chroot", "--network=host", *registry_volumes(scratch)]
     dockerfile = file or context / "Dockerfile"
     engine.call("build", *options, *given, f"--tag={name}", f"--file={dockerfile}", context, timeout=900)
     return name
+
+
+def registry_volumes(scratch: Path) -> list[str]:
+    """Return options that let a container reach the package registries; what they mount lies in ``scratch``."""
+    pip = scratch / "pip.conf"
+    pip.write_text(_pip_settings())
+    volumes = [f"--volume={pip}:/etc/pip.conf:ro"]
+    if _CERTIFICATES.exists():
+        volumes.append(f"--volume={_CERTIFICATES}:{_CERTIFICATES_WITHIN}:ro")
+    return volumes
 
 
 def _mirror() -> str:
