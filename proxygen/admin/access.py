@@ -24,9 +24,9 @@ from proxygen.log import get_logger
 Writers = Callable[[web.Request], str]
 """Returns who writes; raises an HTTP error for a request that may not."""
 
-_FAILURES: Final = 10
-"""Wrong tokens at once that are answered and logged each."""
-_FAILURE_RATE: Final = 0.2
+_REFUSALS: Final = 10
+"""Of one kind at once that leave a line each."""
+_REFUSAL_RATE: Final = 0.2
 """And then so many a second."""
 
 _log = get_logger(__name__)
@@ -45,15 +45,45 @@ def anyone(request: web.Request) -> str:
         return f"uid {uid} (local)"
 
 
+class _Refusals:
+    """Lines of the log about writes that are not let in, no more than a disk can bear."""
+
+    def __init__(self) -> None:
+        self._pace: Final = Pace(burst=_REFUSALS, rate=_REFUSAL_RATE)
+        self._untold = 0
+
+    def tell(self, request: web.Request, reason: str) -> bool:
+        """Return whether there was room for it."""
+        if not self._pace.try_step():
+            self._untold += 1
+            return False
+        _log.warning("write refused", reason=reason, path=request.path, remote=request.remote, untold=self._untold)
+        self._untold = 0
+        return True
+
+
 class Bearer:
     """Lets requests write that carry a token; none at all where there is no token."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens: Final = tokens
-        self._failures: Final = Pace(burst=_FAILURES, rate=_FAILURE_RATE)
-        self._untold = 0
+        self._wrong: Final = _Refusals()
+        # Apart: what another site's page sends must not use up what an operator who mistypes is told.
+        self._others: Final = _Refusals()
 
     def __call__(self, request: web.Request) -> str:
+        try:
+            self._refuse_what_no_token_opens(request)
+        except web.HTTPException as error:
+            self._others.tell(request, error.reason)
+            raise
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        owner = self._tokens.owner(given.strip())
+        if scheme.lower() != "bearer" or owner is None:
+            self._refuse(request, given=bool(given))
+        return owner
+
+    def _refuse_what_no_token_opens(self, request: web.Request) -> None:
         if not self._tokens.exist():
             raise web.HTTPForbidden(
                 reason="writes over TCP are off: neither admin.token nor admin.tokens_file has a token; "
@@ -61,29 +91,15 @@ class Bearer:
             )
         _refuse_other_sites(request)
         _refuse_forms(request)
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        owner = self._tokens.owner(given.strip())
-        if scheme.lower() != "bearer" or owner is None:
-            self._refuse(request, given=bool(given))
-        return owner
 
     def _refuse(self, request: web.Request, *, given: bool) -> NoReturn:
         """A right token is always let in: where one waits behind another's wrong ones, a forgotten script would
         lock the operator out. Nobody guesses 16 characters; what is bounded is what guessing costs us."""
-        if not self._failures.try_step():
-            self._untold += 1
+        if not self._wrong.tell(request, "its token is wrong" if given else "it has no token"):
             raise web.HTTPTooManyRequests(
                 reason="too many wrong tokens; a right one is let in at any time",
-                headers={hdrs.RETRY_AFTER: str(round(1 / _FAILURE_RATE))},
+                headers={hdrs.RETRY_AFTER: str(round(1 / _REFUSAL_RATE))},
             )
-        _log.warning(
-            "write refused",
-            reason="its token is wrong" if given else "it has no token",
-            path=request.path,
-            remote=request.remote,
-            untold=self._untold,
-        )
-        self._untold = 0
         raise web.HTTPUnauthorized(
             reason="the bearer token is missing or wrong", headers={hdrs.WWW_AUTHENTICATE: "Bearer"}
         )

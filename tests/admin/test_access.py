@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -111,6 +112,28 @@ async def test_another_sites_page_does_not_use_up_the_wrong_tokens(sidecar: Reme
         for _ in range(40):
             await client.post(ROLLBACK, headers={"Sec-Fetch-Site": "cross-site"})
         assert (await client.post(ROLLBACK, headers={"Authorization": "Bearer x"})).status == 401
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ({"headers": {**AUTHORISED, "Sec-Fetch-Site": "cross-site"}}, "this write comes from a page of another site"),
+        ({"headers": {**AUTHORISED, "Host": "evil.example"}}, "'evil.example' is no name of this host's loopback"),
+        ({"headers": AUTHORISED, "data": {"generation": "7"}}, "a body must be application/json"),
+    ],
+)
+async def test_what_is_turned_away_at_the_door_leaves_lines_but_does_not_fill_the_disk(
+    sidecar: RememberingSidecar, refused: dict[str, Any], said: str
+) -> None:
+    with structlog.testing.capture_logs() as logged:
+        async with asking(sidecar) as client:
+            for _ in range(40):
+                assert (await client.post(ROLLBACK, **refused)).status in (403, 415)
+    lines = [line for line in logged if line["event"] == "write refused"]
+    assert 10 <= len(lines) < 40
+    assert (lines[0]["path"], lines[0]["remote"]) == (ROLLBACK, "127.0.0.1")
+    assert lines[0]["reason"].startswith(said)
+    assert TOKEN not in str(logged)
 
 
 async def test_over_the_unix_socket_it_is_the_user_who_writes(

@@ -4,13 +4,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
+import structlog.testing
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 from yarl import URL
 
 from proxygen.admin.access import Bearer, Writers, anyone
-from proxygen.admin.api import MAX_BODY, application
+from proxygen.admin.api import ENDPOINTS, MAX_BODY, application
+from proxygen.admin.endpoints import Endpoint
 from proxygen.admin.stream import Streams
 from proxygen.admin.tokens import Tokens
 from proxygen.settings import AdminSettings
@@ -98,17 +100,21 @@ async def test_metrics_come_in_the_format_that_the_scraper_asks_for(connect: Con
     assert (await answer.text()).endswith("# EOF\n")
 
 
-@pytest.mark.parametrize("path", ["/api/v1/rollback", "/api/v1/release-hold"])
+@pytest.mark.parametrize("endpoint", [each for each in ENDPOINTS if each.writes], ids=lambda each: each.summary)
 @pytest.mark.parametrize("token", [None, SecretStr("")])
 async def test_without_a_token_in_the_settings_nobody_writes(
-    connect: Connect, sidecar: RememberingSidecar, path: str, token: SecretStr | None
+    connect: Connect, sidecar: RememberingSidecar, endpoint: Endpoint, token: SecretStr | None
 ) -> None:
-    client = await connect(Bearer(Tokens(AdminSettings(token=token))))
-    for given in ("Bearer ", f"Bearer {TOKEN}", "Bearer None"):
-        answer = await client.post(path, headers={"Authorization": given})
-        assert answer.status == 403
-        assert "admin.token" in (await answer.json())["error"]
-    assert sidecar.rollbacks == []
+    client, before = await connect(Bearer(Tokens(AdminSettings(token=token)))), dict(sidecar.levers)
+    path = endpoint.path.replace("{name}", "web")
+    with structlog.testing.capture_logs() as logged:
+        for given in ("Bearer ", f"Bearer {TOKEN}", "Bearer None"):
+            headers = {"Authorization": given, "If-Match": '"0"'}
+            answer = await client.request(endpoint.method, path, headers=headers)
+            assert answer.status == 403
+            assert "admin.token" in (await answer.json())["error"]
+    assert (sidecar.rollbacks, sidecar.levers) == ([], before)
+    assert [line["path"] for line in logged if line["event"] == "write refused"] == [path] * 3
 
 
 @pytest.mark.parametrize(
