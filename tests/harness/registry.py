@@ -83,7 +83,7 @@ class Registry:
         """Return status, JSON body and the digest that the registry states."""
         pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         headers = {"Authorization": f"Basic {pair}", "Accept": _MANIFESTS}
-        request = urllib.request.Request(f"https://{self.address}{path}", headers=headers)  # noqa: S310 - ours
+        request = urllib.request.Request(f"https://{self.address}{path}", headers=headers)
         try:
             with self._opener.open(request, timeout=10) as answer:
                 return answer.status, json.loads(answer.read()), answer.headers.get("Docker-Content-Digest", "")
