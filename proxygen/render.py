@@ -83,6 +83,7 @@ class Renderer:
             and around.reject_handshake,
             tls_listens=around.https_listens(default=True),
             hsts=f"max-age={around.hsts_max_age}",
+            trusted_proxies=around.networks_trusted,
             not_found=self._pages["404.html"],
             unavailable=self._pages["503.html"],
             traffic=None if around.traffic is None else traffic_view(around.traffic),
@@ -136,7 +137,7 @@ of 80. At nginx's default of 64 a host of 47 characters is refused, and with it 
 
 def _hash_sizes(plan: Plan) -> Iterable[HashSize]:
     """Sizes for the longest names and for as many names as there are."""
-    names = {"server_names": 2 * len(plan.servers), "map": 0, "variables": 4 * len(plan.services)}
+    names = {"server_names": 2 * len(plan.servers), "map": 0, "variables": 6 * len(plan.services)}
     for table, count in names.items():
         bucket = f"{table}_hash_bucket_size"
         yield HashSize(directive=bucket, value=SMALLEST_BUCKETS[bucket])

@@ -32,6 +32,8 @@ class Unit:
     paths: tuple[str, ...] = ()
     targets: tuple[tuple[str, str], ...] = ()
     """(host, where its requests go) for hosts that share a virtual server."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """(host, service), for the same hosts, in a map that stands behind the one of the targets."""
 
     @property
     def lines(self) -> int:

@@ -101,6 +101,7 @@ class ServerRenderer:
             names=view.names,
             paths=tuple(match.path for match in location.matches),
             targets=tuple((sharer.host, "".join(map(str, sharer.target.parts))) for sharer in shared.sharers),
+            labels=tuple((sharer.host, str(sharer.label)) for sharer in shared.sharers),
         )
 
     def _frame(self, view: VirtualServerView) -> Pair:

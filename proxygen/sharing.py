@@ -17,7 +17,7 @@ from proxygen.model import ServiceName
 from proxygen.plan.types import VirtualServer
 from proxygen.templating import Expression, Variable
 from proxygen.twins import MAX_SHAPES
-from proxygen.views import LocationView, MapLine, MapView, VirtualServerView
+from proxygen.views import LocationView, MapLine, MapView, Value, VirtualServerView
 
 HOSTS_EACH: Final = 64
 """Hosts in a shared virtual server, about: a change of one renders and checks them all."""
@@ -31,7 +31,7 @@ class Kind:
     server: VirtualServerView
     """Without a name."""
     location: LocationView
-    """Without a target."""
+    """Without a target and the service's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Sharer:
 
     host: str
     service: ServiceName
+    label: Value
+    """The service's name, for logs."""
     target: Expression
     kind: Kind
 
@@ -57,16 +59,22 @@ class Shared:
     def variable(self) -> Variable:
         return Variable(f"proxygen_target_{self.name}")
 
+    @property
+    def label(self) -> Variable:
+        return Variable(f"proxygen_service_{self.name}")
+
     def server_view(self) -> VirtualServerView:
         lines = tuple(MapLine(match=sharer.host, value=sharer.target) for sharer in self.sharers)
+        labels = tuple(MapLine(match=sharer.host, value=sharer.label) for sharer in self.sharers)
         return replace(
             self.sharers[0].kind.server,
             names=tuple(sharer.host for sharer in self.sharers),
             targets=MapView(source=Variable("host"), variable=self.variable, default="", lines=lines),
+            labels=MapView(source=Variable("host"), variable=self.label, default="", lines=labels),
         )
 
     def location_view(self) -> LocationView:
-        return replace(self.sharers[0].kind.location, target=Expression((self.variable,)))
+        return replace(self.sharers[0].kind.location, service=self.label, target=Expression((self.variable,)))
 
 
 class Kinds:
@@ -89,11 +97,11 @@ class Kinds:
             return None
         if len(self._known) > MAX_SHAPES:
             self._known.clear()
-        common = (replace(view, names=()), replace(location, target=Expression(())))
+        common = (replace(view, names=()), replace(location, service="", target=Expression(())))
         kind = self._known.get(common)
         if kind is None:
             kind = self._known[common] = Kind(sha256(repr(common).encode()).hexdigest()[:12], *common)
-        return Sharer(server.host, server.locations[0].service.name, location.target, kind)
+        return Sharer(server.host, server.locations[0].service.name, location.service, location.target, kind)
 
 
 def _is_literal(host: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +35,8 @@ from proxygen.views import (
 
 if TYPE_CHECKING:
     from proxygen.render import Snippets
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 DEFAULT_KEEPALIVE: Final = 16
 """Idle connections to an upstream that each worker keeps."""
@@ -100,6 +104,11 @@ class Surroundings:
     operator_defaults: frozenset[str] = frozenset()
     """Listen addresses for which nginx.conf already has a default server."""
     traffic: TrafficLog | None = None
+
+    @property
+    def networks_trusted(self) -> tuple[str, ...]:
+        """Each network once, in one spelling: nginx warns of a second one, and a warning is a refusal."""
+        return tuple(dict.fromkeys(str(ipaddress.ip_network(network)) for network in self.trusted_proxies))
 
     def http_listens(self, *, default: bool) -> tuple[ListenView, ...]:
         return tuple(ListenView(address=listen, default=default and self._free(listen)) for listen in self.http)
@@ -245,11 +254,17 @@ def _division(service: Service) -> tuple[tuple[MapView, ...], tuple[SplitView, .
     for position, rule in enumerate(split.force):
         following = chain[position + 1] if position + 1 < len(chain) else rest
         maps.append(_force(rule, chain[position], following))
+    variants = tuple(MapLine(match=upstream.name, value=upstream.variant) for upstream in service.upstreams)
+    maps.append(MapView(source=chain[0], variable=_variant_variable(service), default="", lines=variants))
     return tuple(maps), tuple(splits)
 
 
 def _target_variable(service: Service) -> Variable:
     return Variable(service.ident)
+
+
+def _variant_variable(service: Service) -> Variable:
+    return Variable(f"{service.ident}_variant")
 
 
 def _split(split: Split, key: Expression, variable: Variable) -> SplitView:
@@ -324,6 +339,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
     return VirtualServerView(
         names=(server.host or "_",),
         targets=None,
+        labels=None,
         listens=listens,
         http2=around.http2_directive,
         certificate=None
@@ -345,6 +361,8 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     secure = server.certificate is not None
     return LocationView(
         matches=_matches(location.path),
+        service=_label(service),
+        variant=_variant(service),
         told=around.traffic is not None,
         unavailable=service.state is not ServiceState.SERVED,
         retry_after=around.retry_after,
@@ -373,6 +391,20 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         # In quarantine a fragment is left out too: it may be what nginx refuses.
         snippets=snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else (),
     )
+
+
+def _label(service: Service) -> str:
+    """The name by which people know it; nginx's own for it where that could not stand in an access log as it is."""
+    return service.name if _PLAIN.fullmatch(service.name) else service.ident
+
+
+def _variant(service: Service) -> Value:
+    """Empty where nothing is served."""
+    if service.state is not ServiceState.SERVED:
+        return ""
+    if service.split is not None:
+        return _variant_variable(service)
+    return service.upstreams[0].variant if service.upstreams else ""
 
 
 def _connect_timeout(options: ProxyTags) -> int:

@@ -112,6 +112,8 @@ class HttpView:
     reject_tls: bool
     tls_listens: tuple[ListenView, ...]
     hsts: str
+    trusted_proxies: tuple[str, ...]
+    """Networks, each once."""
     not_found: Page
     unavailable: Page
     traffic: TrafficView | None
@@ -165,6 +167,9 @@ class LocationView:
     """location.conf.j2"""
 
     matches: tuple[MatchView, ...]
+    service: Value
+    """Its name, for logs."""
+    variant: Value
     told: bool
     """Whether the sidecar is told of its requests."""
     unavailable: bool
@@ -211,6 +216,8 @@ class VirtualServerView:
     names: tuple[str, ...]
     targets: MapView | None
     """For hosts that share it: from host to where requests go."""
+    labels: MapView | None
+    """For the same: from host to service."""
     listens: tuple[ListenView, ...]
     http2: bool
     certificate: CertificateView | None

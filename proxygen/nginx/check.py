@@ -117,8 +117,9 @@ def _unplanned(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
         return Oddity(first, f"server names {names!r} are not the plan's {list(unit.names)!r}")
     if missing := set(unit.paths) - set(paths):
         return Oddity(first, f"locations {sorted(missing)!r} of the plan are missing")
-    if tuple(targets) != unit.targets:
-        return Oddity(first, f"targets {targets!r} are not the plan's {list(unit.targets)!r}")
+    planned = [*unit.targets, *unit.labels]
+    if targets != planned:
+        return Oddity(first, f"targets {targets!r} are not the plan's {planned!r}")
     return None
 
 

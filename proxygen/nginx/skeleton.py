@@ -9,10 +9,10 @@ from typing import Any, Final
 Node = tuple[str, int, tuple["Node", ...]]
 """(directive, number of arguments, children)."""
 
-_VALUES: Final = frozenset({"map", "split_clients"})
+_VALUES: Final = frozenset({"map", "split_clients", "geo"})
 """Blocks whose lines begin with a value, not with a directive."""
 
-_NOT_VALUES: Final = frozenset({"include", "hostnames", "volatile"})
+_NOT_VALUES: Final = frozenset({"include", "hostnames", "volatile", "ranges", "proxy", "proxy_recursive", "delete"})
 """Words that nginx obeys at the beginning of a line in such a block."""
 
 _PROXY = frozenset(
@@ -38,7 +38,7 @@ _LOCATION = frozenset(
 ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     ("http",): frozenset(
         {
-            "upstream", "server", "map", "split_clients", "limit_req_zone", "server_names_hash_bucket_size",
+            "upstream", "server", "map", "split_clients", "geo", "limit_req_zone", "server_names_hash_bucket_size",
             "server_names_hash_max_size", "map_hash_bucket_size", "map_hash_max_size", "variables_hash_max_size",
             "variables_hash_bucket_size", "log_format", "access_log",
         }
