@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from proxygen.errors import BadInput
-from proxygen.plan.types import Certificate
+from proxygen.plan.types import Authorities, Certificate
 from proxygen.tags.values import parse_file_name
 
 
@@ -61,6 +61,20 @@ def _certificate(path: Path) -> Certificate:
         key=str(key_path.absolute()),
         fingerprint=sha256(chain + b"\0" + key_bytes).hexdigest(),
     )
+
+
+def read_authorities(file: Path | None) -> Authorities | None:
+    """Return who may vouch for instances. Raise BadInput for a file that nginx could not use: going on without it would
+    let every instance in."""
+    if file is None:
+        return None
+    try:
+        content = file.read_bytes()
+        # OpenSSL's own judgement, which nginx shares.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+    except OSError as error:
+        raise BadInput(f"proxy.upstream_ca {file}: {error.strerror or error}") from error
+    return Authorities(file=str(file.absolute()), fingerprint=sha256(content).hexdigest())
 
 
 def read_htpasswd(directory: Path | None) -> Mapping[str, str]:

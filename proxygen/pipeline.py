@@ -19,7 +19,7 @@ from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.nginx.trial import SecondGate
-from proxygen.operator_files import read_certificates, read_htpasswd, read_snippets
+from proxygen.operator_files import read_authorities, read_certificates, read_htpasswd, read_snippets
 from proxygen.plan import Planner
 from proxygen.plan.types import Certificate, Endpoint, Memory, Plan, Policy, Quarantine
 from proxygen.render import SMALLEST_BUCKETS, Rendered, Renderer, Snippets
@@ -122,8 +122,8 @@ class Pipeline:
     def files(self) -> tuple[Path, ...]:
         """The operator's files and directories of files that decide what is rendered and checked."""
         proxy = self._settings.proxy
-        directories = (proxy.templates, proxy.snippets, proxy.certificates, proxy.htpasswd)
-        return (*filter(None, directories), *(self.conf.texts if self.conf is not None else ()))
+        theirs = (proxy.templates, proxy.snippets, proxy.certificates, proxy.htpasswd, proxy.upstream_ca)
+        return (*filter(None, theirs), *(self.conf.texts if self.conf is not None else ()))
 
     def is_outdated(self, conf: OperatorConf) -> bool:
         """Whether nginx's binary or the operator's configuration is another one by now."""
@@ -359,6 +359,7 @@ def _surroundings(
         keepalive_min_timeout=binary is not None and binary.keepalive_min_timeout,
         keepalive_by_default=binary is not None and binary.keepalive_by_default,
         http2_directive=binary is not None and binary.http2_directive,
+        upstream_ca=read_authorities(proxy.upstream_ca),
         reject_handshake=binary is None or binary.reject_handshake,
         share_from=proxy.share_servers_from,
         operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,

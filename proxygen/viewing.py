@@ -7,7 +7,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxygen.plan.types import ForceRule, Location, Service, ServiceState, Split, StreamServer, Upstream, VirtualServer
+from proxygen.plan.types import (
+    Authorities,
+    ForceRule,
+    Location,
+    Service,
+    ServiceState,
+    Split,
+    StreamServer,
+    Upstream,
+    VirtualServer,
+)
 from proxygen.shares import WHOLE, Share
 from proxygen.tags import BalanceBy, Protocol, ProxyTags, StickyBy
 from proxygen.templating import Expression, Regex, Variable
@@ -27,6 +37,7 @@ from proxygen.views import (
     StreamView,
     Template,
     TrafficView,
+    TrustView,
     UpstreamView,
     Value,
     VirtualServerView,
@@ -104,6 +115,7 @@ class Surroundings:
     operator_defaults: frozenset[str] = frozenset()
     """Listen addresses for which nginx.conf already has a default server."""
     traffic: TrafficLog | None = None
+    upstream_ca: Authorities | None = None
 
     @property
     def networks_trusted(self) -> tuple[str, ...]:
@@ -350,8 +362,22 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         keepalive_min_timeout=around.keepalive_min_timeout,
         trusted_proxies=around.trusted_proxies,
         heard=None if around.traffic is None else around.traffic.mark,
+        trust=_trust(server, around),
         has_root=any(location.path == "/" for location in server.locations),
         snippets=snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ()),
+    )
+
+
+def _trust(server: VirtualServer, around: Surroundings) -> TrustView | None:
+    """Stands in the virtual server, so that a fragment for one service can say otherwise."""
+    spoken = {location.service.options.protocol for location in server.locations}
+    if around.upstream_ca is None or not spoken & {Protocol.HTTPS, Protocol.GRPCS}:
+        return None
+    return TrustView(
+        file=around.upstream_ca.file,
+        fingerprint=around.upstream_ca.fingerprint,
+        https=Protocol.HTTPS in spoken,
+        grpcs=Protocol.GRPCS in spoken,
     )
 
 

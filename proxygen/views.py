@@ -210,6 +210,17 @@ class CertificateView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrustView:
+    """Which instances that speak TLS are believed."""
+
+    file: str
+    fingerprint: str
+    https: bool
+    """Whether any is spoken to by https; ``grpcs`` likewise."""
+    grpcs: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualServerView:
     """server.conf.j2"""
 
@@ -225,6 +236,7 @@ class VirtualServerView:
     trusted_proxies: tuple[str, ...]
     heard: str | None
     """Path that exists while a sidecar listens to what it is told; None where it is told nothing."""
+    trust: TrustView | None
     has_root: bool
     snippets: tuple[Block, ...]
 

@@ -262,4 +262,6 @@ def _directories(settings: Settings) -> Iterator[Path]:
     for directory in (proxy.templates, proxy.snippets, proxy.certificates, proxy.htpasswd):
         if directory is not None:
             yield directory
+    if proxy.upstream_ca is not None:
+        yield proxy.upstream_ca.parent
     yield settings.nginx.conf.parent

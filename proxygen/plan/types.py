@@ -225,6 +225,15 @@ class Certificate:
     """SHA-256 over both files: a renewed certificate makes a new generation."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorities:
+    """Who may vouch for instances that speak TLS: a file of CA certificates."""
+
+    file: str
+    fingerprint: str
+    """SHA-256 over the file: another authority makes a new generation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """One route inside a virtual server."""

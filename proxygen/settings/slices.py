@@ -129,6 +129,13 @@ class ProxySettings(Slice):
         default=None,
         description="directory of NAME.crt (or .pem) and NAME.key files for the tls tag",
     )
+    upstream_ca: Path | None = Field(
+        default=None,
+        description=(
+            "file of CA certificates: an instance that speaks TLS (protocol https or grpcs) is used only with a certificate "
+            "from one of them that names the request's host; default: not verified"
+        ),
+    )
     htpasswd: Path | None = Field(default=None, description="directory of htpasswd files for the auth tag")
     templates: Path | None = Field(
         default=None,
