@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.browser.world import HOST, World, stamp
 from tests.harness import process
 from tests.harness.browser import Sighting, Tab
+from tests.harness.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -102,11 +104,26 @@ def test_a_rollback_and_its_end(world: World, overview: Page, seen_in_time: Call
     seen_in_time(sighting, "hold ended", "", changed=changed)
 
 
+def test_a_generation_that_nginx_does_not_take(world: World, overview: Page, seen_in_time: Callable[..., None]) -> None:
+    """A port that another program holds: the whole generation is taken back, and then comes without its service."""
+    port = free_port()
+    rolled_back = Sighting(overview, shows("rolled back", "#events"))
+    with socket.create_server(("0.0.0.0", port)):
+        changed = time.time()
+        squatter = world.register("squatter", world.app("squatter-1"), "protocol=tcp", f"listen={port}")
+        seen_in_time(rolled_back, "rolled back", "", changed=changed)
+        words = overview.locator("#events li", has_text="rolled back").first.inner_text()
+        assert f"0.0.0.0:{port}" in words
+        expect(overview.locator("#problems .problem", has_text="squatter")).to_contain_text("Quarantined")
+        world.consul.deregister(squatter)
+        world.event("quarantine ended", "squatter", after=changed)
+
+
 def test_the_time_line_grows(world: World, open_tab: Callable[..., Tab], seen_in_time: Callable[..., None]) -> None:
     page = open_tab(world.sidecar).open("/generations")
-    number = world.sidecar.generation()
-    assert number is not None
-    sighting = Sighting(page, f"document.getElementById('generation-{number + 1}') !== null")
+    # Not the live one's: one that was taken back has its place in the time line too.
+    newest = world.sidecar.request("/api/v1/generations")[1][0]["number"]
+    sighting = Sighting(page, f"document.getElementById('generation-{newest + 1}') !== null")
     changed = time.time()
     world.register("later", world.app("later-1"), "route=later.example.com")
     seen_in_time(sighting, "applied", "later", changed=changed)
