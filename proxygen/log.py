@@ -1,8 +1,8 @@
 """proxygen's own log: constant events with facts as fields, on standard error.
 
 ``get_logger(__name__).info("reload proven", generation=42, seconds=0.31)`` reads as text on a terminal and as
-one JSON object a line for machines. What other libraries say through `logging` (warnings and worse) comes out
-the same way.
+one JSON object a line for machines, with our own names or with those of the Elastic Common Schema. What other
+libraries say through `logging` (warnings and worse) comes out the same way. A syslog receiver gets the same lines.
 """
 
 from __future__ import annotations
@@ -11,23 +11,31 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from proxygen.ecs import to_ecs
+from proxygen.syslog import MAX_MESSAGE, Syslog
+
+Format = Literal["text", "json", "ecs"]
 
 HIDDEN: Final = "(hidden)"
 
 _SECRET_WORDS: Final = frozenset({"token", "auth", "authorization", "password", "secret"})
 _SECRET_TEXT: Final = re.compile(r"(?i)(bearer\s+|(?<=//)[^/\s:@]+:(?=[^/\s@]+@)|token=)[^\s,;&@'\"]+")
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_FIRST: Final = ("timestamp", "level", "event")
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
-def configure(*, format: Literal["text", "json"] = "text", level: str = "info") -> None:
-    """Send every log line to standard error in ``format`` from ``level`` up. Call it again to change either."""
+def configure(*, format: Format = "text", level: str = "info", syslog: str | None = None) -> None:
+    """Send every log line to standard error in ``format`` from ``level`` up, and to the ``syslog`` receiver where one
+    is named. Call it again to change any of them. Raise ValueError for what is no receiver's address."""
     severity = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -36,7 +44,9 @@ def configure(*, format: Literal["text", "json"] = "text", level: str = "info") 
         structlog.processors.format_exc_info,
         redact,
     ]
-    renderer = _renderer(format)
+    renderer = _renderer(format, colors=sys.stderr.isatty())
+    if syslog is not None:
+        renderer = _Tee(renderer, _renderer(format, colors=False), _receiver(syslog))
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
@@ -101,15 +111,66 @@ def _name_module(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     return {"module": event["_record"].name, **event}
 
 
-def _renderer(format: Literal["text", "json"]) -> Processor:
+# One for each address, however often the settings are read: it counts what it lost, and has a socket.
+_receiver = lru_cache(Syslog)
+
+
+class _Tee:
+    """Renders for standard error, and on the way for a syslog receiver."""
+
+    def __init__(self, render: Processor, render_plain: Processor, syslog: Syslog) -> None:
+        self._render: Final = render
+        self._plain: Final = render_plain
+        self._syslog: Final = syslog
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        lost = self._syslog.lost
+        problem = self._send(logger, method, event)
+        text = str(self._render(logger, method, event))
+        if problem and not lost:
+            said = self._say("syslog takes no lines", event, reason=problem)
+            text += "\n" + str(self._render(logger, method, said))
+        elif lost and not problem:
+            self._send(logger, method, self._say("syslog takes lines again", event, lost=lost))
+        return text
+
+    def _say(self, what: str, event: EventDict, **facts: object) -> EventDict:
+        first = {"timestamp": event.get("timestamp"), "level": "warning", "event": what, "module": __name__}
+        return {**first, "receiver": self._syslog.receiver, **facts}
+
+    def _send(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        text = ""
+        for candidate in _ever_shorter(event):
+            # A line break would end the line for a receiver that takes them one by one.
+            text = str(self._plain(logger, method, candidate)).translate(_CONTROLS)
+            if len(text.encode(errors="backslashreplace")) <= MAX_MESSAGE:
+                break
+        return self._syslog.send(str(event.get("level")), text)
+
+
+def _ever_shorter(event: EventDict) -> Iterator[EventDict]:
+    """Yield an event, and then what is left of it where that is too long: whole as a document, with shorter texts."""
+    yield event
+    for length in (1000, 100):
+        yield {**{key: _cut(value, length) for key, value in event.items()}, "shortened": True}
+    yield {**{key: _cut(event.get(key), 100) for key in _FIRST}, "shortened": True}
+
+
+def _cut(value: object, length: int) -> object:
+    return value if value is None or isinstance(value, bool | int | float) else str(value)[:length]
+
+
+def _renderer(format: Format, *, colors: bool) -> Processor:
     if format == "json":
         return _render_json
-    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    if format == "ecs":
+        return lambda _logger, _method, event: json.dumps(to_ecs(event), default=str)
+    console = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)
     return lambda logger, method, event: console(logger, method, _printable(event))
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    first = {key: event[key] for key in _FIRST if key in event}
     return json.dumps({**first, **event}, default=str)
 
 

@@ -54,7 +54,7 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
         @functools.wraps(command)
         def with_settings(*arguments: Any, source: Source, **options: Any) -> R:
             settings = source.load()
-            log.configure(format=settings.log.format, level=settings.log.level)
+            log.configure(format=settings.log.format, level=settings.log.level, syslog=settings.log.syslog)
             return command(*arguments, settings=settings, **options)
 
         return source_options(*names)(with_settings)

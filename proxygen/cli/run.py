@@ -120,7 +120,8 @@ class _SettingsReader:
         """The last ones that could be read."""
         self.problem = ""
         """Why the last reading failed; "" where it did not."""
-        configure(format=self.newest.log.format, level=self.newest.log.level)
+        log = self.newest.log
+        configure(format=log.format, level=log.level, syslog=log.syslog)
 
     def read(self) -> bool:
         """Read again, and return whether anything is different from the last time."""
@@ -147,7 +148,7 @@ class _Parts:
 @asynccontextmanager
 async def _assembled(settings: Settings, output: Output, events: EventLog) -> AsyncIterator[_Parts]:
     """Raise BadInput where the settings, or the files that they name, cannot be used here."""
-    configure(format=settings.log.format, level=settings.log.level)
+    configure(format=settings.log.format, level=settings.log.level, syslog=settings.log.syslog)
     try:
         pipeline = await open_pipeline(settings)
     except NginxUnavailable as error:

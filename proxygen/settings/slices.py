@@ -17,6 +17,7 @@ from proxygen.settings.values import (
     Ports,
     Seconds,
     StampAddress,
+    SyslogReceiver,
     Texts,
 )
 
@@ -488,9 +489,15 @@ class NetworkSettings(Slice):
 class LogSettings(Slice):
     """proxygen's own log, on standard error."""
 
-    format: Literal["text", "json"] = Field(default="text", description="text for people, json for machines")
+    format: Literal["text", "json", "ecs"] = Field(
+        default="text", description="text for people, json for machines, ecs for machines in Elastic's Common Schema"
+    )
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that is written"
+    )
+    syslog: SyslogReceiver | None = Field(
+        default=None,
+        description="send the log to syslog too: unix:/PATH, such as unix:/dev/log, or udp:ADDRESS:PORT; it waits for nobody",
     )
 
 

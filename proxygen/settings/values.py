@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator
 
+from proxygen.syslog import parse_receiver
 from proxygen.units import parse_duration
 
 
@@ -80,6 +81,11 @@ def _admin_listen(value: object) -> object:
     return value
 
 
+def _syslog(value: object) -> object:
+    parse_receiver(str(value))
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 """Seconds; a text carries its unit (``25ms``, ``2s``, ``1m``), a bare number is seconds."""
 
@@ -99,6 +105,9 @@ Ports = Annotated[str, BeforeValidator(_ports)]
 
 StampAddress = Annotated[str, BeforeValidator(_stamp)]
 """Loopback ``ADDRESS:PORT`` or ``unix:/PATH``: nobody but this machine asks for the stamp."""
+
+SyslogReceiver = Annotated[str, BeforeValidator(_syslog)]
+"""``unix:/PATH`` or ``udp:ADDRESS:PORT``."""
 
 AdminListen = Annotated[str, BeforeValidator(_admin_listen)]
 """``ADDRESS:PORT`` or ``off``."""
