@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final, NoReturn
@@ -71,6 +72,10 @@ class Reconciler:
         self._listeners: list[Callable[[Step], None]] = []
         self.last: Step | None = None
         self.live_since: datetime | None = None
+        self.carried = 0
+        """How many catalogs, Consul's or the one on disk, were carried to an end, whatever it was."""
+        self.busy_since: float | None = None
+        """The monotonic time at which the pass began that is under way; None between passes."""
 
     @property
     def pipeline(self) -> Pipeline:
@@ -132,6 +137,7 @@ class Reconciler:
             if self._changed_at is None:
                 self._changed_at = self._catalogs.taken_since
             step = await self._attempt(lambda timings, catalog=catalog: self._passage.carry(catalog, timings))  # type: ignore[misc]
+            self.carried += 1
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 await asyncio.sleep(self._gap_after(step))
                 await governor.step()
@@ -189,6 +195,7 @@ class Reconciler:
         """Run one pass; every way in which it can end becomes a step, one line in the log, and perhaps a retry."""
         timings = Timings()
         async with self._one_at_a_time:
+            self.busy_since = time.monotonic()
             try:
                 applied = await work(timings)
             except ProxygenError as error:
@@ -197,6 +204,8 @@ class Reconciler:
                 # Whatever nobody thought of, such as a full disk for temporary files: what is live goes on.
                 _log.exception("pass failed")
                 applied = self._passage.rejected(f"unexpected {type(error).__name__}: {error}")
+            finally:
+                self.busy_since = None
             step = conclude(applied, timings, changed_at=self._changed_at)
             if not step.failed:
                 self._changed_at = None

@@ -23,10 +23,10 @@ from proxygen.network.agent.host import HostAgent
 from proxygen.network.agent.known import write_config
 from proxygen.network.agent.leaving import clean_up, release_lease
 from proxygen.network.agent.metrics import readings
-from proxygen.network.agent.notify import STOPPING, notify_systemd
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.config import NetworkConfig
 from proxygen.network.store import create_network
+from proxygen.notify import Condition, Notifier, keep_telling
 from proxygen.settings import Settings
 
 _LOG = get_logger(__name__)
@@ -127,7 +127,7 @@ def up(settings: Settings) -> int:
 
 
 async def _up(settings: Settings) -> None:
-    stop = asyncio.Event()
+    notifier, stop = Notifier.adopt(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with ConsulClient(settings.consul) as client:
@@ -136,22 +136,31 @@ async def _up(settings: Settings) -> None:
             settings.network.metrics, lambda: readings(agent.status(), client.statistics), setting="network.metrics"
         )
         with page:
-            await _work(agent, stop)
+            await _work(agent, stop, notifier)
     _LOG.info("stopped, lease and routes stay")
 
 
-async def _work(agent: HostAgent, stop: asyncio.Event) -> None:
+async def _work(agent: HostAgent, stop: asyncio.Event, notifier: Notifier) -> None:
     work = asyncio.create_task(agent.run(), name="agent")
     stopped = asyncio.create_task(stop.wait(), name="signal to stop")
+    telling = asyncio.create_task(keep_telling(notifier, lambda: _condition(agent)), name="word to systemd")
     await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
+    telling.cancel()
     if work.done():
         await agent.close()
         work.result()
-    notify_systemd(STOPPING)
+    notifier.stopping()
     work.cancel()
     await asyncio.wait({work})
     await agent.close()
+
+
+def _condition(agent: HostAgent) -> Condition:
+    status = agent.status()
+    subnet = f"subnet {status.subnet}" if status.subnet else status.reason
+    text = "; ".join(filter(None, (status.state.value, subnet, *status.problems)))
+    return Condition(is_ready=agent.is_handed_on, text=text)
 
 
 @click.command(cls=Command, examples=["proxygen network release", "proxygen network release --keep-routes"])

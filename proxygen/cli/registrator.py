@@ -15,6 +15,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.log import get_logger
 from proxygen.metrics import serving
 from proxygen.network.files import hinted_subnet
+from proxygen.notify import Condition, Notifier, keep_telling
 from proxygen.registration.address import choose_address
 from proxygen.registration.agent import Agent
 from proxygen.registration.described import Policy
@@ -52,7 +53,7 @@ def registrator(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> None:
-    stop = asyncio.Event()
+    notifier, stop = Notifier.adopt(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with ConsulClient(settings.consul) as client:
@@ -66,19 +67,31 @@ async def _run(settings: Settings) -> None:
             chosen.metrics, lambda: readings(registrator.figures(), client.statistics), setting="registrator.metrics"
         )
         with page:
-            await _work(registrator, stop)
+            await _work(registrator, stop, notifier)
     _LOG.info("stopped, registrations stay")
 
 
-async def _work(registrator: Registrator, stop: asyncio.Event) -> None:
+async def _work(registrator: Registrator, stop: asyncio.Event, notifier: Notifier) -> None:
     work = asyncio.create_task(registrator.run(), name="registrator")
     stopped = asyncio.create_task(stop.wait(), name="signal to stop")
+    telling = asyncio.create_task(keep_telling(notifier, lambda: _condition(registrator)), name="word to systemd")
     await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    notifier.stopping()
     stopped.cancel()
+    telling.cancel()
     if work.done():
         work.result()
     work.cancel()
     await asyncio.wait({work})
+
+
+def _condition(registrator: Registrator) -> Condition:
+    """Ready after the first look at the engine, or once it is known why there can be none yet."""
+    figures, trouble = registrator.figures(), registrator.trouble
+    counts = f"{figures.registered} containers registered, {figures.skipped} left out"
+    return Condition(
+        is_ready=figures.synced is not None or bool(trouble), text=f"{trouble}; {counts}" if trouble else counts
+    )
 
 
 def _policy(settings: Settings) -> Policy:

@@ -19,6 +19,7 @@ from proxygen.admin.server import serving
 from proxygen.aio import Latest, retrying, start_eternal
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import Source, source_options
+from proxygen.cli.supervised import SidecarCondition
 from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
@@ -31,6 +32,7 @@ from proxygen.log import configure, get_logger
 from proxygen.model import Catalog
 from proxygen.news import Reporter
 from proxygen.nginx.publish import Output, hold_output
+from proxygen.notify import Notifier, keep_telling
 from proxygen.pipeline import Pipeline, open_pipeline
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings, knobs
@@ -67,6 +69,7 @@ async def _run(source: Source) -> int:
     wanted: Settings | None = reader.newest
     good: Settings | None = None
     events = EventLog()
+    notifier = Notifier.adopt()
     with _listening(source) as calls:
         while wanted is not None:
             directory = wanted.output.directory
@@ -75,7 +78,7 @@ async def _run(source: Source) -> int:
                     while wanted is not None and wanted.output.directory == directory:
                         async with _assembled(wanted, output, events) as parts:
                             good = wanted
-                            wanted = await _serve(parts, reader, calls)
+                            wanted = await _serve(parts, reader, calls, notifier)
             except ProxygenError as error:
                 if good is None or wanted is good:
                     raise
@@ -143,6 +146,7 @@ class _Parts:
     reconciler: Reconciler
     reporter: Reporter
     journal: Journal
+    condition: SidecarCondition
 
 
 @asynccontextmanager
@@ -191,7 +195,13 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
         await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
         stack.enter_context(watching(_directories(settings), reconciler.files_touched))
         yield _Parts(
-            settings=settings, client=client, watch=watch, reconciler=reconciler, reporter=reporter, journal=journal
+            settings=settings,
+            client=client,
+            watch=watch,
+            reconciler=reconciler,
+            reporter=reporter,
+            journal=journal,
+            condition=SidecarCondition(sidecar, reconciler),
         )
 
 
@@ -206,7 +216,9 @@ def _listen(stack: AsyncExitStack, settings: Settings, pipeline: Pipeline, tally
     return stack.enter_context(listening(place, tally, budget=settings.traffic.budget, lost=lost))
 
 
-async def _serve(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call]) -> Settings | None:
+async def _serve(
+    parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call], notifier: Notifier
+) -> Settings | None:
     """Work until there are other settings to work with, or until told to stop: None."""
     async with asyncio.TaskGroup() as group:
         tasks = (
@@ -214,16 +226,24 @@ async def _serve(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_C
             start_eternal(group, parts.watch.run(), name="watch of Consul"),
             start_eternal(group, parts.reporter.run(), name="look after Consul"),
             start_eternal(group, parts.journal.run(), name="journal"),
+            start_eternal(group, keep_telling(notifier, parts.condition.look), name="word to systemd"),
             group.create_task(_say_what_is_denied(parts.client), name="probe of the token"),
         )
-        wanted = await _other_settings(parts, reader, calls)
+        wanted = await _other_settings(parts, reader, calls, notifier)
+        if wanted is None:
+            notifier.stopping()
         for task in tasks:
             task.cancel()
     return wanted
 
 
-async def _other_settings(parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call]) -> Settings | None:
+async def _other_settings(
+    parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call], notifier: Notifier
+) -> Settings | None:
     while (call := await calls.get()) is not _Call.STOP:
+        if call is _Call.HANGUP:
+            notifier.reloading()
+            parts.condition.expect_pass()
         is_news = reader.read()
         if not is_news and call is not _Call.HANGUP:
             continue

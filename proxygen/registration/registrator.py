@@ -71,6 +71,11 @@ class Registrator:
         self._events = 0
         self._synced: float | None = None
 
+    @property
+    def trouble(self) -> str:
+        """Why the engine or Consul's agent does not answer; empty where both do."""
+        return self._trouble or self._agent_trouble
+
     def figures(self) -> Figures:
         """Return what is so now; any thread may call it."""
         known = [(container_id, bool(one.services)) for container_id, one in tuple(self._known.items())]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,6 @@ from proxygen.network.agent.backends import must_be_left
 from proxygen.network.agent.begin import choose_config
 from proxygen.network.agent.handover import Handover
 from proxygen.network.agent.known import Known, keep_known, recall_known, write_config
-from proxygen.network.agent.notify import READY, notify_systemd
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.agent.plane import DataPlane
 from proxygen.network.agent.status import AgentStatus, State, read_status, write_status
@@ -230,19 +228,11 @@ def settings(tmp_path: Path) -> NetworkSettings:
     )
 
 
-def test_the_subnet_is_handed_on_and_systemd_is_told_once(
-    settings: NetworkSettings, monkeypatch: pytest.MonkeyPatch, short_directory: Path
-) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(short_directory / "notify"))
-        manager.setblocking(False)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(short_directory / "notify"))
-        handover = Handover(settings, None)
-        for _ in range(2):
-            handover.write(CONFIG.network, LIVE, 1450)
-        assert READY in manager.recv(1000).decode().splitlines()
-        with pytest.raises(BlockingIOError):
-            manager.recv(1000)
+def test_the_subnet_is_handed_on(settings: NetworkSettings) -> None:
+    handover = Handover(settings, None)
+    assert not handover.done
+    handover.write(CONFIG.network, LIVE, 1450)
+    assert handover.done
     assert handover.problem == ""
     assert settings.subnet_file.read_text() == (
         "FLANNEL_NETWORK=10.99.0.0/16\nFLANNEL_SUBNET=10.99.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
@@ -271,12 +261,6 @@ def test_a_lease_too_small_to_divide_is_a_problem_and_no_end(settings: NetworkSe
     handover.write(CONFIG.network, IPv4Network("10.99.3.0/28"), 1450)
     assert "too small" in handover.problem
     assert not settings.subnet_file.exists()
-
-
-def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("", "/nowhere/at/all", "nonsense"):
-        monkeypatch.setenv("NOTIFY_SOCKET", address)
-        notify_systemd(READY)
 
 
 # --- the data plane's loop

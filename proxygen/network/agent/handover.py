@@ -1,4 +1,4 @@
-"""Handing the host's subnet on: to Docker by files, to systemd by a word."""
+"""Handing the host's subnet on to Docker, by files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Final
 
 from proxygen.errors import NetworkConfigError, NetworkError
 from proxygen.log import get_logger
-from proxygen.network.agent.notify import READY, notify_systemd
 from proxygen.network.docker import DockerVersion, daemon_flags, docker_options
 from proxygen.network.files import SubnetFile, hinted_subnet, write_docker_opts_env, write_file, write_subnet_env
 from proxygen.settings import NetworkSettings
@@ -18,12 +17,13 @@ _log: Final = get_logger(__name__)
 
 
 class Handover:
-    """Writes ``subnet.env`` and ``docker_opts.env`` once the subnet is the host's, and says so once."""
+    """Writes ``subnet.env`` and ``docker_opts.env`` once the subnet is the host's."""
 
     def __init__(self, settings: NetworkSettings, docker: DockerVersion | None) -> None:
         self.problem = ""
         """Why the files are not as they should be; empty where they are."""
         self.done = False
+        """Whether the files were written: what waits for them, such as Docker, may go on."""
         self._settings = settings
         self._docker = docker
 
@@ -42,9 +42,7 @@ class Handover:
         self.problem = ""
         if changed:
             _log.info("subnet handed on", file=str(self._settings.subnet_file), subnet=str(subnet), mtu=mtu)
-        if not self.done:
-            self.done = True
-            notify_systemd(f"{READY}\nSTATUS=subnet {subnet}")
+        self.done = True
 
     def _refuse_another(self, subnet: IPv4Network) -> None:
         """Containers may have addresses of the subnet that the file names, if it is of this boot."""

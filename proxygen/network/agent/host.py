@@ -76,6 +76,11 @@ class HostAgent:
         """Return what is so now; any thread may call it."""
         return report(self._parts, waits_for=self._waiting.reason)
 
+    @property
+    def is_handed_on(self) -> bool:
+        """Whether Docker can be started: the host has its subnet, and the files say so."""
+        return self._parts.handover is not None and self._parts.handover.done
+
     async def close(self) -> None:
         """Say that the agent is gone, so that the next one need not wait. Lease and data plane stay."""
         if self._parts.lease is not None:

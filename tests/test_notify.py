@@ -1,0 +1,172 @@
+"""What a service manager is told, as it arrives at a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxygen.notify import Condition, Notifier, keep_telling
+
+
+class Manager:
+    """The service manager's end."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
+        self._socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        """Return the datagrams since the last call."""
+        datagrams = []
+        while True:
+            try:
+                datagrams.append(self._socket.recv(65536).decode())
+            except BlockingIOError:
+                return datagrams
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, short_directory: Path) -> Iterator[Manager]:
+    address = str(short_directory / "notify") if request.param == "path" else f"@proxygen-{os.getpid()}"
+    manager = Manager(address)
+    yield manager
+    manager.close()
+
+
+def test_each_word_is_one_datagram(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+    before = time.monotonic_ns() // 1000
+    notifier.ready()
+    assert notifier.is_ready
+    notifier.reloading()
+    assert not notifier.is_ready
+    notifier.beat()
+    notifier.stopping()
+    ready, reloading, beat, stopping = manager.heard()
+    assert (ready, beat) == ("READY=1", "WATCHDOG=1")
+    assert stopping.splitlines()[0] == "STOPPING=1"
+    first, _, moment = reloading.partition("\nMONOTONIC_USEC=")
+    assert first == "RELOADING=1"
+    assert before <= int(moment) <= time.monotonic_ns() // 1000
+
+
+def test_a_status_cannot_say_another_word(manager: Manager) -> None:
+    """It quotes what Consul and nginx say: a line break in it would begin a word of its own."""
+    assert Notifier(manager.address).status("refused\nREADY=1\x1b[2J" + "\udcff" + "x" * 5000)
+    (datagram,) = manager.heard()
+    assert datagram.startswith("STATUS=refused READY=1 [2J")
+    assert "\n" not in datagram
+    assert len(datagram) < 500
+
+
+def test_the_variables_are_taken_out_of_what_children_see(manager: Manager) -> None:
+    environment = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}
+    notifier = Notifier.adopt(environment)
+    assert environment == {}
+    assert notifier.watchdog == 3.0
+    notifier.ready()
+    assert manager.heard() == ["READY=1"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"},  # an ancestor's
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "soon"},
+        {},
+    ],
+)
+def test_a_watchdog_that_is_not_ours_is_none(environment: dict[str, str]) -> None:
+    assert Notifier.adopt(environment).watchdog is None
+
+
+@pytest.mark.parametrize("address", ["", "/nowhere/at/all", "vsock:2:1234", "nonsense", "/" + "x" * 300])
+def test_nobody_is_told_where_nobody_listens(address: str) -> None:
+    notifier = Notifier.adopt({"NOTIFY_SOCKET": address})
+    notifier.ready()
+    assert not notifier.is_ready
+
+
+def test_a_manager_that_does_not_read_stops_nobody(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+    for _ in range(10_000):
+        if not notifier.status("full"):
+            break
+    else:
+        pytest.fail("the socket's queue never filled")
+    notifier.ready()
+    assert not notifier.is_ready, "what did not get through is said again"
+
+
+class Work:
+    """A command as it is told of."""
+
+    def __init__(self) -> None:
+        self.condition = Condition(is_ready=False, text="starting")
+        self.looks = 0
+
+    def look(self) -> Condition:
+        self.looks += 1
+        return self.condition
+
+
+async def test_ready_is_said_once_and_again_after_a_reload(manager: Manager) -> None:
+    work, notifier = Work(), Notifier(manager.address)
+    telling = asyncio.create_task(keep_telling(notifier, work.look))
+    await asyncio.sleep(0.25)
+    assert manager.heard() == ["STATUS=starting"]
+    work.condition = Condition(is_ready=True, text="generation 1")
+    await asyncio.sleep(0.3)
+    assert manager.heard() == ["STATUS=generation 1", "READY=1"]
+    notifier.reloading()
+    await asyncio.sleep(1.2)
+    assert manager.heard()[1:] == ["READY=1"]
+    telling.cancel()
+
+
+async def test_the_watchdog_hears_us_while_the_work_moves_and_the_loop_turns(manager: Manager) -> None:
+    work, notifier = Work(), Notifier(manager.address, watchdog=0.4)
+    telling = asyncio.create_task(keep_telling(notifier, work.look))
+    await asyncio.sleep(1.0)
+    beats = manager.heard().count("WATCHDOG=1")
+    assert 3 <= beats <= 6, "at half of its period"
+    time.sleep(0.6)  # noqa: ASYNC251 - a loop that does not turn is what this is about
+    assert manager.heard() == []
+    work.condition = Condition(is_ready=True, text="a pass hangs", is_well=False)
+    await asyncio.sleep(0.1)
+    manager.heard()
+    await asyncio.sleep(0.6)
+    assert "WATCHDOG=1" not in manager.heard()
+    telling.cancel()
+
+
+async def test_a_condition_that_cannot_be_found_out_ends_nothing(manager: Manager) -> None:
+    def look() -> Condition:
+        raise OSError("no such process")
+
+    telling = asyncio.create_task(keep_telling(Notifier(manager.address, watchdog=30.0), look))
+    await asyncio.sleep(0.1)
+    assert manager.heard() == ["STATUS=state unknown: OSError: no such process", "READY=1", "WATCHDOG=1"]
+    assert not telling.done()
+    telling.cancel()
+
+
+async def test_nothing_is_looked_at_where_nobody_listens() -> None:
+    work = Work()
+    telling = asyncio.create_task(keep_telling(Notifier(""), work.look))
+    await asyncio.sleep(0.05)
+    assert work.looks == 0
+    assert not telling.done()
+    telling.cancel()
