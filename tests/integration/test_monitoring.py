@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import socket
 import subprocess
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,12 +19,10 @@ from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
+from tests.harness.prometheus import RULES, Prometheus, expressions, is_silent
 from tests.harness.sidecar import Sidecar
 from tests.harness.stream import Listener
 from tests.harness.tools import NginxBinary, find_prometheus, missing
-
-MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
-RULES = MONITORING / "alerts.yml"
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -211,64 +206,14 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(promtool: Path, watched: 
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
-class Prometheus:
-    """A server that scrapes one sidecar five times a second and watches the alert rules."""
-
-    def __init__(self, binary: Path, directory: Path, sidecar: Sidecar) -> None:
-        self.port = free_port()
-        configuration = {
-            "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
-            "rule_files": [str(RULES)],
-            "scrape_configs": [
-                {"job_name": "proxygen", "static_configs": [{"targets": [f"127.0.0.1:{sidecar.admin}"]}]}
-            ],
-        }
-        # JSON is YAML.
-        (directory / "prometheus.yml").write_text(json.dumps(configuration))
-        self._process = process.start(
-            [
-                binary,
-                f"--config.file={directory / 'prometheus.yml'}",
-                f"--storage.tsdb.path={directory / 'data'}",
-                f"--web.listen-address=127.0.0.1:{self.port}",
-            ],
-            log=directory / "prometheus.log",
-            cwd=directory,
-        )
-
-    def get(self, path: str, **parameters: str) -> Any:
-        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with OPENER.open(url, timeout=10) as answer:
-            body = json.loads(answer.read())
-        assert body["status"] == "success", body
-        return body["data"]
-
-    def query(self, expression: str) -> list[Any]:
-        result: list[Any] = self.get("query", query=expression)["result"]
-        return result
-
-    def stop(self) -> None:
-        process.stop(self._process)
-
-
 @pytest.fixture
 def prometheus(watched: Sidecar, tmp_path: Path) -> Iterator[Prometheus]:
     binary = find_prometheus("prometheus")
     if binary is None:
         missing("prometheus")
-    server = Prometheus(binary, tmp_path, watched)
+    server = Prometheus(binary, tmp_path, scraped=watched.admin)
     yield server
     server.stop()
-
-
-def expressions() -> list[str]:
-    """What the dashboard's panels ask, with its variables filled in."""
-    text = (MONITORING / "grafana.json").read_text()
-    found = [json.loads(f'"{match}"') for match in re.findall(r'"expr": "((?:[^"\\]|\\.)*)"', text)]
-    filled = {"$job": "proxygen", "$instance": ".*", "$__rate_interval": "30s"}
-    for variable, text in filled.items():
-        found = [expression.replace(variable, text) for expression in found]
-    return found
 
 
 def request(sidecar: Sidecar, host: str) -> None:
@@ -299,10 +244,7 @@ def test_a_real_prometheus_scrapes_it_and_the_dashboard_has_something_to_show(
         )
         asked = expressions()
         assert len(asked) > 20
-        # Nothing is held or fails, every service has an instance, and no other agent runs here: for these, silence is
-        # the answer.
-        silent = ("kept_instances", "== 0", "changes(", 'class="5xx"', "proxygen_network_", "proxygen_registrator_")
-        loud = [text for text in asked if not any(word in text for word in silent)]
+        loud = [text for text in asked if not is_silent(text)]
 
         def have_data() -> bool:
             for _ in range(20):

@@ -1,0 +1,92 @@
+"""The demo as a real Prometheus sees it: every figure that the manual names, and not an alert."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import process
+from tests.harness.prometheus import Prometheus, expressions, is_silent
+from tests.harness.tools import NginxBinary, find_consul, find_nginx, find_prometheus, missing
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+SHARE = 0.2
+SECONDS = 15
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    consul, nginx = find_consul(), find_nginx("debian") or find_nginx("wheel")
+    if consul is None or nginx is None:
+        missing("Consul or nginx")
+    environment = {**os.environ, "PATH": f"{links(tmp_path, consul, nginx)}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "proxygen", "demo", "--seconds", str(SECONDS), "--canary", f"{SHARE:.0%}"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            yield demo
+        finally:
+            if demo.poll() is None:
+                demo.send_signal(signal.SIGINT)
+            demo.wait(30)
+
+
+def links(directory: Path, consul: Path, nginx: NginxBinary) -> Path:
+    tools = directory / "tools"
+    tools.mkdir()
+    (tools / "consul").symlink_to(consul)
+    (tools / "nginx").symlink_to(nginx.path)
+    return tools
+
+
+def admin_port(demo: subprocess.Popen[str]) -> int:
+    """As the demo prints it for people."""
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if found := re.match(r"status page +http://127\.0\.0\.1:(\d+)/", line):
+            return int(found[1])
+    raise AssertionError("the demo names no status page")
+
+
+def test_prometheus_scrapes_the_demo(demo: subprocess.Popen[str], tmp_path: Path) -> None:
+    binary = find_prometheus("prometheus")
+    if binary is None:
+        missing("prometheus")
+    prometheus = Prometheus(binary, tmp_path, scraped=admin_port(demo))
+    try:
+        process.wait_until(lambda: is_measured(prometheus), what="the canary's share in Prometheus", timeout=SECONDS)
+        process.wait_until(lambda: not dark_panels(prometheus), what="data in every panel", timeout=SECONDS)
+        (target,) = prometheus.get("targets")["activeTargets"]
+        assert (target["health"], target["lastError"]) == ("up", "")
+        assert prometheus.number("proxygen_ready") == 1
+        # A kernel whose queue for datagrams is short loses lines, and says so.
+        assert prometheus.alerts() <= {"ProxygenTrafficLost"}
+    finally:
+        prometheus.stop()
+    assert demo.stdout is not None
+    last = demo.stdout.read().splitlines()[-1]
+    assert json.loads(last)["failed"] == 0
+
+
+def dark_panels(prometheus: Prometheus) -> list[str]:
+    """What the dashboard asks in vain; in the demo nothing is quarantined."""
+    asked = [text for text in expressions() if not is_silent(text) and "quarantined" not in text]
+    return [text for text in asked if not prometheus.query(text)]
+
+
+def is_measured(prometheus: Prometheus) -> bool:
+    """Tell whether by the figures that Prometheus has the canary got its share: within four standard deviations, of a
+    thousand requests at least."""
+    told = "sum(proxygen_traffic_requests_total{service='web'%s})"
+    requests, canary = prometheus.number(told % ""), prometheus.number(told % ", variant='canary'")
+    if not requests or not canary or requests < 1000:
+        return False
+    return bool(abs(canary / requests - SHARE) < 4 * (SHARE * (1 - SHARE) / requests) ** 0.5)
