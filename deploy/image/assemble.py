@@ -163,7 +163,7 @@ def _write_own(root: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_text(text, encoding="utf-8")
-    for name, mode in (("tmp", 0o1777), ("run/proxygen", 0o755), ("var/lib/proxygen", 0o755), ("var/log/nginx", 0o755)):
+    for name, mode in (("tmp", 0o1777), ("run", 0o755), ("var/lib/proxygen", 0o755), ("var/log/nginx", 0o755)):
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name).chmod(mode)
         if name != "tmp":

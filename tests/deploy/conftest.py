@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.bases import build, import_debian
+from tests.harness.bases import build, build_consul, import_debian
 from tests.harness.engine import Engine
 from tests.harness.systemd_host import FURNISHED, SystemdHost, build_hosts, network
 
@@ -78,3 +78,26 @@ def proxygen_image(yard: Engine, debian: str, tmp_path_factory: pytest.TempPathF
     name = "localhost/proxygen:latest"
     arguments = {"BASE": debian}
     return build(yard, DEPLOY.parent, file=DEPLOY / "Dockerfile", name=name, arguments=arguments, scratch=scratch)
+
+
+@pytest.fixture(scope="session")
+def example_images(yard: Engine, proxygen_image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The names of the example application's images, by version: 1 and 2."""
+    scratch, file = tmp_path_factory.mktemp("example"), DEPLOY / "example" / "Dockerfile"
+    names = {version: f"localhost/proxygen-example:{version}" for version in ("1", "2")}
+    for version, name in names.items():
+        arguments = {"BASE": proxygen_image, "VERSION": version}
+        build(yard, DEPLOY.parent, file=file, name=name, arguments=arguments, scratch=scratch)
+    return names
+
+
+@pytest.fixture(scope="session")
+def example_image(example_images: dict[str, str]) -> str:
+    """The name of the example application's image, version 1."""
+    return example_images["1"]
+
+
+@pytest.fixture(scope="session")
+def consul_image(yard: Engine, debian: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of Consul's official image; inside is the Consul of this machine."""
+    return build_consul(yard, tmp_path_factory.mktemp("consul-image"))

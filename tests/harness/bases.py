@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.harness.engine import Engine
-from tests.harness.tools import missing
+from tests.harness.tools import find_consul, missing
 
 SUITE: Final = "bookworm"
 DEBIAN: Final = f"docker.io/library/debian:{SUITE}-slim"
 """The base of everything that deploy/ builds."""
+
+CONSUL: Final = "docker.io/hashicorp/consul:1.21"
+"""The official image of Consul."""
 
 _CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 _CERTIFICATES_WITHIN: Final = Path("/etc/build-certificates.crt")
@@ -68,6 +71,28 @@ def registry_volumes(scratch: Path) -> list[str]:
     if _CERTIFICATES.exists():
         volumes.append(f"--volume={_CERTIFICATES}:{_CERTIFICATES_WITHIN}:ro")
     return volumes
+
+
+_CONSUL_FILE: Final = """\
+ARG BASE
+FROM ${BASE}
+RUN groupadd --gid 1000 consul && useradd --uid 100 --gid 1000 --no-create-home consul \\
+    && mkdir -p /consul/data && chown -R consul:consul /consul
+COPY consul /bin/consul
+VOLUME /consul/data
+"""
+"""User, directories and the program's place are those of the official image."""
+
+
+def build_consul(engine: Engine, scratch: Path) -> str:
+    """Make an image of this machine's Consul under the official one's name, and return it."""
+    consul = find_consul()
+    if consul is None:
+        missing("consul")
+    shutil.copyfile(consul, scratch / "consul")
+    (scratch / "consul").chmod(0o755)
+    (scratch / "Dockerfile").write_text(_CONSUL_FILE)
+    return build(engine, scratch, name=CONSUL, arguments={"BASE": DEBIAN}, scratch=scratch)
 
 
 def _mirror() -> str:
