@@ -19,6 +19,9 @@ from proxygen.settings import NginxSettings
 _DEEPEST: Final = 32
 _OURS: Final = {"http": "http.d", "stream": "stream.d"}
 
+MAP_SIZES: Final = ("map_hash_bucket_size 512", "map_hash_max_size 4096")
+"""What an operator says before a map of his own: what is rendered otherwise."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
@@ -71,6 +74,22 @@ class OperatorConf:
             raise BadInput(
                 f"{self.path} does not include what proxygen writes; add this line inside {context} {{ … }}: {line}"
             )
+        if context == "http" and self._maps_before_sizes():
+            raise BadInput(
+                f"{self.path} has a map before it includes what proxygen writes, and with its first map nginx settles "
+                f"how long names may be; add these lines before that map: {' '.join(f'{line};' for line in MAP_SIZES)}"
+            )
+
+    def _maps_before_sizes(self) -> bool:
+        """Whether ours would come too late: nginx takes the directive that follows a map for a second one."""
+        if {line.partition(" ")[0] for line in MAP_SIZES} <= self.http_directives:
+            return False
+        for statement in self.statements:
+            if statement.context == ("http",) and statement.candidate is not None:
+                return False
+            if statement.context == ("http",) and statement.directive.name == "map":
+                return True
+        return False
 
 
 def read_operator_conf(settings: NginxSettings, output: Path, binary: Binary) -> OperatorConf:

@@ -170,7 +170,8 @@ class FullHouse:
 
 
 class GrpcEcho:
-    """A gRPC server: ``/test.Echo/Say`` answers NAME, a colon and the message; ``/test.Echo/Stream`` each byte."""
+    """A gRPC server: ``/test.Echo/Say`` answers NAME, a colon and the message; ``/test.Echo/Stream`` each byte;
+    ``/test.Echo/Metadata`` what came with the call, as JSON: all values by key."""
 
     def __init__(self, name: str, *, certificate: tuple[bytes, bytes] | None = None) -> None:
         """``certificate``: key and certificate in PEM, for a server that speaks TLS."""
@@ -182,6 +183,7 @@ class GrpcEcho:
     def start(self) -> Self:
         methods = {
             "Say": grpc.unary_unary_rpc_method_handler(self._say),
+            "Metadata": grpc.unary_unary_rpc_method_handler(self._metadata),
             "Stream": grpc.stream_stream_rpc_method_handler(self._stream),
         }
         self._server = grpc.server(ThreadPoolExecutor(4))
@@ -206,6 +208,12 @@ class GrpcEcho:
 
     def _say(self, message: bytes, _: Any) -> bytes:
         return self.name.encode() + b":" + message
+
+    def _metadata(self, _message: bytes, context: Any) -> bytes:
+        found: dict[str, list[str]] = {}
+        for key, value in context.invocation_metadata():
+            found.setdefault(key, []).append(str(value))
+        return json.dumps(found).encode()
 
     def _stream(self, messages: Iterator[bytes], _: Any) -> Iterator[bytes]:
         yield from messages

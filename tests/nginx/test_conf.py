@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from proxygen.errors import BadInput
 from proxygen.nginx.binary import Binary
-from proxygen.nginx.conf import ConfSource
+from proxygen.nginx.conf import MAP_SIZES, ConfSource
 from proxygen.settings import NginxSettings
+from tests.harness.tools import NginxBinary
 from tests.nginx.conftest import ReadConf
 
 _HTTP = "http { include OUTPUT/current/http.d/*.conf; }\n"
@@ -133,3 +136,26 @@ def test_the_source_reads_again_only_what_changed_came_or_went(tmp_path: Path, b
     assert source.read().fingerprint == first.fingerprint
     main.write_text("pid other.pid; events {} http { include conf.d/*.conf; }")
     assert source.read().pid_path.name == "other.pid"
+
+
+MAP = 'map $uri $mine { default ""; }'
+SIZES = " ".join(f"{line};" for line in MAP_SIZES)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fits"),
+    [(MAP, "", False), (SIZES + MAP, "", True), ("", MAP, True), (f"{MAP_SIZES[0]}; {MAP}", "", False)],
+)
+def test_a_map_before_the_include_needs_its_sizes_before_it(
+    nginx_binary: NginxBinary, read_conf: ReadConf, tmp_path: Path, before: str, after: str, fits: bool
+) -> None:
+    """As nginx judges it, which calls ours a duplicate once it has read a map."""
+    conf = read_conf(f"http {{ {before} include OUTPUT/current/http.d/*.conf; {after} }}\n")
+    rendered = " ".join(f"{line};" for line in MAP_SIZES if line.partition(" ")[0] not in conf.http_directives)
+    live = tmp_path / "live.conf"
+    live.write_text(f"pid {tmp_path}/pid; events {{}} http {{ access_log off; {before} {rendered} {after} }}\n")
+    command = [nginx_binary.path, "-t", "-c", live, "-e", tmp_path / "error.log", "-p", tmp_path]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode == 0) is fits, said.stderr
+    with nullcontext() if fits else pytest.raises(BadInput, match=SIZES):
+        conf.require_include("http")
