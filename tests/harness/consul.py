@@ -57,6 +57,7 @@ class ConsulAgent:
         self.node = f"node-{self.http_port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._within: Sequence[str] = ()
+        self._files = ["agent.json", "extra.json"]
         self._opener = urllib.request.build_opener()
         directory.mkdir(parents=True, exist_ok=True)
         self._write("agent.json", self._base_config())
@@ -109,7 +110,7 @@ class ConsulAgent:
         arguments: list[str | Path] = [self.binary, "agent", "-disable-host-node-id"]
         if not self.persistent:
             arguments.append("-dev")
-        for name in ("agent.json", "extra.json"):
+        for name in self._files:
             arguments += ["-config-file", self.directory / name]
         self._process = process.start([*self._within, *arguments], log=self.log)
         if not wait:

@@ -22,15 +22,20 @@ def _heed_hangups() -> None:
 
 
 class Entrypoint:
-    """One entrypoint with its command; both write into one log."""
+    """One entrypoint with its command; both write into one log. Without a Consul the environment names it."""
 
     def __init__(
-        self, consul: ConsulAgent, log: Path, options: Sequence[object], environment: Mapping[str, str] = _NOTHING
+        self,
+        consul: ConsulAgent | None,
+        log: Path,
+        options: Sequence[object],
+        environment: Mapping[str, str] = _NOTHING,
     ) -> None:
         self.log = log
+        named = [] if consul is None else ["--consul-address", consul.address]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxygen", "register", "--consul-address", consul.address, *map(str, options)],
+                [sys.executable, "-m", "proxygen", "register", *named, *map(str, options)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

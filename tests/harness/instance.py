@@ -1,4 +1,6 @@
-"""An instance as a process of its own: ``python -m tests.harness.instance NAME PORT``.
+"""An instance as a process of its own: ``python -m tests.harness.instance NAME PORT [CERTIFICATE KEY CA]``.
+
+With a certificate it speaks TLS, and only with clients that have one from the CA.
 
 It answers with its name, counts the requests that come after SIGTERM as late, finishes what it has begun, and ends
 with 0; or with 9 when anything came late. ``/slow`` takes six seconds: longer than a drain.
@@ -7,6 +9,7 @@ with 0; or with 9 when anything came late. ``/slow`` takes six seconds: longer t
 from __future__ import annotations
 
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -54,8 +57,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: the log of a test is for what is wrong."""
 
 
-def main(name: str, port: str) -> int:
+def main(name: str, port: str, *tls: str) -> int:
     instance = Instance(name, int(port))
+    if tls:
+        certificate, key, ca = tls
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(certificate, key)
+        # Not in the thread that accepts: one client that does not speak would keep all others waiting.
+        instance.socket = context.wrap_socket(instance.socket, server_side=True, do_handshake_on_connect=False)
     signal.signal(signal.SIGTERM, instance.tell)
     instance.serve_forever(poll_interval=0.05)
     instance.server_close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,7 @@ class Authority:
         self.pem: Final = self._certificate.public_bytes(Encoding.PEM)
 
     def issue(self, directory: Path, name: str, *hosts: str) -> Path:
-        """Write NAME.crt and NAME.key for the hosts and return the certificate's path; an older pair is replaced."""
+        """Write NAME.crt and NAME.key for the hosts, names or addresses; return the certificate's path."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(name, key.public_key(), hosts)
         path = directory / f"{name}.crt"
@@ -45,9 +47,15 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if hosts:
-            names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
+            names = x509.SubjectAlternativeName([_host(host) for host in hosts])
             builder = builder.add_extension(names, critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def _host(text: str) -> x509.GeneralName:
+    with suppress(ValueError):
+        return x509.IPAddress(ip_address(text))
+    return x509.DNSName(text)
 
 
 def _name(text: str) -> x509.Name:
