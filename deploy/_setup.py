@@ -41,7 +41,7 @@ def set_up(
 
     ``groups`` are dependency groups of pyproject.toml. ``debian_nginx`` also wants the distribution's nginx with its
     stream and Lua modules, ``engine`` its Podman, ``networks`` what routes between hosts are made and tried with, where
-    we may install them; ``prometheus`` its Prometheus, unpacked; ``browser`` its Chromium.
+    we may install them; ``prometheus`` its Prometheus, unpacked; ``browser`` its Chromium and wrk.
     """
     _set_up_venv(groups)
     if debian_nginx:
@@ -300,15 +300,16 @@ def _install_networks() -> None:
 
 
 def _install_browser() -> None:
-    """Install Chromium for the tests of the status page; they are the only ones that lack it."""
-    what = "tests of the status page"
-    if _search("chromium") or not _may_install(["chromium"], what):
-        return
-    try:
-        _apt_install(["chromium"])
-    except CannotSetUp as error:
-        # Ubuntu has it as a snap only.
-        _say(f"{what} will be skipped: {error}")
+    """Install Chromium for the tests of the status page, and wrk for those of the figures on it."""
+    for package in ("chromium", "wrk"):
+        what = f"tests with {package}"
+        if _search(package) or not _may_install([package], what):
+            continue
+        try:
+            _apt_install([package])
+        except CannotSetUp as error:
+            # Ubuntu has Chromium as a snap only.
+            _say(f"{what} will be skipped: {error}")
 
 
 # --- Prometheus
