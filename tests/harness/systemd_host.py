@@ -43,6 +43,9 @@ RUN apt-get install -y --no-install-recommends \\
       nginx libnginx-mod-stream openssh-server python3-venv python3-apt sudo rsyslog curl polkitd acl
 """
 
+# A host's root may mount and shape its own network; units that are hardened are built on that.
+_POWERS: Final = ("--cap-add=SYS_ADMIN,NET_ADMIN,NET_RAW", "--security-opt=unmask=ALL")
+
 
 def build_hosts(engine: Engine, scratch: Path) -> None:
     """Build the images of hosts, from Debian's base image."""
@@ -80,7 +83,7 @@ class SystemdHost:
         self.name: Final = name
         self._engine: Final = engine
         volumes = registry_volumes(scratch)
-        created = ["--systemd=always", f"--name={name}", f"--hostname={name}", f"--network={network}"]
+        created = [*_POWERS, "--systemd=always", f"--name={name}", f"--hostname={name}", f"--network={network}"]
         engine.call("create", *created, *volumes, *options, image)
 
     @property
