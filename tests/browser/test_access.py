@@ -30,8 +30,10 @@ def full(world: World) -> World:
     world.register("pretender", world.app("pretender-1"), f"route={HOST}")
     world.register("ailing", world.app("ailing-1"), "route=ailing.example.com", status="critical")
     world.until_status(lambda status: status["quarantined"] and status["conflicts"], "problems")
-    world.who(HOST, 200)
-    process.wait_until(lambda: heard(world), what="traffic", timeout=20)
+    with world.load():
+        process.wait_until(lambda: heard(world), what="traffic", timeout=20)
+    world.write("POST", "/api/v1/rollback")
+    world.until_status(lambda status: status["hold"], "the hold")
     return world
 
 
