@@ -9,6 +9,7 @@ import importlib.util
 import json
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +26,21 @@ _PAUSE = 2.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def look(settings: Settings) -> None:
-    """Wait for figures that suffice. Raise Failure where they speak against the canary, or say nothing and must not."""
+def is_tried(settings: Settings) -> bool:
+    """Tell whether any sidecar knows a canary; where none is asked, or none can be, the playbook alone has judged."""
     if not settings.admin:
         say("  no PIPELINE_ADMIN: the playbook's verdict on the canary stands, and is not looked at again")
-        return
+        return False
+    try:
+        reports = [_report(url, settings.service or "") for url in settings.admin]
+    except (OSError, ValueError) as error:
+        say(f"  a sidecar does not answer, so a canary is taken for granted: {error}")
+        return True
+    return any(variant["name"] == "canary" for report in reports for variant in report.get("variants", ()))
+
+
+def look(settings: Settings) -> None:
+    """Wait for figures that suffice. Raise Failure where they speak against the canary, or say nothing and must not."""
     rule = _rule(settings.playbook.parent / _RULE)
     deadline = time.monotonic() + settings.patience
     while True:
@@ -57,9 +68,16 @@ def _verdict(rule: Callable[..., Mapping[str, str]], settings: Settings) -> tupl
 
 
 def _report(url: str, service: str) -> Mapping[str, Any]:
+    """Return what the sidecar tells of the service; nothing where it does not route it."""
     name = urllib.parse.quote(service, safe="")
-    with _DIRECT.open(f"{url}/api/v1/services/{name}", timeout=10) as answer:
-        report: Mapping[str, Any] = json.loads(answer.read(8_000_000))
+    try:
+        with _DIRECT.open(f"{url}/api/v1/services/{name}", timeout=10) as answer:
+            report: Mapping[str, Any] = json.loads(answer.read(8_000_000))
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code != 404:
+                raise
+        return {}
     return report
 
 

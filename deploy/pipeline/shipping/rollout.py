@@ -30,7 +30,7 @@ def canary(settings: Settings, state: State) -> State:
         _play(settings, started, "canary")
     except Failure as failure:
         _back_out(settings, started, failure)
-    return replace(started, rollout=Rollout.CANARY)
+    return replace(started, rollout=Rollout.CANARY, tried=figures.is_tried(settings))
 
 
 def promote(settings: Settings, state: State) -> State:
@@ -42,7 +42,7 @@ def promote(settings: Settings, state: State) -> State:
         raise Misuse(
             f"there is no canary of this commit to promote (it is {state.rollout}): run the stage canary first"
         )
-    if state.rollout is Rollout.CANARY:
+    if state.rollout is Rollout.CANARY and state.tried:
         try:
             figures.look(settings)
         except Failure as failure:

@@ -24,7 +24,7 @@ _IMAGE = re.compile(rf"{_PART}(/{_PART})*")
 _REFERENCE = re.compile(
     rf"({_HOST.pattern}/)?{_PART}(/{_PART})*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@sha256:[0-9a-f]{{64}})?"
 )
-_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 
 
 def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
@@ -148,7 +148,7 @@ class Settings:
     build_options: tuple[str, ...] = field(metadata=_knob("more options of the engine's build", _words, ""))
     sbom: str = field(
         metadata=_knob(
-            "where the image keeps its bill of materials; empty where it has none", str, "/usr/share/sbom.cdx.json"
+            "where the image keeps its bill of materials; empty where it has none", str, "/usr/share/sbom/proxygen.cdx.json"
         )
     )
     # canary, promote and abort

@@ -44,6 +44,8 @@ class State:
     image: str = ""
     """What is deployed: REGISTRY/IMAGE@DIGEST, as the registry answered."""
     rollout: Rollout = Rollout.NONE
+    tried: bool = False
+    """Whether a canary was seen: where nothing ran before, there is nothing to compare with, and no canary."""
 
 
 def read(path: Path) -> State | None:
