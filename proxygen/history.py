@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -13,18 +14,33 @@ from proxygen.journal import Entry
 from proxygen.nginx.difference import compare, contents, summary
 from proxygen.nginx.publish import Generation, generations
 
+ROLLED_BACK: Final = "rolled back"
 LONGEST_DIFF: Final = 5_000
 """Lines."""
 
 
+def attempts(entries: Iterable[Entry]) -> Mapping[int, Entry]:
+    """Return the attempt that each generation was made for, whether nginx took it or not.
+
+    What came later is another story: a hold or a refusal while it was live, an operator who went back to it.
+    """
+    made: dict[int, Entry] = {}
+    for entry in entries:
+        number = {"applied": entry.generation, ROLLED_BACK: entry.refused}.get(entry.outcome)
+        if number is not None:
+            made.setdefault(number, entry)
+    return made
+
+
 def generation_report(generation: Generation, entry: Entry | None) -> GenerationReport:
-    """``entry`` is the last that the journal has of it."""
+    """``entry`` is the attempt that it was made for, as far as the journal knows."""
+    unproven = ROLLED_BACK if entry is not None and entry.outcome == ROLLED_BACK else "not proven"
     report = GenerationReport(
         number=generation.number,
         digest=generation.stamp.digest,
         created=generation.published_at,
         live=generation.live,
-        outcome="live" if generation.live and generation.proven else "proven" if generation.proven else "not proven",
+        outcome="live" if generation.live and generation.proven else "proven" if generation.proven else unproven,
     )
     if entry is None:
         return report

@@ -33,6 +33,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     """applied, held, rejected or rolled back."""
     generation: int | None = None
+    """The one that was live after it."""
+    refused: int | None = None
+    """The one that nginx did not take, where it was rolled back."""
     reason: str = ""
     cause: str = ""
     """What was different from what was live."""

@@ -101,6 +101,7 @@ def _entry(step: Step, cause: str) -> Entry:
         at=step.at.isoformat(timespec="milliseconds"),
         outcome=step.outcome.value,
         generation=step.generation,
+        refused=step.refused,
         reason=step.reason,
         cause=cause,
         durations={stage: round(seconds, 4) for stage, seconds in step.durations.items()},

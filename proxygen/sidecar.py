@@ -35,7 +35,7 @@ from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.events import EventLog
-from proxygen.history import generation_difference, generation_report
+from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
@@ -130,7 +130,7 @@ class RunningSidecar:
         return totals(self._tally)
 
     def generations(self) -> tuple[GenerationReport, ...]:
-        made = {entry.generation: entry for entry in self._journal.entries}
+        made = attempts(self._journal.entries)
         found = reversed(generations(self._settings.output.directory))
         return tuple(generation_report(generation, made.get(generation.number)) for generation in found)
 

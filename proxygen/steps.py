@@ -25,6 +25,8 @@ class Step:
     durations: Mapping[str, float]
     propagation: float | None = None
     """Seconds from the change in Consul until nginx was proven to serve it; None where nothing went live."""
+    refused: int | None = None
+    """The generation that nginx did not take, where it was rolled back."""
 
     @property
     def failed(self) -> bool:
@@ -40,6 +42,7 @@ def conclude(applied: Applied, timings: Timings, *, changed_at: float | None = N
         at=datetime.now(UTC),
         durations={**timings.seconds, **applied.durations},
         propagation=_age(changed_at) if applied.outcome is Outcome.APPLIED else None,
+        refused=applied.refused,
     )
 
 

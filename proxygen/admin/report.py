@@ -32,7 +32,7 @@ class GenerationReport:
     created: str
     live: bool
     outcome: str = ""
-    """``live``, ``proven`` (nginx was seen to serve it) or ``not proven``."""
+    """``live``, ``proven`` (nginx was seen to serve it), ``rolled back`` (nginx did not take it) or ``not proven``."""
     cause: str = ""
     """What was different from what was live before; "" where the journal does not reach back so far, as below."""
     reason: str = ""

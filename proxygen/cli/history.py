@@ -9,7 +9,7 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table
 from proxygen.errors import OutputUnusable
-from proxygen.history import generation_report
+from proxygen.history import attempts, generation_report
 from proxygen.journal import load_journal
 from proxygen.nginx.publish import generations
 from proxygen.settings import Settings
@@ -29,7 +29,7 @@ def history(settings: Settings, as_json: bool) -> None:
     directory = settings.output.directory
     if not directory.is_dir():
         raise OutputUnusable(f"there is no directory {directory}; --output-directory says where generations are")
-    made = {entry.generation: entry for entry in load_journal(directory)}
+    made = attempts(load_journal(directory))
     reports = [generation_report(each, made.get(each.number)) for each in reversed(generations(directory))]
     if as_json:
         print_json(reports)

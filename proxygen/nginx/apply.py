@@ -51,6 +51,8 @@ class Applied:
     outcome: Outcome
     generation: int | None
     """The live one now."""
+    refused: int | None = None
+    """The one that nginx did not take, where it was rolled back."""
     reason: str = ""
     log: tuple[str, ...] = ()
     """nginx's error log on it, where it wrote any."""
@@ -173,12 +175,12 @@ class Applier:
                 await asyncio.to_thread(self._let_it_start, stamp, attempt.fallback, error)
                 raise
             # nginx serves but cannot be asked, or refused on its side: a restart must not find what it does not run.
-            return await self._restore(attempt, str(error))
+            return replace(await self._restore(attempt, str(error)), refused=stamp.generation)
         with attempt.timed("prove"):
             verdict = await self._prove(before, stamp, attempt.allowed)
         if isinstance(verdict, Unproven):
             applied = await self._restore(attempt, verdict.reason, verdict.log)
-            return replace(applied, ended_workers=verdict.ended_workers)
+            return replace(applied, refused=stamp.generation, ended_workers=verdict.ended_workers)
         await asyncio.to_thread(self._keep_house, stamp.generation, attempt.fallback)
         return Applied(outcome=Outcome.APPLIED, generation=stamp.generation, durations=attempt.durations)
 

@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from proxygen.nginx.publish import hold_output, mark_proven, publish, stage
+import msgspec
+
+from proxygen.journal import Entry
+from proxygen.nginx.publish import hold_output, mark_proven, publish, stage, switch
 from proxygen.nginx.stamp import Stamp
 from tests.cli.conftest import Proxygen
 
@@ -25,6 +28,32 @@ def test_generations_are_listed_newest_first_with_the_live_and_the_proven(proxyg
     assert rows[1][3:] == ["2" * 12]
     body = json.loads(proxygen("history", "--output", str(tmp_path), "--json").out)
     assert [generation["number"] for generation in body] == [3, 2, 1]
+
+
+def test_each_tells_of_the_attempt_that_it_was_made_for(proxygen: Proxygen, tmp_path: Path) -> None:
+    """Not of what came later while it stayed live, and the one that nginx did not take says why."""
+    fill(tmp_path)
+    made = (
+        Entry(at="1", outcome="applied", generation=1, cause="a: new", durations={"prove": 0.5}, propagation=0.7),
+        Entry(at="2", outcome="applied", generation=2, cause="b: new"),
+        Entry(
+            at="3", outcome="rolled back", generation=2, refused=3, reason="no proof | bind() failed", cause="c: new"
+        ),
+        Entry(at="4", outcome="held", generation=2, reason="eight servers went", cause="d: gone"),
+        Entry(at="5", outcome="rejected", generation=2, reason="nginx -t", cause="e: new"),
+        Entry(at="6", outcome="applied", generation=1, cause="the operator went back to generation 1"),
+        Entry(at="7", outcome="held", generation=1, reason="the operator went back", durations={"plan": 0.001}),
+    )
+    (tmp_path / "state" / "journal.json").write_bytes(msgspec.json.encode(made))
+    with hold_output(tmp_path) as output:
+        switch(output, 1)
+    found = {each["number"]: each for each in json.loads(proxygen("history", "--output", str(tmp_path), "--json").out)}
+    assert {number: (each["outcome"], each["cause"], each["reason"]) for number, each in found.items()} == {
+        1: ("live", "a: new", ""),
+        2: ("proven", "b: new", ""),
+        3: ("rolled back", "c: new", "no proof | bind() failed"),
+    }
+    assert (found[1]["durations"], found[1]["propagation"]) == ({"prove": 0.5}, 0.7)
 
 
 def test_no_generation_yet_is_said(proxygen: Proxygen, tmp_path: Path) -> None:
