@@ -67,9 +67,7 @@ def proxygen_serving(report: Mapping[str, Any], ids: Iterable[str]) -> bool:
     return serving.issuperset(ids)
 
 
-def _judge(
-    reports: Sequence[Mapping[str, Any]], margin: float, minimum_requests: int, variant: str
-) -> Verdict:
+def _judge(reports: Sequence[Mapping[str, Any]], margin: float, minimum_requests: int, variant: str) -> Verdict:
     for report in reports:
         if report.get("state") == "quarantined":
             reason = (report.get("quarantine") or {}).get("reason", "no reason is told")
