@@ -32,7 +32,7 @@ from proxygen.log import configure, get_logger
 from proxygen.model import Catalog
 from proxygen.news import Reporter
 from proxygen.nginx.publish import Output, hold_output
-from proxygen.notify import Notifier, keep_telling
+from proxygen.notify import Condition, Notifier, keep_telling
 from proxygen.pipeline import Pipeline, open_pipeline
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings, knobs
@@ -220,13 +220,17 @@ async def _serve(
     parts: _Parts, reader: _SettingsReader, calls: asyncio.Queue[_Call], notifier: Notifier
 ) -> Settings | None:
     """Work until there are other settings to work with, or until told to stop: None."""
+
+    def look() -> Condition:
+        return parts.condition.look(settings_problem=reader.problem)
+
     async with asyncio.TaskGroup() as group:
         tasks = (
             start_eternal(group, parts.reconciler.run(), name="reconcile"),
             start_eternal(group, parts.watch.run(), name="watch of Consul"),
             start_eternal(group, parts.reporter.run(), name="look after Consul"),
             start_eternal(group, parts.journal.run(), name="journal"),
-            start_eternal(group, keep_telling(notifier, parts.condition.look), name="word to systemd"),
+            start_eternal(group, keep_telling(notifier, look), name="word to systemd"),
             group.create_task(_say_what_is_denied(parts.client), name="probe of the token"),
         )
         wanted = await _other_settings(parts, reader, calls, notifier)

@@ -14,7 +14,7 @@ _PATIENCE: Final = 2 * PATIENCE
 """Seconds after which a start counts as done without a pass: Consul is away, and nothing of it is on disk."""
 _LONGEST_PASS: Final = 600.0
 """Seconds after which a pass is taken to hang. All that it waits for has a limit of its own (nginx -t, the proof,
-workers that drain), and those of the largest catalogs take seconds; what has none is our own code in an endless loop."""
+workers that drain), and those of the largest catalogs take seconds; what has none is our own code that loops."""
 
 
 class SidecarCondition:
@@ -33,12 +33,14 @@ class SidecarCondition:
         self._awaited = self._reconciler.carried + 1 + under_way
         self._since = time.monotonic()
 
-    def look(self) -> Condition:
+    def look(self, *, settings_problem: str) -> Condition:
+        """``settings_problem``: why the newest settings are not in force; empty where they are."""
+        refused = [f"settings refused, the old ones stay: {settings_problem}"] if settings_problem else []
         reconciler, now = self._reconciler, time.monotonic()
         is_done = reconciler.carried >= self._awaited
         return Condition(
             is_ready=is_done or now > self._since + _PATIENCE,
-            text="; ".join(self._texts(is_done=is_done)),
+            text="; ".join([*refused, *self._texts(is_done=is_done)]),
             is_well=reconciler.busy_since is None or now < reconciler.busy_since + _LONGEST_PASS,
         )
 

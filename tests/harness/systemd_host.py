@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import subprocess
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,8 @@ from tests.harness import process
 from tests.harness.bases import DEBIAN, build, registry_volumes
 from tests.harness.engine import Engine
 from tests.harness.tools import find_consul, missing
+
+ROOT: Final = Path(__file__).parents[2]
 
 BARE: Final = "localhost/proxygen-test-host"
 """Debian as one finds it after an installation: systemd, and nothing that proxygen needs."""
@@ -163,6 +166,16 @@ class SystemdHost:
         self.run("mkdir", "-p", str(PurePosixPath(target).parent))
         self._engine.call("cp", f"{source}/." if source.is_dir() else source, f"{self.name}:{target}")
 
+    def copy_checkout(self, target: str, scratch: Path) -> None:
+        """Put there what somebody has who cloned the project, as far as it is needed to install and run it."""
+        archive = scratch / "checkout.tar"
+        with tarfile.open(archive, "w") as tar:
+            for name in _CHECKOUT:
+                tar.add(ROOT / name, name, filter=_without_caches)
+        self.copy_in(archive, "/var/tmp/checkout.tar")
+        self.run("mkdir", "-p", target)
+        self.run("tar", "--directory", target, "--extract", "--no-same-owner", "--file", "/var/tmp/checkout.tar")
+
     # --- systemd
 
     def systemctl(self, *arguments: str, check: bool = True, timeout: float = 90.0) -> str:
@@ -200,6 +213,14 @@ class SystemdHost:
     def _consul_answers(self) -> bool:
         nodes = self.run("consul", "catalog", "nodes", check=False)
         return self.name in nodes
+
+
+_CHECKOUT: Final = ("pyproject.toml", "README.md", "LICENSE", "proxygen", "templates", "deploy")
+
+
+def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    name = PurePosixPath(entry.name).name
+    return None if name == "__pycache__" or name.endswith("_cache") else entry
 
 
 _CONSUL_UNIT: Final = """\

@@ -1,0 +1,287 @@
+"""The page's installation on a fresh host, word for word, and what systemd then makes of restarts, stops and reboots.
+
+The tests share one host and are written to run in order: each leaves it serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.harness.load import Load
+from tests.harness.process import wait_until
+from tests.harness.systemd_host import BARE, SystemdHost
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+HELLO = {"Host": "hello.example.com"}
+SETTINGS = "/etc/proxygen/proxygen.toml"
+DROP_IN = "/etc/systemd/system/proxygen.service.d"
+
+
+def shell_blocks() -> list[str]:
+    page = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    section = page.partition("\n## With systemd\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def host(make_host: Callable[..., SystemdHost], tmp_path_factory: pytest.TempPathFactory) -> SystemdHost:
+    """A fresh Debian with a Consul of its own, on which somebody followed the page."""
+    host = make_host(image=BARE)
+    host.install_consul()
+    host.start_consul()
+    host.copy_checkout("/root/proxygen", tmp_path_factory.mktemp("checkout"))
+    blocks = shell_blocks()
+    assert len(blocks) == 3
+    said = host.shell("".join(blocks), timeout=500, directory="/root/proxygen")
+    assert "Directory listing" in said or "<html" in said.lower(), said[-3000:]
+    assert "hello    stable   100%" in said, said[-3000:]
+    return host
+
+
+def get(host: SystemdHost, headers: dict[str, str] = HELLO) -> int:
+    request = urllib.request.Request(f"http://{host.address}/", headers=headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=5) as answer:
+        return int(answer.status)
+
+
+def wait_ready(host: SystemdHost) -> None:
+    wait_until(lambda: _is_ready(host), what="ready", timeout=40)
+
+
+def _is_ready(host: SystemdHost) -> bool:
+    return '"state": "ready"' in host.run("proxygen", "status", "--json", "--config", SETTINGS, check=False)
+
+
+@asynccontextmanager
+async def nothing_fails(host: SystemdHost) -> AsyncIterator[None]:
+    """Send requests while the block runs; each must be answered well."""
+    load = Load(host.address, 80, headers=HELLO, clients=4, pause=0.02)
+    sending = asyncio.create_task(load.send(1_000_000))
+    try:
+        await asyncio.sleep(0.5)
+        yield
+        await asyncio.sleep(0.5)
+    finally:
+        load.stop()
+        tally = await sending
+    assert tally.failed == 0, tally.failures
+    assert tally.ok > 50
+
+
+async def systemctl(host: SystemdHost, *arguments: str) -> None:
+    await asyncio.to_thread(host.systemctl, *arguments)
+
+
+def test_the_page_leads_to_a_served_request(host: SystemdHost) -> None:
+    assert get(host) == 200
+    assert host.wait_until_booted() == "running", host.systemctl("--failed")
+    assert host.show("proxygen", "StatusText").startswith("ready; generation ")
+    assert host.show("proxygen", "NRestarts") == "0"
+
+
+def test_systemd_finds_no_fault_in_the_units(host: SystemdHost) -> None:
+    host.shell("install -m 644 /root/proxygen/deploy/systemd/*.service /etc/systemd/system/")
+    for name in units():
+        assert host.run("systemd-analyze", "verify", f"/etc/systemd/system/{name}") == ""
+
+
+def units() -> list[str]:
+    return sorted(path.name for path in (ROOT / "deploy" / "systemd").glob("*.service"))
+
+
+@pytest.mark.parametrize("unit", ["proxygen", "proxygen-network", "proxygen-registrator"])
+def test_no_unit_is_more_exposed_than_the_page_says(host: SystemdHost, unit: str) -> None:
+    """``systemd-analyze security``: 0 is a service that may nothing, 10 one that may all."""
+    page = (ROOT / "docs" / "how-to" / "run-under-systemd.md").read_text(encoding="utf-8")
+    named = re.search(rf"^\| `{unit}\.service` .*\| (\d\.\d) \|$", page, re.MULTILINE)
+    assert named, f"no score of {unit} on the page"
+    said = host.run("systemd-analyze", "--no-pager", "security", f"{unit}.service", check=False)
+    found = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
+    assert found, said[-500:]
+    assert float(found[1]) <= float(named[1])
+
+
+_PROBE = """\
+import json, os, pathlib
+
+def attempt(do):
+    try:
+        do()
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+
+def fields(*names):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name in names}
+
+pathlib.Path("/var/lib/proxygen/probe.json").write_text(json.dumps({
+    "status": fields("CapBnd", "CapEff", "CapAmb", "NoNewPrivs", "Seccomp"),
+    "uid": os.getuid(),
+    "logs": sorted(os.listdir("/var/log")),
+    "shadow": attempt(lambda: open("/etc/shadow").close()),
+    "conf": attempt(lambda: open("/etc/nginx/conf.d/mine.conf", "w").close()),
+    "own settings": attempt(lambda: open("/etc/proxygen/proxygen.toml", "a").close()),
+    "nginx's real log": attempt(lambda: open("/var/log/nginx-itself/error.log", "a").close()),
+    "nginx's real log, read": attempt(lambda: open("/var/log/nginx-itself/error.log").close()),
+    "a log for nginx -t": attempt(lambda: open("/var/log/nginx/access.log", "a").close()),
+    "home": attempt(lambda: os.listdir("/root")),
+    "chown": attempt(lambda: os.chown("/var/lib/proxygen/probe.json", 0, 0)),
+}))
+"""
+
+
+def test_the_sidecar_may_what_it_needs_and_nothing_else(host: SystemdHost) -> None:
+    """As a program sees it that systemd starts beside it, in the same sandbox."""
+    host.write("/opt/probe.py", _PROBE)
+    host.write(f"{DROP_IN}/probe.conf", "[Service]\nExecStartPost=/usr/bin/python3 /opt/probe.py\n")
+    reload_units(host)
+    host.systemctl("restart", "proxygen")
+    host.run("rm", f"{DROP_IN}/probe.conf")
+    reload_units(host)
+    seen = json.loads(host.read("/var/lib/proxygen/probe.json"))
+    kill_and_bind = f"{1 << 5 | 1 << 10:016x}"
+    assert seen.pop("status") == {
+        "CapBnd": kill_and_bind,
+        "CapEff": kill_and_bind,
+        "CapAmb": kill_and_bind,
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+    }
+    assert seen.pop("uid") == int(host.run("id", "-u", "proxygen"))
+    assert seen == {
+        "logs": ["nginx", "nginx-itself"],
+        "shadow": "PermissionError",
+        "conf": "OSError",  # a read-only file system
+        "own settings": "PermissionError",
+        "nginx's real log": "PermissionError",
+        "nginx's real log, read": "done",
+        "a log for nginx -t": "done",
+        "home": "PermissionError",
+        "chown": "PermissionError",
+    }
+
+
+def reload_units(host: SystemdHost) -> None:
+    host.systemctl("daemon-reload")
+
+
+def test_a_reload_takes_new_settings_and_keeps_those_before_where_they_are_wrong(host: SystemdHost) -> None:
+    before, settings = host.show("proxygen", "MainPID"), host.read("/etc/proxygen/proxygen.toml")
+    _reload_with(host, settings + "\n[output]\nkeep = 0\n", "settings refused, the old ones stay: output.keep = 0")
+    _reload_with(host, settings + "\n[output]\nkeep = 12\n", "ready; generation ")
+    _reload_with(host, settings + "\n", "ready; generation ")
+    assert "settings changed keys=['output.keep']" in host.journal("proxygen")
+    assert host.show("proxygen", "MainPID") == before
+
+
+def _reload_with(host: SystemdHost, settings: str, expected: str) -> None:
+    host.run("tee", SETTINGS, stdin=settings)
+    host.systemctl("reload", "proxygen")
+    wait_until(lambda: host.show("proxygen", "StatusText").startswith(expected), what=expected, timeout=40)
+    wait_until(lambda: host.is_active("proxygen"), what="the unit active again", timeout=40)
+
+
+async def test_a_restart_under_load_loses_nothing(host: SystemdHost) -> None:
+    before = host.show("proxygen", "MainPID")
+    async with nothing_fails(host):
+        for _ in range(3):
+            await systemctl(host, "restart", "proxygen")
+    assert host.show("proxygen", "MainPID") != before
+
+
+async def test_a_frozen_sidecar_is_started_anew_and_nginx_serves_on(host: SystemdHost) -> None:
+    host.write(f"{DROP_IN}/watchdog.conf", "[Service]\nWatchdogSec=4s\n")
+    reload_units(host)
+    host.systemctl("restart", "proxygen")
+    before = host.show("proxygen", "MainPID")
+    async with nothing_fails(host):
+        await asyncio.sleep(6)
+        assert host.show("proxygen", "MainPID") == before, "it beats in time"
+        await systemctl(host, "kill", "--signal=SIGSTOP", "proxygen")
+        for _ in range(150):
+            if await asyncio.to_thread(_runs_anew, host, before):
+                break
+            await asyncio.sleep(0.2)
+    assert _runs_anew(host, before), host.journal("proxygen")[-2000:]
+    assert "Watchdog timeout" in host.journal("proxygen")
+    host.run("rm", f"{DROP_IN}/watchdog.conf")
+    reload_units(host)
+    host.systemctl("restart", "proxygen")
+
+
+def _runs_anew(host: SystemdHost, before: str) -> bool:
+    return host.is_active("proxygen") and host.show("proxygen", "MainPID") not in {before, "0"}
+
+
+@pytest.mark.parametrize("command", [("restart", "nginx"), ("kill", "--signal=SIGKILL", "--kill-who=main", "nginx")])
+def test_an_nginx_that_is_restarted_or_killed_serves_what_it_served(
+    host: SystemdHost, command: tuple[str, ...]
+) -> None:
+    before = host.show("nginx", "MainPID")
+    host.systemctl(*command)
+    wait_until(lambda: host.show("nginx", "MainPID") not in {before, "0"} and get(host) == 200, what="nginx back")
+    host.run(
+        "consul",
+        "services",
+        "register",
+        "-name=again",
+        "-port=9001",
+        "-address=127.0.0.1",
+        "-tag=proxygen.route=again.example.com",
+    )
+    wait_until(
+        lambda: get(host, {"Host": "again.example.com"}) == 200, what="a change that gets through to the new master"
+    )
+    host.run("consul", "services", "deregister", "-id=again")
+    wait_ready(host)
+
+
+def test_why_nginx_refused_a_reload_is_quoted_from_its_own_log(host: SystemdHost) -> None:
+    """nginx -t lets a taken port pass; the reload fails, and only nginx's real log says why."""
+    host.run("systemd-run", "--unit=taken", "/usr/bin/python3", "-m", "http.server", "9555")
+    wait_until(lambda: ":9555" in host.run("ss", "-ltn"), what="the port taken")
+    host.run(
+        "consul",
+        "services",
+        "register",
+        "-name=streams",
+        "-port=9001",
+        "-address=127.0.0.1",
+        "-tag=proxygen.route=/",
+        "-tag=proxygen.protocol=tcp",
+        "-tag=proxygen.listen=9555",
+        check=False,
+    )
+    try:
+        wait_until(lambda: "bind() to 0.0.0.0:9555 failed" in host.journal("proxygen"), what="the reason in the log")
+        assert get(host) == 200
+    finally:
+        host.systemctl("stop", "taken")
+        host.run("consul", "services", "deregister", "-id=streams")
+    wait_ready(host)
+
+
+def test_after_a_reboot_without_consul_nginx_serves_from_disk(host: SystemdHost) -> None:
+    host.systemctl("disable", "consul")
+    host.reboot()
+    assert not host.is_active("consul")
+    wait_until(lambda: get(host) == 200, what="the service from disk")
+    wait_until(lambda: host.is_active("proxygen"), what="the unit active without Consul", timeout=30)
+    assert "Consul has not been read since the start" in host.show("proxygen", "StatusText")
+    host.start_consul()
+    wait_until(
+        lambda: host.show("proxygen", "StatusText").startswith("ready; "), what="Consul's word again", timeout=40
+    )
+    assert get(host) == 200
