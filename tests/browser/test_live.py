@@ -104,7 +104,9 @@ def test_a_rollback_and_its_end(world: World, overview: Page, seen_in_time: Call
     seen_in_time(sighting, "hold ended", "", changed=changed)
 
 
-def test_a_generation_that_nginx_does_not_take(world: World, overview: Page, seen_in_time: Callable[..., None]) -> None:
+def test_a_generation_that_nginx_does_not_take(
+    world: World, overview: Page, open_tab: Callable[..., Tab], seen_in_time: Callable[..., None]
+) -> None:
     """A port that another program holds: the whole generation is taken back, and then comes without its service."""
     port = free_port()
     rolled_back = Sighting(overview, shows("rolled back", "#events"))
@@ -115,8 +117,19 @@ def test_a_generation_that_nginx_does_not_take(world: World, overview: Page, see
         words = overview.locator("#events li", has_text="rolled back").first.inner_text()
         assert f"0.0.0.0:{port}" in words
         expect(overview.locator("#problems .problem", has_text="squatter")).to_contain_text("Quarantined")
+        refused_and_why(open_tab(world.sidecar).open("/generations"), port)
         world.consul.deregister(squatter)
         world.event("quarantine ended", "squatter", after=changed)
+
+
+def refused_and_why(page: Page, port: int) -> None:
+    """On the time line the one that nginx did not take says why, and the one that stayed says nothing of it."""
+    refused = page.locator(".moment", has=page.get_by_text("rolled back", exact=True)).first
+    expect(refused).to_contain_text(f"0.0.0.0:{port}")
+    expect(refused).to_contain_text("squatter: new")
+    live = page.locator(".moment", has=page.get_by_text("live", exact=True))
+    expect(live).to_have_count(1)
+    expect(live).not_to_contain_text(f"0.0.0.0:{port}")
 
 
 def test_the_time_line_grows(world: World, open_tab: Callable[..., Tab], seen_in_time: Callable[..., None]) -> None:

@@ -16,6 +16,7 @@ from proxygen.admin.page.assets import Assets
 from proxygen.admin.page.difference import difference_view
 from proxygen.admin.page.generations import time_line
 from proxygen.admin.page.overview import overview
+from proxygen.admin.page.problems import beside
 from proxygen.admin.page.service import service_view
 from proxygen.admin.page.steering import Steering, steering
 from proxygen.admin.page.views import event_views
@@ -89,10 +90,10 @@ class Pages:
         detail = self._sidecar.service(name)
         if detail is None:
             return await self.missing(request)
-        events, now = self._sidecar.events.since(None), datetime.now(UTC)
+        events, now, notice = self._sidecar.events.since(None), datetime.now(UTC), beside(self._sidecar.overview())
 
         def view() -> Mapping[str, object]:
-            return {"page": service_view(detail, events, now, steering=may)}
+            return {"page": service_view(detail, events, now, steering=may, notice=notice)}
 
         return await self._answer(request, "service.html.j2", view)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from proxygen.admin.page import words
-from proxygen.admin.page.problems import Problem, problems
+from proxygen.admin.page.problems import Problem, beside, problems
 from proxygen.admin.page.views import SERIES, Form, Level, Link, Slice, Together, bar, service_link
 from proxygen.admin.report import ConsulReport, NginxReport, State, StatusReport
 from proxygen.admin.service_report import InstanceState, ServiceSummary, VariantSummary
@@ -99,6 +99,8 @@ class Overview:
     warnings_title: str
     release: Form | None
     """Lets the hold through; None where nothing is held."""
+    notice: str
+    """What the rows are where nginx serves something else; "" where it serves them."""
     rows: tuple[Row, ...]
     total: int
     """Services that there are, found or not."""
@@ -121,6 +123,7 @@ def overview(
         warnings=status.warnings,
         warnings_title=words.count(len(status.warnings), "warning"),
         release=_release(etag) if status.hold else None,
+        notice=beside(status),
         rows=tuple(_row(service) for service in found[:MOST_ROWS]),
         total=len(services),
         found=len(found),
@@ -140,7 +143,9 @@ def _release(etag: str) -> Form:
 
 
 def _verdict(status: StatusReport, services: Sequence[ServiceSummary], wrong: Sequence[Problem]) -> Verdict:
-    serving = f"{words.count(len(services), 'service')} from generation {status.live.number}" if status.live else ""
+    serving = f"generation {status.live.number}" if status.live else ""
+    if not beside(status):
+        serving = f"{words.count(len(services), 'service')} from {serving}"
     if status.state is State.STARTING:
         level, title, text = Level.WARN, "Starting", "nginx serves what an earlier run left."
     elif status.state is State.DEGRADED:
@@ -178,9 +183,9 @@ def _facts(status: StatusReport, services: Sequence[ServiceSummary], now: dateti
 def _traffic(services: Sequence[ServiceSummary], listener: ListenerReport) -> Fact:
     heard = [variant.traffic for service in services for variant in service.variants if variant.traffic]
     heard += [service.unserved for service in services if service.unserved]
-    if not heard:
-        return Fact(name="Requests", value=words.NOTHING, note=listener.problem or "none in the last half minute")
     together = Together.of(heard)
+    if together.errors == words.NOTHING:
+        return Fact(name="Requests", value=together.rate, note=listener.problem or "none in the last half minute")
     return Fact(name="Requests", value=together.rate, note=f"{together.errors} errors", level=together.level)
 
 

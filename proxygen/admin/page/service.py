@@ -108,6 +108,8 @@ class ServiceView:
     state: str
     level: Level
     routes: tuple[str, ...]
+    notice: str
+    """As in `Overview`."""
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
     bar: tuple[Slice, ...]
@@ -120,12 +122,15 @@ class ServiceView:
     events: tuple[EventView, ...] = field(default=())
 
 
-def service_view(service: ServiceDetail, events: Iterable[Event], now: datetime, *, steering: Steering) -> ServiceView:
+def service_view(
+    service: ServiceDetail, events: Iterable[Event], now: datetime, *, steering: Steering, notice: str
+) -> ServiceView:
     return ServiceView(
         name=service.name,
         state=service.state,
         level=_STATES.get(service.state, Level.INFO),
         routes=service.routes,
+        notice=notice,
         problems=tuple(_problems(service)),
         warnings=service.warnings,
         bar=bar([variant.effective for variant in service.variants]),

@@ -89,7 +89,7 @@ def render_search(text: str) -> str:
 
 def render_service(text: str) -> str:
     view = service_view(
-        with_texts(WEB, text), with_texts(EVENTS, text), NOW, steering=steering(with_texts(SHARES, text))
+        with_texts(WEB, text), with_texts(EVENTS, text), NOW, steering=steering(with_texts(SHARES, text)), notice=text
     )
     return render("service.html.j2", page=view)
 
@@ -170,7 +170,7 @@ def test_every_tag_is_closed(page: Callable[[str], str]) -> None:
 def test_no_id_stands_twice() -> None:
     """The sections are merged by their ids."""
     overview_page = overview(TROUBLED, [summary(name, variants=2) for name in "ab"], NOW, etag="")
-    service_page = service_view(WEB, EVENTS, NOW, steering=steering(SHARES))
+    service_page = service_view(WEB, EVENTS, NOW, steering=steering(SHARES), notice="")
     for page in (
         render("overview.html.j2", page=overview_page, events=event_views(EVENTS, NOW, most=50)),
         render("service.html.j2", page=service_page),

@@ -9,7 +9,7 @@ import pytest
 from proxygen.admin.page.overview import MOST_ROWS, Fact, Overview, overview
 from proxygen.admin.page.problems import MOST
 from proxygen.admin.page.views import Level
-from proxygen.admin.report import ConsulReport, NginxReport, State, StatusReport
+from proxygen.admin.report import ApplyReport, ConsulReport, HoldReport, NginxReport, State, StatusReport
 from proxygen.admin.service_report import InstanceState, QuarantineReport, ServiceSummary
 from proxygen.admin.traffic_report import ListenerReport
 from tests.admin.page.reports import HEALTHY, NOW, TROUBLED, summary, traffic
@@ -40,6 +40,19 @@ def test_the_verdict(status: StatusReport, level: Level, title: str) -> None:
 def test_a_verdict_tells_its_reasons() -> None:
     assert page_of(TROUBLED).verdict.reasons == TROUBLED.reasons
     assert "1 service from generation 42" in page_of(HEALTHY, summary("web")).verdict.text
+
+
+def test_what_nginx_does_not_serve_is_not_said_to_be_served() -> None:
+    """The rows are of the newest plan: while an operator's rollback holds it, or nginx refused it, that is said."""
+    went_back = replace(HEALTHY, hold=HoldReport(reason="why", since="", pinned=42))
+    refused = replace(HEALTHY, last_apply=ApplyReport(outcome="rolled back"))
+    for status, said in ((went_back, "to which an operator went back"), (refused, "which was rolled back")):
+        page = page_of(status, summary("web"))
+        assert said in page.notice
+        assert "nginx serves generation 42" in page.verdict.text
+        assert "service" not in page.verdict.text
+    kept = replace(HEALTHY, hold=HoldReport(reason="why", since="", services={"web": 2}))
+    assert (page_of(HEALTHY).notice, page_of(kept).notice) == ("", "")
 
 
 def test_warnings_alone_leave_it_healthy() -> None:

@@ -11,7 +11,7 @@ from tests.admin.page.reports import EVENTS, NOW, SHARES, WEB, history, instance
 
 
 def page_of(service: ServiceDetail = WEB) -> ServiceView:
-    return service_view(service, EVENTS, NOW, steering=Steering())
+    return service_view(service, EVENTS, NOW, steering=Steering(), notice="")
 
 
 def test_each_variant_shows_its_share_as_asked_in_effect_and_measured() -> None:
@@ -90,7 +90,7 @@ def test_without_traffic_there_is_no_chart() -> None:
 
 def test_only_its_own_events_newest_first() -> None:
     others = tuple(replace(event, services=("other",)) for event in EVENTS[:2])
-    found = service_view(WEB, (*EVENTS[:3], *others), NOW, steering=Steering()).events
+    found = service_view(WEB, (*EVENTS[:3], *others), NOW, steering=Steering(), notice="").events
     assert [event.id for event in found] == [2, 1, 0]
 
 
