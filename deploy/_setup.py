@@ -265,6 +265,7 @@ def _install_engine() -> None:
     """Install Podman and what makes base images, for the tests with containers; they are the only ones that lack it."""
     tools = {"podman": "podman", "runc": "runc", "iptables": "iptables", "debootstrap": "debootstrap"}
     tools["docker-registry"] = "docker-registry"
+    tools["catatonit"] = "catatonit"  # process 1 of a pod
     helpers = {"netavark": "netavark", "aardvark-dns": "aardvark-dns"}
     missing = [package for package, tool in tools.items() if _search(tool) is None]
     missing += [package for package, tool in helpers.items() if not (Path("/usr/lib/podman") / tool).exists()]

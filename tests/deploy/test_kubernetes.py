@@ -261,6 +261,8 @@ def test_a_pod_stays_ready_without_consul(node: Node, pod: PlayedPod, web: Playe
     node.consul.start(wait=False)
     process.wait_until(lambda: is_up(node), what="Consul back, with what it had stored", timeout=40)
     see_a_change(node, pod)
+    # An agent that starts calls an instance critical until it has asked it.
+    process.wait_until(lambda: ask(node, pod)[0] == 200, what="the application found healthy again", timeout=20)
 
 
 @pytest.mark.slow
