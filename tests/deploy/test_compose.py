@@ -69,7 +69,7 @@ def crash(project: Project, service: str) -> None:
 def set_share(project: Project, share: str) -> int:
     """Change the canary's share, and return the generation in which it is live."""
     before = project.wait_for_generation()
-    project.proxygen("canary", "set", "web", share)
+    project.set_share(share)
     return project.wait_for_generation(before)
 
 
@@ -87,13 +87,10 @@ async def test_requests_flow_through_nginx_and_the_canary_has_its_share(project:
 
 async def test_the_sidecar_counts_what_nginx_served(project: Project) -> None:
     """The socket lies on a volume that nginx's container may only read."""
+    before = project.status()["traffic"]["counted"]
     await Load("127.0.0.1", project.port, headers={"Host": HOST}).send(200)
 
-    def told() -> int:
-        variants = project.status()["services"][0]["variants"]
-        return sum((variant["traffic"] or {"requests": 0})["requests"] for variant in variants)
-
-    process.wait_until(lambda: told() >= 200, what="200 requests that were told of")
+    process.wait_until(lambda: project.status()["traffic"]["counted"] >= before + 200, what="200 requests told of")
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -135,11 +132,10 @@ async def test_nginx_restarted_alone_serves_the_same_generation_and_takes_the_ne
     before, kept = project.wait_for_generation(), generations(project)
     started = {name: project.started(name) for name in SERVICES}
     await asyncio.to_thread(project.compose, "restart", "nginx")
-    process.wait_until(lambda: asyncio.run(project.answers()), what="an answer")
+    process.wait_until(project.answers, what="an answer")
     assert {name for name in SERVICES if project.started(name) != started[name]} == {"nginx"}
     assert project.wait_for_generation() == before
     assert kept <= generations(project)
-    assert project.proxygen("status").count(" draining")
     set_share(project, "20%")
     set_share(project, "10%")
 
@@ -149,7 +145,7 @@ def test_nginx_starts_with_the_last_generation_while_all_else_is_down(project: P
     project.compose("stop", "sidecar", "consul")
     try:
         project.compose("restart", "nginx")
-        process.wait_until(lambda: asyncio.run(project.answers()), what="an answer from what is on disk")
+        process.wait_until(project.answers, what="an answer from what is on disk")
     finally:
         project.compose("start", "consul", "sidecar")
     assert project.wait_for_generation() == before
@@ -161,7 +157,7 @@ def test_what_crashes_comes_back(project: Project, service: str) -> None:
     """When the pod's process ends, the kernel ends all that shares its namespace, and the engine starts all again."""
     before = project.wait_for_generation()
     crash(project, service)
-    process.wait_until(lambda: asyncio.run(project.answers()), what="an answer", timeout=30)
+    process.wait_until(project.answers, what="an answer", timeout=30)
     assert project.wait_for_generation() >= before
     set_share(project, "20%")
     set_share(project, "10%")
