@@ -148,9 +148,14 @@ def publish(output: Output, staged: Staged, manifest: Mapping[str, Any]) -> Gene
     published_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     document = {"digest": staged.stamp.digest, "published_at": published_at, "manifest": manifest}
     with explained(output.directory):
-        write_files(staged.path, {MANIFEST: json.dumps(document, sort_keys=True, indent=1).encode()})
-        # A directory cannot be renamed onto one that is not empty: a number is never used twice.
-        os.rename(staged.path, path)
+        try:
+            write_files(staged.path, {MANIFEST: json.dumps(document, sort_keys=True, indent=1).encode()})
+            # A directory cannot be renamed onto one that is not empty: a number is never used twice.
+            os.rename(staged.path, path)
+        except BaseException:
+            # It is tried again for as long as the trouble lasts, and each attempt would leave its files.
+            discard(staged)
+            raise
         sync_directory(path.parent)
         _swap(output.directory, number)
     return Generation(

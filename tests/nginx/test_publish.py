@@ -161,6 +161,18 @@ def test_two_cannot_hold_one_output(output: Output, directory: Path) -> None:
         pass
 
 
+def test_what_cannot_be_published_is_not_left_aside(output: Output, directory: Path) -> None:
+    """It is tried again and again while a part of OUTPUT is gone: each attempt would leave its files."""
+    _publish(output)
+    (directory / "generations").rename(directory / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(OutputUnusable, match="taken away"):
+            _publish(output)
+    assert list((directory / "stage").iterdir()) == []
+    (directory / "elsewhere").rename(directory / "generations")
+    assert _publish(output) == 2
+
+
 def test_left_over_stages_are_removed_at_start(directory: Path) -> None:
     with hold_output(directory) as output:
         stage(output, Stamp(generation=1, digest="00000001"), {"http.d/a.conf": b""})
