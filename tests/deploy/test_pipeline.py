@@ -185,14 +185,24 @@ def test_nothing_is_pushed_without_the_right_credentials(
     assert state(pipeline)["image"] == ""
 
 
-def test_credentials_may_come_by_variables(
-    make_pipeline: Callable[..., Pipeline], repository: Repository, registry: Registry
+def test_it_is_the_same_with_dockers_command_and_credentials_in_variables(
+    make_pipeline: Callable[..., Pipeline], repository: Repository, registry: Registry, yard: Engine, tmp_path: Path
 ) -> None:
+    """Podman under Docker's name stands in for Docker, which takes certificates from the system, not by an option."""
     (repository.directory / "README").write_text("variables\n")
     commit = repository.commit("Begin")
-    given = {"registry_user": registry.user, "registry_password": registry.password}
-    said = do(make_pipeline(registry_credentials=None, **given), "build", "push")
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!{sys.executable}\nimport os, sys\nos.execvp('podman', ['podman', *sys.argv[1:]])\n")
+    docker.chmod(0o755)
+    given = {"registry_user": registry.user, "registry_password": registry.password, "registry_ca": None}
+    engine = shlex.join([str(docker), *yard.options])
+    pipeline = make_pipeline(registry_credentials=None, engine=engine, **given)
+    trusting = {**pipeline.environment, "SSL_CERT_FILE": str(registry.ca)}
+    pipeline = Pipeline(repository, pipeline.settings, trusting)
+    said = do(pipeline, "build", "push")
     assert commit[:12] in registry.tags(IMAGE)
+    assert state(pipeline)["image"].endswith(f"@{registry.digest(IMAGE, commit[:12])}")
+    assert "--cert-dir" not in said
     assert registry.password not in said
 
 

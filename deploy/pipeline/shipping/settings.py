@@ -148,7 +148,9 @@ class Settings:
     build_options: tuple[str, ...] = field(metadata=_knob("more options of the engine's build", _words, ""))
     sbom: str = field(
         metadata=_knob(
-            "where the image keeps its bill of materials; empty where it has none", str, "/usr/share/sbom/proxygen.cdx.json"
+            "where the image keeps its bill of materials; empty where it has none",
+            str,
+            "/usr/share/sbom/proxygen.cdx.json",
         )
     )
     # canary, promote and abort
