@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -53,6 +55,13 @@ class Turn:
 
 
 def measure(binary: NginxBinary, directory: Path, *, sample: float, seconds: int, connections: int) -> Turn:
+    with serving(binary, directory, sample=sample) as (nginx, sidecar):
+        return _load(nginx, sidecar, sample, seconds, connections)
+
+
+@contextmanager
+def serving(binary: NginxBinary, directory: Path, *, sample: float) -> Iterator[tuple[NginxServer, Sidecar]]:
+    """One service that answers two bytes, with so many percent of its requests told of."""
     port = free_port()
     nginx = NginxServer(
         binary,
@@ -69,7 +78,7 @@ def measure(binary: NginxBinary, directory: Path, *, sample: float, seconds: int
         nginx.start()
         sidecar.start()
         wait_until(lambda: sidecar.request("/api/v1/services/web")[0] == 200, what="the plan")
-        return _load(nginx, sidecar, sample, seconds, connections)
+        yield nginx, sidecar
     finally:
         sidecar.kill()
         nginx.stop()
@@ -78,16 +87,9 @@ def measure(binary: NginxBinary, directory: Path, *, sample: float, seconds: int
 
 def _load(nginx: NginxServer, sidecar: Sidecar, sample: float, seconds: int, connections: int) -> Turn:
     before, began = (_cpu(nginx.workers()), _cpu({sidecar.pid})), time.monotonic()
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-H", f"Host: {_HOST}"]
-    text = subprocess.run(
-        [*command, f"http://127.0.0.1:{sidecar.http}/"], check=True, capture_output=True, text=True
-    ).stdout
+    requests = _send(sidecar, seconds, connections)
     passed = time.monotonic() - began
     after = (_cpu(nginx.workers()), _cpu({sidecar.pid}))
-    found = re.search(r"(\d+) requests in", text)
-    assert found is not None
-    assert "Non-2xx" not in text
-    requests = int(found[1])
     time.sleep(1.5)
     state = sidecar.status()["traffic"]
     return Turn(
@@ -100,6 +102,35 @@ def _load(nginx: NginxServer, sidecar: Sidecar, sample: float, seconds: int, con
         lost=state["lost"] or 0,
         thinned=state["thinned"],
     )
+
+
+def _send(sidecar: Sidecar, seconds: int, connections: int) -> int:
+    """Send for so long; return how many requests were answered."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-H", f"Host: {_HOST}"]
+    text = subprocess.run(
+        [*command, f"http://127.0.0.1:{sidecar.http}/"], check=True, capture_output=True, text=True
+    ).stdout
+    found = re.search(r"(\d+) requests in", text)
+    assert found is not None
+    assert "Non-2xx" not in text
+    return int(found[1])
+
+
+def throughput(binary: NginxBinary, directory: Path, *, pairs: int, connections: int) -> list[float]:
+    """Requests with all of them told of, as a part of those with none, second by second in turns.
+
+    What else the machine does comes and goes more slowly than that, so neighbours can be compared.
+    """
+    with (
+        serving(binary, directory / "plain", sample=0) as (_, plain),
+        serving(binary, directory / "told", sample=100) as (_, told),
+    ):
+        found = []
+        for _ in range(pairs):
+            before = _send(plain, 1, connections)
+            between = _send(told, 1, connections)
+            found.append(2 * between / (before + _send(plain, 1, connections)))
+        return found
 
 
 def _told(sidecar: Sidecar) -> float:
@@ -121,6 +152,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--pairs", type=int, default=0, help="compare throughput alone, second by second")
     return parser.parse_args()
 
 
@@ -140,6 +172,9 @@ def main() -> None:
     binary = find_nginx(arguments.nginx)
     if binary is None or shutil.which("wrk") is None:
         raise SystemExit("nginx and wrk are needed (apt-get install wrk)")
+    if arguments.pairs:
+        _tell_throughput(binary, arguments)
+        return
     turns: list[Turn] = []
     for number in range(arguments.turns):
         for sample in (0, 100, 10):
@@ -157,6 +192,15 @@ def main() -> None:
         _tell(sample, [turn for turn in turns if turn.sample == sample], [turn for turn in turns if not turn.sample])
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(turn) for turn in turns], indent=1))
+
+
+def _tell_throughput(binary: NginxBinary, arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="pg-") as directory:
+        ratios = throughput(binary, Path(directory), pairs=arguments.pairs, connections=arguments.connections)
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    print(
+        f"{binary.name}: throughput with the log x{middle:.2f}, half of {len(ratios)} pairs x{low:.2f} to x{high:.2f}"
+    )
 
 
 def _tell(sample: float, turns: list[Turn], plain: list[Turn]) -> None:
