@@ -21,7 +21,7 @@ TRUE = 0.02
 """Part of wrk's count by which the sidecar's may be off."""
 REST = 0.05
 """Part of a CPU for all that the sidecar does beside reading the lines."""
-ATTEMPTS = 2
+ATTEMPTS = 3
 """A machine that does other things too starves the reader at times; of several turns one must be undisturbed."""
 
 
