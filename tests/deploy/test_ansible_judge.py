@@ -114,3 +114,29 @@ def test_instances_on_one_network_have_ports_of_their_own() -> None:
     tried = instances.proxygen_instances("web", "host", 2, 8080, 1, [], first=3, variant="canary")
     assert [item["port"] for item in (*stable, *tried)] == [8080, 8081, 8082, 8083, 8084]
     assert [item["name"] for item in (*stable, *tried)] == ["web-0", "web-1", "web-2", "web-canary-0", "web-canary-1"]
+
+
+def found(*, image: str = "sha256:aa", id: str = "web-h-0-1", running: bool = True) -> dict[str, Any]:
+    container = {
+        "Image": image,
+        "State": {"Running": running},
+        "Config": {"Env": ["A=1", f"PROXYGEN_REGISTER_ID={id}"]},
+    }
+    instance = {"name": "web-0", "id": "web-h-0-1", "variant": "stable"}
+    return {"proxygen_application_instance": instance, "exists": True, "container": container}
+
+
+@pytest.mark.parametrize(
+    ("answer", "differs"),
+    [
+        pytest.param(found(), False, id="as asked"),
+        pytest.param(found(image="aa"), False, id="as asked, the digest without its sort"),
+        pytest.param(found(image="sha256:bb"), True, id="the tag has moved"),
+        pytest.param(found(id="web-h-0-2"), True, id="other settings"),
+        pytest.param(found(running=False), True, id="stopped"),
+        pytest.param({**found(), "exists": False, "container": None}, True, id="gone"),
+    ],
+)
+def test_what_is_not_of_this_version(answer: dict[str, Any], differs: bool) -> None:
+    assert instances.proxygen_differing([answer], [{"Id": "sha256:aa"}]) == ["stable"] * differs
+    assert instances.proxygen_differing([answer], []) == ["stable"]
