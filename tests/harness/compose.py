@@ -86,7 +86,8 @@ class Project:
         return report
 
     def container(self, service: str) -> str:
-        return f"{self.name}-pod" if service == "pod" else f"{self.name}_{service}_1"
+        named = service == "pod" or (service == "nginx" and "compose.docker-api.yaml" in self._files)
+        return f"{self.name}-{service}" if named else f"{self.name}_{service}_1"
 
     def inspect(self, service: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.podman("inspect", self.container(service)))[0]
