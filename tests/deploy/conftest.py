@@ -13,7 +13,8 @@ import pytest
 
 from tests.harness.bases import build, build_consul, import_debian
 from tests.harness.engine import Engine
-from tests.harness.systemd_host import FURNISHED, SystemdHost, build_hosts, network
+from tests.harness.systemd_host import BARE, FURNISHED, SystemdHost, build_hosts, network
+from tests.harness.systemd_site import follow_the_page
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -101,3 +102,23 @@ def example_image(example_images: dict[str, str]) -> str:
 def consul_image(yard: Engine, debian: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of Consul's official image; inside is the Consul of this machine."""
     return build_consul(yard, tmp_path_factory.mktemp("consul-image"))
+
+
+@pytest.fixture(scope="session")
+def installed_host(
+    yard: Engine, host_images: Path, host_network: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SystemdHost]:
+    """A fresh Debian with a Consul of its own, on which somebody followed the page about systemd.
+
+    Its /srv/engine.sock is the socket of the engine that it lives in.
+    """
+    engine = (f"--volume={yard.socket}:/srv/engine.sock",)
+    host = SystemdHost(yard, "sidecar", network=host_network, scratch=host_images, image=BARE, options=engine)
+    try:
+        host.start()
+        said = follow_the_page(host, tmp_path_factory.mktemp("checkout"))
+        assert "Directory listing for /" in said, said[-3000:]
+        assert "hello    stable   100%" in said, said[-3000:]
+        yield host
+    finally:
+        host.remove()

@@ -1,6 +1,6 @@
 """The page's installation on a fresh host, word for word, and what systemd then makes of restarts, stops and reboots.
 
-The tests share one host and are written to run in order: each leaves it serving.
+The tests share one host, and each leaves it serving.
 """
 
 from __future__ import annotations
@@ -8,79 +8,23 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import urllib.request
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.harness.load import Load
 from tests.harness.process import wait_until
-from tests.harness.systemd_host import BARE, SystemdHost
+from tests.harness.systemd_host import ROOT, SystemdHost
+from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get, nothing_fails, wait_ready
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-ROOT = Path(__file__).parents[2]
-HELLO = {"Host": "hello.example.com"}
-SETTINGS = "/etc/proxygen/proxygen.toml"
-DROP_IN = "/etc/systemd/system/proxygen.service.d"
-
-
-def shell_blocks() -> list[str]:
-    page = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
-    section = page.partition("\n## With systemd\n")[2].partition("\n## ")[0]
-    return re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def host(make_host: Callable[..., SystemdHost], tmp_path_factory: pytest.TempPathFactory) -> SystemdHost:
-    """A fresh Debian with a Consul of its own, on which somebody followed the page."""
-    host = make_host(image=BARE)
-    host.install_consul()
-    host.start_consul()
-    host.copy_checkout("/root/proxygen", tmp_path_factory.mktemp("checkout"))
-    blocks = shell_blocks()
-    assert len(blocks) == 3
-    said = host.shell("".join(blocks), timeout=500, directory="/root/proxygen")
-    assert "Directory listing" in said or "<html" in said.lower(), said[-3000:]
-    assert "hello    stable   100%" in said, said[-3000:]
-    return host
-
-
-def get(host: SystemdHost, headers: dict[str, str] = HELLO) -> int:
-    request = urllib.request.Request(f"http://{host.address}/", headers=headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=5) as answer:
-        return int(answer.status)
-
-
-def wait_ready(host: SystemdHost) -> None:
-    wait_until(lambda: _is_ready(host), what="ready", timeout=40)
-
-
-def _is_ready(host: SystemdHost) -> bool:
-    return '"state": "ready"' in host.run("proxygen", "status", "--json", "--config", SETTINGS, check=False)
-
-
-@asynccontextmanager
-async def nothing_fails(host: SystemdHost) -> AsyncIterator[None]:
-    """Send requests while the block runs; each must be answered well."""
-    load = Load(host.address, 80, headers=HELLO, clients=4, pause=0.02)
-    sending = asyncio.create_task(load.send(1_000_000))
-    try:
-        await asyncio.sleep(0.5)
-        yield
-        await asyncio.sleep(0.5)
-    finally:
-        load.stop()
-        tally = await sending
-    assert tally.failed == 0, tally.failures
-    assert tally.ok > 50
 
 
 async def systemctl(host: SystemdHost, *arguments: str) -> None:
     await asyncio.to_thread(host.systemctl, *arguments)
+
+
+@pytest.fixture(scope="module")
+def host(installed_host: SystemdHost) -> SystemdHost:
+    return installed_host
 
 
 def test_the_page_leads_to_a_served_request(host: SystemdHost) -> None:
@@ -91,7 +35,7 @@ def test_the_page_leads_to_a_served_request(host: SystemdHost) -> None:
 
 
 def test_systemd_finds_no_fault_in_the_units(host: SystemdHost) -> None:
-    host.shell("install -m 644 /root/proxygen/deploy/systemd/*.service /etc/systemd/system/")
+    host.shell(f"install -m 644 {CHECKOUT}/deploy/systemd/*.service /etc/systemd/system/")
     for name in units():
         assert host.run("systemd-analyze", "verify", f"/etc/systemd/system/{name}") == ""
 
@@ -145,11 +89,9 @@ pathlib.Path("/var/lib/proxygen/probe.json").write_text(json.dumps({
 def test_the_sidecar_may_what_it_needs_and_nothing_else(host: SystemdHost) -> None:
     """As a program sees it that systemd starts beside it, in the same sandbox."""
     host.write("/opt/probe.py", _PROBE)
-    host.write(f"{DROP_IN}/probe.conf", "[Service]\nExecStartPost=/usr/bin/python3 /opt/probe.py\n")
-    reload_units(host)
+    drop_in(host, "probe", "[Service]\nExecStartPost=/usr/bin/python3 /opt/probe.py\n")
     host.systemctl("restart", "proxygen")
-    host.run("rm", f"{DROP_IN}/probe.conf")
-    reload_units(host)
+    drop_in(host, "probe", "")
     seen = json.loads(host.read("/var/lib/proxygen/probe.json"))
     kill_and_bind = f"{1 << 5 | 1 << 10:016x}"
     assert seen.pop("status") == {
@@ -171,10 +113,6 @@ def test_the_sidecar_may_what_it_needs_and_nothing_else(host: SystemdHost) -> No
         "home": "PermissionError",
         "chown": "PermissionError",
     }
-
-
-def reload_units(host: SystemdHost) -> None:
-    host.systemctl("daemon-reload")
 
 
 def test_a_reload_takes_new_settings_and_keeps_those_before_where_they_are_wrong(host: SystemdHost) -> None:
@@ -202,8 +140,7 @@ async def test_a_restart_under_load_loses_nothing(host: SystemdHost) -> None:
 
 
 async def test_a_frozen_sidecar_is_started_anew_and_nginx_serves_on(host: SystemdHost) -> None:
-    host.write(f"{DROP_IN}/watchdog.conf", "[Service]\nWatchdogSec=4s\n")
-    reload_units(host)
+    drop_in(host, "watchdog", "[Service]\nWatchdogSec=4s\n")
     host.systemctl("restart", "proxygen")
     before = host.show("proxygen", "MainPID")
     async with nothing_fails(host):
@@ -216,8 +153,7 @@ async def test_a_frozen_sidecar_is_started_anew_and_nginx_serves_on(host: System
             await asyncio.sleep(0.2)
     assert _runs_anew(host, before), host.journal("proxygen")[-2000:]
     assert "Watchdog timeout" in host.journal("proxygen")
-    host.run("rm", f"{DROP_IN}/watchdog.conf")
-    reload_units(host)
+    drop_in(host, "watchdog", "")
     host.systemctl("restart", "proxygen")
 
 

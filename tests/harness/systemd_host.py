@@ -29,7 +29,8 @@ BARE: Final = "localhost/proxygen-test-host"
 FURNISHED: Final = "localhost/proxygen-test-furnished-host"
 """The same with what hosts of proxygen have in the end."""
 
-# A journal on disk outlives a reboot. A container's kernel log is the machine's, and no business of a test.
+# A journal on disk outlives a reboot. Mounts are shared as systemd shares them on a machine; in a container it leaves
+# that to the container's manager, and without it no unit gets its credentials.
 _BARE_FILE: Final = f"""\
 FROM {DEBIAN}
 ENV DEBIAN_FRONTEND=noninteractive
@@ -37,7 +38,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends \\
       systemd systemd-sysv dbus ca-certificates iproute2 procps \\
     && mkdir -p /var/log/journal && rm -f /etc/machine-id && touch /etc/machine-id
 STOPSIGNAL SIGRTMIN+3
-CMD ["/sbin/init"]
+CMD ["/bin/sh", "-c", "mount --make-rshared / && exec /sbin/init"]
 """
 
 _FURNISHED_FILE: Final = f"""\
