@@ -10,11 +10,13 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Final
 
+from cyclonedx.model import Property
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
+_TOLD: Final = ("revision", "created")
 PLACE: Final = "usr/share/sbom/proxygen.cdx.json"
 
 
@@ -22,9 +24,14 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("root", type=Path)
     asked.add_argument("--version", required=True)
+    asked.add_argument("--revision", default="")
+    asked.add_argument("--created", default="", help="ISO 8601")
     given = asked.parse_args()
     bom = Bom(components=[*debian_packages(given.root), *python_packages(given.root)])
-    bom.metadata.component = Component(name="proxygen", version=given.version, type=ComponentType.CONTAINER)
+    facts = [Property(name=name, value=value) for name, value in vars(given).items() if name in _TOLD and value]
+    bom.metadata.component = Component(
+        name="proxygen", version=given.version, type=ComponentType.CONTAINER, properties=facts
+    )
     path = given.root / PLACE
     path.parent.mkdir(parents=True)
     path.write_text(JsonV1Dot6(bom).output_as_string(indent=1) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ def project(
     try:
         project.compose("up", "--detach")
         process.wait_until(lambda: instances(project) == 3, what="three instances that serve", timeout=60)
+        project.wait_for_generation()
         yield project
     finally:
         project.down()

@@ -59,7 +59,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(yard: Engine, proxygen_image: str) -> Run:
-    """Run a program in a container that may do nothing, to its end; with no ``program``, what the image starts by itself."""
+    """Run a program, or what the image starts by itself, to its end in a container that may do nothing."""
 
     def run(*arguments: str, program: str = "", options: tuple[str, ...] = UNPRIVILEGED) -> str:
         entrypoint = [f"--entrypoint={program}"] if program else []
@@ -146,7 +146,7 @@ for folder, folders, files in os.walk("/"):
     for name in folders + files:
         path = os.path.join(folder, name)
         state = os.lstat(path)
-        if name in ("sh", "bash", "dash", "busybox", "env", "apt-get", "dpkg", "pip", "pip3", "curl", "perl"):
+        if name in ("sh", "bash", "dash", "busybox", "env", "apt-get", "dpkg-deb", "pip", "pip3", "curl", "perl"):
             found["shells"].append(path)
         if state.st_mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(state.st_mode):
             found["setuid"].append(path)
@@ -168,7 +168,7 @@ def test_both_gates_pass_a_catalog_without_rights_or_a_network(run: Run, tmp_pat
     """nginx -t is the image's own nginx, and its stream module is there."""
     catalog = tmp_path / "catalog.json"
     catalog.write_text(json.dumps(CATALOG))
-    mounts = (f"--volume={catalog}:/catalog.json:ro", "--tmpfs=/var/log/nginx:mode=1777", "--tmpfs=/tmp:mode=1777")
+    mounts = (f"--volume={catalog}:/catalog.json:ro", "--volume=/var/log/nginx", "--tmpfs=/tmp:mode=1777")
     said = run("check", "--catalog", "/catalog.json", options=(*UNPRIVILEGED, *mounts))
     assert "1 service" in said
 
@@ -187,7 +187,7 @@ def test_the_network_agent_finds_its_tools_and_may_use_them(run: Run) -> None:
     code = """
 import asyncio, ipaddress
 from proxygen.network.firewall import Passage, open_passage
-from proxygen.network.kernel import netlink
+from proxygen.network.kernel import netlink  # pyroute2's door
 network = ipaddress.ip_network("10.99.0.0/16")
 passage = Passage(network=network, subnet=ipaddress.ip_network("10.99.1.0/24"), masquerade=True, forward=True)
 print(asyncio.run(open_passage(passage)))
@@ -206,7 +206,8 @@ def test_the_bill_of_materials_is_valid_and_complete(run: Run) -> None:
     listed = {(component["purl"].split(":")[1].split("/")[0], component["name"]) for component in bill["components"]}
     code = """
 import importlib.metadata as m, json, os
-print(json.dumps({"pypi": [d.metadata["Name"] for d in m.distributions()], "deb": os.listdir("/var/lib/dpkg/status.d")}))
+found = [d.metadata["Name"] for d in m.distributions()]
+print(json.dumps({"pypi": found, "deb": os.listdir("/var/lib/dpkg/status.d")}))
 """
     there = json.loads(run("-c", code, program="python3"))
     assert listed == {(kind, name) for kind, names in there.items() for name in names}
@@ -217,7 +218,7 @@ def test_the_health_check_fails_where_no_sidecar_answers(
     yard: Engine, proxygen_image: str, facts: dict[str, Any]
 ) -> None:
     program, *arguments = facts["Healthcheck"]["Test"][1:]
-    with pytest.raises(RuntimeError, match="no sidecar answers at /var/lib/proxygen/state/admin.sock"):
+    with pytest.raises(RuntimeError, match=r"no sidecar answers at /var/lib/proxygen/state/admin\.sock"):
         yard.call("run", *UNPRIVILEGED, f"--entrypoint={program}", proxygen_image, *arguments)
 
 

@@ -57,7 +57,8 @@ def build(
     """Build an image with the engine and return its name. Raise RuntimeError with the end of what the build said."""
     given = [f"--build-arg={key}={value}" for key, value in (arguments or {}).items()]
     # runc cannot make the name spaces that a build step wants inside this kind of machine; chroot needs none.
-    options = ["--isolation=chroot", "--network=host", *registry_volumes(scratch)]
+    # Podman's own format knows no HEALTHCHECK.
+    options = ["--format=docker", "--isolation=chroot", "--network=host", *registry_volumes(scratch)]
     dockerfile = file or context / "Dockerfile"
     engine.call("build", *options, *given, f"--tag={name}", f"--file={dockerfile}", context, timeout=900)
     return name
