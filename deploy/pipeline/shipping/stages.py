@@ -64,14 +64,21 @@ def run_all(settings: Settings) -> None:
     """Run every stage. Whatever ends it, also a signal, leaves no canary behind."""
     for stage in STAGES:
         require(settings, stage.needs, stage.name)
+    commit = images.current_commit(settings)
     try:
         for stage in STAGES:
             run_stage(stage, settings)
     except BaseException:
-        found = states.read(images.state_file(settings))
-        if found is not None and found.rollout.is_open and found.commit == images.current_commit(settings):
-            run_stage(ABORT, settings)
+        _leave_no_canary(settings, commit)
         raise
+
+
+def _leave_no_canary(settings: Settings, commit: str) -> None:
+    """Abort what this run began; a canary of another commit is somebody else's."""
+    found = states.read(images.state_file(settings))
+    if found is not None and found.commit == commit and found.rollout.is_open:
+        say(f"== {ABORT.name}")
+        states.write(images.state_file(settings), ABORT.work(settings, found))
 
 
 def prepare(settings: Settings) -> None:
