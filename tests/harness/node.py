@@ -103,6 +103,10 @@ class Node:
         """Start what a manifest says, one pod, at this address."""
         self.podman("kube", "play", f"--network={_NETWORK}", f"--ip={address}", manifest)
 
+    def create_pod(self, name: str, *, address: IPv4Address) -> None:
+        """Make a network for containers to come, which share nothing else."""
+        self.podman("pod", "create", f"--name={name}", f"--network={_NETWORK}", f"--ip={address}", "--share=net")
+
     def logs(self, container: str) -> str:
         """Both of a container's streams, by one after the other."""
         command = [*self.within, *self._engine.command, "logs", container]
