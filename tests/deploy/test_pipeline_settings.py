@@ -159,6 +159,14 @@ def test_a_state_that_is_none_is_refused(pipeline: Pipeline, found: dict[str, ob
     assert "state.json" in done.said
 
 
+def test_an_image_of_another_registry_is_not_deployed(pipeline: Pipeline) -> None:
+    commit = pipeline.repository.git("rev-parse", "HEAD")
+    write_state(pipeline, commit=commit, image_id="built", image=f"elsewhere.example.com/team/web@{DIGEST}")
+    done = pipeline.run("canary")
+    assert done.code == 2
+    assert "which is not 127.0.0.1:1/team/web" in done.said
+
+
 def test_programs_do_not_get_the_registrys_password(pipeline: Pipeline) -> None:
     show = f"{sys.executable} -c 'import os; print(dict(os.environ))'"
     pipeline.settings |= {"registry_user": "somebody", "registry_password": "open sesame", "tests": show}

@@ -22,6 +22,8 @@ def canary(settings: Settings, state: State) -> State:
     """Have the version tried beside the old one. Where it fails, the old one has everything again."""
     if not state.image:
         raise Misuse("nothing was pushed of this commit: run the stage push first")
+    if not state.image.startswith(f"{settings.registry}/{settings.image}@"):
+        raise Misuse(f"{state.image} was pushed, which is not {settings.registry}/{settings.image}")
     if state.rollout is Rollout.PROMOTED:
         say(f"  {state.image} is in production already")
         return state
