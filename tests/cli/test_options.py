@@ -74,7 +74,7 @@ def test_a_list_is_separated_by_commas() -> None:
 def test_a_command_has_only_the_flags_it_named() -> None:
     probe, _ = command("proxy.tag_prefix")
     flags = {flag for parameter in probe.params for flag in parameter.opts}
-    assert flags == {"--config", "--proxy-tag-prefix", "--log-format", "--log-level"}
+    assert flags == {"--config", "--proxy-tag-prefix", "--log-format", "--log-level", "--log-syslog"}
 
 
 def test_settings_come_from_the_file_that_is_named_by_flag_or_variable(tmp_path: Path) -> None:

@@ -245,7 +245,6 @@ def test_nobody_waits_for_an_rsyslog_that_is_away(site: Site, collected: Collect
 
 def test_logrotate_keeps_two_weeks_and_rsyslog_goes_on_in_a_new_file(collected: Collected) -> None:
     host = collected.host
-    host.run("apt-get", "install", "--yes", "--no-install-recommends", "logrotate", timeout=120)
     host.write("/etc/logrotate.d/proxygen", (LOGGING / "logrotate.conf").read_text())
     older = f"for n in $(seq 2 14); do gzip < /dev/null > {ACCESS.name}.$n.gz; done"
     host.shell(f"echo old > {ACCESS.name}.1; {older}", directory=str(ACCESS.parent))

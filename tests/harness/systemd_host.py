@@ -44,7 +44,7 @@ CMD ["/bin/sh", "-c", "mount --make-rshared / && exec /sbin/init"]
 _FURNISHED_FILE: Final = f"""\
 FROM {BARE}
 RUN apt-get install -y --no-install-recommends \\
-      nginx libnginx-mod-stream openssh-server python3-venv python3-apt sudo rsyslog curl polkitd acl
+      nginx libnginx-mod-stream openssh-server python3-venv python3-apt sudo rsyslog logrotate curl polkitd acl
 """
 
 # A host's root may mount and shape its own network; units that are hardened are built on that.
