@@ -109,7 +109,9 @@ def standalone(settings: Settings, binary: Binary) -> Iterator[OperatorConf]:
         )
         nginx = settings.nginx.model_copy(update={"conf": directory / "nginx.conf"})
         conf = read_operator_conf(nginx, settings.output.directory, binary)
-        # nginx -t makes its temporary directories below the prefix, which may be the working directory.
+        # nginx -t makes its temporary directories below the prefix, which may be the working directory. Debian loads its
+        # modules by paths that begin there too.
+        (directory / "modules").symlink_to(conf.prefix / "modules")
         yield replace(conf, prefix=directory)
 
 
