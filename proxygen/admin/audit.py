@@ -15,9 +15,9 @@ from aiohttp import hdrs, web
 from proxygen.admin.handling import SIDECAR, writer_of
 from proxygen.errors import BadInput, CatalogUnavailable, ConflictingWrite, Refused
 from proxygen.events import Kind
-from proxygen.log import get_logger
+from proxygen.log import get_audit_logger
 
-_log = get_logger("audit")
+_log = get_audit_logger("audit")
 
 _OUTCOMES: Final = (
     ((ConflictingWrite, web.HTTPPreconditionFailed), "conflict"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from proxygen.admin.access import anyone
 from proxygen.errors import AccessDenied, CatalogUnavailable, ConflictingWrite, ConsulUnreachable
 from proxygen.events import Kind
+from proxygen.log import configure
 from proxygen.shares import Share
 from proxygen.steering import Lever, Shares
 from tests.admin.asking import AUTHORISED, TOKEN, Client, asking
@@ -253,6 +255,17 @@ async def test_each_write_leaves_one_line_and_each_change_one_event(
         (Kind.STEERED, "operator moved the shares of web: canary 10% -> 20%", ("web",)),
         (Kind.STEERED, "operator moved the shares of web: canary 20% -> 100%", ("web",)),
     ]
+
+
+async def test_who_changed_what_is_written_at_any_level(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody who wants a quieter log wants to lose that."""
+    configure(format="json", level="error")
+    try:
+        assert (await put(client, {"canary": "20%"}))[0] == 200
+    finally:
+        configure()
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["event"], line["who"], line["level"]) == ("write", "operator", "info")
 
 
 async def test_a_rollback_and_a_release_leave_the_same(client: Client, sidecar: RememberingSidecar) -> None:
