@@ -168,18 +168,30 @@ def test_an_nginx_that_is_restarted_or_killed_serves_what_it_served(
     before = host.show("nginx", "MainPID")
     host.systemctl(*command)
     wait_until(lambda: host.show("nginx", "MainPID") not in {before, "0"} and get(host) == 200, what="nginx back")
-    host.run(
-        "consul",
-        "services",
-        "register",
-        "-name=again",
-        "-port=9001",
-        "-address=127.0.0.1",
-        "-tag=proxygen.route=again.example.com",
-    )
-    wait_until(
-        lambda: get(host, {"Host": "again.example.com"}) == 200, what="a change that gets through to the new master"
-    )
+    see_a_change_get_through(host)
+
+
+def test_nginx_does_without_root(host: SystemdHost) -> None:
+    unit = "/etc/systemd/system/nginx.service.d/unprivileged.conf"
+    host.run("cp", f"{CHECKOUT}/deploy/systemd/nginx/unprivileged.conf", unit)
+    host.systemctl("daemon-reload")
+    host.systemctl("restart", "nginx")
+    try:
+        assert host.run("stat", "--format=%U", f"/proc/{host.show('nginx', 'MainPID')}") == "www-data"
+        assert get(host) == 200
+        see_a_change_get_through(host)
+    finally:
+        host.run("rm", unit)
+        host.systemctl("daemon-reload")
+        host.systemctl("restart", "nginx")
+    see_a_change_get_through(host)
+
+
+def see_a_change_get_through(host: SystemdHost) -> None:
+    """A reload is asked for, and proven."""
+    tag = "-tag=proxygen.route=again.example.com"
+    host.run("consul", "services", "register", "-name=again", "-port=9001", "-address=127.0.0.1", tag)
+    wait_until(lambda: get(host, {"Host": "again.example.com"}) == 200, what="a change at the new master", timeout=30)
     host.run("consul", "services", "deregister", "-id=again")
     wait_ready(host)
 

@@ -13,7 +13,7 @@ from tests.harness.bases import DEBIAN
 from tests.harness.engine import Engine
 from tests.harness.process import wait_until
 from tests.harness.systemd_host import SystemdHost
-from tests.harness.systemd_site import CHECKOUT, SETTINGS, get
+from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -105,13 +105,14 @@ def test_a_token_reaches_the_sidecar_that_its_user_cannot_read_from_disk(host: S
         token = _make_token(host, manager)
         host.run("install", "-d", "-m", "700", "/etc/credstore")
         host.write("/etc/credstore/proxygen.consul.token", token, mode=0o600)
-        with changed(host, SETTINGS, "# token_file", "token_file"):
-            host.systemctl("restart", "proxygen")
-            wait_until(lambda: host.show("proxygen", "StatusText").startswith("ready; "), what="ready", timeout=40)
+        drop_in(host, "token", "[Service]\nEnvironment=PROXYGEN_CONSUL_TOKEN_FILE=%d/consul.token\n")
+        host.systemctl("restart", "proxygen")
+        wait_until(lambda: host.show("proxygen", "StatusText").startswith("ready; "), what="ready", timeout=40)
         assert get(host) == 200
         command = ("setpriv", "--reuid=proxygen", "--regid=proxygen", "--init-groups", "cat")
         assert "Permission denied" in host.run(*command, "/etc/credstore/proxygen.consul.token", check=False)
         assert token not in host.journal()
+        drop_in(host, "token", "")
     finally:
         host.run("rm", "-f", "/etc/consul/acl.json", "/etc/credstore/proxygen.consul.token")
         host.systemctl("restart", "consul")
