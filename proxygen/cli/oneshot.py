@@ -109,8 +109,8 @@ def standalone(settings: Settings, binary: Binary) -> Iterator[OperatorConf]:
         )
         nginx = settings.nginx.model_copy(update={"conf": directory / "nginx.conf"})
         conf = read_operator_conf(nginx, settings.output.directory, binary)
-        # nginx -t makes its temporary directories below the prefix, which may be the working directory. Debian loads its
-        # modules by paths that begin there too.
+        # nginx -t makes its temporary directories below the prefix, which may be the working directory. Debian's
+        # modules are named from there too.
         (directory / "modules").symlink_to(conf.prefix / "modules")
         yield replace(conf, prefix=directory)
 

@@ -88,6 +88,8 @@ def register(consul: ConsulAgent, *tags: str) -> None:
     process.wait_until(lambda: "hunter2" in str(consul.instances("web")), what="the service with its check's output")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_production_is_checked_elsewhere_as_the_page_says(shell: Shell, consul: ConsulAgent) -> None:
     """Snapshot there; in CI, without Consul: precedence, exit codes, stand-ins, and what a change would do."""
     register(consul, "proxygen.tls=auto")
