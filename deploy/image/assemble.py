@@ -166,7 +166,7 @@ def _write_own(root: Path) -> None:
     for name, mode in (("tmp", 0o1777), ("run", 0o755), ("var/lib/proxygen", 0o755), ("var/log/nginx", 0o755)):
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name).chmod(mode)
-        if name != "tmp":
+        if name.startswith("var/"):
             os.chown(root / name, UID, UID)
     (root / "var/run").symlink_to("../run")
 

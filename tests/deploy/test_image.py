@@ -161,7 +161,7 @@ print(json.dumps(found))
     assert found["shells"] == []
     assert found["setuid"] == []
     assert found["writable"] == ["/tmp"]
-    assert sorted(found["owned"]) == ["/run", "/var/lib/proxygen", "/var/log/nginx"]
+    assert sorted(found["owned"]) == ["/var/lib/proxygen", "/var/log/nginx"]
 
 
 def test_both_gates_pass_a_catalog_without_rights_or_a_network(run: Run, tmp_path: Path) -> None:
