@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +271,34 @@ def test_a_command_tells_health(consul: ConsulAgent, register: Register, tmp_pat
         file.write_text(code)
         process.wait_until(lambda wanted=wanted: status() == [wanted], what=wanted, timeout=30)  # type: ignore[misc]
     assert running.stop() == 128 + signal.SIGTERM
+
+
+def test_what_the_command_prints_stays_its_own(consul: ConsulAgent, tmp_path: Path) -> None:
+    """Our log goes to standard error and to syslog; standard output has no byte of ours."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "log"))
+        receiver.setblocking(False)
+        script = "import sys; print('{out}', end=''); print('err', file=sys.stderr)"
+        options = ["--consul-address", consul.address, "--log-format", "ecs", "--log-syslog", f"unix:{tmp_path}/log"]
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "proxygen",
+                "register",
+                *options,
+                *map(str, process_only(sys.executable, "-c", script)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        sent = []
+        with suppress(BlockingIOError):
+            while True:
+                sent.append(receiver.recv(1 << 16).decode().partition(": ")[2])
+    assert done.stdout == "{out}"
+    ours = [line for line in done.stderr.splitlines() if line != "err"]
+    assert sent == ours
+    assert "the command ended" in [json.loads(line)["message"] for line in ours]
