@@ -52,6 +52,7 @@ def main(root: Path) -> None:
         _take(path, root, taken)
     for path in list(_libraries(root)):
         _take(path, root, taken)
+    _make_directories(root)
     _write_own(root)
     _list_packages(root, taken)
     _compile(root)
@@ -144,11 +145,7 @@ def _libraries(root: Path) -> Iterator[Path]:
 
 
 def _write_own(root: Path) -> None:
-    """Write what no package brings: users, links, directories, nginx's configuration, the check of health."""
-    for link in ("bin", "sbin", "lib", "lib64"):
-        if Path("/", link).is_symlink() and not (root / link).exists():
-            (root / link).symlink_to(f"usr/{link}")
-            (root / "usr" / link).mkdir(parents=True, exist_ok=True)
+    """Write the files that no package brings: users, nginx's configuration, the check of health."""
     here = Path(__file__).parent
     for name, text in {
         "etc/passwd": f"root:x:0:0::/:/nonexistent\nproxygen:x:{UID}:{UID}::/var/lib/proxygen:/nonexistent\n",
@@ -163,6 +160,14 @@ def _write_own(root: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def _make_directories(root: Path) -> None:
+    """Make the links of the merged /usr, and what is there to be written or mounted over."""
+    for link in ("bin", "sbin", "lib", "lib64"):
+        if Path("/", link).is_symlink() and not (root / link).exists():
+            (root / "usr" / link).mkdir(parents=True, exist_ok=True)
+            (root / link).symlink_to(f"usr/{link}")
     for name, mode in (("tmp", 0o1777), ("run", 0o755), ("var/lib/proxygen", 0o755), ("var/log/nginx", 0o755)):
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name).chmod(mode)
