@@ -24,9 +24,10 @@ from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import find_nginx, missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SITE = "app.example.com"
+MINE = "--filter=label=proxygen.application=web"
 BROKEN = '''\
 """Version 3: healthy, and of no use."""
 import os
@@ -93,7 +94,7 @@ class World:
 
     def images(self) -> dict[str, str]:
         """The image of each container by the container's name."""
-        lines = self.engine.call("ps", "--format={{.Names}} {{.Image}}").splitlines()
+        lines = self.engine.call("ps", MINE, "--format={{.Names}} {{.Image}}").splitlines()
         return dict(line.split() for line in lines)
 
     def share(self) -> int:
@@ -206,7 +207,7 @@ def process_free(port: int) -> bool:
 
 
 def remove_containers(engine: Engine) -> None:
-    names = engine.call("ps", "--all", "--quiet", "--filter=label=proxygen.application=web").split()
+    names = engine.call("ps", "--all", "--quiet", MINE).split()
     if names:
         engine.call("rm", "--force", "--time=0", *names)
 

@@ -58,7 +58,7 @@ class Ansible:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         return {**kept, **own, "ANSIBLE_LOCALHOST_WARNING": "0", "ANSIBLE_PYTHON_INTERPRETER": "auto_silent"}
 
-    def play(self, playbook: str, *options: str, timeout: float = 300.0, **variables: object) -> Played:
+    def play(self, playbook: str, *options: str, timeout: float = 900.0, **variables: object) -> Played:
         """Run a playbook to its end, whatever that is."""
         done = subprocess.run(
             self.command(playbook, *options, **variables),
