@@ -217,7 +217,7 @@ def test_a_registry_that_comes_back_is_pushed_to_again(
     child = pipeline.start("push")
     try:
         assert child.stdout is not None
-        assert any("again in" in line for line in child.stdout)
+        assert any(b"again in" in line for line in child.stdout)
     finally:
         registry.start()
         said, _ = child.communicate(timeout=120)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.harness import process
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 PIPELINE: Final = DEPLOY / "pipeline"
@@ -89,7 +90,7 @@ class Pipeline:
         given = {f"PIPELINE_{name.upper()}": str(value) for name, value in self.settings.items()}
         return {**kept, **given, **self._environment}
 
-    def start(self, stage: str, *flags: str) -> subprocess.Popen[str]:
+    def start(self, stage: str, *flags: str) -> subprocess.Popen[bytes]:
         command = [str(PIPELINE / "all")] if stage == "all" else [sys.executable, str(PIPELINE), stage]
         return subprocess.Popen(
             [*command, *flags],
@@ -98,7 +99,6 @@ class Pipeline:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     def run(self, stage: str, *flags: str, timeout: float = 300.0) -> Done:
@@ -106,8 +106,6 @@ class Pipeline:
         child = self.start(stage, *flags)
         try:
             said, _ = child.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGTERM)
-            said, _ = child.communicate(timeout=60)
-            raise TimeoutError(f"{stage} took longer than {timeout:g} s:\n{said}") from None
-        return Done(code=child.returncode, said=said)
+        finally:
+            process.stop(child, patience=60)
+        return Done(code=child.returncode, said=said.decode())
