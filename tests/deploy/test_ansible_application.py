@@ -140,7 +140,7 @@ def world(yard: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
     consul = ConsulAgent(directory / "consul")
     nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
     sidecar = Sidecar(consul, nginx, directory / "sidecar", {"reload.gap": "0ms"})
-    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_pipelining": True}
     hosts = {
         "all": {"vars": local, "children": {group: {"hosts": {"here": {}}} for group in ("applications", "proxies")}}
     }

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 TOKEN = "/etc/credstore/proxygen.consul.token"
 THEIRS = "# a line of the operator's own"
 SITE = "hello.example.com"
+CONNECTION = "connection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +74,17 @@ def wheel(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def target(make_host: Callable[..., SystemdHost], directory: Path, wheel: Path) -> Target:
+def target(make_host: Callable[..., SystemdHost], directory: Path, wheel: Path) -> Iterator[Target]:
     if shutil.which("ssh") is None:
         missing("ssh (Debian's openssh-client)")
     host = make_host()
     management = guard_consul(host)
     register(host, management)
     host.run("sed", "-i", f"s/^http {{/http {{\\n    {THEIRS}/", "/etc/nginx/nginx.conf")
-    return Target(host=host, ansible=Ansible(directory, inventory(host, directory)), wheel=wheel, management=management)
+    ansible = Ansible(directory, inventory(host, directory))
+    yield Target(host=host, ansible=ansible, wheel=wheel, management=management)
+    # The connection that Ansible keeps for its next task.
+    subprocess.run(["ssh", "-o", f"ControlPath={directory / CONNECTION}", "-O", "exit", host.address], check=False)
 
 
 def guard_consul(host: SystemdHost) -> str:
@@ -119,13 +123,13 @@ def inventory(host: SystemdHost, directory: Path) -> dict[str, object]:
     public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     host.write("/root/.ssh/authorized_keys", f"{public}\n", mode=0o600)
     known.write_text(f"{host.address} {host.read('/etc/ssh/ssh_host_ed25519_key.pub')}\n")
-    # A connection that is kept for the next task would outlive the test.
-    options = f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes -o ControlMaster=no -o ControlPath=none"
+    options = f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes -o ControlMaster=auto -o ControlPersist=60s"
     variables = {
         "ansible_host": host.address,
         "ansible_user": "root",
         "ansible_ssh_private_key_file": str(key),
         "ansible_ssh_args": options,
+        "ansible_control_path": str(directory / CONNECTION),
         "ansible_pipelining": True,
     }
     return {"all": {"children": {"proxies": {"hosts": {"proxy": variables}}}}}
