@@ -42,9 +42,9 @@ class Target:
     management: str
     """The token that may do everything."""
 
-    def play(self, *options: str, **variables: object) -> Played:
+    def play(self, *options: str, playbook: str = "sidecar.yml", **variables: object) -> Played:
         known = {"proxygen_wheel": str(self.wheel), "proxygen_consul_management_token": self.management}
-        played = self.ansible.play("sidecar.yml", *options, **{**known, **variables})
+        played = self.ansible.play(playbook, *options, **{**known, **variables})
         assert self.management not in played.said
         return played
 
@@ -132,7 +132,8 @@ def inventory(host: SystemdHost, directory: Path) -> dict[str, object]:
         "ansible_control_path": str(directory / CONNECTION),
         "ansible_pipelining": True,
     }
-    return {"all": {"children": {"proxies": {"hosts": {"proxy": variables}}}}}
+    hosts = {"hosts": {"proxy": variables}}
+    return {"all": {"children": {"proxies": hosts, "applications": hosts}}}
 
 
 def test_what_nginx_refuses_is_taken_back(target: Target) -> None:
@@ -166,9 +167,9 @@ def test_the_sidecar_serves_a_request_and_a_second_run_changes_nothing(
 
 def test_the_operators_file_stays_his(target: Target) -> None:
     lines = target.host.read("/etc/nginx/nginx.conf")
-    ours = re.sub(r"(?s)# BEGIN proxygen: (\w+)\n.*?# END proxygen: \1\n?", "", lines)
-    assert THEIRS in ours
-    assert "proxygen" not in ours
+    theirs = re.sub(r"(?s)# BEGIN proxygen: (\w+)\n.*?# END proxygen: \1\n?", "", lines)
+    assert THEIRS in theirs
+    assert "proxygen" not in theirs
     assert lines.count("/var/lib/proxygen/current/http.d/*.conf;") == 1
     assert lines.count("/var/lib/proxygen/current/stream.d/*.conf;") == 1
 
@@ -197,3 +198,23 @@ def test_a_token_that_was_revoked_is_replaced(target: Target) -> None:
     assert target.token() != revoked
     assert target.answers() == 200
     assert target.token() not in played.said
+
+
+def test_an_applications_tokens_are_for_its_service_alone(target: Target) -> None:
+    played = target.play(playbook="application-tokens.yml", service="shop")
+    assert played.code == 0, played.said[-4000:]
+    own, lever = (f"/etc/proxygen/{kind}/shop.token" for kind in ("applications", "canaries"))
+    # The containers' user, which the host does not know.
+    assert target.host.run("stat", "--format=%a %u", own) == "400 101"
+    assert target.host.run("stat", "--format=%a %u", lever) == "400 0"
+    tokens = [target.host.read(path) for path in (own, lever)]
+    register, move = ("services", "register", "-name"), ("kv", "put")
+    for token, allowed, refused in (
+        (tokens[0], (*register, "shop"), (*register, "hello")),
+        (tokens[1], (*move, "proxygen/canary/shop", "{}"), (*move, "proxygen/canary/hello", "{}")),
+    ):
+        target.consul(*allowed, token=token)
+        assert "Permission denied" in target.consul(*refused, token=token, check=False)
+    again = target.play(playbook="application-tokens.yml", service="shop")
+    assert (again.code, again.changed) == (0, {"proxy": 0})
+    assert not any(token in played.said + again.said for token in tokens)
