@@ -147,8 +147,8 @@ def _metrics() -> Iterator[str]:
     yield "`/metrics` on the [admin address](settings.md#admin), as Prometheus' text or as OpenMetrics; what to do with"
     yield "them: [monitor](../how-to/monitor.md). Beside these there are the usual `process_…` metrics."
     yield ""
-    yield "No label has values without bound: a service's name stands only in what is read at each scrape, of the services"
-    yield "that the newest plan has, so that a service which is gone leaves no series."
+    yield "No label has values without bound: a service's name stands only in what is read at each scrape, of"
+    yield "the services that the newest plan has, so that a service which is gone leaves no series."
     yield ""
     yield from _families(FAMILIES)
     yield from ("", "## The network's agent", "")
