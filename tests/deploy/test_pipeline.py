@@ -32,7 +32,7 @@ from tests.harness.registry import Registry
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HOST = "web.example.com"
 IMAGE = "team/web"
@@ -120,7 +120,7 @@ def do(pipeline: Pipeline, *stages: str) -> str:
     """Run stages that must succeed; return what they said."""
     said = ""
     for stage in stages:
-        done = pipeline.run(stage)
+        done = pipeline.run(stage, timeout=600)
         assert done.code == 0, done.said
         said += done.said
     return said
@@ -264,7 +264,7 @@ class Clients:
     """Somebody who uses the application all the time."""
 
     def __init__(self, port: int) -> None:
-        self._load = Load("127.0.0.1", port, headers={"Host": HOST}, clients=4, pause=0.02)
+        self._load = Load("127.0.0.1", port, headers={"Host": HOST}, clients=2, pause=0.02)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._load.send_for(900)), name="clients")
 
     def __enter__(self) -> Tally:
@@ -348,6 +348,8 @@ def test_commits_reach_production_through_a_canary_and_a_broken_one_does_not(
         ansible=Path(sys.executable).with_name("ansible-playbook"),
         inventory=write_inventory(tmp_path / "inventory.json", production, consul, sidecar),
         steps="30%",
+        # nginx leaves alone for ten seconds who hung up once, so of a hundred requests only a few show it.
+        margin="0.2%",
         admin=f"http://127.0.0.1:{sidecar.admin}",
     )
 
@@ -380,7 +382,7 @@ def test_commits_reach_production_through_a_canary_and_a_broken_one_does_not(
         # C: its tests are content, but it hangs up on everybody. Stable stands in for it, so clients see nothing of it.
         repository.replace("async def answer(request: web.Request) -> web.Response:\n", HANGS_UP)
         third = repository.commit("Hang up")
-        done = pipeline.run("all")
+        done = pipeline.run("all", timeout=600)
         assert done.code == 1, done.said
         assert "aborted: the version before serves on" in done.said
         assert registry.digest(IMAGE, third[:12])
