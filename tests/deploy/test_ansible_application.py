@@ -240,7 +240,7 @@ def test_a_version_is_rolled_by_a_growing_canary_and_no_request_fails(
     # A second has some 100 requests: five standard deviations.
     assert growth.measured == {0: 0, 2000: pytest.approx(2000, abs=900), 6000: pytest.approx(6000, abs=1200)}
     # Two of each version, and the canary.
-    assert len(tally.by_instance) == 5
+    assert len(tally.by_instance) == 5, tally
     assert world.images() == {"web-0": images["2"], "web-1": images["2"]}
     assert world.lever() is None
     record_property("requests while rolled", tally.total)
