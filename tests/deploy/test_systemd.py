@@ -15,7 +15,7 @@ from tests.harness.process import wait_until
 from tests.harness.systemd_host import ROOT, SystemdHost
 from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get, nothing_fails, wait_ready
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 async def systemctl(host: SystemdHost, *arguments: str) -> None:

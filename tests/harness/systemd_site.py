@@ -33,7 +33,7 @@ def follow_the_page(host: SystemdHost, scratch: Path) -> str:
     host.install_consul()
     host.start_consul()
     host.copy_checkout(CHECKOUT, scratch)
-    return host.shell("".join(shell_blocks()), timeout=500, directory=CHECKOUT)
+    return host.shell("".join(shell_blocks()), timeout=1500, directory=CHECKOUT)
 
 
 def get(host: SystemdHost, headers: Mapping[str, str] = HELLO) -> int:
