@@ -9,6 +9,7 @@ import pytest
 
 from proxygen.model import Health, Instance
 from proxygen.nginx.check import StructureGate
+from proxygen.plan.types import Authorities
 from proxygen.render import Rendered, Renderer, Snippets
 from proxygen.sharing import HOSTS_EACH
 from proxygen.templating import Templates
@@ -60,6 +61,25 @@ def test_hosts_share_with_their_like_only() -> None:
         frozenset({"plain-3.example.com", "plain-4.example.com"}),
     }
     assert "plain-5.example.com" in _names(rendered, _ALONE)
+
+
+def test_hosts_with_verified_instances_share_with_their_like_and_others_load_no_authority() -> None:
+    around = replace(_SHARING, upstream_ca=Authorities(file="/ca.pem", fingerprint="aa"))
+    spoken = [_plain(number, f"protocol={name}") for number, name in enumerate(("https", "grpcs", "http") * 2)]
+    rendered = _render(*spoken, around=around)
+    text = rendered.contents[_SHARED].decode()
+    servers = {
+        kind: server
+        for server in text.split("\nserver {")[1:]
+        for kind in ("proxy", "grpc")
+        if f"{kind}_ssl_trusted_certificate /ca.pem;" in server
+    }
+    assert servers.keys() == {"proxy", "grpc"}
+    assert text.count("server {") == 3
+    assert "grpc_ssl_verify on;" in servers["grpc"]
+    assert "proxy_ssl_verify on;" in servers["proxy"]
+    assert text.count("/ca.pem") == 2
+    assert StructureGate(own_templates=False).refusals(rendered) == ()
 
 
 @pytest.mark.parametrize(

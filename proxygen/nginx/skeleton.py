@@ -50,6 +50,8 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
         "ssl_session_timeout", "ssl_session_tickets", "ssl_reject_handshake", "keepalive_min_timeout",
         "keepalive_timeout", "access_log", "set_real_ip_from", "real_ip_header", "real_ip_recursive",
         "location", "if",
+        "proxy_ssl_verify", "proxy_ssl_verify_depth", "proxy_ssl_trusted_certificate",
+        "grpc_ssl_verify", "grpc_ssl_verify_depth", "grpc_ssl_trusted_certificate",
     },
     ("http", "server", "if"): frozenset({"set"}),
     ("http", "server", "location"): _PROXY | _LOCATION,
