@@ -217,7 +217,7 @@ def test_the_canary_gets_its_share(node: Node, pod: PlayedPod, web: PlayedPod, p
     # Four standard deviations of 10 % of 1,000 requests.
     assert instances[canary.name] == pytest.approx(100, abs=38)
     assert instances[web.name] == 1000 - instances[canary.name]
-    load = node.start_load(pod.address, 8080, HOST, count=1500, pause=0.01)
+    load = node.start_load(pod.address, 8080, HOST, count=800, pause=0.03)
     canary.remove()
     instances, failures = load.result()
     assert not failures
@@ -228,7 +228,7 @@ def test_the_canary_gets_its_share(node: Node, pod: PlayedPod, web: PlayedPod, p
 @pytest.mark.slow
 def test_the_sidecar_ends_and_nobody_notices(node: Node, pod: PlayedPod, web: PlayedPod) -> None:
     before = generation(pod)
-    load = node.start_load(pod.address, 8080, HOST, count=1000, pause=0.01)
+    load = node.start_load(pod.address, 8080, HOST, count=500, pause=0.03)
     node.crash(pod.container("proxygen"))
     process.wait_until(lambda: pod.probe("proxygen", "startup") == 200, what="the sidecar back", timeout=60)
     assert load.result()[1] == {}

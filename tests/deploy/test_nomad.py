@@ -200,7 +200,7 @@ def test_a_canary_has_its_share_until_it_is_promoted(
     process.wait_until(
         lambda: sample(proxy, 100)[0][names[canary]] > 40, what="the promoted instance's half", timeout=30
     )
-    load = node.start_load(proxy.address, proxy.port("http"), HOST, count=1000, pause=0.02)
+    load = node.start_load(proxy.address, proxy.port("http"), HOST, count=800, pause=0.03)
     stable.deregister()
     process.wait_until(lambda: names[stable] not in sample(proxy, 20)[0], what="the old version gone", timeout=60)
     stable.allocation.stop()
@@ -209,7 +209,7 @@ def test_a_canary_has_its_share_until_it_is_promoted(
 
 def test_a_sidecar_that_ends_is_started_again_and_nobody_notices(node: Node, proxy: Allocation) -> None:
     before = generation(proxy)
-    load = node.start_load(proxy.address, proxy.port("http"), HOST, count=500, pause=0.02)
+    load = node.start_load(proxy.address, proxy.port("http"), HOST, count=500, pause=0.03)
     node.crash(proxy.container("sidecar"))
     process.wait_until(lambda: proxy.check("the sidecar lives") == 200, what="the sidecar back", timeout=60)
     assert load.result()[1] == {}

@@ -26,16 +26,17 @@ PODS: Final = IPv4Network("10.99.7.0/24")
 _NETWORK: Final = "pods"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _ASK: Final = """
-import sys, urllib.error, urllib.request
-opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+import http.client, sys, urllib.parse
+url = urllib.parse.urlsplit(sys.argv[1])
+connection = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
 headers = dict(header.split("=", 1) for header in sys.argv[2:])
 try:
-    answer = opener.open(urllib.request.Request(sys.argv[1], headers=headers), timeout=20)
-except urllib.error.HTTPError as error:
-    answer = error
-except OSError as error:
-    sys.exit(f"0 {error}")
-print(answer.status, answer.read().decode())
+    connection.request("GET", f"{url.path}?{url.query}", headers=headers)
+    print("sent", flush=True)
+    answer = connection.getresponse()
+    print(answer.status, answer.read().decode())
+except (OSError, http.client.HTTPException) as error:
+    print(f"0 {error!r}")
 """
 _LOAD: Final = """
 import asyncio, json, sys
@@ -58,6 +59,7 @@ class Node:
         self._lab = Lab(directory / "lab")
         self._config = consul
         self._holder: subprocess.Popen[bytes] | None = None
+        self._running: list[Running] = []
 
     def __enter__(self) -> Self:
         self._lab.__enter__()
@@ -74,6 +76,8 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for running in self._running:
+            running.stop()
         try:
             self.podman("pod", "rm", "--all", "--force", "--time=0")
             self.podman("rm", "--all", "--force", "--time=0")
@@ -121,28 +125,26 @@ class Node:
         """Kill its first process, as a bug or the kernel's lack of memory would, and wait for another."""
         pid = self.pid(container)
         os.kill(pid, signal.SIGKILL)
-        process.wait_until(lambda: self.pid(container) not in (0, pid), what=f"{container} started again", timeout=30)
+        process.wait_until(lambda: self.pid(container) not in (0, pid), what=f"{container} started again", timeout=60)
 
     def ask(self, url: str, **headers: str) -> tuple[int, str]:
         """Return status and body as the node gets them; status 0 where nobody answers."""
-        given = [f"{name}={value}" for name, value in headers.items()]
-        done = subprocess.run(
-            [*self.within, sys.executable, "-c", _ASK, url, *given], capture_output=True, text=True, check=False
-        )
-        status, _, body = (done.stdout or done.stderr).partition(" ")
-        return int(status), body.strip()
+        return self.begin(url, **headers).answer()
+
+    def begin(self, url: str, **headers: str) -> Running:
+        """Send a request, and return once it is sent."""
+        running = self._start(_ASK, url, *(f"{name}={value}" for name, value in headers.items()))
+        running.read_line()
+        return running
 
     def start_load(self, address: IPv4Address, port: int, name: str, *, count: int, pause: float) -> Running:
         """Begin to send so many requests for the host ``name``, by four clients that wait between two of them."""
-        arguments = [str(address), str(port), name, str(count), str(pause)]
-        return Running(
-            subprocess.Popen(
-                [*self.within, sys.executable, "-c", _LOAD, *arguments],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        return self._start(_LOAD, str(address), str(port), name, str(count), str(pause))
+
+    def _start(self, program: str, *arguments: str) -> Running:
+        running = Running([*self.within, sys.executable, "-c", program, *arguments])
+        self._running = [each for each in self._running if each.is_on_its_way()] + [running]
+        return running
 
     def _hold_mounts(self) -> None:
         self._holder = self.host.start("unshare", "--mount", "--propagation=private", "sleep", "3600")
@@ -176,13 +178,40 @@ class Node:
 
 
 class Running:
-    """A load on its way."""
+    """A request or a load on its way, by a process on the node."""
 
-    def __init__(self, started: subprocess.Popen[str]) -> None:
-        self._started = started
+    def __init__(self, command: list[str]) -> None:
+        self._said = ""
+        self._started = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self._started.stdout is not None
+        self._out = self._started.stdout
 
-    def result(self, timeout: float = 60.0) -> tuple[dict[str, int], dict[str, int]]:
-        """Wait for its end; return how many good answers each instance gave, and what failed how often."""
-        said, _ = self._started.communicate(timeout=timeout)
-        counts: dict[str, Any] = json.loads(said.splitlines()[-1])
+    def is_on_its_way(self) -> bool:
+        return self._started.poll() is None
+
+    def read_line(self) -> None:
+        self._said += self._out.readline()
+
+    def answer(self) -> tuple[int, str]:
+        """Wait for a request's answer; status 0 where nobody gave one."""
+        status, _, body = self._end().rpartition("sent\n")[2].partition(" ")
+        return int(status), body.strip()
+
+    def result(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Wait for a load's end; return how many good answers each instance gave, and what failed how often."""
+        counts: dict[str, Any] = json.loads(self._end().splitlines()[-1])
         return counts["instances"], counts["failures"]
+
+    def stop(self) -> None:
+        if self.is_on_its_way():
+            self._started.kill()
+        self._started.wait()
+        self._out.close()
+
+    def _end(self) -> str:
+        # Requests have a time limit of their own, and loads a count.
+        self._said += self._out.read()
+        self.stop()
+        return self._said
