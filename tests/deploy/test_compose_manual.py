@@ -58,6 +58,7 @@ def typed(yard: Engine, tmp_path: Path) -> Iterator[dict[str, str]]:
     subprocess.run(down, cwd=COMPOSE, env=environment, capture_output=True, check=False)
 
 
+@pytest.mark.timeout(600)
 def test_from_a_clone_to_a_served_request(
     example_images: dict[str, str], consul_image: str, typed: dict[str, str], tmp_path: Path
 ) -> None:
