@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Final
 
 from proxygen.admin.page import words
 from proxygen.admin.page.problems import Problem, beside, problems
-from proxygen.admin.page.views import SERIES, Form, Level, Link, Slice, Together, bar, service_link
+from proxygen.admin.page.views import SERIES, Form, Level, Link, Slice, Together, bar, served_as, service_link
 from proxygen.admin.report import ConsulReport, NginxReport, State, StatusReport
 from proxygen.admin.service_report import InstanceState, ServiceSummary, VariantSummary
 from proxygen.admin.traffic_report import ListenerReport
@@ -115,7 +116,8 @@ def overview(
     wrong = problems(status, services, now)
     wanted = query.strip().lower()
     found = [service for service in services if not wanted or _matches(service, wanted)]
-    found.sort(key=_urgency)
+    lost = Counter(item.loser for item in status.conflicts)
+    found.sort(key=lambda service: _urgency(service, lost[service.name]))
     return Overview(
         verdict=_verdict(status, services, wrong),
         facts=_facts(status, services, now),
@@ -124,7 +126,7 @@ def overview(
         warnings_title=words.count(len(status.warnings), "warning"),
         release=_release(etag) if status.hold else None,
         notice=beside(status),
-        rows=tuple(_row(service) for service in found[:MOST_ROWS]),
+        rows=tuple(_row(service, lost[service.name]) for service in found[:MOST_ROWS]),
         total=len(services),
         found=len(found),
         query=query,
@@ -219,7 +221,8 @@ def _matches(service: ServiceSummary, wanted: str) -> bool:
     return wanted in service.name.lower() or any(wanted in route.lower() for route in service.routes)
 
 
-def _row(service: ServiceSummary) -> Row:
+def _row(service: ServiceSummary, lost: int) -> Row:
+    """``lost`` is how many of its routes another service has."""
     instances = service.instances
     serving, there = instances.get(InstanceState.SERVING, 0), sum(instances.values())
     failing = instances.get(InstanceState.UNHEALTHY, 0) + instances.get(InstanceState.REFUSED, 0)
@@ -229,8 +232,8 @@ def _row(service: ServiceSummary) -> Row:
     return Row(
         service=service_link(service.name),
         find=" ".join((service.name, *service.routes[:_NAMES])).lower(),
-        state=f"{service.state}, {service.kept} held" if service.kept else service.state,
-        level=_level(service),
+        state=_state(service, lost),
+        level=_level(service, lost),
         routes=service.routes[:_ROUTES],
         more_routes=max(0, len(service.routes) - _ROUTES),
         shares=tuple(_share(place, variant) for place, variant in enumerate(service.variants)) if several else (),
@@ -244,15 +247,21 @@ def _row(service: ServiceSummary) -> Row:
     )
 
 
-def _level(service: ServiceSummary) -> Level:
+def _state(service: ServiceSummary, lost: int) -> str:
+    if service.kept:
+        return f"{service.state}, {service.kept} held"
+    return served_as(service.state, routes=len(service.routes), lost=lost)
+
+
+def _level(service: ServiceSummary, lost: int) -> Level:
     known = _LEVELS.get(service.state)
-    return known or (Level.WARN if service.kept else Level.GOOD)
+    return known or (Level.WARN if service.kept or lost else Level.GOOD)
 
 
-def _urgency(service: ServiceSummary) -> tuple[int, bool, bool, str]:
+def _urgency(service: ServiceSummary, lost: int) -> tuple[int, bool, bool, str]:
     """What is wrong first, then what fails in part, then what is on trial; nothing that moves with the traffic."""
     failing = InstanceState.UNHEALTHY in service.instances or InstanceState.REFUSED in service.instances
-    return _ORDER.index(_level(service)), not failing, len(service.variants) < 2, service.name
+    return _ORDER.index(_level(service, lost)), not failing, len(service.variants) < 2, service.name
 
 
 def _share(place: int, variant: VariantSummary) -> ShareView:

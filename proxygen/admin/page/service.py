@@ -21,6 +21,7 @@ from proxygen.admin.page.views import (
     bar,
     event_views,
     figures,
+    served_as,
     service_link,
 )
 from proxygen.admin.page.way import Way, way
@@ -125,10 +126,12 @@ class ServiceView:
 def service_view(
     service: ServiceDetail, events: Iterable[Event], now: datetime, *, steering: Steering, notice: str
 ) -> ServiceView:
+    lost = sum(item.loser == service.name for item in service.conflicts)
+    state = served_as(service.state, routes=len(service.routes), lost=lost)
     return ServiceView(
         name=service.name,
-        state=service.state,
-        level=_STATES.get(service.state, Level.INFO),
+        state=state,
+        level=_STATES.get(service.state, Level.INFO) if state == service.state else Level.WARN,
         routes=service.routes,
         notice=notice,
         problems=tuple(_problems(service)),

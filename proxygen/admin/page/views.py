@@ -125,6 +125,13 @@ class EventView:
     generation: Link | None
 
 
+def served_as(state: str, *, routes: int, lost: int) -> str:
+    """Say how a service is, of whose routes others have so many: with instances but no route it is not served."""
+    if not lost or state != "served":
+        return state
+    return "no route" if lost >= routes else f"served, {lost} of {words.count(routes, 'route')} lost"
+
+
 def service_link(name: str) -> Link:
     return Link(name, f"/services/{quote(name, safe='')}")
 

@@ -10,7 +10,7 @@ from proxygen.admin.page.overview import MOST_ROWS, Fact, Overview, overview
 from proxygen.admin.page.problems import MOST
 from proxygen.admin.page.views import Level
 from proxygen.admin.report import ApplyReport, ConsulReport, HoldReport, NginxReport, State, StatusReport
-from proxygen.admin.service_report import InstanceState, QuarantineReport, ServiceSummary
+from proxygen.admin.service_report import ConflictReport, InstanceState, QuarantineReport, ServiceSummary
 from proxygen.admin.traffic_report import ListenerReport
 from tests.admin.page.reports import HEALTHY, NOW, TROUBLED, summary, traffic
 
@@ -53,6 +53,20 @@ def test_what_nginx_does_not_serve_is_not_said_to_be_served() -> None:
         assert "service" not in page.verdict.text
     kept = replace(HEALTHY, hold=HoldReport(reason="why", since="", services={"web": 2}))
     assert (page_of(HEALTHY).notice, page_of(kept).notice) == ("", "")
+
+
+def test_who_got_none_of_its_routes_is_not_shown_as_served() -> None:
+    """It stands with what is wrong, and before those that are well."""
+    two = replace(summary("b"), routes=("b.example.com/", "web.example.com/"))
+    lost = tuple(ConflictReport(route="web.example.com/", holder="web", loser=name) for name in ("b", "c"))
+    page = page_of(
+        replace(HEALTHY, conflicts=lost), summary("a"), two, replace(summary("c"), routes=("web.example.com/",))
+    )
+    assert [(row.service.text, row.state, row.level) for row in page.rows] == [
+        ("b", "served, 1 of 2 routes lost", Level.WARN),
+        ("c", "no route", Level.WARN),
+        ("a", "served", Level.GOOD),
+    ]
 
 
 def test_warnings_alone_leave_it_healthy() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from proxygen.admin.page.service import MOST_INSTANCES, ServiceView, service_view
 from proxygen.admin.page.steering import Steering, steering
 from proxygen.admin.page.views import Level
-from proxygen.admin.service_report import InstanceState, ServiceDetail, VariantReport
+from proxygen.admin.service_report import ConflictReport, InstanceState, ServiceDetail, VariantReport
 from tests.admin.page.reports import EVENTS, NOW, SHARES, WEB, history, instance
 
 
@@ -86,6 +86,17 @@ def test_a_variant_that_came_later_has_a_shorter_history() -> None:
 
 def test_without_traffic_there_is_no_chart() -> None:
     assert page_of(ServiceDetail(name="web", state="served")).chart is None
+
+
+def test_one_without_its_only_route_is_not_served() -> None:
+    lost = ConflictReport(route="web.example.com/", holder="shop", loser="web")
+    alone = ServiceDetail(name="web", state="served", routes=("web.example.com/",))
+    for conflict, told in (
+        (lost, ("no route", Level.WARN)),
+        (replace(lost, holder="web", loser="shop"), ("served", Level.GOOD)),
+    ):
+        page = page_of(replace(alone, conflicts=(conflict,)))
+        assert (page.state, page.level) == told
 
 
 def test_only_its_own_events_newest_first() -> None:
