@@ -11,9 +11,8 @@ import re
 
 import pytest
 
-from tests.harness.process import wait_until
 from tests.harness.systemd_host import ROOT, SystemdHost
-from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get, nothing_fails, wait_ready
+from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get, nothing_fails, wait, wait_ready
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -127,8 +126,8 @@ def test_a_reload_takes_new_settings_and_keeps_those_before_where_they_are_wrong
 def _reload_with(host: SystemdHost, settings: str, expected: str) -> None:
     host.run("tee", SETTINGS, stdin=settings)
     host.systemctl("reload", "proxygen")
-    wait_until(lambda: host.show("proxygen", "StatusText").startswith(expected), what=expected, timeout=40)
-    wait_until(lambda: host.is_active("proxygen"), what="the unit active again", timeout=40)
+    wait(lambda: host.show("proxygen", "StatusText").startswith(expected), expected)
+    wait(lambda: host.is_active("proxygen"), "the unit active again")
 
 
 async def test_a_restart_under_load_loses_nothing(host: SystemdHost) -> None:
@@ -167,7 +166,7 @@ def test_an_nginx_that_is_restarted_or_killed_serves_what_it_served(
 ) -> None:
     before = host.show("nginx", "MainPID")
     host.systemctl(*command)
-    wait_until(lambda: host.show("nginx", "MainPID") not in {before, "0"} and get(host) == 200, what="nginx back")
+    wait(lambda: host.show("nginx", "MainPID") not in {before, "0"} and get(host) == 200, "nginx back")
     see_a_change_get_through(host)
 
 
@@ -191,7 +190,7 @@ def see_a_change_get_through(host: SystemdHost) -> None:
     """A reload is asked for, and proven."""
     tag = "-tag=proxygen.route=again.example.com"
     host.run("consul", "services", "register", "-name=again", "-port=9001", "-address=127.0.0.1", tag)
-    wait_until(lambda: get(host, {"Host": "again.example.com"}) == 200, what="a change at the new master", timeout=30)
+    wait(lambda: get(host, {"Host": "again.example.com"}) == 200, "a change at the new master")
     host.run("consul", "services", "deregister", "-id=again")
     wait_ready(host)
 
@@ -199,7 +198,7 @@ def see_a_change_get_through(host: SystemdHost) -> None:
 def test_why_nginx_refused_a_reload_is_quoted_from_its_own_log(host: SystemdHost) -> None:
     """nginx -t lets a taken port pass; the reload fails, and only nginx's real log says why."""
     host.run("systemd-run", "--unit=taken", "/usr/bin/python3", "-m", "http.server", "9555")
-    wait_until(lambda: ":9555" in host.run("ss", "-ltn"), what="the port taken")
+    wait(lambda: ":9555" in host.run("ss", "-ltn"), "the port taken")
     host.run(
         "consul",
         "services",
@@ -213,7 +212,7 @@ def test_why_nginx_refused_a_reload_is_quoted_from_its_own_log(host: SystemdHost
         check=False,
     )
     try:
-        wait_until(lambda: "bind() to 0.0.0.0:9555 failed" in host.journal("proxygen"), what="the reason in the log")
+        wait(lambda: "bind() to 0.0.0.0:9555 failed" in host.journal("proxygen"), "the reason in the log")
         assert get(host) == 200
     finally:
         host.systemctl("stop", "taken")
@@ -225,11 +224,9 @@ def test_after_a_reboot_without_consul_nginx_serves_from_disk(host: SystemdHost)
     host.systemctl("disable", "consul")
     host.reboot()
     assert not host.is_active("consul")
-    wait_until(lambda: get(host) == 200, what="the service from disk")
-    wait_until(lambda: host.is_active("proxygen"), what="the unit active without Consul", timeout=30)
+    wait(lambda: get(host) == 200, "the service from disk")
+    wait(lambda: host.is_active("proxygen"), "the unit active without Consul")
     assert "Consul has not been read since the start" in host.show("proxygen", "StatusText")
     host.start_consul()
-    wait_until(
-        lambda: host.show("proxygen", "StatusText").startswith("ready; "), what="Consul's word again", timeout=40
-    )
+    wait(lambda: host.show("proxygen", "StatusText").startswith("ready; "), "Consul's word again")
     assert get(host) == 200

@@ -11,9 +11,8 @@ import pytest
 
 from tests.harness.bases import DEBIAN
 from tests.harness.engine import Engine
-from tests.harness.process import wait_until
 from tests.harness.systemd_host import SystemdHost
-from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get
+from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -46,12 +45,12 @@ def powers(host: SystemdHost, unit: str) -> set[int]:
 
 
 def test_the_network_is_ready_with_its_subnet_and_its_end_takes_nothing_away(host: SystemdHost) -> None:
-    host.run("apt-get", "install", "--yes", "--no-install-recommends", "nftables", "iptables", timeout=200)
+    host.run("apt-get", "install", "--yes", "--no-install-recommends", "nftables", "iptables", timeout=600)
     host.run("proxygen", "network", "init", "--network", "10.99.0.0/16", "--backend", "vxlan", "--config", SETTINGS)
     host.systemctl("start", "proxygen-network")
     subnet = host.read("/run/proxygen/subnet.env")
     assert "FLANNEL_SUBNET=10.99." in subnet, "written by the time that the unit is active"
-    wait_until(lambda: host.show("proxygen-network", "StatusText").startswith("ready; subnet 10.99."), what="ready")
+    wait(lambda: host.show("proxygen-network", "StatusText").startswith("ready; subnet 10.99."), "ready")
     assert powers(host, "proxygen-network") == {12, 13}, "NET_ADMIN and NET_RAW"
     assert "PROXYGEN-FORWARD" in host.run("iptables", "-S")
     assert host.read("/proc/sys/net/ipv4/ip_forward") == "1"
@@ -71,17 +70,17 @@ def test_the_registrator_registers_containers_as_a_user_without_powers(
         given = [f"--label=proxygen.{label}" for label in labels]
         yard.call("run", "--detach", "--name=boxed", f"--network={host_network}", *given, DEBIAN, "sleep", "600")
         try:
-            wait_until(lambda: "boxed" in host.run("consul", "catalog", "services"), what="the container in Consul")
-            wait_until(
+            wait(lambda: "boxed" in host.run("consul", "catalog", "services"), "the container in Consul")
+            wait(
                 lambda: host.show("proxygen-registrator", "StatusText").startswith("1 containers registered"),
-                what="the unit's status",
+                "the unit's status",
             )
             assert powers(host, "proxygen-registrator") == set()
             user = host.run("stat", "--format=%U", f"/proc/{host.show('proxygen-registrator', 'MainPID')}")
             assert user == "proxygen-registrator"
         finally:
             yard.call("rm", "--force", "--time=0", "boxed")
-        wait_until(lambda: "boxed" not in host.run("consul", "catalog", "services"), what="it gone")
+        wait(lambda: "boxed" not in host.run("consul", "catalog", "services"), "it gone")
     host.systemctl("stop", "proxygen-registrator")
 
 
@@ -91,23 +90,20 @@ def test_a_token_reaches_the_sidecar_that_its_user_cannot_read_from_disk(host: S
     host.write("/etc/consul/acl.json", json.dumps({"acl": acl}))
     host.systemctl("restart", "consul")
     manager = {"CONSUL_HTTP_TOKEN": master}
-    wait_until(
+    wait(
         lambda: host.name in host.run("consul", "catalog", "nodes", environment=manager, check=False),
-        what="Consul with ACLs",
-        timeout=40,
+        "Consul with ACLs",
     )
     try:
         host.systemctl("restart", "proxygen")
-        wait_until(
-            lambda: "token lacks a rule" in host.journal("proxygen"), what="a sidecar without a token", timeout=40
-        )
+        wait(lambda: "token lacks a rule" in host.journal("proxygen"), "a sidecar without a token")
         assert get(host) == 200, "what was served before goes on"
         token = _make_token(host, manager)
         host.run("install", "-d", "-m", "700", "/etc/credstore")
         host.write("/etc/credstore/proxygen.consul.token", token, mode=0o600)
         drop_in(host, "token", "[Service]\nEnvironment=PROXYGEN_CONSUL_TOKEN_FILE=%d/consul.token\n")
         host.systemctl("restart", "proxygen")
-        wait_until(lambda: host.show("proxygen", "StatusText").startswith("ready; "), what="ready", timeout=40)
+        wait(lambda: host.show("proxygen", "StatusText").startswith("ready; "), "ready")
         assert get(host) == 200
         command = ("setpriv", "--reuid=proxygen", "--regid=proxygen", "--init-groups", "cat")
         assert "Permission denied" in host.run(*command, "/etc/credstore/proxygen.consul.token", check=False)
