@@ -153,9 +153,11 @@ def test_the_registrator_needs_the_engines_socket_and_nothing_else(run: Run, yar
     group = 4242
     os.chown(yard.socket, 0, group)
     yard.socket.chmod(0o660)
-    labels = ("--label=proxygen.name=shop", f"--label=proxygen.route={HOST}")
-    options = ("--entrypoint=python3", "--network=bridge", f"--publish=127.0.0.1:{free_port()}:8000", *labels)
-    run("shop", "-I", "-m", "http.server", "--directory=/tmp", "8000", options=options)
+    port = str(free_port())
+    # On the host's network, as other sessions' bridges may have the same addresses.
+    labels = {"name": "shop", "route": HOST, "port": port}
+    options = ("--entrypoint=python3", *(f"--label=proxygen.{key}={value}" for key, value in labels.items()))
+    run("shop", "-I", "-m", "http.server", "--directory=/tmp", "--bind=127.0.0.1", port, options=options)
     registrator = run(
         *("registrator", "registrator", "--registrator-engine=unix:///run/engine.sock"),
         *("--registrator-address=127.0.0.1", "--registrator-host=here"),
@@ -165,7 +167,10 @@ def test_the_registrator_needs_the_engines_socket_and_nothing_else(run: Run, yar
             f"--env=CONSUL_HTTP_ADDR={consul.address}",
         ),
     )
-    process.wait_until(lambda: is_passing(consul, "shop"), what="the container's service", timeout=60)
+    try:
+        process.wait_until(lambda: is_passing(consul, "shop"), what="the container's service", timeout=120)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}\n{registrator.said}\n{consul.instances('shop')}") from error
     for status in registrator.processes():
         assert {name: status[name] for name in (*NO_CAPABILITY, *FILTERED)} == NO_CAPABILITY | FILTERED
         assert status["Uid"].split()[0] == str(UID)

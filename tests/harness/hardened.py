@@ -60,7 +60,7 @@ class Hardened:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
         return done.stdout
 
-    def until_said(self, text: str, *, timeout: float = 60.0) -> None:
+    def until_said(self, text: str, *, timeout: float = 120.0) -> None:
         deadline = time.monotonic() + timeout
         while text not in self.said:
             if time.monotonic() > deadline:
