@@ -11,7 +11,7 @@ from tests.harness import process
 from tests.harness.compose import Project
 from tests.harness.engine import Engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def project(
 
 
 def test_a_share_is_applied_through_the_engine(project: Project) -> None:
-    process.wait_until(project.answers, what="an answer", timeout=60)
+    process.wait_until(project.answers, what="an answer", timeout=120)
     # Both instances are in it, so what comes next is the share.
     process.wait_until(
         lambda: len(project.status()["services"][0]["variants"]) == 2, what="stable and canary", timeout=30
