@@ -437,4 +437,4 @@ def _require_apt(what: str) -> None:
 
 
 if __name__ == "__main__":
-    run_or_exit(("test", "lint", "demo"), debian_nginx=True, engine=True, networks=True, prometheus=True)
+    run_or_exit(("test", "lint", "demo"), debian_nginx=True, engine=True, networks=True, prometheus=True, browser=True)

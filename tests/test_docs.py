@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 WRITTEN_BY_HAND = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("deploy/**/*.md")),
     *(page for page in sorted(ROOT.glob("docs/**/*.md")) if page.parent.name != "reference"),
 ]
 PAGES = [*WRITTEN_BY_HAND, *sorted(ROOT.glob("docs/reference/*.md"))]
