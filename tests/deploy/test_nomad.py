@@ -158,14 +158,28 @@ class Version:
         self.allocation.node.consul.deregister(f"_nomad-task-{self.allocation.id}")
 
 
+def launch(allocation: Allocation, directory: Path) -> Version:
+    """Start the application, and register it as stable once it answers."""
+    version = Version(allocation)
+    allocation.start(directory)
+    process.wait_until(lambda: allocation.check("answers") == 200, what="the application", timeout=60)
+    version.register("Tags")
+    return version
+
+
 @pytest.fixture(scope="module")
 def stable(node: Node, jobs: dict[str, Job], proxy: Allocation, tmp_path_factory: pytest.TempPathFactory) -> Version:
-    version = Version(Allocation(node, jobs["web"], address=PODS[21]))
-    version.allocation.start(tmp_path_factory.mktemp("stable"))
-    process.wait_until(lambda: version.allocation.check("answers") == 200, what="the application", timeout=60)
-    version.register("Tags")
+    version = launch(Allocation(node, jobs["web"], address=PODS[21]), tmp_path_factory.mktemp("stable"))
     process.wait_until(lambda: ask(proxy) == 200, what="the application behind nginx", timeout=60)
     return version
+
+
+@pytest.fixture
+def served(node: Node, jobs: dict[str, Job], proxy: Allocation, tmp_path: Path) -> None:
+    """Some instance serves: the one that the test of the canary leaves, or another."""
+    if ask(proxy) != 200:
+        launch(Allocation(node, jobs["web"], address=PODS[23]), tmp_path)
+        process.wait_until(lambda: ask(proxy) == 200, what="the application behind nginx", timeout=60)
 
 
 def ask(proxy: Allocation, host: str = HOST) -> int:
@@ -207,6 +221,7 @@ def test_a_canary_has_its_share_until_it_is_promoted(
     assert load.result()[1] == {}
 
 
+@pytest.mark.usefixtures("served")
 def test_a_sidecar_that_ends_is_started_again_and_nobody_notices(node: Node, proxy: Allocation) -> None:
     before = generation(proxy)
     load = node.start_load(proxy.address, proxy.port("http"), HOST, count=500, pause=0.03)
@@ -217,6 +232,7 @@ def test_a_sidecar_that_ends_is_started_again_and_nobody_notices(node: Node, pro
     see_a_change(proxy, "after-the-sidecar")
 
 
+@pytest.mark.usefixtures("served")
 def test_nginx_that_ends_is_started_again_with_the_generation_that_it_had(node: Node, proxy: Allocation) -> None:
     before, sidecar = generation(proxy), node.pid(proxy.container("sidecar"))
     node.crash(proxy.container("nginx"))
@@ -227,6 +243,7 @@ def test_nginx_that_ends_is_started_again_with_the_generation_that_it_had(node: 
     see_a_change(proxy, "after-nginx")
 
 
+@pytest.mark.usefixtures("served")
 def test_nginx_finishes_what_it_has_begun(node: Node, proxy: Allocation) -> None:
     """The last test: it ends nginx as Nomad does, by the job's own signal."""
     begun = node.begin(f"http://{proxy.address}:{proxy.port('http')}/slow?seconds=6", Host=HOST)
