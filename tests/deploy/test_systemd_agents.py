@@ -85,6 +85,7 @@ def test_the_registrator_registers_containers_as_a_user_without_powers(
 
 
 def test_a_token_reaches_the_sidecar_that_its_user_cannot_read_from_disk(host: SystemdHost) -> None:
+    wait(lambda: get(host) == 200, "the service registered")
     master = str(uuid.uuid4())
     acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": master, "agent": master}}
     host.write("/etc/consul/acl.json", json.dumps({"acl": acl}))
