@@ -144,7 +144,7 @@ def test_the_registry_has_what_was_built_of_the_commit_by_a_pinned_base(
 
     said += do(pipeline, "push")
     pushed = state(pipeline)["image"]
-    assert registry.tags(IMAGE) == [commit[:12]]
+    assert commit[:12] in registry.tags(IMAGE)
     assert pushed == f"{registry.address}/{IMAGE}@{registry.digest(IMAGE, commit[:12])}"
 
     # Again, as a build server does after a stage that failed for other reasons: the same comes of it.
