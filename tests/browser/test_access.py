@@ -98,7 +98,7 @@ def test_all_of_it_by_keyboard(full: World, open_tab: Callable[..., Tab]) -> Non
     focus(page, "input[data-filter]")
     page.keyboard.type("web")
     page.wait_for_url("**/?q=web")
-    focus(page, "[data-rows] a")
+    focus(page, "[data-rows] a[href='/services/web']")
     page.keyboard.press("Enter")
     page.wait_for_url("**/services/web")
     focus(page, "input[data-share=canary]")
