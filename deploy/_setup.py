@@ -266,6 +266,7 @@ def _install_engine() -> None:
     tools = {"podman": "podman", "runc": "runc", "iptables": "iptables", "debootstrap": "debootstrap"}
     tools["docker-registry"] = "docker-registry"
     tools["catatonit"] = "catatonit"  # process 1 of a pod
+    tools["openssh-client"] = "ssh"  # Ansible's way to a host
     helpers = {"netavark": "netavark", "aardvark-dns": "aardvark-dns"}
     missing = [package for package, tool in tools.items() if _search(tool) is None]
     missing += [package for package, tool in helpers.items() if not (Path("/usr/lib/podman") / tool).exists()]
