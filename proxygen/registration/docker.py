@@ -25,6 +25,10 @@ _PATIENCE: Final = 10.0
 _OVERLAP: Final = 2
 """Seconds before now from which events are asked for, so that none is lost between asking and listening."""
 _NOT_FOUND: Final = 404
+_GONE: Final = "no such container"
+"""In the text of Podman's 500, where a container was removed while the answer was made."""
+_LISTINGS: Final = 5
+"""How often the containers are listed where one went each time."""
 _USUAL: Final = "unix:///var/run/docker.sock"
 _ID: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _OF_ANOTHER: Final = "container:"
@@ -115,6 +119,12 @@ class Engine:
 
     async def running(self) -> tuple[str, ...]:
         """Ids of the containers that run, the oldest first."""
+        for _ in range(_LISTINGS - 1):
+            with suppress(_NoSuchContainer):
+                return await self._list()
+        return await self._list()
+
+    async def _list(self) -> tuple[str, ...]:
         async with self._asking():
             listed = await self._api.containers.list()
             return tuple(item.id for item in sorted(listed, key=lambda item: (item["Created"], item.id)))
@@ -160,8 +170,8 @@ class Engine:
             async with asyncio.timeout(_PATIENCE):
                 yield
         except aiodocker.DockerError as error:
-            if error.status == _NOT_FOUND:
-                raise _NoSuchContainer(error.message) from error
+            if error.status == _NOT_FOUND or _GONE in str(error.message):
+                raise _NoSuchContainer(f"{self._url}: {error.message}") from error
             cause = error.__context__
             reason = cause if isinstance(cause, OSError) else error.message
             raise EngineUnavailable(f"{self._url}: {' '.join(str(reason).split())}") from error

@@ -22,6 +22,8 @@ class FakeEngine:
         self.containers: dict[str, dict[str, Any]] = {}
         self.answers: str | None = None
         """Answered to every question in place of the truth, with status 200."""
+        self.lists_amiss = 0
+        """How many more lists a container is removed from while they are made, as Podman then answers."""
         self.streams: dict[web.StreamResponse, asyncio.Event] = {}
         app = web.Application()
         app.router.add_get("/version", self._version)
@@ -57,6 +59,10 @@ class FakeEngine:
         return self._answer({"Name": "docker-host"})
 
     async def _list(self, _request: web.Request) -> web.Response:
+        if self.lists_amiss:
+            self.lists_amiss -= 1
+            message = "container 2914cf does not exist in database: no such container"
+            return web.json_response({"message": message}, status=500)
         running = [id for id, container in self.containers.items() if container["State"]["Running"]]
         return self._answer([{"Id": id, "Created": number} for number, id in enumerate(running)])
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from proxygen.consul.client import ConsulClient
 from proxygen.registration import registrator, seat
 from proxygen.registration.agent import Agent
+from proxygen.registration.docker import Engine, EngineUnavailable
 from proxygen.registration.registrator import Registrator
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
@@ -86,6 +87,21 @@ async def test_a_signal_to_stop_withdraws_a_container_while_it_still_answers(
     engine.containers["w1"]["State"]["Running"] = False
     await engine.tell("w1", "die")
     await until(lambda: not ids(consul), "gone")
+
+
+@pytest.mark.parametrize("amiss", [1, 4, 5])
+async def test_a_container_that_goes_while_all_are_listed_is_no_loss_of_the_engine(
+    engine: FakeEngine, amiss: int
+) -> None:
+    """Podman fails the whole list then. It is made anew, and not for ever."""
+    engine.containers["w1"] = web()
+    engine.lists_amiss = amiss
+    async with Engine.at(engine.url) as asked:
+        if amiss < 5:
+            assert await asked.running() == ("w1",)
+        else:
+            with pytest.raises(EngineUnavailable, match="no such container"):
+                await asked.running()
 
 
 async def test_one_that_runs_on_after_a_signal_is_in_service_again(
