@@ -109,7 +109,8 @@ async def test_relative_files_and_nested_includes_are_read(proxy: Proxy, tmp_pat
     (directory / "mime.types").write_text("types { text/html html; }\n")
     sites = directory / "sites"
     sites.mkdir()
-    (sites / "a.conf").write_text("map $host $from_a { default a; }\n")
+    sizes = "map_hash_bucket_size 512; map_hash_max_size 4096;"
+    (sites / "a.conf").write_text(f"{sizes} map $host $from_a {{ default a; }}\n")
     (sites / "b.conf").write_text(f"# comment\ninclude {proxy.output.directory}/current/http.d/*.conf;\n")
     where = "sites" if how == "relative" else str(sites)
     own = f"include {proxy.output.directory}/current/http.d/*.conf;"
