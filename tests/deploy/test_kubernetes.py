@@ -296,3 +296,13 @@ def see_a_change(node: Node, pod: PlayedPod) -> None:
         what=f"{name}'s instance, which is not there, behind nginx",
     )
     node.consul.deregister(f"{name}-9")
+    process.wait_until(
+        lambda: node.ask(f"http://{pod.address}:8080/", Host=f"{name}.example.com")[0] == 404, what=f"{name} gone"
+    )
+    # An nginx that ends before its reload is proven has it taken back.
+    process.wait_until(lambda: is_proven(pod), what="the proof of the last reload")
+
+
+def is_proven(pod: PlayedPod) -> bool:
+    status, body = pod.node.ask(f"http://{pod.address}:18081/api/v1/status")
+    return status == 200 and bool(json.loads(body)["live"]["outcome"] == "applied")

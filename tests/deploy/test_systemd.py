@@ -33,8 +33,12 @@ def test_the_page_leads_to_a_served_request(host: SystemdHost) -> None:
     assert host.show("proxygen", "NRestarts") == "0"
 
 
-def test_systemd_finds_no_fault_in_the_units(host: SystemdHost) -> None:
+def install_units(host: SystemdHost) -> None:
     host.shell(f"install -m 644 {CHECKOUT}/deploy/systemd/*.service /etc/systemd/system/")
+
+
+def test_systemd_finds_no_fault_in_the_units(host: SystemdHost) -> None:
+    install_units(host)
     for name in units():
         assert host.run("systemd-analyze", "verify", f"/etc/systemd/system/{name}") == ""
 
@@ -49,6 +53,7 @@ def test_no_unit_is_more_exposed_than_the_page_says(host: SystemdHost, unit: str
     page = (ROOT / "docs" / "how-to" / "run-under-systemd.md").read_text(encoding="utf-8")
     named = re.search(rf"^\| `{unit}\.service` .*\| (\d\.\d) \|$", page, re.MULTILINE)
     assert named, f"no score of {unit} on the page"
+    install_units(host)
     said = host.run("systemd-analyze", "--no-pager", "security", f"{unit}.service", check=False)
     found = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
     assert found, said[-500:]
@@ -126,7 +131,10 @@ def test_a_reload_takes_new_settings_and_keeps_those_before_where_they_are_wrong
 def _reload_with(host: SystemdHost, settings: str, expected: str) -> None:
     host.run("tee", SETTINGS, stdin=settings)
     host.systemctl("reload", "proxygen")
-    wait(lambda: host.show("proxygen", "StatusText").startswith(expected), expected)
+    try:
+        wait(lambda: host.show("proxygen", "StatusText").startswith(expected), expected)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {host.show('proxygen', 'StatusText')}") from error
     wait(lambda: host.is_active("proxygen"), "the unit active again")
 
 
