@@ -72,8 +72,10 @@ class Reconciler:
         self._listeners: list[Callable[[Step], None]] = []
         self.last: Step | None = None
         self.live_since: datetime | None = None
+        self.begun = 0
+        """How many catalogs, Consul's or the one on disk, a pass was begun with, one after the other."""
         self.carried = 0
-        """How many catalogs, Consul's or the one on disk, were carried to an end, whatever it was."""
+        """How many of them were carried to an end, whatever it was."""
         self.busy_since: float | None = None
         """The monotonic time at which the pass began that is under way; None between passes."""
 
@@ -136,6 +138,7 @@ class Reconciler:
             catalog = await self._catalogs.settled(reload.settle, reload.settle_max)
             if self._changed_at is None:
                 self._changed_at = self._catalogs.taken_since
+            self.begun += 1
             step = await self._attempt(lambda timings, catalog=catalog: self._passage.carry(catalog, timings))  # type: ignore[misc]
             self.carried += 1
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):

@@ -314,6 +314,21 @@ async def test_nginx_that_comes_before_consul_is_enough_to_be_live(server: Nginx
 # --- rollback ---------------------------------------------------------------------------------------------------------
 
 
+async def test_a_catalog_that_comes_while_something_is_finished_is_the_first_that_is_carried(
+    server: NginxServer,
+) -> None:
+    """What waits for the next pass with a catalog must not wait for two."""
+    server.start()
+    async with running(server) as loop:
+        await loop.until(lambda: loop.reconciler.last is not None)
+        assert (loop.reconciler.begun, loop.reconciler.carried) == (0, 0)
+        loop.put(WEB)
+        await loop.until(lambda: loop.reconciler.begun == 1)
+        assert loop.reconciler.carried == 0
+        await loop.until(lambda: loop.reconciler.carried == 1)
+        assert loop.live == 1
+
+
 async def test_a_rollback_that_nginx_does_not_live_to_see_is_a_step_a_pin_and_is_finished(loop: Loop) -> None:
     """Injects the end of nginx: its next start reads the generation that the operator asked for, and it stays."""
     loop.put(WEB, SHOP)

@@ -29,8 +29,7 @@ class SidecarCondition:
 
     def expect_pass(self) -> None:
         """Be ready again once a pass ended that begins from now on."""
-        under_way = self._reconciler.busy_since is not None
-        self._awaited = self._reconciler.carried + 1 + under_way
+        self._awaited = self._reconciler.begun + 1
         self._since = time.monotonic()
 
     def look(self, *, settings_problem: str) -> Condition:

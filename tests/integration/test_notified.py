@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,11 @@ class Manager:
             except TimeoutError:
                 return word in self.words
 
+    def says(self) -> str:
+        """The newest status."""
+        self.has_heard("")
+        return next((word[7:] for word in reversed(self.words) if word.startswith("STATUS=")), "")
+
     def close(self) -> None:
         self._socket.close()
 
@@ -61,6 +67,23 @@ def test_the_sidecar_says_when_it_is_ready_reloads_and_stops(
     assert manager.words.index("RELOADING=1") < manager.words.index("READY=1")
     sidecar.stop()
     assert manager.has_heard("STOPPING=1")
+
+
+def test_settings_that_change_just_before_the_signal_are_ready_in_the_end(
+    consul: ConsulAgent, sidecar: Sidecar, manager: Manager
+) -> None:
+    """The watch on the file has begun anew by then, and the signal finds a sidecar that finishes what is pending."""
+    consul.register("web", port=1, tags=["proxygen.route=web.example.com"])
+    sidecar.start(ready=False, within=manager.within)
+    wait_until(lambda: manager.has_heard("READY=1"), what="READY=1")
+    settings = sidecar.config.read_text()
+    for number, pause in enumerate((0.0, 0.02, 0.05, 0.1, 0.15, 0.2)):
+        sidecar.config.write_text(f"{settings}\n[guard]\nhold = '{12 + number}m'\n")
+        time.sleep(pause)
+        manager.words.clear()
+        os.kill(sidecar.pid, signal.SIGHUP)
+        wait_until(lambda: manager.has_heard("READY=1"), what=f"READY=1 after a pause of {pause:g} s")
+        wait_until(lambda: manager.says().startswith("ready;"), what=f"ready after a pause of {pause:g} s")
 
 
 def test_a_start_without_consul_and_without_a_catalog_on_disk_is_ready_all_the_same(
