@@ -14,7 +14,7 @@ import structlog
 
 from tests.harness.consul import ConsulAgent, HostConsul, start_host_cluster
 from tests.harness.containers import Containers
-from tests.harness.engine import Engine
+from tests.harness.engine import Engine, own_engine
 from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
@@ -145,14 +145,8 @@ def nginx(nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     """A container engine of the test's own: Podman, which serves Docker's API."""
-    directory = Path(tempfile.mkdtemp(prefix="pg-"))
-    engine = Engine(directory)
-    try:
-        engine.start()
+    with own_engine() as engine:
         yield engine
-    finally:
-        engine.stop()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness.bases import build, build_consul, import_debian
-from tests.harness.engine import Engine
+from tests.harness.engine import Engine, own_engine
 from tests.harness.systemd_host import BARE, FURNISHED, SystemdHost, build_hosts, network
 from tests.harness.systemd_site import follow_the_page
 
@@ -22,14 +20,8 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 @pytest.fixture(scope="session")
 def yard() -> Iterator[Engine]:
     """The engine; its images live as long as the session."""
-    directory = Path(tempfile.mkdtemp(prefix="pg-"))
-    engine = Engine(directory, driver="overlay")
-    try:
-        engine.start()
+    with own_engine(driver="overlay") as engine:
         yield engine
-    finally:
-        engine.stop()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")

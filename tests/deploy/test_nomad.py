@@ -17,9 +17,8 @@ import pytest
 
 from tests.harness import process
 from tests.harness.allocation import Allocation, Job
-from tests.harness.bases import build
 from tests.harness.engine import Engine
-from tests.harness.node import PODS, Node
+from tests.harness.node import PODS, Node, name_images
 from tests.harness.tools import missing
 from tests.integration.acl import DENYING, policy, take_over, token
 
@@ -112,19 +111,12 @@ def test_both_tasks_read_the_same_nginx_conf_at_the_same_path(jobs: dict[str, Jo
 
 
 @pytest.fixture(scope="module")
-def node(yard: Engine, proxygen_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(
+    yard: Engine, proxygen_image: str, example_images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Node]:
     """A node with a Consul that denies by default, and the images under the names that the jobs use."""
     scratch = tmp_path_factory.mktemp("nomad-node")
-    yard.call("tag", proxygen_image, "registry.example.com/proxygen:0.1.0")
-    for version in ("1", "2"):
-        build(
-            yard,
-            ROOT,
-            file=ROOT / "deploy" / "example" / "Dockerfile",
-            name=f"registry.example.com/web:{version}",
-            arguments={"BASE": proxygen_image, "VERSION": version},
-            scratch=scratch,
-        )
+    name_images(yard, proxygen_image, example_images)
     with Node(yard, scratch / "node", consul=DENYING) as node:
         take_over(node.consul)
         yield node

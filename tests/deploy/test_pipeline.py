@@ -23,7 +23,7 @@ import pytest
 from tests.consul.certificates import make_certificates
 from tests.harness import process
 from tests.harness.consul import ConsulAgent
-from tests.harness.engine import Engine
+from tests.harness.engine import Engine, own_engine
 from tests.harness.load import Load, Tally
 from tests.harness.nginx import NginxServer
 from tests.harness.pipeline import Pipeline, Repository
@@ -65,15 +65,8 @@ def base(yard: Engine, registry: Registry, proxygen_image: str, tmp_path_factory
 @pytest.fixture(scope="module")
 def production(registry: Registry) -> Iterator[Engine]:
     """The engine of the host on which the application runs; it trusts the registry's certificate."""
-    directory = Path(tempfile.mkdtemp(prefix="pg-"))
-    engine = Engine(directory, driver="overlay")
-    engine.environment["SSL_CERT_FILE"] = str(registry.ca)
-    try:
-        engine.start()
+    with own_engine(driver="overlay", trusted=registry.ca) as engine:
         yield engine
-    finally:
-        engine.stop()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -119,6 +122,21 @@ class Engine:
             self.call("rmi", "--all", "--force")
         finally:
             process.stop(self._service)
+
+
+@contextmanager
+def own_engine(*, driver: Literal["vfs", "overlay"] = "vfs", trusted: Path | None = None) -> Iterator[Engine]:
+    """An engine in a directory of its own, both gone at the end; ``trusted`` vouches for registries."""
+    directory = Path(tempfile.mkdtemp(prefix="pg-"))
+    engine = Engine(directory, driver=driver)
+    if trusted is not None:
+        engine.environment["SSL_CERT_FILE"] = str(trusted)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+        shutil.rmtree(directory)
 
 
 def _executable(entry: tarfile.TarInfo) -> tarfile.TarInfo:

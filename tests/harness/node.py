@@ -48,6 +48,13 @@ print(json.dumps({"instances": tally.by_instance, "failures": tally.failures}))
 """
 
 
+def name_images(engine: Engine, proxygen: str, examples: Mapping[str, str]) -> None:
+    """Give images the names that the manifests and jobs of deploy/ use; ``examples`` by version."""
+    engine.call("tag", proxygen, "registry.example.com/proxygen:0.1.0")
+    for version, name in examples.items():
+        engine.call("tag", name, f"registry.example.com/web:{version}")
+
+
 class Node:
     """``engine`` keeps the images; what is started here is known to it and has to be removed here."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,18 @@ def take_over(agent: ConsulAgent) -> None:
     agent.token = agent.put("/v1/acl/bootstrap")["SecretID"]
     agent.put("/v1/agent/token/agent", {"Token": agent.token})
     process.wait_until(lambda: agent.get("/v1/catalog/nodes"), what="the agent's node")
+
+
+@contextmanager
+def denying_consul(directory: Path) -> Iterator[ConsulAgent]:
+    """An agent of which we hold the token that may do everything."""
+    agent = ConsulAgent(directory, config=DENYING)
+    agent.start()
+    try:
+        take_over(agent)
+        yield agent
+    finally:
+        agent.stop()
 
 
 def token(agent: ConsulAgent, rules: Sequence[str]) -> str:

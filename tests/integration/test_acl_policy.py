@@ -30,7 +30,7 @@ from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
-from tests.integration.acl import DENYING, POLICIES, policy, take_over, token, without
+from tests.integration.acl import DENYING, POLICIES, denying_consul, policy, take_over, token, without
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "acl-policy.md"
 SIDECAR, STEERING, OPERATOR, TEAM, DEPLOY, NETWORK = map(
@@ -42,13 +42,8 @@ INSTANCE = "web-1"
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=DENYING)
-    agent.start()
-    try:
-        take_over(agent)
+    with denying_consul(tmp_path_factory.mktemp("guarded")) as agent:
         yield agent
-    finally:
-        agent.stop()
 
 
 @pytest.fixture

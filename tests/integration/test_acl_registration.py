@@ -16,7 +16,7 @@ from tests.harness.engine import Engine
 from tests.harness.entrypoint import Entrypoint
 from tests.harness.ports import free_port
 from tests.harness.registrator import Registrator
-from tests.integration.acl import DENYING, policy, take_over, token
+from tests.integration.acl import denying_consul, policy, token
 
 APPLICATION, REGISTRATOR = policy("application"), policy("registrator")
 ROUTE = {"proxygen.name": "web", "proxygen.route": "web.example.com"}
@@ -26,13 +26,8 @@ Start = Callable[..., Entrypoint]
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=DENYING)
-    agent.start()
-    try:
-        take_over(agent)
+    with denying_consul(tmp_path_factory.mktemp("guarded")) as agent:
         yield agent
-    finally:
-        agent.stop()
 
 
 @pytest.fixture
