@@ -168,7 +168,7 @@ def pod(play: Play) -> PlayedPod:
 def web(node: Node, play: Play, pod: PlayedPod) -> PlayedPod:
     """The application's stable pod, once the proxy's sends it requests."""
     web = play("web")
-    process.wait_until(lambda: ask(node, pod)[0] == 200, what="the application behind nginx", timeout=60)
+    process.wait_steady(lambda: ask(node, pod)[0] == 200, what="the application behind nginx", timeout=60)
     return web
 
 
@@ -253,7 +253,7 @@ def test_a_pod_stays_ready_without_consul(node: Node, pod: PlayedPod, web: Playe
     process.wait_until(lambda: is_up(node), what="Consul back, with what it had stored", timeout=60)
     see_a_change(node, pod)
     # An agent that starts calls an instance critical until it has asked it.
-    process.wait_until(lambda: ask(node, pod)[0] == 200, what="the application found healthy again", timeout=60)
+    process.wait_steady(lambda: ask(node, pod)[0] == 200, what="the application found healthy again", timeout=60)
 
 
 @pytest.mark.slow

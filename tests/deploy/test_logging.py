@@ -119,7 +119,7 @@ def site(collected: Collected, consul_session: ConsulAgent, tmp_path_factory: py
     try:
         sidecar.start()
         site.register("logged", site.app("logged"), "route=logged.example.com")
-        process.wait_until(lambda: site.ask("logged.example.com").instance == "logged", what="the service")
+        process.wait_steady(lambda: site.ask("logged.example.com").instance == "logged", what="the service")
         yield site
     finally:
         sidecar.kill()

@@ -162,7 +162,7 @@ def launch(allocation: Allocation, directory: Path) -> Version:
 @pytest.fixture(scope="module")
 def stable(node: Node, jobs: dict[str, Job], proxy: Allocation, tmp_path_factory: pytest.TempPathFactory) -> Version:
     version = launch(Allocation(node, jobs["web"], address=PODS[21]), tmp_path_factory.mktemp("stable"))
-    process.wait_until(lambda: ask(proxy) == 200, what="the application behind nginx", timeout=60)
+    process.wait_steady(lambda: ask(proxy) == 200, what="the application behind nginx", timeout=60)
     return version
 
 
@@ -171,7 +171,7 @@ def served(node: Node, jobs: dict[str, Job], proxy: Allocation, tmp_path: Path) 
     """Some instance serves: the one that the test of the canary leaves, or another."""
     if ask(proxy) != 200:
         launch(Allocation(node, jobs["web"], address=PODS[23]), tmp_path)
-        process.wait_until(lambda: ask(proxy) == 200, what="the application behind nginx", timeout=60)
+        process.wait_steady(lambda: ask(proxy) == 200, what="the application behind nginx", timeout=60)
 
 
 def ask(proxy: Allocation, host: str = HOST) -> int:

@@ -35,6 +35,10 @@ def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM,
     return process.wait(patience)
 
 
+_IN_A_ROW = 20
+"""Where an old and a new worker share the connections, one in a million such rows is of one of them alone."""
+
+
 def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
     """Poll until the condition holds; an OSError counts as "not yet". Raise TimeoutError naming what was awaited."""
     deadline = time.monotonic() + timeout
@@ -58,3 +62,19 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
+
+
+def wait_steady(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
+    """Like `wait_until`, until it held many times in a row: during a reload an old worker answers beside the new ones."""
+    held = 0
+
+    def holds_still() -> bool:
+        nonlocal held
+        while condition():
+            held += 1
+            if held >= _IN_A_ROW:
+                return True
+        held = 0
+        return False
+
+    wait_until(holds_still, what=what, timeout=timeout)

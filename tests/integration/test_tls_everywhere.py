@@ -198,12 +198,12 @@ def holding(secret: str, directory: Path) -> list[Path]:
 
 def test_a_request_goes_through_tls_and_no_secret_is_seen_on_its_way(everything: Everything, tmp_path: Path) -> None:
     one = everything
-    process.wait_until(lambda: one.ask(tls=True).status == 200, what="the application over TLS", timeout=30)
+    process.wait_steady(lambda: one.ask(tls=True).status == 200, what="the application over TLS", timeout=30)
     answer = one.ask(tls=True)
     assert answer.instance == "web-1"
     assert answer.headers["strict-transport-security"].startswith("max-age=")
     # For a moment an old worker may still answer.
-    process.wait_until(lambda: one.ask(tls=False).status == 308, what="the redirect")
+    process.wait_steady(lambda: one.ask(tls=False).status == 308, what="the redirect")
 
     # The page: for those who have a certificate, and to be changed by who has a bearer token as well.
     assert one.page("/", certificate="")[0] == 400
