@@ -65,16 +65,9 @@ def state(pid: int) -> str:
 
 
 def wait_steady(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
-    """Like `wait_until`, until it held many times in a row: during a reload an old worker answers beside the new ones."""
-    held = 0
+    """Like `wait_until`, until it holds many times in a row: in a reload an old worker answers beside the new ones."""
 
     def holds_still() -> bool:
-        nonlocal held
-        while condition():
-            held += 1
-            if held >= _IN_A_ROW:
-                return True
-        held = 0
-        return False
+        return all(condition() for _ in range(_IN_A_ROW))
 
     wait_until(holds_still, what=what, timeout=timeout)
