@@ -71,6 +71,8 @@ class Reconciler:
         """The monotonic time of the oldest change that no pass has done with; None where there is none."""
         self._listeners: list[Callable[[Step], None]] = []
         self.last: Step | None = None
+        self.live: int | None = None
+        """The generation that nginx was last seen to serve by this run: another one may be on its way."""
         self.live_since: datetime | None = None
         self.begun = 0
         """How many catalogs, Consul's or the one on disk, a pass was begun with, one after the other."""
@@ -220,8 +222,9 @@ class Reconciler:
         is_news = step.outcome is not Outcome.UNCHANGED or bool(step.reason)
         if is_news or self.last is None or self.last.outcome is not Outcome.APPLIED:
             self.last = step
-        if step.outcome is Outcome.APPLIED or (self.live_since is None and step.outcome is Outcome.UNCHANGED):
-            self.live_since = step.at if step.generation is not None else None
+        # What was rejected leaves behind what nginx may serve once it starts; nobody has seen it do so.
+        if step.outcome is Outcome.APPLIED or (step.outcome is not Outcome.REJECTED and step.generation != self.live):
+            self.live, self.live_since = step.generation, step.at if step.generation is not None else None
         self._tell(step)
         self._schedule_retry(failed=step.failed or not self._accepted.is_written)
 

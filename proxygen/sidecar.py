@@ -39,7 +39,7 @@ from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
-from proxygen.nginx.publish import Generation, current, generations, read_generation
+from proxygen.nginx.publish import Generation, generations, read_generation
 from proxygen.plan.types import Plan
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings
@@ -93,10 +93,12 @@ class RunningSidecar:
         reasons = self.readiness().reasons
         plan = self._reconciler.plan
         live = self._live()
-        if live is None or self._reconciler.live_since is None:
+        if live is None:
             state = State.STARTING
+        elif reasons:
+            state = State.DEGRADED
         else:
-            state = State.DEGRADED if reasons else State.READY
+            state = State.READY
         return StatusReport(
             version=__version__,
             state=state,
@@ -131,8 +133,11 @@ class RunningSidecar:
 
     def generations(self) -> tuple[GenerationReport, ...]:
         made = attempts(self._journal.entries)
-        found = reversed(generations(self._settings.output.directory))
-        return tuple(generation_report(generation, made.get(generation.number)) for generation in found)
+        live = self._reconciler.live
+        return tuple(
+            generation_report(replace(generation, live=generation.number == live), made.get(generation.number))
+            for generation in reversed(generations(self._settings.output.directory))
+        )
 
     def applies(self) -> tuple[ApplyReport, ...]:
         return tuple(_told(entry) for entry in reversed(self._journal.entries))
@@ -154,7 +159,7 @@ class RunningSidecar:
 
     def _reasons(self) -> Iterator[str]:
         step = self._reconciler.last
-        if self._reconciler.live_since is None:
+        if self._reconciler.live is None:
             yield "no generation is live yet"
         if step is not None and step.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK):
             yield f"the last apply was {step.outcome}: {step.reason}"
@@ -183,9 +188,8 @@ class RunningSidecar:
         return replace(report, cause=entry.cause) if entry is not None and entry.at == report.at else report
 
     def _live(self) -> Generation | None:
-        directory = self._settings.output.directory
-        number = current(directory)
-        return read_generation(directory, number) if number is not None else None
+        number = self._reconciler.live
+        return read_generation(self._settings.output.directory, number) if number is not None else None
 
     def _live_report(self, live: Generation | None) -> LiveReport | None:
         since = self._reconciler.live_since

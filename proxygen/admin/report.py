@@ -155,6 +155,7 @@ class StatusReport:
     last_apply: ApplyReport | None = None
     consul: ConsulReport
     services: tuple[ServiceReport, ...] = ()
+    """By the newest plan, which may be on its way to nginx; ``live`` and ``last_apply`` tell what came of it."""
     quarantined: tuple[QuarantineReport, ...] = ()
     conflicts: tuple[ConflictReport, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -30,7 +30,8 @@ def project(
     try:
         project.compose("up", "--detach")
         process.wait_until(lambda: instances(project) == 3, what="three instances that serve", timeout=60)
-        project.wait_for_generation()
+        # The services are told as they are planned: they may be on their way to nginx yet.
+        process.wait_steady(project.answers, what="the application", timeout=60)
         yield project
     finally:
         project.down()

@@ -36,7 +36,9 @@ def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM,
 
 
 _IN_A_ROW = 20
-"""Where an old and a new worker share the connections, one in a million such rows is of one of them alone."""
+_STEADY_FOR = 0.5
+"""Seconds: several times as long as nginx lets old and new workers accept side by side. A count alone proves little,
+since an idle kernel may wake the same worker each time."""
 
 
 def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
@@ -68,6 +70,13 @@ def wait_steady(condition: Callable[[], object], *, what: str, timeout: float = 
     """Like `wait_until`, until it holds many times in a row: in a reload an old worker answers beside the new ones."""
 
     def holds_still() -> bool:
-        return all(condition() for _ in range(_IN_A_ROW))
+        begin = time.monotonic()
+        asked = 0
+        while asked < _IN_A_ROW or time.monotonic() - begin < _STEADY_FOR:
+            if not condition():
+                return False
+            asked += 1
+            time.sleep(_STEADY_FOR / _IN_A_ROW / 2)
+        return True
 
     wait_until(holds_still, what=what, timeout=timeout)

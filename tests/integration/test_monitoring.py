@@ -62,6 +62,25 @@ def value(sidecar: Sidecar, name: str, *labels: str) -> float | None:
     return metrics(sidecar).get((name, frozenset(labels)))
 
 
+def test_what_is_on_its_way_is_not_called_live(
+    consul: ConsulAgent, nginx: NginxServer, make_sidecar: Callable[..., Sidecar]
+) -> None:
+    """The proof is made to take a second, in which ``current`` names what nobody has seen nginx serve."""
+    sidecar = make_sidecar(consul, nginx, reload__alive_after="1s", reload__gap=0)
+    sidecar.start()
+    before = sidecar.status()["live"]
+    consul.register("web", port=9, tags=["proxygen.route=web.example.com"])
+    process.wait_until(lambda: sidecar.generation() != before["number"], what="another generation published")
+    assert sidecar.status()["live"] == before
+    assert value(sidecar, "proxygen_generation") == before["number"]
+    assert [each["number"] for each in sidecar.request("/api/v1/generations")[1] if each["live"]] == [before["number"]]
+    process.wait_until(lambda: sidecar.status()["live"] != before, what="another live generation")
+    after = sidecar.status()["live"]
+    assert (after["number"], after["outcome"]) == (sidecar.generation(), "applied")
+    assert after["since"] > before["since"]
+    assert value(sidecar, "proxygen_generation") == after["number"]
+
+
 def test_what_goes_live_what_is_left_out_and_what_is_held_are_seen_in_events_and_metrics(
     consul: ConsulAgent, watched: Sidecar
 ) -> None:
