@@ -14,10 +14,11 @@ from proxygen.guard import Guard, Held, Limits
 from proxygen.last_good import LastGood, load_last_good, save_last_good
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
-from proxygen.model import Catalog
+from proxygen.model import Catalog, Instance
 from proxygen.pipeline import Drafted, Pipeline
 from proxygen.plan.types import Memory, Plan
 from proxygen.settings import GuardSettings, Settings
+from proxygen.unchecked import Unchecked
 
 _log = get_logger(__name__)
 
@@ -29,6 +30,7 @@ class Accepted:
         self._directory: Final = settings.output.directory
         self._is_fresh: Final = is_fresh
         self._guard: Final = Guard(_limits(settings.guard))
+        self._unchecked: Final = Unchecked(settings.guard.hold)
         self._remembered = self._written = recall(self._directory)
         self._is_catalog_written = True
         self._saved: int | None = None
@@ -61,9 +63,14 @@ class Accepted:
             return
         # Also one that a kill left behind the live generation: losses are told by it all the same.
         self._guard.accept(pipeline.plan(last_good.catalog, self.memory), last_good.catalog, time.monotonic())
+        self._unchecked.accept(last_good.catalog)
         if live in (None, last_good.generation):
             self.stored = last_good
             self._saved = last_good.generation
+
+    def keep_unchecked(self, catalog: Catalog) -> tuple[Catalog, tuple[Instance, ...]]:
+        """See `Unchecked.keep`."""
+        return self._unchecked.keep(catalog, time.monotonic(), fresh=self._is_fresh())
 
     def judge(self, plan: Plan, catalog: Catalog) -> Held | None:
         return self._guard.judge(plan, catalog, time.monotonic(), fresh=self._is_fresh())
@@ -71,6 +78,7 @@ class Accepted:
     async def take(self, drafted: Drafted, generation: int | None) -> None:
         """Take note that a draft is live, as ``generation``."""
         self._guard.accept(drafted.plan, drafted.catalog, time.monotonic())
+        self._unchecked.accept(drafted.catalog)
         if drafted.plan.memory != self.memory:
             self._remembered = replace(self._remembered, plan=drafted.plan.memory)
             self._save_memory()

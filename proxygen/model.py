@@ -42,6 +42,8 @@ class Instance:
     meta: tuple[tuple[str, str], ...] = ()
     """Sorted by key."""
     health: Health = Health.PASSING
+    unchecked: bool = False
+    """Critical only because its agent has not run its checks since it started; see `proxygen.unchecked`."""
     weight_passing: int = 1
     weight_warning: int = 1
     create_index: int = 0

@@ -31,6 +31,8 @@ from proxygen.settings import Settings
 
 _log = get_logger(__name__)
 
+_NAMED: Final = 3
+
 MAX_DOUBLINGS: Final = 5
 """Of the pause before a service that a reload stumbled over is tried again: 30 s becomes 16 minutes at most."""
 
@@ -179,6 +181,7 @@ class Passage:
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._refusals.review(catalog, time.monotonic())
+        catalog = self._keep_unchecked(catalog)
         # In a thread: at thousands of services a cold start takes seconds, and others share this loop.
         drafted = await asyncio.to_thread(self._draft_here, self.pipeline, catalog, timings)
         for quarantine in drafted.left_out.values():
@@ -186,6 +189,15 @@ class Passage:
         self.plan = drafted.plan
         self._note_hold(drafted.held)
         return drafted
+
+    def _keep_unchecked(self, catalog: Catalog) -> Catalog:
+        """Let what is only unchecked keep its health, say so once, and come back when it must not any more."""
+        catalog, begun = self._accepted.keep_unchecked(catalog)
+        if begun:
+            asyncio.get_running_loop().call_later(self._settings.guard.hold + 0.1, self._again)
+            named = [f"{instance.service}/{instance.id} on {instance.node}" for instance in begun[:_NAMED]]
+            _log.warning("unchecked instances served as before", count=len(begun), instances=", ".join(named))
+        return catalog
 
     def _note_hold(self, held: Held | None) -> None:
         """Tell when a hold begins, changes and ends, and come back when it may be over."""

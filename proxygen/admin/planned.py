@@ -117,4 +117,5 @@ def _instance(instance: PlannedInstance) -> InstanceReport:
         weight=instance.weight,
         health=instance.health.value,
         state=_STATES[instance.state],
+        unchecked=instance.unchecked,
     )

@@ -57,6 +57,9 @@ class InstanceReport:
     """As nginx has it inside the variant's upstream."""
     health: str
     state: InstanceState
+    unchecked: bool = False
+    """Whether its agent has not checked it since it started. An instance that served before keeps the health that it
+    had then, for ``guard.hold`` at most; a new one is critical."""
     datacenter: str = ""
 
 

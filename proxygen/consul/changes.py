@@ -21,8 +21,15 @@ class Changed:
 
 
 def index_checks(checks: Iterable[Check]) -> dict[CheckKey, tuple[str, str, str]]:
-    """Return what matters of each check: its status and whose it is."""
-    return {(check.node, check.check_id): (check.status, check.service_name, check.service_id) for check in checks}
+    """Return what matters of each check: its status, where it has run, and whose it is."""
+    return {
+        (check.node, check.check_id): (
+            "unchecked" if check.unchecked else check.status,
+            check.service_name,
+            check.service_id,
+        )
+        for check in checks
+    }
 
 
 def compare_checks(

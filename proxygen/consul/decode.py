@@ -1,6 +1,10 @@
 """Consul's JSON as typed values. Pure; decodes only the fields that are needed.
 
 Rules of health: an instance is as healthy as its worst check, its node's included; an unknown status is critical.
+
+A check that has not run since its agent started is critical with an empty output; the first run gives it one (Consul
+1.8 and later). That holds only of checks that the agent runs itself and that always say something: a script may be
+silent, and a TTL is set by an application with or without a word.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ CONSUL_SERVICE: Final = "consul"
 
 _NODE_MAINTENANCE: Final = "_node_maintenance"
 _SERVICE_MAINTENANCE: Final = "_service_maintenance:"
+
+_NEVER_SILENT: Final = frozenset({"http", "h2ping", "tcp", "udp", "grpc"})
+"""Types of checks whose every run leaves an output."""
 
 T = TypeVar("T")
 
@@ -57,6 +64,13 @@ class Check(msgspec.Struct, rename="pascal"):
     node: str = ""
     service_id: str = msgspec.field(name="ServiceID", default="")
     service_name: str = ""
+    type: str = ""
+    output: str = ""
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether it is critical because it has not run yet."""
+        return self.status == Health.CRITICAL and not self.output and self.type in _NEVER_SILENT
 
 
 class Entry(msgspec.Struct, rename="pascal"):
@@ -164,8 +178,9 @@ def instances_of(name: str, entries: Iterable[Entry]) -> tuple[Instance, ...]:
 
 
 def _instance(entry: Entry) -> Instance:
-    service = entry.service
+    service, checks = entry.service, entry.checks or ()
     weights = service.weights or Weights()
+    health = aggregate(service.id, checks)
     return Instance(
         service=ServiceName(service.service),
         id=service.id,
@@ -175,7 +190,8 @@ def _instance(entry: Entry) -> Instance:
         port=service.port,
         tags=service.tags or (),
         meta=tuple(sorted((service.meta or {}).items())),
-        health=aggregate(service.id, entry.checks or ()),
+        health=health,
+        unchecked=health is Health.CRITICAL and _only_unchecked(checks),
         weight_passing=weights.passing,
         weight_warning=weights.warning,
         create_index=service.create_index,
@@ -192,6 +208,10 @@ def aggregate(service_id: str, checks: Sequence[Check]) -> Health:
     if statuses - {Health.PASSING, Health.WARNING}:
         return Health.CRITICAL
     return Health.WARNING if Health.WARNING in statuses else Health.PASSING
+
+
+def _only_unchecked(checks: Iterable[Check]) -> bool:
+    return all(check.unchecked for check in checks if check.status not in (Health.PASSING, Health.WARNING))
 
 
 def carries_proxy_keys(instances: Iterable[Instance], tag_prefix: str) -> bool:

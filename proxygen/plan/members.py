@@ -127,4 +127,5 @@ def report(member: Member) -> PlannedInstance:
         weight=member.weight,
         health=instance.health,
         state=state,
+        unchecked=instance.unchecked,
     )

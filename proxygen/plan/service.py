@@ -46,6 +46,8 @@ _NO_BACKUP: Final = frozenset(
 )
 """Methods with which nginx refuses ``backup``."""
 
+_NAMED: Final = 3
+
 MAX_WEIGHT_SUM: Final = 10_000
 """nginx keeps the sum of weights in an int."""
 
@@ -123,7 +125,7 @@ def plan_service(
         split=_split(variants, upstreams, members),
         instances=tuple(report(member) for member in members),
         elsewhere=standby.reports(),
-        warnings=(*_disagreements(members), *share_warnings, *standby_warnings),
+        warnings=(*_disagreements(members), *share_warnings, *standby_warnings, *_unchecked(members)),
     )
 
 
@@ -156,6 +158,16 @@ def _disagreements(members: Sequence[Member]) -> list[str]:
             name = field.name.replace("_", "-")
             warnings.append(f"instances disagree on {name}; the newest registration's value is used")
     return warnings
+
+
+def _unchecked(members: Iterable[Member]) -> list[str]:
+    """Say which instances serve without a check, since their agent has just started."""
+    kept = [member.instance for member in members if member.instance.unchecked and member.weight > 0]
+    if not kept:
+        return []
+    named = ", ".join(f"{instance.id} on {instance.node}" for instance in kept[:_NAMED])
+    more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+    return [f"not checked since the agent started, and served as before for guard.hold at most: {named}{more}"]
 
 
 def _claims(members: Iterable[Member], options: ProxyTags) -> tuple[Claim, ...]:

@@ -112,6 +112,8 @@ class PlannedInstance:
     weight: int
     health: Health
     state: InstanceState
+    unchecked: bool = False
+    """As in `Instance`; it serves where ``health`` is still what it was before."""
 
 
 class ServiceState(StrEnum):

@@ -27,6 +27,14 @@ def test_a_check_that_comes_goes_or_turns_touches_its_service_alone() -> None:
     assert not changed.nodes
 
 
+def test_the_first_run_of_a_check_touches_its_service_though_it_stays_critical() -> None:
+    waiting = Check(node="n1", check_id="a", status="critical", service_name="web", type="http")
+    ran = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused")
+    assert compare_checks(index_checks([waiting]), index_checks([ran])).services == {"web"}
+    more = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused again")
+    assert not compare_checks(index_checks([ran]), index_checks([more])).services
+
+
 def test_a_nodes_own_check_touches_the_node() -> None:
     changed = compare_checks(index_checks([check("n1", "serfHealth")]), index_checks([]))
     assert changed.nodes == {"n1"}

@@ -52,6 +52,38 @@ def test_the_worst_check_decides(checks: list[tuple[str, str]], health: Health) 
     assert aggregate("web-1", [Check(check_id=check_id, status=status) for check_id, status in checks]) is health
 
 
+SERF = {"CheckID": "serfHealth", "Status": "passing", "Output": "Agent alive and reachable"}
+
+
+def check(**fields: Any) -> dict[str, Any]:
+    """As Consul 1.8 lists the check of an agent that has just started."""
+    return {"CheckID": "service:web-1", "Status": "critical", "Output": "", "Type": "http"} | fields
+
+
+@pytest.mark.parametrize(
+    ("checks", "unchecked"),
+    [
+        ([SERF, check()], True),
+        ([SERF, check(Type="tcp"), check(CheckID="b", Type="grpc")], True),
+        ([SERF, check(), check(CheckID="b", Status="passing", Output="200 OK")], True),
+        ([SERF, check(), check(CheckID="b", Status="warning", Output="429")], True),
+        ([SERF, check(), check(CheckID="b", Output="connection refused")], False),
+        ([SERF | {"Status": "critical", "Output": "Agent not live or unreachable"}, check()], False),
+        ([SERF, check(Output="connection refused")], False),
+        ([SERF, check(Status="passing")], False),
+        # A script may say nothing, an application may set its TTL without a word, and an old Consul names no type.
+        ([SERF, check(Type="script")], False),
+        ([SERF, check(Type="ttl")], False),
+        ([SERF, check(Type="")], False),
+        ([SERF, check(), check(CheckID="_service_maintenance:web-1", Type="maintenance")], False),
+        ([], False),
+    ],
+)
+def test_critical_without_a_word_is_unchecked(checks: list[dict[str, Any]], unchecked: bool) -> None:
+    [found] = instances(entry(Checks=checks))
+    assert found.unchecked is unchecked
+
+
 def test_an_instance_without_an_address_has_its_nodes() -> None:
     assert instances(entry())[0].address == "10.0.0.9"
     assert instances(entry(Address="10.1.1.1"))[0].address == "10.1.1.1"

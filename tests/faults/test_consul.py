@@ -17,7 +17,7 @@ from tests.harness.fake_consul import FakeConsul, entry, fake_consul
 from tests.harness.nginx import NginxServer
 from tests.harness.outside import OutsideNode
 from tests.harness.sidecar import Sidecar
-from tests.integration.waiting import HOST, ROUTE, answers, call, steady_load, until
+from tests.integration.waiting import HOST, ROUTE, answers, call, outcome, status_of, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
 Saw = Callable[[str], None]
@@ -144,6 +144,73 @@ async def test_t2_an_agent_that_restarts_empties_nothing(
             await call(consul.register, "new", port=one.port, tags=[f"proxygen.route={NEW}"])
             await answers(sidecar, NEW)
         assert not lacking(sidecar, [one.port, two.port, shop.port])
+
+
+@pytest.mark.incident("T2")
+async def test_t2_an_agent_that_restarts_and_has_checked_nothing_yet_empties_nothing(
+    make_consul: Callable[..., ConsulAgent], running: NginxServer, make_sidecar: MakeSidecar, saw: Saw
+) -> None:
+    """Injects a restart of the agent that remembers its services and calls each critical until its check has run. They
+    are too few to look like Consul's trouble. No generation lacks a server, no request fails; what was registered
+    meanwhile and never checked gets none."""
+    consul = make_consul(persistent=True)
+    consul.start()
+    with App("web-1") as web, App("shop-1") as shop, App("other") as other:
+        _register_checked(consul, "web", web, ROUTE)
+        _register_checked(consul, "shop", shop, SHOP)
+        for number in range(6):
+            consul.register(f"other-{number}", port=other.port, tags=[f"proxygen.route=other-{number}.example.com"])
+        await until(lambda: _passing(consul, "web") == _passing(consul, "shop") == 1, "both checked")
+        sidecar = make_sidecar(consul, running, **KEEP_ALL)
+        sidecar.start()
+        async with steady_load(sidecar), steady_load(sidecar, "shop.example.com"):
+            await call(consul.kill)
+            await call(consul.start)
+            kept = await outcome(sidecar, "unchecked instances served as before")
+            saw(f"kept {kept['instances']}")
+            assert any("not checked since" in warning for warning in sidecar.status()["warnings"])
+            # Not a hold, for which every proxy beside this Consul would call itself unready.
+            assert sidecar.status()["hold"] is None
+            with App("new-1") as new:
+                _register_checked(consul, "new", new, f"proxygen.route={NEW}", interval="1h")
+                await answers(sidecar, NEW, 503)
+                consul.deregister(f"new-{new.port}")
+                await answers(sidecar, NEW, 404)
+            await until(lambda: not sidecar.status()["warnings"], "all checked", timeout=30)
+        assert not lacking(sidecar, [web.port, shop.port])
+
+
+@pytest.mark.incident("T2")
+async def test_t2_what_is_never_checked_is_served_for_so_long_only(
+    make_consul: Callable[..., ConsulAgent], running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects an instance that is gone when its agent is back. Its first check fails, of which Consul hears minutes
+    later, since critical is what it was before. guard.hold ends it: 503 instead of 502 says that nobody is there."""
+    consul = make_consul(persistent=True)
+    consul.start()
+    with App("other") as other:
+        with App("web-1") as web:
+            _register_checked(consul, "web", web, ROUTE)
+            for number in range(6):
+                consul.register(f"other-{number}", port=other.port, tags=[f"proxygen.route=other-{number}.example.com"])
+            await until(lambda: _passing(consul, "web") == 1, "it is checked")
+            sidecar = make_sidecar(consul, running, guard__hold="3s")
+            sidecar.start()
+            await call(consul.kill)
+        await call(consul.start)
+        await outcome(sidecar, "unchecked instances served as before")
+        assert await status_of(sidecar) == 502
+        await answers(sidecar, HOST, 503)
+        assert not sidecar.status()["warnings"]
+
+
+def _register_checked(consul: ConsulAgent, name: str, app: App, tag: str, *, interval: str = "6s") -> None:
+    check = {"HTTP": f"http://127.0.0.1:{app.port}/", "Interval": interval}
+    consul.register(name, port=app.port, tags=[tag], check=check)
+
+
+def _passing(consul: ConsulAgent, name: str) -> int:
+    return len(consul.get(f"/v1/health/service/{name}?passing"))
 
 
 def _reasons(sidecar: Sidecar) -> list[str]:

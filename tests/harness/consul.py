@@ -201,10 +201,12 @@ class ConsulAgent:
         meta: Mapping[str, str] | None = None,
         weights: tuple[int, int] | None = None,
         status: str | None = None,
+        check: Mapping[str, object] | None = None,
     ) -> str:
         """Register on the local agent and return the ServiceID.
 
-        With a ``status`` there is a TTL check that `set_check` moves; without one no check, which means passing.
+        With a ``status`` there is a TTL check that `set_check` moves; ``check`` is one in Consul's own words; without
+        any there is no check, which means passing.
         """
         service_id = id or f"{name}-{port}"
         body: dict[str, object] = {
@@ -219,6 +221,8 @@ class ConsulAgent:
             body["Weights"] = {"Passing": weights[0], "Warning": weights[1]}
         if status is not None:
             body["Check"] = {"CheckID": f"check:{service_id}", "TTL": "24h", "Status": status}
+        if check is not None:
+            body["Check"] = dict(check)
         self.put("/v1/agent/service/register", body)
         return service_id
 

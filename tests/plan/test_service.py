@@ -87,6 +87,16 @@ def test_instances_that_disagree_on_a_share_get_the_lowest_and_a_warning() -> No
     assert any("disagree on its share" in warning for warning in planned.warnings)
 
 
+def test_what_serves_unchecked_is_named() -> None:
+    kept = [instance("web", number, WEB, unchecked=True) for number in range(1, 6)]
+    new = instance("web", 6, WEB, unchecked=True, health=Health.CRITICAL)
+    planned = service(plan(*kept, new), "web")
+    [warning] = planned.warnings
+    assert "web-1 on node-1, web-2 on node-2, web-3 on node-3 and 2 more" in warning
+    assert [one.state for one in planned.instances if one.id == "web-6"] == [InstanceState.UNHEALTHY]
+    assert all(one.unchecked for one in planned.instances)
+
+
 def test_an_override_wins_over_the_tags() -> None:
     members = [instance("web", 1, WEB), instance("web", 2, WEB, "canary=10%")]
     assert shares(service(plan(*members, web='{"canary": "12.5%"}'), "web"))["canary"] == 1_250

@@ -200,7 +200,7 @@ def _instance(item: InstanceReport, total: int) -> InstanceView:
         node=item.node,
         address=item.address,
         datacenter=item.datacenter,
-        health=item.health,
+        health=f"{item.health}, not checked yet" if item.unchecked else item.health,
         state=item.state.value,
         level=_LEVELS[item.state],
         weight=item.weight,

@@ -42,6 +42,13 @@ def test_instances_that_fail_stand_first_and_parts_are_of_those_that_serve() -> 
     assert stable.serving == "7 of 9 instances serving"
 
 
+def test_an_instance_that_was_not_checked_yet_says_so() -> None:
+    kept = replace(instance(1), unchecked=True)
+    variant = VariantReport(name="stable", asked=10_000, effective=10_000, instances=(kept,))
+    (shown,) = page_of(replace(WEB, variants=(variant,))).variants[0].instances
+    assert (shown.health, shown.state) == ("passing, not checked yet", "serving")
+
+
 def test_instances_are_bounded() -> None:
     many = VariantReport(
         name="stable", asked=10_000, effective=10_000, instances=tuple(instance(n) for n in range(MOST_INSTANCES + 3))
