@@ -46,7 +46,7 @@ from proxygen.settings import Settings
 from proxygen.steering import Lever, Shares, Steering
 from proxygen.steps import Step
 from proxygen.traffic.listener import Listener
-from proxygen.traffic.tally import Name, Tally
+from proxygen.traffic.tally import Tally, Target
 
 _PATIENCE: Final = 5.0
 """Seconds that Consul may take for an operator's read, and for a write: a person waits."""
@@ -278,14 +278,14 @@ def _told(entry: Entry) -> ApplyReport:
     )
 
 
-class TrafficNames:
+class TrafficTargets:
     """What the targets in nginx's lines stand for, by the newest plan."""
 
     def __init__(self, plan: Callable[[], Plan | None]) -> None:
         self._newest: Final = plan
-        self._known: tuple[Plan | None, dict[str, Name]] = (None, {})
+        self._known: tuple[Plan | None, dict[str, Target]] = (None, {})
 
-    def __call__(self) -> Mapping[str, Name]:
+    def __call__(self) -> Mapping[str, Target]:
         """Return the same object as long as the plan is."""
         plan = self._newest()
         if plan is not None and plan is not self._known[0]:
@@ -293,11 +293,12 @@ class TrafficNames:
         return self._known[1]
 
 
-def _targets(plan: Plan) -> Iterator[tuple[str, Name]]:
+def _targets(plan: Plan) -> Iterator[tuple[str, Target]]:
     for service in plan.services:
-        yield service.ident, (service.name, "")
+        yield service.ident, Target((service.name, ""))
         for upstream in service.upstreams:
-            yield upstream.name, (service.name, upstream.variant)
+            backups = frozenset(str(server.endpoint) for server in upstream.servers if server.backup)
+            yield upstream.name, Target((service.name, upstream.variant), backups)
 
 
 def apply_report(step: Step) -> ApplyReport:

@@ -153,7 +153,8 @@ def traffic_view(traffic: TrafficLog) -> TrafficView:
         piece = Piece(percent=_percent(traffic.sample), value="1")
         splits = (SplitView(key=key, variable=sampled, pieces=(piece,), rest=""),)
         source, both = Expression((heard, sampled)), "11"
-    fields = (f"{traffic.sample} ", upstream, " ", Variable("status"), " ", Variable("upstream_response_time"))
+    status, times, servers = (Variable(name) for name in ("status", "upstream_response_time", "upstream_addr"))
+    fields = (f"{traffic.sample} ", upstream, " ", status, " ", times, " | ", servers)
     return TrafficView(
         line=Expression(fields),
         splits=splits,

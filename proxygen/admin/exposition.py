@@ -139,6 +139,7 @@ def _traffic(totals: tuple[TrafficTotals, ...]) -> Iterator[Metric]:
     # What nginx answered by itself took no instance any time.
     served = [each for each in totals if each.variant]
     yield _counter(families.TRAFFIC_RETRIED, {(each.service, each.variant): each.retried for each in served})
+    yield _counter(families.TRAFFIC_BACKED_UP, {(each.service, each.variant): each.backed_up for each in served})
     family = families.TRAFFIC_SECONDS
     histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
     for each in served:

@@ -59,6 +59,7 @@ SERVICE_KEPT: Final = Family("proxygen_service_kept_instances", "gauge", "Instan
 TRAFFIC_REQUESTS: Final = Family("proxygen_traffic_requests", "counter", "Requests of a variant's clients, by class of status; scaled back where nginx tells of a sample. Variant \"\": nginx answered by itself (refused, limited, redirected, nobody there).", ("service", "variant", "class"))
 TRAFFIC_SECONDS: Final = Family("proxygen_traffic_upstream_seconds", "histogram", "How long a variant's instances took for a request, all that were asked for it together; WebSockets are not timed.", ("service", "variant"), BOUNDS)
 TRAFFIC_RETRIED: Final = Family("proxygen_traffic_retried", "counter", "Requests of a variant for which more than one instance was asked, the backup included.", ("service", "variant"))
+TRAFFIC_BACKED_UP: Final = Family("proxygen_traffic_backed_up", "counter", "Requests of a variant that one of nginx's backups answered: an instance of stable in another variant's place, or one of another datacenter.", ("service", "variant"))
 TRAFFIC_SAMPLE: Final = Family("proxygen_traffic_sample_ratio", "gauge", "traffic.sample: part of the requests that nginx tells of, 0 to 1.")
 TRAFFIC_LINES: Final = Family("proxygen_traffic_lines", "counter", "Lines about requests that arrived, by what became of them: counted, thinned (not looked at, traffic.budget was used up; figures are scaled back), unknown (of no service that is planned), malformed.", ("end",))
 TRAFFIC_FULL: Final = Family("proxygen_traffic_full_reads", "counter", "Reads that found the socket's queue full: nginx may have had to drop lines.")
@@ -103,6 +104,7 @@ FAMILIES: Final = (
     TRAFFIC_REQUESTS,
     TRAFFIC_SECONDS,
     TRAFFIC_RETRIED,
+    TRAFFIC_BACKED_UP,
     TRAFFIC_SAMPLE,
     TRAFFIC_LINES,
     TRAFFIC_FULL,

@@ -63,6 +63,7 @@ class Recent:
             errors=_rounded(figures.errors),
             classes={name: _rounded(count) for name, count in figures.classes.items() if count},
             retried=_rounded(figures.retried),
+            backed_up=_rounded(figures.backed_up),
             share=round(figures.requests / served * WHOLE) if served else None,
             p50=_seconds(figures.quantile(0.5)),
             p95=_seconds(figures.quantile(0.95)),
@@ -97,6 +98,7 @@ def totals(tally: Tally) -> tuple[TrafficTotals, ...]:
             bounds=BOUNDS,
             seconds=figures.seconds,
             retried=figures.retried,
+            backed_up=figures.backed_up,
         )
         for (service, variant), figures in tally.totals().items()
     )

@@ -22,6 +22,9 @@ class TrafficReport:
     """Requests by class of status: 1xx, 2xx, 3xx, 4xx, 5xx, other."""
     retried: float
     """Requests for which more than one instance was asked."""
+    backed_up: float
+    """Requests that one of nginx's backups answered: an instance of stable in another variant's place, or one of
+    another datacenter. nginx asks it where an instance of the variant itself fails, or failed a moment ago."""
     share: int | None = None
     """Of all requests that went to an instance of this service; None where there were none."""
     p50: float | None = None
@@ -54,6 +57,8 @@ class TrafficTotals:
     bounds: tuple[float, ...]
     seconds: float
     retried: float
+    backed_up: float
+    """Both as in `TrafficReport`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

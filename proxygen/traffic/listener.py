@@ -26,7 +26,8 @@ from proxygen.traffic.tally import Tally
 
 _log = get_logger(__name__)
 
-_LONGEST_LINE: Final = 512
+_LONGEST_LINE: Final = 2048
+"""Bytes: for a request that went to one server after the other, at their longest addresses."""
 _BATCH: Final = 1024
 """Lines after which what was read is counted, however many more there are."""
 

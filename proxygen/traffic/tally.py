@@ -16,6 +16,16 @@ from proxygen.traffic.lines import Line, parse
 Name = tuple[str, str]
 """(service, variant); the variant is "" for requests that nginx answered by itself: refused, redirected, 503."""
 
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a line's target stands for."""
+
+    name: Name
+    backups: frozenset[str] = frozenset()
+    """The addresses of nginx's backups behind it: stable's instances behind another variant, another datacenter's."""
+
+
 CLASSES: Final = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper ends in seconds of the response times' buckets; one more takes what is longer."""
@@ -28,7 +38,8 @@ STEPS: Final = 60
 _BUCKETS: Final = len(CLASSES)
 _SECONDS: Final = _BUCKETS + len(BOUNDS) + 1
 _RETRIED: Final = _SECONDS + 1
-_COLUMNS: Final = _RETRIED + 1
+_BACKED_UP: Final = _RETRIED + 1
+_COLUMNS: Final = _BACKED_UP + 1
 _ERRORS: Final = CLASSES.index("5xx")
 _UPGRADED: Final = CLASSES.index("1xx")
 
@@ -76,6 +87,12 @@ class Figures:
     def retried(self) -> float:
         """Requests for which more than one server was asked."""
         return self.row[_RETRIED]
+
+    @property
+    def backed_up(self) -> float:
+        """Requests that a backup answered, whether one of the variant's own servers was asked before or not: nginx
+        passes over those that failed a moment ago."""
+        return self.row[_BACKED_UP]
 
     def quantile(self, part: float) -> float | None:
         """Return seconds, on a straight line within the bucket as Prometheus does; None where nothing was timed. What
@@ -134,12 +151,14 @@ class _Series:
 class Tally:
     """The counts of one sidecar. One thread adds; any may read."""
 
-    def __init__(self, names: Callable[[], Mapping[str, Name]], clock: Callable[[], float] = time.monotonic) -> None:
-        """``names`` says what targets stand for: the same object until something changes. Any thread may call it."""
-        self._look_up: Final = names
+    def __init__(
+        self, targets: Callable[[], Mapping[str, Target]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``targets`` says what they stand for: the same object until something changes. Any thread may call it."""
+        self._look_up: Final = targets
         self._clock: Final = clock
         self._lock: Final = threading.Lock()
-        self._names: Mapping[str, Name] = {}
+        self._targets: Mapping[str, Target] = {}
         self._series: dict[Name, _Series] = {}
         self._counted = self._thinned = self._unknown = self._malformed = 0
 
@@ -154,26 +173,28 @@ class Tally:
                 if line is None:
                     self._malformed += times
                     continue
-                if line.target not in self._names and not is_fresh:
+                if line.target not in self._targets and not is_fresh:
                     self._refresh()
                     is_fresh = True
-                name = self._names.get(line.target)
-                if name is None:
+                target = self._targets.get(line.target)
+                if target is None:
                     self._unknown += times
                     continue
                 self._counted += times
-                self._count(name if line.asked else (name[0], ""), now, line, line.weight * times * each)
+                self._count(target, now, line, line.weight * times * each)
 
     def _refresh(self) -> None:
         """Take the newest names; what was counted of services and variants that are gone is forgotten."""
-        names = self._look_up()
-        if names is self._names:
+        targets = self._look_up()
+        if targets is self._targets:
             return
-        self._names = names
-        known = {*names.values(), *((service, "") for service, _ in names.values())}
+        self._targets = targets
+        names = {target.name for target in targets.values()}
+        known = {*names, *((service, "") for service, _ in names)}
         self._series = {name: series for name, series in self._series.items() if name in known}
 
-    def _count(self, name: Name, now: Moment, line: Line, weight: float) -> None:
+    def _count(self, target: Target, now: Moment, line: Line, weight: float) -> None:
+        name = target.name if line.asked else (target.name[0], "")
         series = self._series.get(name)
         if series is None:
             series = self._series[name] = _Series(now)
@@ -185,6 +206,8 @@ class Tally:
             columns += [(_BUCKETS + bucket, weight), (_SECONDS, weight * line.seconds)]
         if line.asked > 1:
             columns.append((_RETRIED, weight))
+        if line.server in target.backups:
+            columns.append((_BACKED_UP, weight))
         for column, amount in columns:
             total[column] += amount
             ring[row + column] += amount

@@ -79,6 +79,7 @@ WEB_TRAFFIC = TrafficTotals(
     bounds=(0.1, 1.0),
     seconds=12.5,
     retried=8.0,
+    backed_up=5.0,
 )
 """Of a sample of a quarter."""
 

@@ -30,17 +30,25 @@ instances = load("proxygen_instances")
 
 
 def report(
-    tried: tuple[float, float], stable: tuple[float, float], *, retried: float = 0, state: str = "serving"
+    tried: tuple[float, float],
+    stable: tuple[float, float],
+    *,
+    retried: float = 0,
+    backed_up: float = 0,
+    state: str = "serving",
 ) -> dict[str, Any]:
     """What one sidecar says; requests and errors of either side."""
 
-    def variant(name: str, figures: tuple[float, float], retried: float, state: str) -> dict[str, Any]:
-        traffic = {"requests": figures[0], "errors": figures[1], "retried": retried}
+    def variant(name: str, figures: tuple[float, float], state: str, **helped: float) -> dict[str, Any]:
+        traffic = {"requests": figures[0], "errors": figures[1], "retried": 0, "backed_up": 0, **helped}
         return {"name": name, "effective": 5000, "instances": [{"id": name, "state": state}], "traffic": traffic}
 
     return {
         "state": "served",
-        "variants": [variant("stable", stable, 0, "serving"), variant("canary", tried, retried, state)],
+        "variants": [
+            variant("stable", stable, "serving"),
+            variant("canary", tried, state, retried=retried, backed_up=backed_up),
+        ],
     }
 
 
@@ -59,6 +67,8 @@ def outcome(*reports: dict[str, Any], **limits: float) -> str:
         pytest.param([report((10, 10), (1000, 0))], "worse", id="few, and all fail"),
         pytest.param([report((100, 1), (1000, 0))], "good", id="one in a hundred may be chance"),
         pytest.param([report((100, 0), (1000, 0), retried=60)], "worse", id="others had to step in"),
+        pytest.param([report((100, 0), (1000, 0), retried=1, backed_up=90)], "worse", id="stable answered for it"),
+        pytest.param([report((300, 0), (900, 0), retried=3, backed_up=3)], "good", id="the same three, counted once"),
         pytest.param([report((100, 0), (9, 0), state="unhealthy")], "worse", id="nobody of the canary serves"),
         pytest.param([report((15, 0), (9, 0)), report((15, 0), (9, 0))], "good", id="two sidecars know more than one"),
         pytest.param([report((100, 0), (9, 0)), {"variants": []}], "worse", id="one sidecar does not have it"),

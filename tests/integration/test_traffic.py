@@ -119,6 +119,26 @@ def test_a_request_that_two_servers_were_asked_for_counts_once(site: Site) -> No
     assert stable["retried"] == 10
 
 
+def test_a_canary_that_nginx_passes_over_is_seen_by_who_stands_in(site: Site) -> None:
+    """After its first failure nginx does not even ask it: no error, no retry, and stable's answers in its place."""
+    site.register("faint", stable := site.app("faint-1"), "route=faint.example.com")
+    site.register("faint", canary := site.app("faint-2"), "route=faint.example.com", "canary=50%")
+    site.until_served(stable, canary)
+    site.who("faint.example.com", 100)
+    heard = until_heard(site.sidecar, "faint", 100)
+    assert heard["canary"]["backed_up"] == 0
+    canary.stop()
+    assert set(site.who("faint.example.com", 100)) == {"faint-1"}
+    heard = until_heard(site.sidecar, "faint", 200)
+    before, after = heard["canary"]["requests"], heard["canary"]["backed_up"]
+    assert after > 20
+    assert heard["canary"]["errors"] == 0
+    # One for each worker, and perhaps one more where the first window ends.
+    assert heard["canary"]["retried"] < after / 2
+    assert heard["stable"]["backed_up"] == 0
+    assert before > after
+
+
 def test_no_request_forges_a_line(site: Site) -> None:
     """Whatever a client writes into path, headers, method or host, it is not in what the sidecar is told."""
     site.register("forged", site.app("forged-1"), "route=forged.example.com")

@@ -25,7 +25,16 @@ from tests.admin.sidecar import CANARY, STATUS, WEB
 
 def traffic(requests: float, errors: float, share: int | None = None) -> TrafficReport:
     return TrafficReport(
-        seconds=10.0, requests=requests, errors=errors, classes={}, retried=0.0, share=share, p50=0.01, p95=0.2, p99=1.5
+        seconds=10.0,
+        requests=requests,
+        errors=errors,
+        classes={},
+        retried=0.0,
+        backed_up=0.0,
+        share=share,
+        p50=0.01,
+        p95=0.2,
+        p99=1.5,
     )
 
 

@@ -33,6 +33,23 @@ def test_the_time_is_that_of_all_who_were_asked(times: bytes, asked: int, second
 
 
 @pytest.mark.parametrize(
+    ("servers", "last"),
+    [
+        (b"", ""),
+        (b" | ", ""),
+        (b" | 10.0.0.1:80", "10.0.0.1:80"),
+        (b" | 10.0.0.1:80, [fd00::1]:80", "[fd00::1]:80"),
+        (b" | 10.0.0.1:80 : 10.0.0.2:80", "10.0.0.2:80"),
+        (b" | svc_stable", "svc_stable"),
+    ],
+)
+def test_the_server_is_the_last_that_was_asked(servers: bytes, last: str) -> None:
+    line = parse(HEADER + b"10000 http://svc_stable 200 0.100" + servers)
+    assert line is not None
+    assert (line.asked, line.server) == (1, last)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",

@@ -13,7 +13,7 @@ from proxygen.settings import Settings
 from proxygen.traffic.listener import Pace, listening
 from proxygen.traffic.lost import LostLines
 from proxygen.traffic.place import Place, obstacle, place_of
-from proxygen.traffic.tally import Tally
+from proxygen.traffic.tally import Tally, Target
 from tests.harness.process import wait_until
 
 LINE = b"<190>Nov 24 03:14:29 proxygen: 10000 http://web_s 200 0.001"
@@ -26,8 +26,8 @@ def place(short_directory: Path) -> Place:
 
 @pytest.fixture
 def tally() -> Tally:
-    names = {"web_s": ("web", "stable")}
-    return Tally(lambda: names)
+    targets = {"web_s": Target(("web", "stable"))}
+    return Tally(lambda: targets)
 
 
 @pytest.fixture

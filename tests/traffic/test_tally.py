@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from proxygen.traffic.tally import STEP, STEPS, Figures, Name, Tally
+from proxygen.traffic.tally import STEP, STEPS, Figures, Tally, Target
 
-NAMES: dict[str, Name] = {"web": ("web", ""), "web_s": ("web", "stable"), "web_c": ("web", "canary")}
+TARGETS: dict[str, Target] = {
+    "web": Target(("web", "")),
+    "web_s": Target(("web", "stable")),
+    "web_c": Target(("web", "canary"), backups=frozenset({"10.0.0.1:80", "[fd00::1]:80"})),
+}
 STABLE, CANARY, NOBODY = ("web", "stable"), ("web", "canary"), ("web", "")
 
 
 class World:
-    """A tally whose clock and names a test moves."""
+    """A tally whose clock and targets a test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.names = NAMES
-        self.tally = Tally(lambda: self.names, lambda: self.now)
+        self.targets = TARGETS
+        self.tally = Tally(lambda: self.targets, lambda: self.now)
 
     def hear(self, body: str, times: int = 1, **more: int) -> None:
         self.tally.add([(f"<190>Nov 24 03:14:29 proxygen: {body}".encode(), times)], **more)
@@ -43,6 +47,19 @@ def test_what_asked_no_server_is_nobodys(world: World) -> None:
     world.hear("10000 web 503 ")
     assert world.tally.totals().keys() == {NOBODY}
     assert world.tally.totals()[NOBODY].requests == 2
+
+
+def test_what_a_backup_answered_is_counted_beside_the_rest(world: World) -> None:
+    world.hear("10000 http://web_c 200 0.001 | 10.0.0.2:80", 5)
+    world.hear("10000 http://web_c 200 0.001 | 10.0.0.1:80", 3)
+    world.hear("10000 http://web_c 200 0.001, 0.002 | 10.0.0.2:80, [fd00::1]:80", 2)
+    # By a worker that does not tell of servers, and where nginx found none to ask.
+    world.hear("10000 http://web_c 200 0.001")
+    world.hear("10000 http://web_c 502 0.000 | web_c")
+    world.hear("10000 http://web_s 200 0.001 | 10.0.0.1:80", 4)
+    figures = world.tally.totals()
+    assert (figures[CANARY].requests, figures[CANARY].backed_up, figures[CANARY].retried) == (12, 5, 2)
+    assert figures[STABLE].backed_up == 0
 
 
 def test_samples_and_thinning_are_scaled_back(world: World) -> None:
@@ -72,16 +89,16 @@ def test_steps_pass_and_are_forgotten(world: World) -> None:
 def test_a_gone_service_leaves_nothing(world: World) -> None:
     world.hear("10000 http://web_s 200 0.001")
     world.hear("10000 http://web_c 200 0.001")
-    world.names = {"web": ("web", ""), "web_s": ("web", "stable")}
+    world.targets = {"web": TARGETS["web"], "web_s": TARGETS["web_s"]}
     assert world.tally.totals().keys() == {STABLE}
     world.hear("10000 http://web_c 200 0.001")
     assert world.tally.ends.unknown == 1
-    world.names = NAMES
+    world.targets = TARGETS
     assert CANARY not in world.tally.totals()
 
 
 def test_a_service_is_known_from_the_moment_it_is_planned(world: World) -> None:
-    world.names = {**NAMES, "new_s": ("new", "stable")}
+    world.targets = {**TARGETS, "new_s": Target(("new", "stable"))}
     world.hear("10000 http://new_s 200 0.001")
     assert world.tally.totals()["new", "stable"].requests == 1
 

@@ -63,6 +63,7 @@ class Figures:
     p95: str
     p99: str
     retried: str
+    backed_up: str
     classes: tuple[tuple[str, str], ...] = ()
     """Classes of status and how many of all requests they are."""
 
@@ -150,6 +151,7 @@ def figures(traffic: TrafficReport | None) -> Figures:
         p95=words.milliseconds(traffic.p95 if traffic else None),
         p99=words.milliseconds(traffic.p99 if traffic else None),
         retried=words.percent_of(traffic.retried, traffic.requests) if traffic else words.NOTHING,
+        backed_up=words.percent_of(traffic.backed_up, traffic.requests) if traffic else words.NOTHING,
         classes=tuple((name, words.percent_of(number, traffic.requests)) for name, number in classes if traffic),
     )
 

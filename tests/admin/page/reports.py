@@ -75,6 +75,7 @@ def traffic(requests: float, errors: float = 0, *, share: int | None = None) -> 
         errors=errors,
         classes={"2xx": requests - errors, "5xx": errors},
         retried=errors,
+        backed_up=2 * errors,
         share=share,
         p50=0.004,
         p95=0.08,
