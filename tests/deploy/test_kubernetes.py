@@ -234,7 +234,7 @@ def test_nginx_ends_and_is_back_with_the_generation_that_it_had(node: Node, pod:
     node.crash(pod.container("nginx"))
     process.wait_until(lambda: pod.probe("nginx", "readiness") == 200, what="nginx back", timeout=60)
     assert ask(node, pod)[0] == 200
-    assert generation(pod) == before
+    assert generation(pod) == before, pod.log("proxygen")
     assert node.pid(pod.container("proxygen")) == sidecar
     see_a_change(node, pod)
 
@@ -293,5 +293,6 @@ def see_a_change(node: Node, pod: PlayedPod) -> None:
 
 
 def is_proven(pod: PlayedPod) -> bool:
+    """Whether what `current` names is live; until then it is on its way."""
     status, body = pod.node.ask(f"http://{pod.address}:18081/api/v1/status")
-    return status == 200 and bool(json.loads(body)["live"]["outcome"] == "applied")
+    return status == 200 and int(generation(pod).rpartition("/")[2]) == json.loads(body)["live"]["number"]
