@@ -64,6 +64,8 @@ class Figures:
     p99: str
     retried: str
     backed_up: str
+    """What one of nginx's backups answered; "" where that is nothing."""
+    backed_up_level: str
     classes: tuple[tuple[str, str], ...] = ()
     """Classes of status and how many of all requests they are."""
 
@@ -151,7 +153,8 @@ def figures(traffic: TrafficReport | None) -> Figures:
         p95=words.milliseconds(traffic.p95 if traffic else None),
         p99=words.milliseconds(traffic.p99 if traffic else None),
         retried=words.percent_of(traffic.retried, traffic.requests) if traffic else words.NOTHING,
-        backed_up=words.percent_of(traffic.backed_up, traffic.requests) if traffic else words.NOTHING,
+        backed_up=words.percent_of(traffic.backed_up, traffic.requests) if traffic and traffic.backed_up else "",
+        backed_up_level=words.error_level(traffic.backed_up, traffic.requests) if traffic else "",
         classes=tuple((name, words.percent_of(number, traffic.requests)) for name, number in classes if traffic),
     )
 

@@ -22,6 +22,7 @@ def test_each_variant_shows_its_share_as_asked_in_effect_and_measured() -> None:
         ("measured", "10.04 %", 10.04),
     ]
     assert (canary.figures.errors, canary.figures.level) == ("4.0 %", Level.BAD)
+    assert (canary.figures.backed_up, canary.figures.backed_up_level) == ("8.0 %", Level.BAD)
     assert (canary.figures.p50, canary.figures.p95, canary.figures.p99) == ("4.0 ms", "80 ms", "1.2 s")
 
 
@@ -29,6 +30,12 @@ def test_no_requests_are_not_a_share_of_nothing() -> None:
     quiet = replace(WEB, variants=(replace(WEB.variants[0], traffic=None),))
     measured = page_of(quiet).variants[0].shares[2]
     assert (measured.text, measured.value) == ("no requests", 0)
+
+
+def test_what_no_backup_answered_is_not_shown() -> None:
+    assert WEB.variants[0].traffic is not None
+    alone = replace(WEB.variants[0], traffic=replace(WEB.variants[0].traffic, backed_up=0.0))
+    assert page_of(replace(WEB, variants=(alone,))).variants[0].figures.backed_up == ""
 
 
 def test_instances_that_fail_stand_first_and_parts_are_of_those_that_serve() -> None:
