@@ -14,11 +14,11 @@ from proxygen.guard import Guard, Held, Limits
 from proxygen.last_good import LastGood, load_last_good, save_last_good
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
-from proxygen.model import Catalog, Instance
+from proxygen.model import Catalog
 from proxygen.pipeline import Drafted, Pipeline
 from proxygen.plan.types import Memory, Plan
 from proxygen.settings import GuardSettings, Settings
-from proxygen.unchecked import Unchecked
+from proxygen.unchecked import Kept, Unchecked
 
 _log = get_logger(__name__)
 
@@ -68,7 +68,7 @@ class Accepted:
             self.stored = last_good
             self._saved = last_good.generation
 
-    def keep_unchecked(self, catalog: Catalog) -> tuple[Catalog, tuple[Instance, ...]]:
+    def keep_unchecked(self, catalog: Catalog) -> Kept:
         """See `Unchecked.keep`."""
         return self._unchecked.keep(catalog, time.monotonic(), fresh=self._is_fresh())
 

@@ -238,7 +238,10 @@ class Guard:
         shortly before as many as are missing."""
         assert self._accepted is not None
         gone = self._serving.get(name, frozenset()) - there
-        kept = {one.key: one for one in self._accepted.services.get(name, ()) if one.key in gone}
+        # No longer for want of a check, where that was so before.
+        kept = {
+            one.key: replace(one, unchecked=False) for one in self._accepted.services.get(name, ()) if one.key in gone
+        }
         for step in reversed(self._steps.get(name, ())):
             for one in step.gone:
                 if len(there) + len(kept) < self._held[name] and one.key not in there:

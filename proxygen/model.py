@@ -44,6 +44,8 @@ class Instance:
     health: Health = Health.PASSING
     unchecked: bool = False
     """Critical only because its agent has not run its checks since it started; see `proxygen.unchecked`."""
+    speaks: bool = False
+    """Whether its agent tells the outputs of its checks."""
     weight_passing: int = 1
     weight_warning: int = 1
     create_index: int = 0

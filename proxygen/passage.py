@@ -32,6 +32,8 @@ from proxygen.settings import Settings
 _log = get_logger(__name__)
 
 _NAMED: Final = 3
+_LEAST_PAUSE: Final = 5.0
+"""Seconds before what is kept is looked at again: that may last for as long as Consul cannot be asked."""
 
 MAX_DOUBLINGS: Final = 5
 """Of the pause before a service that a reload stumbled over is tried again: 30 s becomes 16 minutes at most."""
@@ -89,6 +91,8 @@ class Passage:
         self.held: Held | None = None
         """What is kept back of the newest plan, by the guard."""
         self.held_since: datetime | None = None
+        self._held_until: asyncio.TimerHandle | None = None
+        self._unchecked_until: asyncio.TimerHandle | None = None
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
 
@@ -177,7 +181,7 @@ class Passage:
         pending = await self.finish_pending()
         if pending.outcome is not Outcome.UNCHANGED:
             return pending
-        return Applied(outcome=Outcome.HELD, generation=self.live_number(), reason=pinned_reason(self._accepted.pinned))
+        return replace(pending, outcome=Outcome.HELD, reason=pinned_reason(self._accepted.pinned))
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._refusals.review(catalog, time.monotonic())
@@ -192,12 +196,17 @@ class Passage:
 
     def _keep_unchecked(self, catalog: Catalog) -> Catalog:
         """Let what is only unchecked keep its health, say so once, and come back when it must not any more."""
-        catalog, begun = self._accepted.keep_unchecked(catalog)
-        if begun:
-            asyncio.get_running_loop().call_later(self._settings.guard.hold + 0.1, self._again)
-            named = [f"{instance.service}/{instance.id} on {instance.node}" for instance in begun[:_NAMED]]
-            _log.warning("unchecked instances served as before", count=len(begun), instances=", ".join(named))
-        return catalog
+        kept = self._accepted.keep_unchecked(catalog)
+        if self._unchecked_until is not None:
+            self._unchecked_until.cancel()
+            self._unchecked_until = None
+        if kept.due is not None:
+            pause = max(kept.due, _LEAST_PAUSE) + 0.1
+            self._unchecked_until = asyncio.get_running_loop().call_later(pause, self._again)
+        if kept.begun:
+            named = [f"{instance.service}/{instance.id} on {instance.node}" for instance in kept.begun[:_NAMED]]
+            _log.warning("unchecked instances served as before", count=len(kept.begun), instances=", ".join(named))
+        return kept.catalog
 
     def _note_hold(self, held: Held | None) -> None:
         """Tell when a hold begins, changes and ends, and come back when it may be over."""
@@ -209,9 +218,16 @@ class Passage:
             return
         if before is None:
             self.held_since = datetime.now(UTC)
-            asyncio.get_running_loop().call_later(self._settings.guard.hold + 0.1, self._again)
+        if self._held_until is None:
+            pause = max(self._settings.guard.hold, _LEAST_PAUSE) + 0.1
+            self._held_until = asyncio.get_running_loop().call_later(pause, self._look_at_hold)
         if before is None or before.services.keys() != held.services.keys():
             _log.warning("servers held", reason=held.reason, services=len(held.services))
+
+    def _look_at_hold(self) -> None:
+        """Go over the newest catalog again; what is held then, since Consul cannot be asked, is looked at once more."""
+        self._held_until = None
+        self._again()
 
     def _draft_here(self, pipeline: Pipeline, catalog: Catalog, timings: Timings) -> Drafted:
         # A pass that was cancelled leaves its thread behind, and a pipeline remembers what it rendered last.

@@ -222,8 +222,10 @@ class Reconciler:
         is_news = step.outcome is not Outcome.UNCHANGED or bool(step.reason)
         if is_news or self.last is None or self.last.outcome is not Outcome.APPLIED:
             self.last = step
-        # What was rejected leaves behind what nginx may serve once it starts; nobody has seen it do so.
-        if step.outcome is Outcome.APPLIED or (step.outcome is not Outcome.REJECTED and step.generation != self.live):
+        # What was rejected leaves behind what nginx may serve once it starts, and a way back that leads nowhere asks
+        # nobody: no one has seen nginx serve what these name.
+        is_seen = step.outcome is not Outcome.REJECTED and not (step.outcome is Outcome.UNCHANGED and step.reason)
+        if step.outcome is Outcome.APPLIED or (is_seen and step.generation != self.live):
             self.live, self.live_since = step.generation, step.at if step.generation is not None else None
         self._tell(step)
         self._schedule_retry(failed=step.failed or not self._accepted.is_written)

@@ -59,6 +59,16 @@ class Loop:
     def live(self) -> int | None:
         return current(self.settings.output.directory)
 
+    def health_of(self, name: str) -> Health | None:
+        """As the newest plan has it, of a service's first instance."""
+        found = self.reconciler.plan.services if self.reconciler.plan else ()
+        return next((service.instances[0].health for service in found if service.name == name), None)
+
+    @property
+    def warnings(self) -> list[str]:
+        found = self.reconciler.plan.services if self.reconciler.plan else ()
+        return [warning for service in found for warning in service.warnings]
+
     def serves(self, text: str) -> bool:
         """Whether a generation with this text in it is proven, and the pass that made it is over."""
         number = self.live
@@ -81,7 +91,9 @@ class Loop:
 
 
 @asynccontextmanager
-async def running(nginx: NginxServer, *, is_fresh: bool = True, **knobs: object) -> AsyncIterator[Loop]:
+async def running(
+    nginx: NginxServer, *, is_fresh: Callable[[], bool] = lambda: True, **knobs: object
+) -> AsyncIterator[Loop]:
     values = {
         "proxy.http_listen": f"127.0.0.1:{free_port()}",
         "proxy.https_listen": f"127.0.0.1:{free_port()}",
@@ -95,7 +107,7 @@ async def running(nginx: NginxServer, *, is_fresh: bool = True, **knobs: object)
     settings = load(values, environment={})
     catalogs: Latest[Catalog] = Latest()
     with hold_output(nginx.output) as output:
-        reconciler = Reconciler(settings, output, await open_pipeline(settings), catalogs, is_fresh=lambda: is_fresh)
+        reconciler = Reconciler(settings, output, await open_pipeline(settings), catalogs, is_fresh=is_fresh)
         task = asyncio.create_task(reconciler.run())
         try:
             yield Loop(nginx, settings, catalogs, reconciler, task)
@@ -311,6 +323,69 @@ async def test_nginx_that_comes_before_consul_is_enough_to_be_live(server: Nginx
         assert loop.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)
 
 
+async def test_what_is_unchecked_is_looked_at_again_once_consul_can_be_asked(
+    server: NginxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Injects a Consul that cannot be asked while the limit ends, and then says what it said before: no new catalog."""
+    monkeypatch.setattr("proxygen.passage._LEAST_PAUSE", 0.2)
+    is_fresh = False
+    checked = replace(WEB, speaks=True)
+    server.start()
+    async with running(server, is_fresh=lambda: is_fresh, guard__hold="500ms") as loop:
+        loop.put(checked, *FLEET[1:])
+        await loop.until(lambda: loop.outcome is Outcome.APPLIED)
+        loop.put(replace(checked, health=Health.CRITICAL, unchecked=True, speaks=False), *FLEET[1:])
+        await loop.until(lambda: loop.health_of("web") is Health.PASSING and loop.warnings)
+        passes = loop.reconciler.begun
+        await loop.until(lambda: loop.reconciler.begun > passes + 4)
+        assert loop.health_of("web") is Health.PASSING
+        is_fresh = True
+        await loop.until(lambda: loop.health_of("web") is Health.CRITICAL)
+        assert not loop.warnings
+
+
+# --- what is live -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_only_published_is_not_live(server: NginxServer) -> None:
+    """Injects an nginx that never ran, and an operator who goes back to where he is: that asks nginx nothing."""
+    async with running(server) as loop:
+        loop.put(WEB)
+        await loop.until(lambda: loop.outcome is Outcome.REJECTED and loop.live == 1)
+        assert (await loop.reconciler.roll_back(None)).outcome is Outcome.UNCHANGED
+        assert (loop.reconciler.live, loop.reconciler.live_since) == (None, None)
+        server.start()
+        await loop.until(lambda: loop.reconciler.live == 1)
+
+
+async def test_what_waits_for_nginx_is_not_live_before_it_is_back(loop: Loop) -> None:
+    """Injects the end of nginx: the next generation is published, and what was served last stays what is live."""
+    since = loop.reconciler.live_since
+    loop.nginx.kill()
+    loop.put(WEB, SHOP)
+    await loop.until(lambda: loop.outcome is Outcome.REJECTED and loop.live == 2)
+    assert (await loop.reconciler.roll_back(2)).outcome is Outcome.UNCHANGED
+    assert (loop.reconciler.live, loop.reconciler.live_since) == (1, since)
+    loop.nginx.start()
+    await loop.until(lambda: loop.reconciler.live == 2)
+    assert loop.reconciler.live_since != since
+
+
+async def test_where_the_stamp_is_asked_for_elsewhere_a_pinned_generation_is_not_live(server: NginxServer) -> None:
+    """Injects another nginx.stamp and the end of nginx: what is pinned cannot tell that it is served."""
+    server.start()
+    async with running(server) as loop:
+        for instances in ((WEB,), (WEB, SHOP)):
+            loop.put(*instances)
+            await loop.until(lambda: loop.reconciler.live == len(instances))  # noqa: B023
+        assert (await loop.reconciler.roll_back(None)).outcome is Outcome.APPLIED
+    server.kill()
+    async with running(server) as loop:
+        loop.put(WEB, SHOP)
+        await loop.until(lambda: loop.outcome is Outcome.HELD)
+        assert loop.reconciler.live is None
+
+
 # --- rollback ---------------------------------------------------------------------------------------------------------
 
 
@@ -438,7 +513,7 @@ async def test_a_hold_ends_by_itself_after_its_time(server: NginxServer) -> None
 
 async def test_a_hold_does_not_end_while_consul_cannot_be_asked(server: NginxServer) -> None:
     server.start()
-    async with running(server, is_fresh=False, guard__hold="100ms") as loop:
+    async with running(server, is_fresh=lambda: False, guard__hold="100ms") as loop:
         loop.put(*FLEET)
         await loop.until(lambda: loop.serves("mail.example.com"))
         loop.put(WEB)

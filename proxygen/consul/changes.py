@@ -21,10 +21,10 @@ class Changed:
 
 
 def index_checks(checks: Iterable[Check]) -> dict[CheckKey, tuple[str, str, str]]:
-    """Return what matters of each check: its status, where it has run, and whose it is."""
+    """Return what matters of each check: its status, whether it has run, and whose it is."""
     return {
         (check.node, check.check_id): (
-            "unchecked" if check.unchecked else check.status,
+            "unchecked" if check.unchecked else f"{check.status}, has run" if check.speaks else check.status,
             check.service_name,
             check.service_id,
         )

@@ -2,15 +2,18 @@
 
 Rules of health: an instance is as healthy as its worst check, its node's included; an unknown status is critical.
 
-A check that has not run since its agent started is critical with an empty output; the first run gives it one (Consul
-1.8 and later). That holds only of checks that the agent runs itself and that always say something: a script may be
-silent, and a TTL is set by an application with or without a word.
+A check that has not run since its agent started is critical with an empty output; or, where its service was registered
+more than once, with that of a run before (Consul 1.8.7, seen), which tells of a success as no run that failed would
+(agent/checks/check.go). That holds only of checks that the agent runs itself and that always say something: a script
+may be silent, and a TTL is set by an application with or without a word. An agent with ``discard_check_output`` never
+tells an output.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -27,6 +30,12 @@ _SERVICE_MAINTENANCE: Final = "_service_maintenance:"
 
 _NEVER_SILENT: Final = frozenset({"http", "h2ping", "tcp", "udp", "grpc"})
 """Types of checks whose every run leaves an output."""
+
+_SUCCESS: Final = re.compile(
+    r"HTTP [A-Z]+ \S+: (?:2[0-9]{2}|429) |(?:TCP|TCP\+TLS|UDP) connect \S+: Success|gRPC check \S+: success"
+    r"|HTTP2 ping was successful"
+)
+"""How the outputs begin of runs that a check is not critical after."""
 
 T = TypeVar("T")
 
@@ -70,7 +79,13 @@ class Check(msgspec.Struct, rename="pascal"):
     @property
     def unchecked(self) -> bool:
         """Whether it is critical because it has not run yet."""
-        return self.status == Health.CRITICAL and not self.output and self.type in _NEVER_SILENT
+        is_silent = not self.output or _SUCCESS.match(self.output) is not None
+        return self.status == Health.CRITICAL and self.type in _NEVER_SILENT and is_silent
+
+    @property
+    def speaks(self) -> bool:
+        """Whether its output shows that it has run."""
+        return self.type in _NEVER_SILENT and self.output != ""
 
 
 class Entry(msgspec.Struct, rename="pascal"):
@@ -192,6 +207,7 @@ def _instance(entry: Entry) -> Instance:
         meta=tuple(sorted((service.meta or {}).items())),
         health=health,
         unchecked=health is Health.CRITICAL and _only_unchecked(checks),
+        speaks=any(check.speaks for check in checks),
         weight_passing=weights.passing,
         weight_warning=weights.warning,
         create_index=service.create_index,

@@ -166,16 +166,15 @@ class Tally:
         """Count lines, each with how often it came. Each stands for ``each`` that arrived; ``thinned`` of them were
         not looked at."""
         with self._lock:
-            now, is_fresh = self._now(), False
+            # Behind the same names there may be other servers.
+            self._refresh()
+            now = self._now()
             self._thinned += thinned
             for datagram, times in lines:
                 line = parse(datagram)
                 if line is None:
                     self._malformed += times
                     continue
-                if line.target not in self._targets and not is_fresh:
-                    self._refresh()
-                    is_fresh = True
                 target = self._targets.get(line.target)
                 if target is None:
                     self._unknown += times

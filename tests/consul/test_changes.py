@@ -33,6 +33,9 @@ def test_the_first_run_of_a_check_touches_its_service_though_it_stays_critical()
     assert compare_checks(index_checks([waiting]), index_checks([ran])).services == {"web"}
     more = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused again")
     assert not compare_checks(index_checks([ran]), index_checks([more])).services
+    silent = Check(node="n1", check_id="a", status="passing", service_name="web", type="http")
+    told = Check(node="n1", check_id="a", status="passing", service_name="web", type="http", output="200 OK")
+    assert compare_checks(index_checks([silent]), index_checks([told])).services == {"web"}
 
 
 def test_a_nodes_own_check_touches_the_node() -> None:

@@ -70,6 +70,15 @@ def check(**fields: Any) -> dict[str, Any]:
         ([SERF, check(), check(CheckID="b", Output="connection refused")], False),
         ([SERF | {"Status": "critical", "Output": "Agent not live or unreachable"}, check()], False),
         ([SERF, check(Output="connection refused")], False),
+        # Registered twice, the agent remembers what the check said before it started.
+        ([SERF, check(Output="HTTP GET http://10.0.0.1:80/: 200 OK Output: ok")], True),
+        ([SERF, check(Output="HTTP GET http://10.0.0.1:80/: 429 Too Many Requests Output: ")], True),
+        ([SERF, check(Output="HTTP GET http://10.0.0.1:80/: 500 Internal Server Error Output: a: 200 OK")], False),
+        ([SERF, check(Output='Get "http://10.0.0.1:80/: 200 OK": connection refused')], False),
+        ([SERF, check(Type="tcp", Output="TCP connect 10.0.0.1:80: Success")], True),
+        ([SERF, check(Type="grpc", Output="gRPC check 10.0.0.1:80/web: success")], True),
+        ([SERF, check(Type="h2ping", Output="HTTP2 ping was successful")], True),
+        ([SERF, check(Type="script", Output="HTTP GET http://10.0.0.1:80/: 200 OK Output: ok")], False),
         ([SERF, check(Status="passing")], False),
         # A script may say nothing, an application may set its TTL without a word, and an old Consul names no type.
         ([SERF, check(Type="script")], False),
@@ -82,6 +91,22 @@ def check(**fields: Any) -> dict[str, Any]:
 def test_critical_without_a_word_is_unchecked(checks: list[dict[str, Any]], unchecked: bool) -> None:
     [found] = instances(entry(Checks=checks))
     assert found.unchecked is unchecked
+
+
+@pytest.mark.parametrize(
+    ("checks", "speaks"),
+    [
+        ([SERF, check(Status="passing", Output="TCP connect 10.0.0.1:80: Success")], True),
+        ([SERF, check(Output="connection refused")], True),
+        # discard_check_output = true: what ran and failed looks as if it had not run.
+        ([SERF, check(Status="passing")], False),
+        ([SERF, check(Type="ttl", Status="passing", Output="I am well")], False),
+        ([SERF], False),
+    ],
+)
+def test_an_agent_that_tells_outputs_is_known(checks: list[dict[str, Any]], speaks: bool) -> None:
+    [found] = instances(entry(Checks=checks))
+    assert found.speaks is speaks
 
 
 def test_an_instance_without_an_address_has_its_nodes() -> None:

@@ -17,7 +17,7 @@ from tests.harness.fake_consul import FakeConsul, entry, fake_consul
 from tests.harness.nginx import NginxServer
 from tests.harness.outside import OutsideNode
 from tests.harness.sidecar import Sidecar
-from tests.integration.waiting import HOST, ROUTE, answers, call, outcome, status_of, steady_load, until
+from tests.integration.waiting import HOST, ROUTE, answers, call, outcome, said, status_of, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
 Saw = Callable[[str], None]
@@ -157,17 +157,18 @@ async def test_t2_an_agent_that_restarts_and_has_checked_nothing_yet_empties_not
     consul.start()
     with App("web-1") as web, App("shop-1") as shop, App("other") as other:
         _register_checked(consul, "web", web, ROUTE)
-        _register_checked(consul, "shop", shop, SHOP)
+        _register_checked(consul, "shop", shop, SHOP, interval="1s")
         for number in range(6):
             consul.register(f"other-{number}", port=other.port, tags=[f"proxygen.route=other-{number}.example.com"])
         await until(lambda: _passing(consul, "web") == _passing(consul, "shop") == 1, "both checked")
+        # Registered twice, so the agent starts with what the check said before; and it does not run for an hour.
+        _register_checked(consul, "shop", shop, SHOP, interval="1h")
         sidecar = make_sidecar(consul, running, **KEEP_ALL)
         sidecar.start()
         async with steady_load(sidecar), steady_load(sidecar, "shop.example.com"):
             await call(consul.kill)
             await call(consul.start)
-            kept = await outcome(sidecar, "unchecked instances served as before")
-            saw(f"kept {kept['instances']}")
+            await until(lambda: any("shop" in instance for instance in _kept(sidecar)), "an instance kept")
             assert any("not checked since" in warning for warning in sidecar.status()["warnings"])
             # Not a hold, for which every proxy beside this Consul would call itself unready.
             assert sidecar.status()["hold"] is None
@@ -176,8 +177,31 @@ async def test_t2_an_agent_that_restarts_and_has_checked_nothing_yet_empties_not
                 await answers(sidecar, NEW, 503)
                 consul.deregister(f"new-{new.port}")
                 await answers(sidecar, NEW, 404)
+            _register_checked(consul, "shop", shop, SHOP, interval="1s")
             await until(lambda: not sidecar.status()["warnings"], "all checked", timeout=30)
+            saw(f"kept {_kept(sidecar)}")
         assert not lacking(sidecar, [web.port, shop.port])
+
+
+@pytest.mark.incident("T2")
+async def test_t2_an_agent_that_tells_no_outputs_is_believed(
+    make_consul: Callable[..., ConsulAgent], running: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """Injects the end of an instance whose agent discards outputs: its check ran and failed, and looks as if it had
+    not run. It leaves nginx at once, with the default guard.hold of five minutes."""
+    consul = make_consul(config={"discard_check_output": True})
+    consul.start()
+    with App("other") as other:
+        with App("web-1") as web:
+            _register_checked(consul, "web", web, ROUTE, interval="1s")
+            for number in range(6):
+                consul.register(f"other-{number}", port=other.port, tags=[f"proxygen.route=other-{number}.example.com"])
+            await until(lambda: _passing(consul, "web") == 1, "it is checked")
+            sidecar = make_sidecar(consul, running)
+            sidecar.start()
+            await answers(sidecar)
+        await answers(sidecar, HOST, 503)
+        assert not _kept(sidecar)
 
 
 @pytest.mark.incident("T2")
@@ -202,6 +226,12 @@ async def test_t2_what_is_never_checked_is_served_for_so_long_only(
         assert await status_of(sidecar) == 502
         await answers(sidecar, HOST, 503)
         assert not sidecar.status()["warnings"]
+
+
+def _kept(sidecar: Sidecar) -> list[str]:
+    """Every instance that was served unchecked."""
+    events = said(sidecar, "unchecked instances served as before")
+    return sorted({instance for event in events for instance in str(event["instances"]).split(", ")})
 
 
 def _register_checked(consul: ConsulAgent, name: str, app: App, tag: str, *, interval: str = "6s") -> None:

@@ -62,6 +62,15 @@ def test_what_a_backup_answered_is_counted_beside_the_rest(world: World) -> None
     assert figures[STABLE].backed_up == 0
 
 
+@pytest.mark.parametrize(("backups", "backed_up"), [({"10.0.0.9:80"}, 50), ({"10.0.0.1:80"}, 0)])
+def test_behind_the_same_name_there_may_soon_be_other_backups(world: World, backups: set[str], backed_up: int) -> None:
+    """Nobody has read since, and the line names a target that is known already."""
+    world.hear("10000 http://web_c 200 0.001 | 10.0.0.9:80")
+    world.targets = {**TARGETS, "web_c": Target(CANARY, frozenset(backups))}
+    world.hear("10000 http://web_c 200 0.001 | 10.0.0.9:80", 50)
+    assert world.tally.totals()[CANARY].backed_up == backed_up
+
+
 def test_samples_and_thinning_are_scaled_back(world: World) -> None:
     world.hear("2000 http://web_s 200 0.001", 5, each=4, thinned=15)
     assert world.tally.totals()[STABLE].requests == 100
