@@ -201,8 +201,8 @@ class Passage:
             self._unchecked_until.cancel()
             self._unchecked_until = None
         if kept.due is not None:
-            pause = max(kept.due, _LEAST_PAUSE) + 0.1
-            self._unchecked_until = asyncio.get_running_loop().call_later(pause, self._again)
+            pause = kept.due if kept.due > 0 else _LEAST_PAUSE
+            self._unchecked_until = asyncio.get_running_loop().call_later(pause + 0.1, self._again)
         if kept.begun:
             named = [f"{instance.service}/{instance.id} on {instance.node}" for instance in kept.begun[:_NAMED]]
             _log.warning("unchecked instances served as before", count=len(kept.begun), instances=", ".join(named))
@@ -213,14 +213,18 @@ class Passage:
         before, self.held = self.held, held
         if held is None:
             self.held_since = None
+            if self._held_until is not None:
+                self._held_until.cancel()
+                self._held_until = None
             if before is not None:
                 _log.info("hold over")
             return
         if before is None:
             self.held_since = datetime.now(UTC)
         if self._held_until is None:
-            pause = max(self._settings.guard.hold, _LEAST_PAUSE) + 0.1
-            self._held_until = asyncio.get_running_loop().call_later(pause, self._look_at_hold)
+            hold = self._settings.guard.hold
+            pause = hold if before is None else max(hold, _LEAST_PAUSE)
+            self._held_until = asyncio.get_running_loop().call_later(pause + 0.1, self._look_at_hold)
         if before is None or before.services.keys() != held.services.keys():
             _log.warning("servers held", reason=held.reason, services=len(held.services))
 

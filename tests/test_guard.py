@@ -111,6 +111,14 @@ def test_more_than_half_is_held(how: str) -> None:
     assert watchman.serving("a") == {"a-1", "a-2", "a-3"}
 
 
+def test_what_is_held_no_longer_waits_for_a_check() -> None:
+    """It was kept because its agent had just started; that is over, and the hold has a reason of its own."""
+    unchecked = fleet({"a": 3, "b": 3, "c": 3, "d": 3}, unchecked=True)
+    held = watching(unchecked).see(with_health(unchecked, Health.CRITICAL, "a", "b", "c"), 1)
+    assert held is not None
+    assert not any(one.unchecked for name in held.services for one in held.catalog.services[name])
+
+
 def test_losses_are_counted_together_within_the_window() -> None:
     watchman = watching(FOUR)
     assert watchman.see(without(FOUR, a=None), 1) is None

@@ -524,6 +524,22 @@ async def test_a_hold_does_not_end_while_consul_cannot_be_asked(server: NginxSer
         assert loop.serves("mail.example.com")
 
 
+async def test_a_hold_ends_once_consul_can_be_asked_again(server: NginxServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Injects a Consul that cannot be asked while the time is over, and then says what it said before."""
+    monkeypatch.setattr("proxygen.passage._LEAST_PAUSE", 0.2)
+    is_fresh = False
+    server.start()
+    async with running(server, is_fresh=lambda: is_fresh, guard__hold="100ms") as loop:
+        loop.put(*FLEET)
+        await loop.until(lambda: loop.serves("mail.example.com"))
+        loop.put(WEB)
+        await loop.until(lambda: loop.outcome is Outcome.HELD)
+        await asyncio.sleep(0.5)
+        assert loop.reconciler.holds
+        is_fresh = True
+        await loop.until(lambda: loop.outcome is Outcome.APPLIED and not loop.serves("mail.example.com"))
+
+
 # --- the catalog on disk ----------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -197,9 +198,9 @@ class Beneath(Screen[None]):
             await asyncio.sleep(_QUICKEST)
             await until(self.app.happened, REFRESH)
 
+    @abstractmethod
     async def look(self) -> None:
         """Ask, and show the answer."""
-        raise NotImplementedError
 
 
 class Service(Beneath):

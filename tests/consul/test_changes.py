@@ -31,6 +31,9 @@ def test_the_first_run_of_a_check_touches_its_service_though_it_stays_critical()
     waiting = Check(node="n1", check_id="a", status="critical", service_name="web", type="http")
     ran = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused")
     assert compare_checks(index_checks([waiting]), index_checks([ran])).services == {"web"}
+    success = "HTTP GET http://10.0.0.1:80/: 200 OK Output: ok"
+    remembered = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output=success)
+    assert compare_checks(index_checks([remembered]), index_checks([ran])).services == {"web"}
     more = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused again")
     assert not compare_checks(index_checks([ran]), index_checks([more])).services
     silent = Check(node="n1", check_id="a", status="passing", service_name="web", type="http")

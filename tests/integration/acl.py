@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import pytest
 
@@ -16,6 +16,8 @@ from tests.harness.consul import ConsulAgent
 
 POLICIES: Final = Path(__file__).parents[2] / "deploy" / "acl"
 DENYING: Final = {"acl": {"enabled": True, "default_policy": "deny"}}
+
+A = TypeVar("A", bound=ConsulAgent)
 
 
 def policy(name: str) -> list[str]:
@@ -37,7 +39,13 @@ def take_over(agent: ConsulAgent) -> None:
 @contextmanager
 def denying_consul(directory: Path) -> Iterator[ConsulAgent]:
     """An agent of which we hold the token that may do everything."""
-    agent = ConsulAgent(directory, config=DENYING)
+    with taken_over(ConsulAgent(directory, config=DENYING)) as agent:
+        yield agent
+
+
+@contextmanager
+def taken_over(agent: A) -> Iterator[A]:
+    """The agent at work, with the token that may do everything."""
     agent.start()
     try:
         take_over(agent)

@@ -52,12 +52,17 @@ def manager(short_directory: Path) -> Iterator[Manager]:
     manager.close()
 
 
-def test_the_sidecar_says_when_it_is_ready_reloads_and_stops(
-    consul: ConsulAgent, sidecar: Sidecar, manager: Manager
-) -> None:
+def start_notifying(consul: ConsulAgent, sidecar: Sidecar, manager: Manager) -> None:
+    """Start beside the manager, with one service to serve, and wait for the first word that it is ready."""
     consul.register("web", port=1, tags=["proxygen.route=web.example.com"])
     sidecar.start(ready=False, within=manager.within)
     wait_until(lambda: manager.has_heard("READY=1"), what="READY=1")
+
+
+def test_the_sidecar_says_when_it_is_ready_reloads_and_stops(
+    consul: ConsulAgent, sidecar: Sidecar, manager: Manager
+) -> None:
+    start_notifying(consul, sidecar, manager)
     assert sidecar.generation() is not None, "what Consul says is live by then"
     assert "WATCHDOG=1" in manager.words
     assert any(word.startswith("STATUS=ready; generation 1; 1 services") for word in manager.words)
@@ -73,9 +78,7 @@ def test_settings_that_change_just_before_the_signal_are_ready_in_the_end(
     consul: ConsulAgent, sidecar: Sidecar, manager: Manager
 ) -> None:
     """The watch on the file has begun anew by then, and the signal finds a sidecar that finishes what is pending."""
-    consul.register("web", port=1, tags=["proxygen.route=web.example.com"])
-    sidecar.start(ready=False, within=manager.within)
-    wait_until(lambda: manager.has_heard("READY=1"), what="READY=1")
+    start_notifying(consul, sidecar, manager)
     settings = sidecar.config.read_text()
     for number, pause in enumerate((0.0, 0.02, 0.05, 0.1, 0.15, 0.2)):
         sidecar.config.write_text(f"{settings}\n[guard]\nhold = '{12 + number}m'\n")

@@ -26,7 +26,7 @@ from tests.harness.ports import free_port
 from tests.harness.secure_consul import SecureConsul
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
-from tests.integration.acl import policy, take_over, token
+from tests.integration.acl import policy, taken_over, token
 from tests.integration.certificates import Authority
 from tests.integration.site import Answer, Client
 
@@ -95,13 +95,9 @@ def etc(tmp_path_factory: pytest.TempPathFactory) -> Etc:
 
 @pytest.fixture(scope="module")
 def consul(etc: Etc) -> Iterator[SecureConsul]:
-    agent = SecureConsul(etc.directory, config=etc.of(block("hcl", "verify_incoming")), tls=etc.client())
-    agent.start()
-    try:
-        take_over(agent)
+    config = etc.of(block("hcl", "verify_incoming"))
+    with taken_over(SecureConsul(etc.directory, config=config, tls=etc.client())) as agent:
         yield agent
-    finally:
-        agent.stop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +192,12 @@ def holding(secret: str, directory: Path) -> list[Path]:
     return [path for path in files if secret.encode() in path.read_bytes()]
 
 
+def is_still(sidecar: Sidecar, before: int) -> bool:
+    """Whether a later generation is live, and no worker of an earlier one is left."""
+    status = sidecar.status()
+    return status["live"]["number"] > before and status["nginx"]["draining"] == 0
+
+
 def test_a_request_goes_through_tls_and_no_secret_is_seen_on_its_way(everything: Everything, tmp_path: Path) -> None:
     one = everything
     process.wait_steady(lambda: one.ask(tls=True).status == 200, what="the application over TLS", timeout=30)
@@ -209,7 +211,10 @@ def test_a_request_goes_through_tls_and_no_secret_is_seen_on_its_way(everything:
     assert one.page("/", certificate="")[0] == 400
     said = {path: one.page(path) for path in ("/", "/services/web", "/metrics", "/api/v1/status", "/api/v1/services")}
     assert {status for status, _ in said.values()} == {200}
+    before = one.sidecar.status()["live"]["number"]
     assert (one.move("not-annas-token-not-annas-token"), one.move(STEERER)) == (401, 200)
+    # Files move and workers end while that goes live, and what is gone cannot be looked through.
+    process.wait_until(lambda: is_still(one.sidecar, before), what="the share live and no old worker left", timeout=30)
 
     for name, secret in one.secrets.items():
         assert holding(secret, tmp_path) == [], name
