@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ _ORDER: Final = ("deploy", "browser", "faults", "integration", "model")
 _WORKERS_PER_CORE: Final = 2
 """Tests with real parts wait for them half of the time."""
 
-_left_out: pytest.StashKey[Counter[str]] = pytest.StashKey()
+_left_out = pytest.StashKey[Counter[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -128,7 +128,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Report a test by the id it can be run again by: pytest-xdist adds its group to it."""
     report = yield
     if "@" in item.nodeid:
@@ -149,7 +149,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take the counts from a worker; each collects the same tests."""
-    counts = getattr(node, "workeroutput", {}).get("left_out", {})
+    counts: dict[str, int] = getattr(node, "workeroutput", {}).get("left_out", {})
     node.config.stash[_left_out] = Counter(counts)
 
 
@@ -157,5 +157,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     counts = config.stash[_left_out]
     if counts:
         parts = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
-        terminalreporter.section("left out")
-        terminalreporter.line(f"{counts.total():,} tests ({parts}); tests/run --all runs them too")
+        terminalreporter.write_sep("=", "left out")
+        terminalreporter.write_line(f"{counts.total():,} tests ({parts}); tests/run --all runs them too")

@@ -12,12 +12,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import pytest
+
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
+from tests.harness.tools import each_nginx, shared_layout
 from tests.integration.certificates import Authority
+
+LAYOUTS = pytest.mark.parametrize("site", [*each_nginx("site"), shared_layout("site")], indirect=True, scope="session")
+"""The site of a module whose tests are about hosts, locations and who gets a host's requests."""
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
