@@ -37,7 +37,6 @@ hypothesis.settings.load_profile("unhurried")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
-    group.addoption("--faults", action="store_true", help="run the fault scenarios alone (tests/faults/README.md)")
     group.addoption("--long", action="store_true", help="give scenarios that run for a time their long form")
     group.addoption("--soak-seed", type=int, default=1, metavar="N", help="the order of the soak's faults; default 1")
 

@@ -14,6 +14,9 @@ from typing import Any, Final
 
 import pytest
 
+_ENGINE: Final = "engine"
+"""The fixture of tests with containers: the plain run asks for no engine."""
+
 _REASONS: Final[Mapping[str, str]] = MappingProxyType(
     {"faults": "fault scenarios", "second_consul": "a second Consul", "slow": "slow"}
 )
@@ -31,6 +34,7 @@ _left_out = pytest.StashKey[Counter[str]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("selection")
     group.addoption("--all", action="store_true", help="run every test; plain leaves out those marked `whole`")
+    group.addoption("--faults", action="store_true", help="run the fault scenarios alone (tests/faults/README.md)")
     group.addoption("--plain", action="store_true", help="leave out what is marked `whole` though tests are named")
 
 
@@ -82,6 +86,14 @@ def _imply(item: pytest.Item) -> None:
     for marker, reason in _REASONS.items():
         if item.get_closest_marker(marker):
             item.add_marker(pytest.mark.whole(reason))
+    if _needs_engine(item):
+        item.add_marker(pytest.mark.whole("with containers"))
+
+
+def _needs_engine(item: pytest.Item) -> bool:
+    """Whether the test asks for the engine of tests/conftest.py; a fake of the same name is no engine."""
+    fixtures = item._fixtureinfo.name2fixturedefs.get(_ENGINE, ()) if isinstance(item, pytest.Function) else ()
+    return any(fixture.baseid == "tests" for fixture in fixtures[-1:])
 
 
 def _reason(item: pytest.Item) -> str:
@@ -143,7 +155,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["left_out"] = dict(session.config.stash[_left_out])
+        counts = session.config.stash[_left_out]
+        session.config.workeroutput["left_out"] = dict(counts)
 
 
 @pytest.hookimpl(optionalhook=True)
