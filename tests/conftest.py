@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.harness import seen
 from tests.harness.consul import ConsulAgent, HostConsul, start_host_cluster
 from tests.harness.containers import Containers
 from tests.harness.engine import Engine, own_engine
@@ -33,6 +34,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # An example that takes long says that the machine is busy; pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Imported by what it watches, which is too early for `pytest_plugins`.
+    config.pluginmanager.register(seen)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

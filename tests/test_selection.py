@@ -57,11 +57,11 @@ def test_red(): assert False
 """
 
 
-def run(directory: Path, *arguments: str) -> tuple[str, str]:
+def run(directory: Path, *arguments: str, tests: str = TESTS) -> tuple[str, str]:
     """Return the last line, which has the counts, and all of what pytest said about those tests."""
     (directory / "integration").mkdir()
     (directory / "pytest.ini").write_text(INI)
-    (directory / "integration" / "test_it.py").write_text(TESTS)
+    (directory / "integration" / "test_it.py").write_text(tests)
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

@@ -9,11 +9,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.harness import seen
+
 
 def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start a command in its own session, so that Ctrl-C in pytest reaches it through `stop` only."""
+    """Start a command in its own session, so that Ctrl-C in pytest reaches it through `stop` only.
+
+    A test that fails shows what was written to ``log`` meanwhile.
+    """
     with log.open("ab") as output:
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -21,6 +26,8 @@ def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) 
             cwd=cwd,
             start_new_session=True,
         )
+    seen.log(log, started)
+    return started
 
 
 def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = 10.0) -> int:

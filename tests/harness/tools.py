@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,7 +50,7 @@ def _find(package: str, tool: str) -> Path | None:
     return unpacked if os.access(unpacked, os.X_OK) else None
 
 
-@functools.cache
+@cache
 def find_nginx(name: str) -> NginxBinary | None:
     path = _debian_nginx() if name == "debian" else _wheel_nginx()
     return NginxBinary(name=name, path=path, version=_nginx_version(path)) if path else None
