@@ -22,11 +22,6 @@ def say(text: str) -> None:
     print(f"set-up: {text}", file=sys.stderr, flush=True)
 
 
-def complain(text: str) -> int:
-    say(text)
-    return 2
-
-
 def run(command: list[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run quietly; on failure raise with the last lines that the command wrote."""
     done = subprocess.run(

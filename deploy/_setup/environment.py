@@ -77,6 +77,17 @@ def provide(venv: Path, groups: Iterable[str], *, python: str | None = None, too
         os.close(descriptor)
 
 
+def provide_newest(venv: Path, groups: Iterable[str], *, tools: Path) -> None:
+    """Have the groups in ``venv`` with the newest versions that pyproject.toml allows, whatever the lock says."""
+    python = str(venv / "bin" / "python")
+    if version_of(python) < NEEDED_PYTHON:
+        _make(venv, str(tools / "bin" / "python"))
+    say(f"installing today's newest versions ({', '.join(sorted(groups))}) into {venv}")
+    uv, settings = _uv_for(venv, tools)
+    run([*uv, "--upgrade", "--refresh", f"--requirement={PROJECT}", *choice_of(groups)], env=settings, cwd=ROOT)
+    run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
+
+
 def keep_while_this_runs(venv: Path) -> None:
     """Have later set-ups wait until this process, and the program that it becomes, have ended."""
     os.set_inheritable(hold(venv, fcntl.LOCK_SH, f"waiting for the set-up of {venv}"), True)
@@ -87,13 +98,18 @@ def _install(venv: Path, tools: Path, digest: str, groups: frozenset[str], *, ex
     say(f"installing proxygen and its dependencies ({', '.join(sorted(groups))}) by {LOCK.name} into {venv}")
     Stamp(UNFINISHED).write(venv)
     locked = ["--require-hashes", "--no-build", f"--constraints={LOCK}", f"--requirements={PROJECT}"]
-    with _pip(str(tools / "bin" / "python")) as pip:
-        settings = {**os.environ, **settings_of(pip)}
-        uv = [_installer(tools, pip), "pip", "install", "--quiet", f"--python={venv}", "--no-python-downloads"]
+    uv, settings = _uv_for(venv, tools)
     run([*uv, *locked, *choice_of(groups), *(["--exact"] if exact else [])], env=settings, cwd=ROOT)
     # The build backend is the one that was just installed: isolation would fetch another one, which no lock names.
     run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
     Stamp(digest, groups).write(venv)
+
+
+def _uv_for(venv: Path, tools: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command with which the uv of ``tools`` installs into ``venv``, and the variables to run it with."""
+    with _pip(str(tools / "bin" / "python")) as pip:
+        settings = {**os.environ, **settings_of(pip)}
+        return [_installer(tools, pip), "pip", "install", "--quiet", f"--python={venv}"], settings
 
 
 def choice_of(groups: Iterable[str]) -> list[str]:
@@ -137,8 +153,12 @@ def python_named(version: str) -> str | None:
     folders = os.environ.get("PATH", "").split(os.pathsep)
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     places = [*(Path(folder) / f"python{version}" for folder in folders), *pyenv.glob(f"{version}.*/bin/python")]
-    wanted = tuple(int(part) for part in version.split("."))
-    return next((str(place) for place in places if os.access(place, os.X_OK) and version_of(str(place)) == wanted), None)
+    working = (place for place in map(str, places) if version_of(place) == numbers(version))
+    return next(working, None)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def _make(venv: Path, python: str) -> None:

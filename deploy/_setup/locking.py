@@ -16,7 +16,6 @@ SUBSETS = {
 """What is also a file of its own, for a server that is installed with pip alone; its versions are the lock's."""
 
 
-
 def renew(venv: Path) -> None:
     """Write the lock anew, with the newest versions that pyproject.toml allows, and the subsets after it."""
     say(f"writing {LOCK.name} with today's newest versions")

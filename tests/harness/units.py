@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("few", deadline=None, max_examples=20)
 
 WITH_REAL_PARTS: Final = ("bench", "browser", "deploy", "faults", "integration")
 """Directories of tests, which are not even collected: what they import need not be installed."""
