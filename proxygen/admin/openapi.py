@@ -18,6 +18,27 @@ _SCHEMA: Final = "#/components/schemas/{name}"
 _TOKEN: Final = "token"  # noqa: S105 - the name of a scheme
 _ETAG: Final = {"schema": {"type": "string"}, "description": "The state that is told; a write names it in If-Match."}
 
+_KEYWORDS: Final = (
+    "$ref",
+    "title",
+    "description",
+    "type",
+    "format",
+    "enum",
+    "const",
+    "minimum",
+    "maximum",
+    "pattern",
+    "properties",
+    "required",
+    "items",
+    "prefixItems",
+    "additionalProperties",
+    "anyOf",
+    "default",
+)
+"""What a schema of ours says, in this order. msgspec writes more from version to version, and in another order."""
+
 _WRITE_ERRORS: Final = {
     401: "the bearer token is missing or wrong",
     403: "writes are off, or this one comes from a page of another site",
@@ -58,7 +79,57 @@ def _schemas(table: tuple[Endpoint, ...]) -> tuple[Mapping[Any, Any], Mapping[st
     """Return the schema of each type that is a body, and the components that they refer to."""
     types = list(dict.fromkeys([*_bodies(table), ErrorReport]))
     found, components = msgspec.json.schema_components(types, ref_template=_SCHEMA)
-    return dict(zip(types, found, strict=True)), components
+    schemas = dict(zip(types, map(normal_form, found), strict=True))
+    return schemas, _referred_to(schemas.values(), {name: normal_form(each) for name, each in components.items()})
+
+
+def normal_form(schema: Any) -> Any:
+    """Return the schema as every version of msgspec would have it: known keywords alone, in one order.
+
+    An empty default goes, since a property that is not required says as much, and only some versions write it.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    kept = {keyword: schema[keyword] for keyword in _KEYWORDS if keyword in schema}
+    return {keyword: _part(keyword, value) for keyword, value in kept.items() if (keyword, value) not in _EMPTY}
+
+
+_EMPTY: Final = (("default", {}), ("default", []))
+
+
+def _part(keyword: str, value: Any) -> Any:
+    match keyword:
+        case "properties":
+            return {name: normal_form(each) for name, each in value.items()}
+        case "items" | "additionalProperties":
+            return normal_form(value)
+        case "anyOf" | "prefixItems":
+            return [normal_form(each) for each in value]
+        case _:
+            return value
+
+
+def _referred_to(schemas: Iterable[Any], components: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the components that the schemas lead to, by name."""
+    names: set[str] = set()
+    waiting = [name for schema in schemas for name in _references(schema)]
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            waiting.extend(_references(components[name]))
+    return {name: components[name] for name in sorted(names)}
+
+
+def _references(part: Any) -> Iterator[str]:
+    if isinstance(part, Mapping):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"].removeprefix(_SCHEMA.format(name=""))
+        for value in part.values():
+            yield from _references(value)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            yield from _references(value)
 
 
 def _bodies(table: tuple[Endpoint, ...]) -> Iterator[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 
 from proxygen.admin.api import ENDPOINTS
-from proxygen.admin.openapi import description
+from proxygen.admin.openapi import description, normal_form
 from tests.admin.asking import AUTHORISED, asking
 from tests.admin.sidecar import RememberingSidecar
 
@@ -27,6 +28,38 @@ def references(part: Any) -> set[str]:
 def test_every_reference_leads_to_a_schema() -> None:
     known = {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
     assert references(DOCUMENT) == known
+
+
+OLDER = {
+    "title": "Map",
+    "type": "object",
+    "properties": {"shares": {"type": "object", "additionalProperties": {"anyOf": [{"type": "integer"}]}}},
+    "required": [],
+}
+NEWER = {
+    "properties": {
+        "shares": {
+            "additionalProperties": {"anyOf": [{"type": "integer", "examples": [1]}]},
+            "propertyNames": {"$ref": "#/components/schemas/Name"},
+            "default": {},
+            "type": "object",
+        }
+    },
+    "required": [],
+    "type": "object",
+    "title": "Map",
+}
+
+
+def test_the_description_is_the_same_by_every_msgspec() -> None:
+    """Newer versions write more keywords, and may write them in another order, which the page would show."""
+    assert json.dumps(normal_form(NEWER)) == json.dumps(normal_form(OLDER))
+
+
+def test_the_normal_form_keeps_what_a_schema_says() -> None:
+    said = {"type": "object", "properties": {"default": {"type": "integer", "default": 0}}, "required": ["default"]}
+    assert normal_form(said) == said
+    assert normal_form(normal_form(NEWER)) == normal_form(NEWER)
 
 
 def test_every_part_of_a_path_is_described() -> None:

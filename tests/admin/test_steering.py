@@ -213,7 +213,6 @@ DENIED = AccessDenied('Consul refused; the token needs key_prefix "proxygen/cana
         (Failing(reading=CatalogUnavailable("400 no such name")), 404, "no service can be called 'web'", "refused"),
         (Failing(writing=RuntimeError("a secret detail")), 500, "the sidecar's log has it", "failed"),
     ],
-    ids=str,
 )
 async def test_what_consul_does_not_do_is_said_and_leaves_a_line(
     failing: Failing, status: int, said: str, outcome: str
