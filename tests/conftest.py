@@ -7,19 +7,28 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
 import structlog
 
-from tests.harness.consul import ConsulAgent, HostConsul, start_host_cluster
+from tests.harness.consul import ConsulAgent, HostConsul, choose_consul, start_host_cluster
 from tests.harness.containers import Containers
 from tests.harness.engine import Engine, own_engine
 from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary, find_nginx, missing
+from tests.harness.tools import (
+    STREAMING_VERSION,
+    Consul,
+    NginxBinary,
+    consul_version,
+    find_consul,
+    find_nginx,
+    missing,
+)
 
 # An example that takes long says that the machine is busy; pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -31,6 +40,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults", action="store_true", help="run the fault scenarios alone (tests/faults/README.md)")
     group.addoption("--long", action="store_true", help="give scenarios that run for a time their long form")
     group.addoption("--soak-seed", type=int, default=1, metavar="N", help="the order of the soak's faults; default 1")
+
+
+TWICE: Final = (
+    "consul/test_real_*.py",
+    "faults/test_consul.py",
+    "faults/test_cut_off.py",
+    "faults/test_datacenters.py",
+    "faults/test_limits.py",
+    "faults/test_losses.py",
+    "faults/test_registration.py",
+    "harness/test_fake_consul.py",
+    "integration/test_acl_policy.py",
+    "integration/test_acl_registration.py",
+    "integration/test_consul_*.py",
+    "integration/test_demo.py",
+    "integration/test_failover.py",
+    "integration/test_network_lease.py",
+    "integration/test_registration.py",
+)
+"""What asks Consul something that another version may answer otherwise; see `which_consul`."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "which_consul" in metafunc.fixturenames and is_run_twice(metafunc.module.__file__):
+        metafunc.parametrize("which_consul", _consuls(), indirect=True, scope="session")
+
+
+def is_run_twice(path: str) -> bool:
+    within = Path(path).relative_to(Path(__file__).parent)
+    return any(within.match(pattern) for pattern in TWICE)
+
+
+def _consuls() -> list[object]:
+    first = find_consul("first")
+    name = ".".join(map(str, consul_version(first))) if first else "missing"
+    return [
+        pytest.param("first", id=f"consul-{name}"),
+        pytest.param("streaming", id=f"consul-{STREAMING_VERSION}", marks=pytest.mark.second_consul),
+    ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture: those of the session too start the Consul of the test that is first to ask for them."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    choose_consul(parameters.get("which_consul", "first"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -72,7 +127,20 @@ def short_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def consul_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+def which_consul(request: pytest.FixtureRequest) -> Consul:
+    """Which Consul a test's agents run; every fixture that starts one asks for this.
+
+    The files of `TWICE` run on both, this machine's and a streaming one (1.14), whose repetition carries the marker
+    ``second_consul``: what watches many services or few, faults, access rules, registration, a host's lease, and the
+    demo. What cannot differ runs once, on this machine's: units, all that is about nginx, tags, the page, files for
+    deployment, and how packets are carried. A newer Consul costs about half a second more for each start.
+    """
+    which: Consul = getattr(request, "param", "first")
+    return which
+
+
+@pytest.fixture(scope="session")
+def consul_session(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     agent = ConsulAgent(tmp_path_factory.mktemp("consul"))
     agent.start()
     yield agent
@@ -87,7 +155,7 @@ def consul(consul_session: ConsulAgent) -> Iterator[ConsulAgent]:
 
 
 @pytest.fixture
-def make_consul(tmp_path: Path) -> Iterator[Callable[..., ConsulAgent]]:
+def make_consul(which_consul: Consul, tmp_path: Path) -> Iterator[Callable[..., ConsulAgent]]:
     """Make agents of the test's own, with `ConsulAgent`'s keywords; not started, stopped at the end."""
     agents: list[ConsulAgent] = []
 
@@ -179,7 +247,7 @@ def hosts(lab: Lab) -> list[Host]:
 
 
 @pytest.fixture
-def host_consuls(hosts: list[Host]) -> Iterator[list[HostConsul]]:
+def host_consuls(which_consul: Consul, hosts: list[Host]) -> Iterator[list[HostConsul]]:
     """A Consul server on each of the three hosts, of one cluster."""
     agents = start_host_cluster(hosts)
     yield agents
@@ -188,7 +256,7 @@ def host_consuls(hosts: list[Host]) -> Iterator[list[HostConsul]]:
 
 
 @pytest.fixture
-def host_consul(hosts: list[Host]) -> Iterator[HostConsul]:
+def host_consul(which_consul: Consul, hosts: list[Host]) -> Iterator[HostConsul]:
     """One Consul server for the three hosts, on the first."""
     agent = HostConsul(hosts[0], servers=hosts[:1])
     try:

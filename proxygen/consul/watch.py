@@ -42,6 +42,7 @@ from proxygen.consul.reads import (
     read_datacenter,
 )
 from proxygen.consul.view import View
+from proxygen.consul.witness import is_affordable
 from proxygen.errors import CatalogUnavailable
 from proxygen.log import get_logger
 from proxygen.model import Catalog
@@ -74,8 +75,8 @@ class CatalogWatch:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is wrong in other datacenters, which makes nothing here less fresh."""
-        return self._elsewhere.problems
+        """What makes nothing here less fresh: what is wrong in other datacenters, or odd about this Consul."""
+        return (*self._elsewhere.problems, *self._client.oddities.warnings)
 
     @property
     def problem(self) -> str | None:
@@ -119,9 +120,20 @@ class CatalogWatch:
         )
 
     def _overrides_poll(self) -> Poll:
-        path = f"/v1/kv/{overrides_prefix(self._settings.kv_prefix)}"
+        prefix = overrides_prefix(self._settings.kv_prefix)
+
+        def witness() -> str | None:
+            name = min(self._view.overrides, default=None) if is_affordable(self._client) else None
+            return None if name is None else f"{prefix}{name}"
+
         return Poll(
-            self._client, self._ledger, self._heed_overrides, source="overrides", path=path, params=[("recurse", "")]
+            self._client,
+            self._ledger,
+            self._heed_overrides,
+            source="overrides",
+            path=f"/v1/kv/{prefix}",
+            params=[("recurse", "")],
+            witness=witness,
         )
 
     async def _heed_overrides(self, reply: Reply) -> None:
@@ -138,7 +150,8 @@ class CatalogWatch:
         listing = decode_listing(reply.body)
         tagged = routed_names(listing, self._tag_prefix)
         seems_hidden = not is_whole(self._client, listing) or (not listing and reply.filtered_by_acls)
-        seems_wiped = reply.index < self._view.index
+        # An answer without an index says nothing about the past.
+        seems_wiped = 0 < reply.index < self._view.index
         if seems_hidden or seems_wiped or self._tagged - tagged or self._routed - listing.keys():
             listing = dict((await self._confirm_listing()).services)
             tagged = routed_names(listing, self._tag_prefix)
@@ -162,7 +175,8 @@ class CatalogWatch:
     async def _confirm_listing(self) -> Listing:
         known = self._view.index
         listing = await confirm_listing(self._client)
-        self._view.recount(listing.index, known=known)
+        if listing.index:
+            self._view.recount(listing.index, known=known)
         return listing
 
     def _let_go(self) -> None:
@@ -249,6 +263,6 @@ class CatalogWatch:
 def _capacity(max_connections: int) -> int:
     """Return how many services may have a query of their own.
 
-    Two sockets are for the listing and the overrides; some stay free for short reads.
+    Two sockets are for the listing and the overrides; some stay free for the witness and for short reads.
     """
     return max_connections - 2 - min(8, max(1, max_connections // 4))

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.incident("T16")]
 
 
 @pytest.fixture
-def datacenters(tmp_path: Path) -> Iterator[Datacenters]:
+def datacenters(which_consul: Consul, tmp_path: Path) -> Iterator[Datacenters]:
     """Three datacenters joined over their WAN. The third has two servers: either alone has no leader."""
     started = start_datacenters(tmp_path / "datacenters", {"dc1": 1, "dc2": 1, "dc3": 2})
     yield started

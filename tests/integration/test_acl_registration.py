@@ -25,7 +25,7 @@ Start = Callable[..., Entrypoint]
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+def guarded(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     with denying_consul(tmp_path_factory.mktemp("guarded")) as agent:
         yield agent
 

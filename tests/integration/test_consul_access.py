@@ -50,7 +50,7 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     config = {"acl": {"enabled": True, "default_policy": "deny"}}
     agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=config)
     agent.start()

@@ -21,7 +21,7 @@ SERVICES = 1000
 
 
 @pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+def crowded(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     agent = ConsulAgent(tmp_path_factory.mktemp("crowded"))
     agent.start()
     fill(Writer(agent, nodes=100), SERVICES)
