@@ -14,6 +14,7 @@ from tests.harness.app import App
 from tests.harness.consul import ConsulAgent, leader_of, start_datacenters
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
+from tests.harness.tools import Consul
 from tests.integration.waiting import HOST, ROUTE, answers, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]

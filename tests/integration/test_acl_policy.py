@@ -29,7 +29,7 @@ from tests.harness.load import fetch
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
+from tests.harness.tools import Consul, NginxBinary
 from tests.integration.acl import DENYING, POLICIES, denying_consul, policy, take_over, token, without
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "acl-policy.md"

@@ -16,6 +16,7 @@ from tests.harness.engine import Engine
 from tests.harness.entrypoint import Entrypoint
 from tests.harness.ports import free_port
 from tests.harness.registrator import Registrator
+from tests.harness.tools import Consul
 from tests.integration.acl import denying_consul, policy, token
 
 APPLICATION, REGISTRATOR = policy("application"), policy("registrator")

@@ -22,6 +22,7 @@ from tests.consul.watching import ROUTE, ids, watching
 from tests.harness import process
 from tests.harness.consul import ConsulAgent
 from tests.harness.ports import free_port
+from tests.harness.tools import Consul
 
 SERVICES = 'service_prefix "" { policy = "read" }'
 NODES = 'node_prefix "" { policy = "read" }'

@@ -14,6 +14,7 @@ from proxygen.settings import ConsulSettings
 from tests.bench.watching import Writer, churning, connections, fill
 from tests.consul.watching import Watching, health, ids, watching
 from tests.harness.consul import ConsulAgent
+from tests.harness.tools import Consul
 
 pytestmark = [pytest.mark.slow]
 
