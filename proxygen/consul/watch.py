@@ -22,13 +22,14 @@ from proxygen.consul.decode import (
     decode_listing,
     decode_overrides,
     instances_of,
-    is_askable,
     routed_names,
+    unservable_names,
 )
 from proxygen.consul.detect import DetectChanges
 from proxygen.consul.elsewhere import Elsewhere, Known
 from proxygen.consul.follow import Follower, PollEach
 from proxygen.consul.ledger import Ledger
+from proxygen.consul.names import is_askable, name_problem
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import (
     LISTING_PATH,
@@ -66,6 +67,7 @@ class CatalogWatch:
         self._into = into
         self._ledger = Ledger()
         self._listing: dict[str, tuple[str, ...]] | None = None
+        self._unservable: tuple[str, ...] = ()
         self._listing_index = 0
         self._tagged: set[str] = set()
         self._routed: set[str] = set()
@@ -75,8 +77,10 @@ class CatalogWatch:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What makes nothing here less fresh: what is wrong in other datacenters, or odd about this Consul."""
-        return (*self._elsewhere.problems, *self._client.oddities.warnings)
+        """What makes nothing here less fresh: names that cannot be served, what is wrong in other datacenters, or odd
+        about this Consul."""
+        unservable = (f"service {name!r} is left out: {name_problem(name)}" for name in self._unservable)
+        return (*unservable, *self._elsewhere.problems, *self._client.oddities.warnings)
 
     @property
     def problem(self) -> str | None:
@@ -158,6 +162,7 @@ class CatalogWatch:
         else:
             self._view.count(reply.index)
         before, self._listing, self._tagged = self._listing or {}, listing, tagged
+        self._leave_out(unservable_names(listing, self._tag_prefix))
         self._let_go()
         added = sorted(tagged - self._routed)
         self._choose_follower(len(self._routed) + len(added))
@@ -178,6 +183,12 @@ class CatalogWatch:
         if listing.index:
             self._view.recount(listing.index, known=known)
         return listing
+
+    def _leave_out(self, unservable: tuple[str, ...]) -> None:
+        for name in unservable:
+            if name not in self._unservable:
+                _log.warning("service left out", service=name, reason=name_problem(name))
+        self._unservable = unservable
 
     def _let_go(self) -> None:
         """Stop routing what is gone from the listing, and what was routed only by tags that it lost."""

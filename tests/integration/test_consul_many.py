@@ -36,6 +36,7 @@ async def complete(one: Watching) -> None:
 
 
 @pytest.mark.incident("T11")
+@pytest.mark.timeout(600)
 async def test_1000_services_with_at_most_64_connections_and_no_refusal(crowded: ConsulAgent) -> None:
     """T11: every kind of change arrives, connections of the past that Consul has not closed yet counted too."""
     writer = Writer(crowded, nodes=100)
