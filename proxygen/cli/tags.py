@@ -178,11 +178,11 @@ def _read(file: Path) -> str:
 def _lint_one(definition: Definition, prefix: str) -> int:
     """Say what is wrong with one definition and return the number of problems."""
     name = printable(definition.name)
-    problems: list[object] = [*lint_tags(definition.tags, definition.meta, prefix)]
-    if problem := name_problem(definition.name):
-        problems.insert(0, problem)
+    problems = [str(problem) for problem in lint_tags(definition.tags, definition.meta, prefix)]
+    if unservable := name_problem(definition.name):
+        problems.insert(0, unservable)
     for problem in problems:
-        click.echo(f"{name}: {printable(str(problem))}")
+        click.echo(f"{name}: {printable(problem)}")
     if problems:
         return len(problems)
     keys = [key for key, _ in definition.meta if key.startswith(f"{prefix}-")]

@@ -1,8 +1,8 @@
 """Which service names Consul can be asked for. Pure.
 
-Consul lets any name be registered, and its HTTP server then cleans every path (seen on 1.8.7 and 1.14.0): an empty, ``.``
-or ``..`` part is answered with a redirect to another path, a control character with 400. All else is asked for and found:
-inner slashes, blanks, ``?``, ``#``, ``%``, quotes and other scripts.
+Consul lets any name be registered, and its HTTP server then cleans every path (seen on 1.8.7 and 1.14.0): an empty,
+``.`` or ``..`` part is answered with a redirect to another path, a control character with 400. All else is asked for
+and found: inner slashes, blanks, ``?``, ``#``, ``%``, quotes and other scripts.
 """
 
 from __future__ import annotations
