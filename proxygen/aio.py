@@ -1,4 +1,4 @@
-"""Small asyncio parts without domain words: one slot for the newest value, pace, back-off, named tasks."""
+"""Small asyncio parts without domain words: one slot for the newest value, pace, back-off, races, named tasks."""
 
 from __future__ import annotations
 
@@ -104,6 +104,19 @@ def retrying(
         return max(exponential(state), at_least(error) if error is not None else 0.0)
 
     return AsyncRetrying(retry=retry_if_exception_type(errors), wait=pause, stop=stop_never, sleep=sleep, reraise=True)
+
+
+async def unless(work: Coroutine[Any, Any, T], *signals: Coroutine[Any, Any, object]) -> T | None:
+    """Return what the work brings; None where one of the signals ended before it. What has not ended is cancelled."""
+    task = asyncio.ensure_future(work)
+    others = [asyncio.ensure_future(one) for one in signals]
+    try:
+        await asyncio.wait((task, *others), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, *others):
+            one.cancel()
+        await asyncio.gather(task, *others, return_exceptions=True)
 
 
 def start_eternal(group: asyncio.TaskGroup, work: Coroutine[Any, Any, object], *, name: str) -> asyncio.Task[None]:

@@ -22,9 +22,9 @@ from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary, each_nginx, find_nginx, missing
+from tests.harness.tools import Consul, NginxBinary, each_nginx, find_nginx, missing
 
-pytest_plugins = ("tests.harness.selection",)
+pytest_plugins = ("tests.harness.selection", "tests.harness.two_consuls")
 
 # Whoever wants no bytecode written pays 15 s of processor to rewrite the tests, in each worker, and compiles proxygen
 # with each command that a test starts.
@@ -68,7 +68,20 @@ def short_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def consul_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+def which_consul(request: pytest.FixtureRequest) -> Consul:
+    """Which Consul a test's agents run; every fixture that starts one asks for this.
+
+    The files of `two_consuls.TWICE` run on both, this machine's and a streaming one (1.14), whose repetition carries
+    the marker ``second_consul``: what watches many services or few, faults, access rules, registration, a host's lease,
+    and the demo. What cannot differ runs once, on this machine's: units, all that is about nginx, tags, the page, files
+    for deployment, and how packets are carried. A newer Consul costs about half a second more for each start.
+    """
+    which: Consul = getattr(request, "param", "first")
+    return which
+
+
+@pytest.fixture(scope="session")
+def consul_session(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     agent = ConsulAgent(tmp_path_factory.mktemp("consul"))
     agent.start()
     yield agent
@@ -83,7 +96,7 @@ def consul(consul_session: ConsulAgent) -> Iterator[ConsulAgent]:
 
 
 @pytest.fixture
-def make_consul(tmp_path: Path) -> Iterator[Callable[..., ConsulAgent]]:
+def make_consul(which_consul: Consul, tmp_path: Path) -> Iterator[Callable[..., ConsulAgent]]:
     """Make agents of the test's own, with `ConsulAgent`'s keywords; not started, stopped at the end."""
     agents: list[ConsulAgent] = []
 
@@ -175,7 +188,7 @@ def hosts(lab: Lab) -> list[Host]:
 
 
 @pytest.fixture
-def host_consuls(hosts: list[Host]) -> Iterator[list[HostConsul]]:
+def host_consuls(which_consul: Consul, hosts: list[Host]) -> Iterator[list[HostConsul]]:
     """A Consul server on each of the three hosts, of one cluster."""
     agents = start_host_cluster(hosts)
     yield agents
@@ -184,7 +197,7 @@ def host_consuls(hosts: list[Host]) -> Iterator[list[HostConsul]]:
 
 
 @pytest.fixture
-def host_consul(hosts: list[Host]) -> Iterator[HostConsul]:
+def host_consul(which_consul: Consul, hosts: list[Host]) -> Iterator[HostConsul]:
     """One Consul server for the three hosts, on the first."""
     agent = HostConsul(hosts[0], servers=hosts[:1])
     try:

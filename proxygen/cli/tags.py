@@ -14,6 +14,7 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, printable
 from proxygen.consul.client import ConsulClient
+from proxygen.consul.names import name_problem
 from proxygen.errors import BadInput, TagError
 from proxygen.registration.definition import Definition, read_definitions
 from proxygen.registration.live import TagChange, set_tags
@@ -177,7 +178,9 @@ def _read(file: Path) -> str:
 def _lint_one(definition: Definition, prefix: str) -> int:
     """Say what is wrong with one definition and return the number of problems."""
     name = printable(definition.name)
-    problems = lint_tags(definition.tags, definition.meta, prefix)
+    problems = [str(problem) for problem in lint_tags(definition.tags, definition.meta, prefix)]
+    if unservable := name_problem(definition.name):
+        problems.insert(0, unservable)
     for problem in problems:
         click.echo(f"{name}: {printable(problem)}")
     if problems:

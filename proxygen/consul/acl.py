@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import decode_entries, is_askable
+from proxygen.consul.decode import decode_entries
+from proxygen.consul.names import is_askable
 from proxygen.consul.reads import confirm_listing, overrides_prefix, service_path
 from proxygen.errors import AccessDenied
 

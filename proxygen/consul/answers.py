@@ -6,11 +6,13 @@ import email.utils
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 
 TRANSACTION: Final = "/v1/txn"
+BACKEND_HEADER: Final = "x-consul-query-backend"
 
 _LONGEST_RETRY_AFTER: Final = 60.0
 """Nobody may send us away for longer."""
@@ -18,6 +20,38 @@ _QUOTED: Final = 200
 """Characters of Consul's own words in a message."""
 _ROLLED_BACK: Final = 409
 """Of a transaction: one of its operations said no, and the body says which."""
+
+
+class Backend(StrEnum):
+    """Where an answer comes from, by ``X-Consul-Query-Backend``: the one place that decides what an answer vouches for.
+
+    ============= ============================================== =========================================
+    header        which answers                                  what they vouch for
+    ============= ============================================== =========================================
+    none          every one of Consul 1.8 and 1.9                leader, last contact, index, absence
+    blocking-query from 1.10 on: without an index (or with 0),   the same
+                  and always for the catalog, checks, KV,
+                  sessions, and with ``near``
+    streaming     from 1.10 on: ``health/service`` with an       content, and no more
+                  index, from a view that the agent keeps
+    ============= ============================================== =========================================
+
+    Seen on 1.14.0: a streamed answer says ``X-Consul-KnownLeader: false`` and ``X-Consul-LastContact: 0`` always, in
+    perfect health and for ``stale``, default and ``consistent`` alike. A view goes on answering 200 with what it last
+    had while its agent is cut off from the servers, and 200 ``[]`` with index 1 where it never had anything; some
+    answers are 500 instead. So neither its freshness nor its silence means anything, and whether the servers have a
+    leader is told by the questions that are not streamed: the listing, the overrides, and every read without an index.
+
+    A view counts by itself and may stand at a lower index than a read before it. Asked from above its own index it
+    waits, and when the wait is over answers with what it has: `Poll` takes no answer below what it asked from.
+    """
+
+    UNTOLD = ""
+    SERVERS = "blocking-query"
+    VIEW = "streaming"
+    UNKNOWN = "unknown"
+    """Of a Consul to come: its leader and last contact are taken at their word, so that nothing is believed which no
+    leader vouches for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +62,7 @@ class Reply:
     body: bytes
     index: int = 0
     """0 where the header is missing or no number."""
+    backend: Backend = Backend.UNTOLD
     known_leader: bool = True
     last_contact: float = 0.0
     """Seconds since the server that answered heard from the leader."""
@@ -37,6 +72,11 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """As sent; looking up ignores case where the transport's mapping does."""
 
+    @property
+    def tells_contact(self) -> bool:
+        """Whether ``known_leader`` and ``last_contact`` mean what they say; see `Backend`."""
+        return self.backend is not Backend.VIEW
+
 
 def read_reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
     """Read the headers, whose case differs between Consul's versions and proxies."""
@@ -45,6 +85,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
         status=status,
         body=body,
         index=_whole(lowered.get("x-consul-index")),
+        backend=_backend(lowered.get(BACKEND_HEADER, "")),
         known_leader=lowered.get("x-consul-knownleader", "true").strip().lower() != "false",
         last_contact=_whole(lowered.get("x-consul-lastcontact")) / 1000,
         filtered_by_acls=lowered.get("x-consul-results-filtered-by-acls", "").strip().lower() == "true",
@@ -71,6 +112,8 @@ def refuse_failure(reply: Reply, *, method: str, path: str, address: str, hide: 
 
 def refuse_unled(reply: Reply, *, address: str, max_staleness: float) -> None:
     """Raise for an answer of a server that has no leader or has not heard from it for too long."""
+    if not reply.tells_contact:
+        return
     if not reply.known_leader:
         raise ConsulUnreachable(f"Consul at {address} answered without a known leader; its answer is not believed")
     if reply.last_contact > max_staleness:
@@ -98,6 +141,13 @@ def _advice(method: str, path: str, said: str) -> str:
     else:
         rule = f'agent_prefix "" {{ policy = "{policy}" }}'
     return f"the token needs {rule}"
+
+
+def _backend(text: str) -> Backend:
+    try:
+        return Backend(text.strip().lower())
+    except ValueError:
+        return Backend.UNKNOWN
 
 
 def _whole(text: str | None) -> int:

@@ -25,6 +25,7 @@ from proxygen.consul import answers
 from proxygen.consul.address import parse_address
 from proxygen.consul.answers import Reply
 from proxygen.consul.credentials import TokenSource, tls_context
+from proxygen.consul.oddities import Oddities
 from proxygen.errors import AccessDenied, ConsulUnreachable, SettingsError
 from proxygen.settings import ConsulSettings
 
@@ -47,6 +48,8 @@ would linger beside its successor, uncounted."""
 _IDLE: Final = 15.0
 """Longest time for which a connection without a request is kept for the next one."""
 _TOO_MANY: Final = 429
+_BY_SERVERS: Final = ("near", "_agent")
+"""An agent has no view in order of distance (agent/rpcclient/health), so it asks the servers; we sort anyway."""
 _QUEUE: Final = 15.0
 """Longest wait for one of our own sockets; past it we say so instead of queueing in silence."""
 
@@ -282,6 +285,7 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
         super().__init__(host="localhost", port=0, scheme="http", verify=True, dc=settings.datacenter)
         # It reads CONSUL_HTTP_TOKEN over any argument; the token comes from our settings alone, in `Transport`.
         self.token = None
+        self.oddities: Final = Oddities()
 
     def http_connect(
         self, host: str, port: int, scheme: str, verify: bool | str = True, cert: object = None
@@ -303,9 +307,15 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
         *,
         index: int = 0,
         consistency: Consistency = "default",
+        streamed: bool = True,
     ) -> Reply:
-        """Read from the catalog, health or KV; with an index, block until it moves or ``consul.wait`` is over."""
+        """Read from the catalog, health or KV; with an index, block until it moves or ``consul.wait`` is over.
+
+        Without ``streamed`` the servers are asked in place of a view that the agent keeps.
+        """
         query: list[tuple[str, object]] = [*params]
+        if not streamed:
+            query.append(_BY_SERVERS)
         if self.settings.datacenter:
             query.append(("dc", self.settings.datacenter))
         if consistency == "any" and self.settings.stale:

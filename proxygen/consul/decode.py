@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from proxygen.consul.names import is_askable
 from proxygen.errors import CatalogUnavailable
 from proxygen.model import Health, Instance, ServiceName
 
@@ -242,15 +243,6 @@ def has_proxy_tag(tags: Iterable[str], tag_prefix: str) -> bool:
     return any(tag.startswith(f"{tag_prefix}.") for tag in tags)
 
 
-def is_askable(name: str) -> bool:
-    """Tell whether ``/v1/health/service/NAME`` can be asked for: Consul lets names in that no URL brings back."""
-    return (
-        name not in ("", ".", "..")
-        and "/" not in name
-        and all(character >= " " and character != "\x7f" for character in name)
-    )
-
-
 def routed_names(listing: Mapping[str, Sequence[str]], tag_prefix: str) -> set[str]:
     """Return the names whose tags say that they are proxied."""
     return {
@@ -258,3 +250,10 @@ def routed_names(listing: Mapping[str, Sequence[str]], tag_prefix: str) -> set[s
         for name, tags in listing.items()
         if name != CONSUL_SERVICE and has_proxy_tag(tags, tag_prefix) and is_askable(name)
     }
+
+
+def unservable_names(listing: Mapping[str, Sequence[str]], tag_prefix: str) -> tuple[str, ...]:
+    """Return the names that ask to be proxied and cannot be, sorted; see `name_problem`."""
+    return tuple(
+        sorted(name for name, tags in listing.items() if has_proxy_tag(tags, tag_prefix) and not is_askable(name))
+    )

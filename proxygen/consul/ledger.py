@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from proxygen.errors import CatalogUnavailable, ConsulUnreachable
 from proxygen.log import get_logger
@@ -67,15 +68,22 @@ class Ledger:
         self._problems[source] = f"{self._scope}{source}: {error}"
 
     def recover(self) -> None:
-        """End every pause: Consul is back, so nobody sits out a pause grown long in its absence."""
+        """Consul is back, or began anew: end every pause, which may have grown long, and every wait for a change.
+
+        The agent's views may not have noticed either, and then tell of no change (see `Poll`).
+        """
         self._recovered.set()
         self._recovered = asyncio.Event()
+
+    def recovered(self) -> Coroutine[Any, Any, object]:
+        """Return what waits for the next `recover` from now on."""
+        return self._recovered.wait()
 
     async def pause(self, seconds: float) -> None:
         """Wait, but not longer than until `recover`."""
         try:
             async with asyncio.timeout(seconds):
-                await self._recovered.wait()
+                await self.recovered()
         except TimeoutError:
             pass
 

@@ -2,23 +2,37 @@
 
 The index only says where to wait from. It is thrown away (0 is asked, which answers at once) when it goes backwards
 or is below 1, and after every failure: a server that restarted or was restored counts from lower, and to an index
-larger than its own it would answer only when the whole wait is over.
+larger than its own it would answer only when the whole wait is over. An answer under a lower index is not believed,
+and is no failure: what the leader says when it is asked from 0 tells which it was.
+
+From Consul 1.10 on a wait may be for a view that the agent keeps (`answers.Backend`), and nobody ends it when the
+servers are lost, come back, or begin anew. So every wait ends when the ledger hears that they are back; and after
+that, and after each failure, the servers themselves are asked for a while: a view that lost them looks for them ever
+less often, up to once a minute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
-from proxygen.aio import Pace, retrying
+from proxygen.aio import Pace, retrying, unless
 from proxygen.consul.answers import Reply
 from proxygen.consul.client import Consistency, ConsulClient, Params
 from proxygen.consul.ledger import Ledger, stay_away
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.consul.witness import loss_of
+from proxygen.errors import CatalogUnavailable
+from proxygen.log import get_logger
+
+_log: Final = get_logger(__name__)
 
 _LONGEST_PAUSE: Final = 30.0
 _PATHFINDER_PAUSE: Final = 1.0
 """One question keeps knocking, so that an outage of any length is over for us within two seconds of its end."""
+_BLIND: Final = 75.0
+"""Seconds for which a view that lost the servers may not know that they are back: it pauses for 60 s at most, and then
+connects (agent/submatview, 1.14.0)."""
 _BURST: Final = 5.0
 _RATE: Final = 2.0
 """Answers a second; an index may move without end and mean nothing."""
@@ -29,7 +43,7 @@ class Poll:
 
     An answer may well be the same as the one before; ``heed`` compares contents. When it raises CatalogUnavailable,
     the answer is not believed and the question is asked anew. ``rate`` is how many answers a second it takes in the
-    long run.
+    long run. ``witness`` names a key whose loss means that the question's whole prefix may be gone; see `witness`.
     """
 
     def __init__(
@@ -43,6 +57,7 @@ class Poll:
         params: Params = (),
         pathfinder: bool = False,
         rate: float = _RATE,
+        witness: Callable[[], str | None] = lambda: None,
         on_failure: Callable[[CatalogUnavailable], None] = lambda error: None,
     ) -> None:
         self._client = client
@@ -53,9 +68,11 @@ class Poll:
         self._params = tuple(params)
         self._pathfinder = pathfinder
         self._rate = rate
+        self._witness = witness
         self._on_failure = on_failure
         self._index = 0
         self._down = False
+        self._by_servers_until = 0.0
 
     async def run(self, *, until_quiet: bool = False) -> None:
         """Ask until cancelled, or until a whole ``consul.wait`` passed without a move of the index."""
@@ -71,20 +88,25 @@ class Poll:
                 await pace.step()
         finally:
             self._ledger.forget(self._source)
+            self._client.oddities.forget(self._path)
 
     async def _ask(self) -> bool:
         """Ask once; return whether the index moved."""
         asked = self._index
         try:
-            # Where we start from is the leader's word; after that, any server that is not behind our index.
-            consistency: Consistency = "any" if asked else "default"
-            reply = await self._client.read(self._path, self._params, index=asked, consistency=consistency)
-            self._index = self._next_index(asked, reply)
+            reply = await self._read(asked)
+            if reply is not None:
+                self._client.oddities.heed(self._path, reply)
+            if reply is None or reply.index < asked:
+                self._begin_anew(asked, reply)
+                return True
+            self._index = reply.index
             # Also where the index did not move: a token that lost a rule changes the content and no index.
             await self._heed(reply)
         except CatalogUnavailable as error:
             self._index = 0
             self._down = True
+            self._ask_servers()
             self._ledger.failed(self._source, error)
             self._on_failure(error)
             raise
@@ -95,10 +117,28 @@ class Poll:
                 self._ledger.recover()
         return self._index != asked
 
-    def _next_index(self, asked: int, reply: Reply) -> int:
-        if reply.index < asked:
-            raise ConsulUnreachable(
-                f"Consul's index went backwards from {asked} to {reply.index}: a restart, a restored snapshot or a "
-                "server that lags; asking anew"
-            )
-        return max(0, reply.index)
+    async def _read(self, asked: int) -> Reply | None:
+        """Return the answer; None where what was waited for may have been told to nobody."""
+        if not asked:
+            # Where we start from is the leader's word; after that, any server that is not behind our index.
+            return await self._client.read(self._path, self._params)
+        consistency: Consistency = "any"
+        streamed = time.monotonic() >= self._by_servers_until
+        reading = self._client.read(self._path, self._params, index=asked, consistency=consistency, streamed=streamed)
+        signals: list[Coroutine[Any, Any, object]] = [self._ledger.recovered()]
+        witness = self._witness()
+        if witness is not None:
+            signals.append(loss_of(self._client, witness, index=asked, consistency=consistency))
+        return await unless(reading, *signals)
+
+    def _begin_anew(self, asked: int, reply: Reply | None) -> None:
+        self._index = 0
+        if reply is None or not reply.tells_contact:
+            self._ask_servers()
+            return
+        _log.info("consul index went backwards", source=self._source, asked=asked, answered=reply.index)
+        if self._pathfinder:
+            self._ledger.recover()
+
+    def _ask_servers(self) -> None:
+        self._by_servers_until = time.monotonic() + _BLIND

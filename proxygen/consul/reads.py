@@ -56,9 +56,10 @@ def service_path(name: str) -> str:
 
 async def read_datacenter(client: ConsulClient) -> str:
     """Return the datacenter that is watched: the setting's, else the agent's own."""
+    entries = decode_entries((await client.read(service_path(CONSUL_SERVICE))).body)
+    client.oddities.heed_servers(entries)
     if client.settings.datacenter:
         return client.settings.datacenter
-    entries = decode_entries((await client.read(service_path(CONSUL_SERVICE))).body)
     if entries and entries[0].node.datacenter:
         return entries[0].node.datacenter
     # Nearest first, and nobody is nearer than the agent's own.

@@ -14,9 +14,10 @@ from typing import Final, NoReturn
 from proxygen.aio import retrying, start_eternal
 from proxygen.consul.changes import compare_registrations
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import Registration, decode_nodes, decode_registrations, is_askable
+from proxygen.consul.decode import Registration, decode_nodes, decode_registrations
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.consul.names import is_askable
 from proxygen.consul.reads import is_about_one_service as is_about_one
 from proxygen.errors import CatalogUnavailable
 

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 from proxygen.aio import start_eternal
 from proxygen.consul.answers import Reply
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import decode_entries, instances_of
+from proxygen.consul.decode import CONSUL_SERVICE, decode_entries, instances_of
 from proxygen.consul.fetch import Fetcher
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
@@ -73,7 +73,9 @@ class Remote:
             self.polls[name] = start_eternal(
                 self._group, self._poll(name).run(), name=f"watch of service {name} in {self._name}"
             )
-        self._reader.ask(sorted(self._unseen()))
+        if not self.polls:
+            self._reader.forget(CONSUL_SERVICE)
+        self._reader.ask(self._unseen())
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -90,10 +92,18 @@ class Remote:
             took = time.monotonic() - started
 
     def _in_turn(self) -> list[str]:
+        """Return what is read without an index: services without a standing question, and the servers' own.
+
+        A standing question may be answered by a view of our agent, which knows nothing of the servers there
+        (`answers.Backend`); so they are asked themselves, too.
+        """
+        return [*self._unpolled(), *([CONSUL_SERVICE] if self.polls else [])]
+
+    def _unpolled(self) -> list[str]:
         return sorted(self._services - self.polls.keys())
 
     def _unseen(self) -> list[str]:
-        return [name for name in self._in_turn() if self._view.instances_elsewhere(self._name, name) is None]
+        return [name for name in self._unpolled() if self._view.instances_elsewhere(self._name, name) is None]
 
     def _poll(self, name: str) -> Poll:
         return Poll(
@@ -106,12 +116,16 @@ class Remote:
         )
 
     async def _read(self, name: str, urgent: bool) -> bool:
-        if name not in self._services or name in self.polls:
+        if name != CONSUL_SERVICE and (name not in self._services or name in self.polls):
             return False
         async with self._turns:
             try:
                 # The leader is behind nobody: without an index there is no telling what another server missed.
-                return await self._heed(name, await self._client.read(service_path(name)))
+                reply = await self._client.read(service_path(name))
+                if name == CONSUL_SERVICE:
+                    self._is_back()
+                    return False
+                return await self._heed(name, reply)
             except CatalogUnavailable as error:
                 self._failed(name, error)
                 raise
@@ -120,12 +134,16 @@ class Remote:
         entries = decode_entries(reply.body)
         if not entries and self._view.instances_elsewhere(self._name, name) != ():
             entries = await confirm_absence(self._client, name, partial(confirm_listing, self._client))
-        if self._is_down:
-            self._is_down = False
-            self._ledger.recover()
+        if reply.tells_contact:
+            self._is_back()
         is_new = name in self._services and self._view.observe_elsewhere(self._name, name, instances_of(name, entries))
         self._answered((self._name, name))
         return is_new
+
+    def _is_back(self) -> None:
+        if self._is_down:
+            self._is_down = False
+            self._ledger.recover()
 
     def _failed(self, name: str, error: CatalogUnavailable) -> None:
         self._is_down = self._is_down or isinstance(error, ConsulUnreachable)

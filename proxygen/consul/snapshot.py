@@ -17,10 +17,11 @@ from proxygen.consul.decode import (
     carries_proxy_keys,
     decode_entries,
     instances_of,
-    is_askable,
     routed_names,
+    unservable_names,
 )
 from proxygen.consul.elsewhere import datacenters_named
+from proxygen.consul.names import is_askable, name_problem
 from proxygen.consul.reads import (
     confirm_listing,
     confirm_overrides,
@@ -61,6 +62,8 @@ async def _gather(client: ConsulClient, tag_prefix: str) -> RawCatalog:
     datacenter = await read_datacenter(client)
     listing = (await confirm_listing(client)).services
     tagged = routed_names(listing, tag_prefix)
+    for name in unservable_names(listing, tag_prefix):
+        _log.warning("service left out", service=name, reason=name_problem(name))
     names = [name for name in sorted(listing) if name != CONSUL_SERVICE and is_askable(name)]
     if not client.settings.meta_sweep:
         names = sorted(tagged)

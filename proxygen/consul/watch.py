@@ -22,13 +22,14 @@ from proxygen.consul.decode import (
     decode_listing,
     decode_overrides,
     instances_of,
-    is_askable,
     routed_names,
+    unservable_names,
 )
 from proxygen.consul.detect import DetectChanges
 from proxygen.consul.elsewhere import Elsewhere, Known
 from proxygen.consul.follow import Follower, PollEach
 from proxygen.consul.ledger import Ledger
+from proxygen.consul.names import is_askable, name_problem
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import (
     LISTING_PATH,
@@ -42,6 +43,7 @@ from proxygen.consul.reads import (
     read_datacenter,
 )
 from proxygen.consul.view import View
+from proxygen.consul.witness import is_affordable
 from proxygen.errors import CatalogUnavailable
 from proxygen.log import get_logger
 from proxygen.model import Catalog
@@ -65,6 +67,7 @@ class CatalogWatch:
         self._into = into
         self._ledger = Ledger()
         self._listing: dict[str, tuple[str, ...]] | None = None
+        self._unservable: tuple[str, ...] = ()
         self._listing_index = 0
         self._tagged: set[str] = set()
         self._routed: set[str] = set()
@@ -74,8 +77,10 @@ class CatalogWatch:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is wrong in other datacenters, which makes nothing here less fresh."""
-        return self._elsewhere.problems
+        """What makes nothing here less fresh: names that cannot be served, what is wrong in other datacenters, or odd
+        about this Consul."""
+        unservable = (f"service {name!r} is left out: {name_problem(name)}" for name in self._unservable)
+        return (*unservable, *self._elsewhere.problems, *self._client.oddities.warnings)
 
     @property
     def problem(self) -> str | None:
@@ -119,9 +124,20 @@ class CatalogWatch:
         )
 
     def _overrides_poll(self) -> Poll:
-        path = f"/v1/kv/{overrides_prefix(self._settings.kv_prefix)}"
+        prefix = overrides_prefix(self._settings.kv_prefix)
+
+        def witness() -> str | None:
+            name = min(self._view.overrides, default=None) if is_affordable(self._client) else None
+            return None if name is None else f"{prefix}{name}"
+
         return Poll(
-            self._client, self._ledger, self._heed_overrides, source="overrides", path=path, params=[("recurse", "")]
+            self._client,
+            self._ledger,
+            self._heed_overrides,
+            source="overrides",
+            path=f"/v1/kv/{prefix}",
+            params=[("recurse", "")],
+            witness=witness,
         )
 
     async def _heed_overrides(self, reply: Reply) -> None:
@@ -138,13 +154,15 @@ class CatalogWatch:
         listing = decode_listing(reply.body)
         tagged = routed_names(listing, self._tag_prefix)
         seems_hidden = not is_whole(self._client, listing) or (not listing and reply.filtered_by_acls)
-        seems_wiped = reply.index < self._view.index
+        # An answer without an index says nothing about the past.
+        seems_wiped = 0 < reply.index < self._view.index
         if seems_hidden or seems_wiped or self._tagged - tagged or self._routed - listing.keys():
             listing = dict((await self._confirm_listing()).services)
             tagged = routed_names(listing, self._tag_prefix)
         else:
             self._view.count(reply.index)
         before, self._listing, self._tagged = self._listing or {}, listing, tagged
+        self._leave_out(unservable_names(listing, self._tag_prefix))
         self._let_go()
         added = sorted(tagged - self._routed)
         self._choose_follower(len(self._routed) + len(added))
@@ -162,8 +180,15 @@ class CatalogWatch:
     async def _confirm_listing(self) -> Listing:
         known = self._view.index
         listing = await confirm_listing(self._client)
-        self._view.recount(listing.index, known=known)
+        if listing.index:
+            self._view.recount(listing.index, known=known)
         return listing
+
+    def _leave_out(self, unservable: tuple[str, ...]) -> None:
+        for name in unservable:
+            if name not in self._unservable:
+                _log.warning("service left out", service=name, reason=name_problem(name))
+        self._unservable = unservable
 
     def _let_go(self) -> None:
         """Stop routing what is gone from the listing, and what was routed only by tags that it lost."""
@@ -249,6 +274,6 @@ class CatalogWatch:
 def _capacity(max_connections: int) -> int:
     """Return how many services may have a query of their own.
 
-    Two sockets are for the listing and the overrides; some stay free for short reads.
+    Two sockets are for the listing and the overrides; some stay free for the witness and for short reads.
     """
     return max_connections - 2 - min(8, max(1, max_connections // 4))

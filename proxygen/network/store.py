@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from proxygen.aio import unless
+from proxygen.consul.witness import loss_of
 from proxygen.errors import AccessDenied, CatalogUnavailable, ConflictingWrite
 from proxygen.network.config import NetworkConfig, parse_config
 from proxygen.network.records import (
@@ -98,8 +100,15 @@ class NetworkStore:
         as the one before.
         """
         path = f"/v1/kv/{quote(self.prefix)}/"
-        reply = await self._client.read(path, [("recurse", "")], index=index, consistency="consistent")
+        reading = self._client.read(path, [("recurse", "")], index=index, consistency="consistent")
+        reply = await (unless(reading, self._loss_of_config(index)) if index else reading)
+        if reply is None:
+            return await self.watch()
         return await self._view(_entries(reply, path)), 0 if reply.index < index else reply.index
+
+    async def _loss_of_config(self, index: int) -> None:
+        """Return once the config was there at the index and is gone: all keys may be, without a word about them."""
+        await loss_of(self._client, self._key(CONFIG), index=index, consistency="consistent")
 
     async def record(self, subnet: IPv4Network) -> Record | None:
         """Read one lease; None where it is gone or is none of ours."""

@@ -16,9 +16,10 @@ from proxygen.consul.decode import (
     decode_listing,
     decode_overrides,
     instances_of,
-    is_askable,
     routed_names,
+    unservable_names,
 )
+from proxygen.consul.names import is_askable
 from proxygen.errors import CatalogUnavailable
 from proxygen.model import Health, Instance
 
@@ -187,12 +188,21 @@ def test_a_route_may_stand_in_tags_or_meta() -> None:
     assert not carries_proxy_keys(instances(entry(Meta={"other": "x"}, Tags=["x"])), "proxygen")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\nb", "a\x00b", "\x7f"])
+@pytest.mark.incident("T34")
+@pytest.mark.parametrize("name", ["", ".", "..", "/a", "a/", "a//b", "a/../b", "a/.", "a\nb", "a\x00b", "\x7f"])
 def test_names_that_no_url_brings_back(name: str) -> None:
+    """T34: they are not served, and named with the reason."""
+    listing = {name: ("proxygen.route=x",)}
     assert not is_askable(name)
-    assert routed_names({name: ("proxygen.route=x",)}, "proxygen") == set()
+    assert routed_names(listing, "proxygen") == set()
+    assert unservable_names(listing, "proxygen") == (name,)
+    assert unservable_names({name: ("other",)}, "proxygen") == ()
 
 
-@pytest.mark.parametrize("name", ["web", "a b", "a;b", "ü", "a%2Fb", "a?b#c", "..."])
+@pytest.mark.incident("T34")
+@pytest.mark.parametrize("name", ["web", "a b", "a;b", "ü", "a/b", "team/api/v1", "a%2Fb", "a?b#c", "...", "a..b"])
 def test_names_that_can_be_asked_for(name: str) -> None:
+    listing = {name: ("proxygen.route=x",)}
     assert is_askable(name)
+    assert routed_names(listing, "proxygen") == {name}
+    assert unservable_names(listing, "proxygen") == ()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.consul import ConsulAgent, start_client, start_cluster
 from tests.harness.nginx import NginxServer
-from tests.harness.tools import NginxBinary
+from tests.harness.tools import Consul, NginxBinary
 
 _SAW = "saw"
 
@@ -41,7 +41,7 @@ def seconds(request: pytest.FixtureRequest) -> Callable[[float, float], float]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[list[ConsulAgent]]:
+def cluster(which_consul: Consul, tmp_path: Path) -> Iterator[list[ConsulAgent]]:
     """Three servers that elect a leader; any of them may be killed and started again."""
     agents = start_cluster(tmp_path / "cluster")
     yield agents

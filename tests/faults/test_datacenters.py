@@ -14,6 +14,7 @@ from tests.harness.app import App
 from tests.harness.consul import ConsulAgent, leader_of, start_datacenters
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
+from tests.harness.tools import Consul
 from tests.integration.waiting import HOST, ROUTE, answers, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.incident("T16")]
 
 
 @pytest.fixture
-def datacenters(tmp_path: Path) -> Iterator[Datacenters]:
+def datacenters(which_consul: Consul, tmp_path: Path) -> Iterator[Datacenters]:
     """Three datacenters joined over their WAN. The third has two servers: either alone has no leader."""
     started = start_datacenters(tmp_path / "datacenters", {"dc1": 1, "dc2": 1, "dc3": 2})
     yield started

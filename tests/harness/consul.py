@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import shutil
 import signal
 import socket
@@ -21,7 +20,24 @@ from typing import Any
 from tests.harness import process
 from tests.harness.hosts import Host
 from tests.harness.ports import free_port
-from tests.harness.tools import find_consul, missing
+from tests.harness.tools import STREAMING_VERSION, Consul, consul_version, find_consul, missing
+
+_chosen: Consul = "first"
+
+
+def choose_consul(which: Consul) -> None:
+    """Say which Consul agents run from now on that are not told otherwise; the fixture `which_consul` does."""
+    global _chosen
+    _chosen = which
+
+
+def chosen_consul() -> Path:
+    """Return the program that was chosen; skip the test where it is missing."""
+    binary = find_consul(_chosen)
+    if binary is None:
+        missing("Consul" if _chosen == "first" else f"Consul {STREAMING_VERSION} (built where Go is)")
+    return binary
+
 
 _NOT_YET = ("leader", "No known Consul servers", "rpc error making call: EOF", "connection refused")
 """What an agent says before it has found its servers, or they one another."""
@@ -32,7 +48,8 @@ class ConsulAgent:
 
     ``config`` is given to Consul as a second configuration file, which it merges over the first: ACLs, TLS,
     limits, ``addresses``, ``ports.https``. Plain HTTP on ``address`` stays, so that the methods below work.
-    A restart of a dev agent forgets everything, as in production; a persistent one remembers.
+    A restart of a dev agent forgets everything, as in production; a persistent one remembers. ``binary`` is the
+    Consul that runs; by default the one that the test was given.
     """
 
     def __init__(
@@ -42,11 +59,9 @@ class ConsulAgent:
         config: Mapping[str, object] | None = None,
         token: str | None = None,
         persistent: bool = False,
+        binary: Path | None = None,
     ) -> None:
-        binary = find_consul()
-        if binary is None:
-            missing("Consul")
-        self.binary = binary
+        self.binary = binary or chosen_consul()
         self.directory = directory
         self.persistent = persistent
         self.token = token
@@ -70,10 +85,8 @@ class ConsulAgent:
             "serf_wan": self.wan_port,
             "server": free_port(),
             "dns": -1,
-            "grpc": -1,
+            **self._without_grpc(),
         }
-        if self.version >= (1, 14, 0):
-            ports["grpc_tls"] = -1
         config: dict[str, object] = {
             "node_name": self.node,
             "bind_addr": "127.0.0.1",
@@ -86,15 +99,20 @@ class ConsulAgent:
             config |= {"server": True, "bootstrap_expect": 1, "data_dir": str(self.directory / "data")}
         return config
 
+    def _without_grpc(self) -> dict[str, int]:
+        return {"grpc": -1, **({"grpc_tls": -1} if self.version >= (1, 14, 0) else {})}
+
     def _write(self, name: str, config: Mapping[str, object]) -> None:
         (self.directory / name).write_text(json.dumps(config), encoding="utf-8")
 
     @property
     def version(self) -> tuple[int, int, int]:
-        answer = subprocess.run([self.binary, "version"], capture_output=True, text=True, check=True)
-        match = re.search(r"v?(\d+)\.(\d+)\.(\d+)", answer.stdout)
-        assert match, answer.stdout
-        return int(match[1]), int(match[2]), int(match[3])
+        return consul_version(self.binary)
+
+    @property
+    def streams(self) -> bool:
+        """Whether its standing answers come from views (`proxygen.consul.answers.Backend`)."""
+        return self.version >= (1, 10, 0)
 
     @property
     def log(self) -> Path:
@@ -290,7 +308,7 @@ class HostConsul(ConsulAgent):
             "node_name": self.node,
             "bind_addr": str(self.host.address),
             "addresses": {"http": f"127.0.0.1 {self.host.address} unix://{self._socket}"},
-            "ports": {"dns": -1, "grpc": -1, "serf_wan": -1},
+            "ports": {"dns": -1, "serf_wan": -1, **self._without_grpc()},
             "server": is_server,
             **({"bootstrap_expect": len(self._servers)} if is_server else {}),
             "data_dir": str(self.directory / "data"),

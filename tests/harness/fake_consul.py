@@ -2,6 +2,9 @@
 
 It answers catalog/services, catalog/node, health/service, health/state/any and KV from plain data, with blocking
 queries; it ignores filters. A test sets what is to go wrong: the index, the leader, a status, or an answer of nothing.
+
+It answers as 1.8 does, or with ``streams`` as an agent from 1.10 on: standing questions about a service are answered
+from a view, which says that it knows no leader.
 """
 
 from __future__ import annotations
@@ -9,13 +12,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from aiohttp import web
 
 from tests.harness.ports import free_port
+
+_SERVICE: Final = "/v1/health/service/"
 
 
 class FakeConsul:
@@ -26,6 +32,10 @@ class FakeConsul:
         self.services: dict[str, list[dict[str, Any]]] = {"consul": [entry("consul", "consul", 8300)]}
         self.kv: dict[str, str] = {}
         self.known_leader = True
+        self.streams = False
+        self.backend = ""
+        """What every answer says in X-Consul-Query-Backend, where it is not empty."""
+        self.says_index = True
         self.last_contact_ms = 0
         self.fault: Callable[[web.Request], web.Response | None] = lambda request: None
         """Answers instead of us where it returns something."""
@@ -33,14 +43,26 @@ class FakeConsul:
         """Other datacenters; theirs are the requests that name them."""
         self.silent = False
         """Takes requests and answers none."""
+        self._behind: _State | None = None
+        self._views_alone = False
         self.requests: list[web.Request] = []
         self.address = f"127.0.0.1:{free_port()}"
         self._moved = asyncio.Event()
 
     def change(self, by: int = 1) -> None:
         self.index += by
-        self._moved.set()
-        self._moved = asyncio.Event()
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    def lag(self, *, views_alone: bool = False) -> None:
+        """From now on, only the leader knows what changes: reads that any server or a view may answer get what is now,
+        under the index of now. With ``views_alone`` every server knows, and no view."""
+        self._behind = self._state()
+        self._views_alone = views_alone
+
+    def catch_up(self) -> None:
+        self._behind = None
+        self.change(by=0)
 
     def put(self, name: str, *entries: dict[str, Any]) -> None:
         """Replace the instances of a service; none removes it. What is new or other than before is stamped as Consul
@@ -62,32 +84,76 @@ class FakeConsul:
         if datacenter in self.elsewhere:
             return await self.elsewhere[datacenter]._answer(request)
         asked = int(request.query.get("index", "0"))
-        wait = float(request.query.get("wait", "60000ms").removesuffix("ms")) / 1000
-        if asked >= self.index > 0:
-            try:
-                async with asyncio.timeout(wait):
-                    await self._moved.wait()
-            except TimeoutError:
-                pass
-        return self.reply(*self._content(request.path), consistent="consistent" in request.query)
+        if asked >= self._seen_by(request).index > 0:
+            wait = float(request.query.get("wait", "60000ms").removesuffix("ms")) / 1000
+            await self._wait_for_move(request, wait)
+        state = self._seen_by(request)
+        return self.reply(
+            *state.content(request.path, self.elsewhere),
+            consistent="consistent" in request.query,
+            streamed=self._is_streamed(request),
+            index=state.index,
+        )
 
-    def reply(self, body: object, status: int = 200, *, consistent: bool = False) -> web.Response:
+    async def _wait_for_move(self, request: web.Request, wait: float) -> None:
+        try:
+            async with asyncio.timeout(wait):
+                await self._moved.wait()
+                while self._seen_by(request) is self._behind:
+                    await self._moved.wait()
+        except TimeoutError:
+            pass
+
+    def _is_streamed(self, request: web.Request) -> bool:
+        is_standing = int(request.query.get("index", "0")) > 0 and request.path.startswith(_SERVICE)
+        return self.streams and is_standing and "near" not in request.query
+
+    def _seen_by(self, request: web.Request) -> _State:
+        is_anybodys = self._is_streamed(request) or ("stale" in request.query and not self._views_alone)
+        return self._behind if self._behind is not None and is_anybodys else self._state()
+
+    def _state(self) -> _State:
+        return _State(index=self.index, services=dict(self.services), kv=dict(self.kv))
+
+    def reply(
+        self,
+        body: object,
+        status: int = 200,
+        *,
+        consistent: bool = False,
+        streamed: bool = False,
+        index: int | None = None,
+    ) -> web.Response:
         """Answer with the headers of the moment; a consistent read always comes from the leader."""
-        leads = self.known_leader or consistent
+        leads = (self.known_leader or consistent) and not streamed
         headers = {
-            "X-Consul-Index": str(self.index),
+            "X-Consul-Index": str(self.index if index is None else index),
             "X-Consul-Knownleader": str(leads).lower(),
-            "X-Consul-Lastcontact": "0" if consistent else str(self.last_contact_ms),
+            "X-Consul-Lastcontact": "0" if consistent or streamed else str(self.last_contact_ms),
         }
+        if not self.says_index:
+            del headers["X-Consul-Index"]
+        if self.backend or self.streams:
+            headers["X-Consul-Query-Backend"] = self.backend or ("streaming" if streamed else "blocking-query")
         return web.Response(text=json.dumps(body), status=status, headers=headers, content_type="application/json")
 
-    def _content(self, path: str) -> tuple[object, int]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What a server knows at an index."""
+
+    index: int
+    services: Mapping[str, list[dict[str, Any]]]
+    kv: Mapping[str, str]
+
+    def content(self, path: str, elsewhere: Iterable[str]) -> tuple[object, int]:
+        """Return the body and the status of an answer."""
         if path == "/v1/catalog/datacenters":
-            return ["dc1", *self.elsewhere], 200
+            return ["dc1", *elsewhere], 200
         if path == "/v1/catalog/services":
             return {name: _tags(entries) for name, entries in self.services.items()}, 200
-        if path.startswith("/v1/health/service/"):
-            return self.services.get(path.removeprefix("/v1/health/service/"), []), 200
+        if path.startswith(_SERVICE):
+            return self.services.get(path.removeprefix(_SERVICE), []), 200
         if path == "/v1/health/state/any":
             return [check for entries in self.services.values() for one in entries for check in one["Checks"]], 200
         if path == "/v1/catalog/nodes":

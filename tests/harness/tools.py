@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 import pytest
 
@@ -31,9 +31,27 @@ class NginxBinary:
         return directory if self.name == "debian" else None
 
 
-def find_consul() -> Path | None:
-    """Return `consul` on PATH, else the one that the set-up unpacked into the cache folder."""
-    return _find("consul", "consul")
+Consul = Literal["first", "streaming"]
+"""The Consul of this machine, whatever its version; and one of 1.10 or later, whose agents answer from views."""
+
+STREAMING_VERSION: Final = "1.14.0"
+
+
+def find_consul(which: Consul = "first") -> Path | None:
+    """Return `consul` on PATH, else the one that the set-up unpacked into the cache folder; or the streaming one,
+    which the set-up builds there."""
+    if which == "first":
+        return _find("consul", "consul")
+    built = _cache() / f"consul-{STREAMING_VERSION}" / "consul"
+    return built if os.access(built, os.X_OK) else None
+
+
+@cache
+def consul_version(binary: Path) -> tuple[int, int, int]:
+    answer = subprocess.run([binary, "version"], capture_output=True, text=True, check=True)
+    match = re.search(r"v?(\d+)\.(\d+)\.(\d+)", answer.stdout)
+    assert match, answer.stdout
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 def find_prometheus(tool: str) -> Path | None:
@@ -45,9 +63,12 @@ def _find(package: str, tool: str) -> Path | None:
     on_path = shutil.which(tool)
     if on_path:
         return Path(on_path)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    unpacked = cache / "proxygen" / package / "usr" / "bin" / tool
+    unpacked = _cache() / package / "usr" / "bin" / tool
     return unpacked if os.access(unpacked, os.X_OK) else None
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxygen"
 
 
 @cache

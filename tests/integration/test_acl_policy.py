@@ -29,7 +29,7 @@ from tests.harness.load import fetch
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
+from tests.harness.tools import Consul, NginxBinary
 from tests.integration.acl import DENYING, POLICIES, denying_consul, policy, take_over, token, without
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "acl-policy.md"
@@ -41,7 +41,7 @@ INSTANCE = "web-1"
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+def guarded(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     with denying_consul(tmp_path_factory.mktemp("guarded")) as agent:
         yield agent
 
@@ -159,7 +159,7 @@ def test_the_deploy_jobs_policy_is_for_its_own_service(guarded: ConsulAgent, app
 
 
 @pytest.fixture
-def guarded_host(lab: Lab) -> Iterator[HostConsul]:
+def guarded_host(which_consul: Consul, lab: Lab) -> Iterator[HostConsul]:
     """A host whose Consul denies by default."""
     host = lab.host()
     agent = HostConsul(host, servers=[host], config=DENYING)

@@ -16,6 +16,7 @@ from tests.harness.engine import Engine
 from tests.harness.entrypoint import Entrypoint
 from tests.harness.ports import free_port
 from tests.harness.registrator import Registrator
+from tests.harness.tools import Consul
 from tests.integration.acl import denying_consul, policy, token
 
 APPLICATION, REGISTRATOR = policy("application"), policy("registrator")
@@ -25,7 +26,7 @@ Start = Callable[..., Entrypoint]
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+def guarded(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     with denying_consul(tmp_path_factory.mktemp("guarded")) as agent:
         yield agent
 

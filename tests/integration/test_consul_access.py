@@ -22,6 +22,7 @@ from tests.consul.watching import ROUTE, ids, watching
 from tests.harness import process
 from tests.harness.consul import ConsulAgent
 from tests.harness.ports import free_port
+from tests.harness.tools import Consul
 
 SERVICES = 'service_prefix "" { policy = "read" }'
 NODES = 'node_prefix "" { policy = "read" }'
@@ -50,7 +51,7 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     config = {"acl": {"enabled": True, "default_policy": "deny"}}
     agent = ConsulAgent(tmp_path_factory.mktemp("guarded"), config=config)
     agent.start()

@@ -14,6 +14,7 @@ from proxygen.settings import ConsulSettings
 from tests.bench.watching import Writer, churning, connections, fill
 from tests.consul.watching import Watching, health, ids, watching
 from tests.harness.consul import ConsulAgent
+from tests.harness.tools import Consul
 
 pytestmark = [pytest.mark.slow]
 
@@ -21,7 +22,7 @@ SERVICES = 1000
 
 
 @pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+def crowded(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     agent = ConsulAgent(tmp_path_factory.mktemp("crowded"))
     agent.start()
     fill(Writer(agent, nodes=100), SERVICES)
@@ -35,6 +36,7 @@ async def complete(one: Watching) -> None:
 
 
 @pytest.mark.incident("T11")
+@pytest.mark.timeout(600)
 async def test_1000_services_with_at_most_64_connections_and_no_refusal(crowded: ConsulAgent) -> None:
     """T11: every kind of change arrives, connections of the past that Consul has not closed yet counted too."""
     writer = Writer(crowded, nodes=100)

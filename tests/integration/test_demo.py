@@ -15,18 +15,16 @@ import pytest
 
 from proxygen.demo.load import Count, is_within_tolerance
 from proxygen.shares import Share
-from tests.harness.tools import NginxBinary, find_consul, missing
+from tests.harness.consul import chosen_consul
+from tests.harness.tools import Consul, NginxBinary
 
 
 @pytest.fixture
-def environment(tmp_path: Path, any_nginx_binary: NginxBinary) -> dict[str, str]:
+def environment(which_consul: Consul, tmp_path: Path, any_nginx_binary: NginxBinary) -> dict[str, str]:
     """PATH with nginx and Consul, and a temporary directory of the demo's own."""
-    consul = find_consul()
-    if consul is None:
-        missing("Consul")
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "consul").symlink_to(consul)
+    (tools / "consul").symlink_to(chosen_consul())
     (tools / "nginx").symlink_to(any_nginx_binary.path)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
