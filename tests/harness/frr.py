@@ -58,7 +58,7 @@ class FrrRouter:
         """Start one, as FRR's own supervisor would: it knows nothing until it is told what frr.conf says."""
         log = self.host.directory / f"{daemon}.log"
         options = ("-d", "-N", self.host.name, "-P", "0", "-f", "/dev/null", "--log", f"file:{log}")
-        self.host.run("sh", "-c", _APART, self._run, _DAEMONS / daemon, *options)
+        self.host.run(*self.host.within, "sh", "-c", _APART, self._run, _DAEMONS / daemon, *options)
         process.wait_until((self.place.sockets / f"{daemon}.vty").exists, what=f"{daemon} of {self.host.name}")
 
     def load(self) -> None:
