@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ from tests.harness.engine import Engine, own_engine
 from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
+from tests.harness.shelf import VARIABLE as SHELF
+from tests.harness.shelf import remove_shelf
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary, find_nginx, missing
 
@@ -31,6 +34,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults", action="store_true", help="run the fault scenarios alone (tests/faults/README.md)")
     group.addoption("--long", action="store_true", help="give scenarios that run for a time their long form")
     group.addoption("--soak-seed", type=int, default=1, metavar="N", help="the order of the soak's faults; default 1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name a directory for what all processes of this run share. A process of pytest-xdist has it from its parent."""
+    if not hasattr(config, "workerinput"):
+        os.environ[SHELF] = tempfile.mkdtemp(prefix="pg-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        remove_shelf(Path(os.environ.pop(SHELF)))
 
 
 @pytest.hookimpl(tryfirst=True)

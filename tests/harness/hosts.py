@@ -129,6 +129,8 @@ class Namespace:
 
     def remove(self) -> None:
         """End what runs inside, and remove the namespace."""
+        if not Path(f"/run/netns/{self.name}").exists():
+            return
         for started in self._processes:
             if started.poll() is None:
                 process.stop(started, signal.SIGKILL)
@@ -149,7 +151,7 @@ class Segment:
         self._switch = switch
         self._bridge = switch.new_port("br")
         self._addresses = iter(network.hosts())
-        self._hosts: list[Host] = []
+        self.hosts: list[Host] = []
         switch.ip("link", "add", self._bridge, "type", "bridge")
         switch.ip("link", "set", self._bridge, "mtu", mtu, "up")
 
@@ -169,12 +171,12 @@ class Segment:
         return next(self._addresses)
 
     def take(self, host: Host) -> None:
-        self._hosts.append(host)
+        self.hosts.append(host)
         host.route_out()
 
     def set_gateway(self, address: IPv4Address) -> None:
         self.gateway = address
-        for host in self._hosts:
+        for host in self.hosts:
             host.route_out()
 
     def set_port(self, port: str, state: str) -> None:
@@ -247,6 +249,14 @@ class Host(Namespace):
         self.containers.append(Container(f"{self.label}-{label}", directory, self, address))
         return self.containers[-1]
 
+    def remove(self) -> None:
+        """Take the host and its containers out of the lab, before the lab ends."""
+        for container in self.containers:
+            container.remove()
+        if self in self.segment.hosts:
+            self.segment.hosts.remove(self)
+        super().remove()
+
     def cut(self) -> None:
         """Pull the host's cable: its link has no carrier, and nobody reaches it."""
         self.segment.set_port(self._port, "down")
@@ -259,6 +269,12 @@ class Host(Namespace):
         self.ip("link", "set", self.LINK, "down")
         self.ip("link", "set", self.LINK, "up")
         self.route_out()
+
+    def readdress(self) -> None:
+        """Take away whatever addresses its link has beside its own."""
+        for entry in json.loads(self.ip("-json", "-4", "address", "show", "dev", self.LINK))[0]["addr_info"]:
+            if entry["local"] != str(self.address):
+                self.ip("address", "del", f"{entry['local']}/{entry['prefixlen']}", "dev", self.LINK)
 
     def drop_multicast(self) -> None:
         """Drop all multicast of IPv4 that comes or goes, and count it."""

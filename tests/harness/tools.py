@@ -40,12 +40,16 @@ def find_prometheus(tool: str) -> Path | None:
     return _find("prometheus", tool)
 
 
+def cache_folder() -> Path:
+    """Where the set-up, and tests, keep what other runs can use again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxygen"
+
+
 def _find(package: str, tool: str) -> Path | None:
     on_path = shutil.which(tool)
     if on_path:
         return Path(on_path)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    unpacked = cache / "proxygen" / package / "usr" / "bin" / tool
+    unpacked = cache_folder() / package / "usr" / "bin" / tool
     return unpacked if os.access(unpacked, os.X_OK) else None
 
 
