@@ -45,9 +45,10 @@ class Station:
     def until_gives_up(self, other: Station, *, timeout: float = 120.0) -> None:
         """Wait until its FRR counts another as gone."""
         what = f"{self.host.label} counting {other.host.label} as gone"
-        process.wait_until(lambda: not self._has_session(other), what=what, timeout=timeout)
+        process.wait_until(lambda: not self.has_session(other), what=what, timeout=timeout)
 
-    def _has_session(self, other: Station) -> bool:
+    def has_session(self, other: Station) -> bool:
+        """Tell whether its FRR hears from another's."""
         if isinstance(self.backend, FrrBgp):
             return bool(self.router.peers()[str(other.host.address)]["state"] == "Established")
         neighbours = self.router.show("show ip ospf neighbor json")["neighbors"]

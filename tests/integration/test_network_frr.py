@@ -306,6 +306,7 @@ async def test_the_others_reach_each_other_when_a_hub_is_gone(three: Three, kind
     network = await three(kind)
     hub, second, third = network.stations
     network.until_all_reach_all()
+    assert all(other.has_session(hub) for other in (second, third))
     hub.host.cut()
     for other in (second, third):
         other.until_gives_up(hub)
