@@ -21,6 +21,8 @@ from tests.harness.engine import Engine, own_engine
 from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
+from tests.harness.shelf import VARIABLE as SHELF
+from tests.harness.shelf import remove_shelf
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import Consul, NginxBinary, each_nginx, find_nginx, missing
 
@@ -39,12 +41,20 @@ hypothesis.settings.load_profile("unhurried")
 def pytest_configure(config: pytest.Config) -> None:
     # Imported by what it watches, which is too early for `pytest_plugins`.
     config.pluginmanager.register(seen)
+    if not hasattr(config, "workerinput"):
+        # For what all processes of this run share; a process of pytest-xdist has it from its parent.
+        os.environ[SHELF] = tempfile.mkdtemp(prefix="pg-")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--long", action="store_true", help="give scenarios that run for a time their long form")
     group.addoption("--soak-seed", type=int, default=1, metavar="N", help="the order of the soak's faults; default 1")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        remove_shelf(Path(os.environ.pop(SHELF)))
 
 
 @pytest.fixture(autouse=True)

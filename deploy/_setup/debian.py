@@ -77,7 +77,7 @@ def _stop_new_service() -> None:
 
 def install_engine() -> None:
     """Install Podman and what makes base images, for the tests with containers; they are the only ones that lack it."""
-    tools = {"podman": "podman", "runc": "runc", "iptables": "iptables", "debootstrap": "debootstrap"}
+    tools = {"podman": "podman", "runc": "runc", "iptables": "iptables", "mmdebstrap": "mmdebstrap"}
     tools["docker-registry"] = "docker-registry"
     tools["catatonit"] = "catatonit"  # process 1 of a pod
     tools["openssh-client"] = "ssh"  # Ansible's way to a host

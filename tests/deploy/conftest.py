@@ -9,32 +9,58 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.bases import build, build_consul, import_debian
+from tests.harness.bases import CONSUL, DEBIAN, build, build_consul, import_debian
 from tests.harness.engine import Engine, own_engine
+from tests.harness.shelf import VARIABLE as SHELF
+from tests.harness.shelf import Shelf
 from tests.harness.systemd_host import BARE, FURNISHED, SystemdHost, build_hosts, network
 from tests.harness.systemd_site import follow_the_page
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
+_GROUPS = {
+    "hosts": ("test_systemd", "test_ansible_sidecar", "test_logging"),
+    "orchestrators": ("test_kubernetes", "test_nomad", "test_pipeline", "test_ansible_application"),
+}
+"""Who uses the same hosts and engine, by the beginning of the file's name; all others are "containers"."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares an engine; images are shared by all of a run."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and "yard" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(_group(item.path.name)))
+
+
+def _group(file: str) -> str:
+    return next((group for group, names in _GROUPS.items() if file.startswith(names)), "containers")
+
+
 @pytest.fixture(scope="session")
-def yard() -> Iterator[Engine]:
-    """The engine; its images live as long as the session."""
-    with own_engine(driver="overlay") as engine:
+def shelf() -> Shelf:
+    """Where images are built; they live as long as the run."""
+    return Shelf(Path(os.environ[SHELF]))
+
+
+@pytest.fixture(scope="session")
+def yard(shelf: Shelf) -> Iterator[Engine]:
+    """The engine, which has what is on the shelf."""
+    with own_engine(driver="overlay", images=shelf.storage) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
-def debian(yard: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
+def debian(shelf: Shelf) -> str:
     """The name of the base image."""
-    return import_debian(yard, tmp_path_factory.mktemp("debian"))
+    return shelf.provide(DEBIAN, import_debian)
 
 
 @pytest.fixture(scope="session")
-def host_images(yard: Engine, debian: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def host_images(shelf: Shelf, debian: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The images of hosts that systemd runs are built; the directory that hosts need."""
     scratch = tmp_path_factory.mktemp("hosts")
-    build_hosts(yard, scratch)
+    shelf.provide(FURNISHED, lambda engine: build_hosts(engine, scratch))
     return scratch
 
 
@@ -65,22 +91,29 @@ def make_host(yard: Engine, host_images: Path, host_network: str) -> Iterator[Ca
 
 
 @pytest.fixture(scope="session")
-def proxygen_image(yard: Engine, debian: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def proxygen_image(shelf: Shelf, debian: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of the image that deploy/Dockerfile makes."""
     scratch = tmp_path_factory.mktemp("image")
-    name = "localhost/proxygen:latest"
-    arguments = {"BASE": debian}
-    return build(yard, DEPLOY.parent, file=DEPLOY / "Dockerfile", name=name, arguments=arguments, scratch=scratch)
+    name, file = "localhost/proxygen:latest", DEPLOY / "Dockerfile"
+
+    def make(engine: Engine) -> None:
+        build(engine, DEPLOY.parent, file=file, name=name, arguments={"BASE": debian}, scratch=scratch)
+
+    return shelf.provide(name, make)
 
 
 @pytest.fixture(scope="session")
-def example_images(yard: Engine, proxygen_image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def example_images(shelf: Shelf, proxygen_image: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The names of the example application's images, by version: 1 and 2."""
     scratch, file = tmp_path_factory.mktemp("example"), DEPLOY / "example" / "Dockerfile"
     names = {version: f"localhost/proxygen-example:{version}" for version in ("1", "2")}
     for version, name in names.items():
         arguments = {"BASE": proxygen_image, "VERSION": version}
-        build(yard, DEPLOY.parent, file=file, name=name, arguments=arguments, scratch=scratch)
+
+        def make(engine: Engine, name: str = name, arguments: dict[str, str] = arguments) -> None:
+            build(engine, DEPLOY.parent, file=file, name=name, arguments=arguments, scratch=scratch)
+
+        shelf.provide(name, make)
     return names
 
 
@@ -91,9 +124,10 @@ def example_image(example_images: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def consul_image(yard: Engine, debian: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def consul_image(shelf: Shelf, debian: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of Consul's official image; inside is the Consul of this machine."""
-    return build_consul(yard, tmp_path_factory.mktemp("consul-image"))
+    scratch = tmp_path_factory.mktemp("consul-image")
+    return shelf.provide(CONSUL, lambda engine: build_consul(engine, scratch))
 
 
 @pytest.fixture(scope="session")

@@ -74,17 +74,46 @@ def wheel(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def target(make_host: Callable[..., SystemdHost], directory: Path, wheel: Path) -> Iterator[Target]:
+def make_target(make_host: Callable[..., SystemdHost], directory: Path, wheel: Path) -> Iterator[Callable[[], Target]]:
     if shutil.which("ssh") is None:
         missing("ssh (Debian's openssh-client)")
-    host = make_host()
-    management = guard_consul(host)
-    register(host, management)
-    host.run("sed", "-i", f"s/^http {{/http {{\\n    {THEIRS}/", "/etc/nginx/nginx.conf")
-    ansible = Ansible(directory, inventory(host, directory))
-    yield Target(host=host, ansible=ansible, wheel=wheel, management=management)
-    # The connection that Ansible keeps for its next task.
-    subprocess.run(["ssh", "-o", f"ControlPath={directory / CONNECTION}", "-O", "exit", host.address], check=False)
+    made: list[Target] = []
+
+    def make() -> Target:
+        host = make_host()
+        management = guard_consul(host)
+        register(host, management)
+        host.run("sed", "-i", f"s/^http {{/http {{\\n    {THEIRS}/", "/etc/nginx/nginx.conf")
+        own = directory / str(len(made))
+        own.mkdir()
+        ansible = Ansible(own, inventory(host, own))
+        made.append(Target(host=host, ansible=ansible, wheel=wheel, management=management))
+        return made[-1]
+
+    yield make
+    for target in made:
+        # The connection that Ansible keeps for its next task.
+        path = target.ansible.directory / CONNECTION
+        subprocess.run(["ssh", "-o", f"ControlPath={path}", "-O", "exit", target.host.address], check=False)
+
+
+@pytest.fixture(scope="module")
+def target(make_target: Callable[[], Target]) -> Target:
+    return make_target()
+
+
+@pytest.fixture
+def fresh(target: Target, make_target: Callable[[], Target]) -> Target:
+    """One on which the role was not run yet: the target itself, where this test comes first."""
+    return target if "No such file" in target.host.run("ls", "/opt/proxygen", check=False) else make_target()
+
+
+@pytest.fixture(scope="module")
+def installed(target: Target) -> Target:
+    """The target on which the role was run."""
+    played = target.play()
+    assert played.code == 0, played.said[-6000:]
+    return target
 
 
 def guard_consul(host: SystemdHost) -> str:
@@ -136,7 +165,8 @@ def inventory(host: SystemdHost, directory: Path) -> dict[str, object]:
     return {"all": {"children": {"proxies": hosts, "applications": hosts}}}
 
 
-def test_what_nginx_refuses_is_taken_back(target: Target) -> None:
+def test_what_nginx_refuses_is_taken_back(fresh: Target) -> None:
+    target = fresh
     before = target.host.read("/etc/nginx/nginx.conf")
     played = target.play("--start-at-task=Read nginx.conf", proxygen_output="/nonsense; and more")
     assert played.code == 2
@@ -146,27 +176,24 @@ def test_what_nginx_refuses_is_taken_back(target: Target) -> None:
     target.host.run("nginx", "-t")
 
 
-def test_a_dry_run_changes_nothing(target: Target) -> None:
+def test_a_dry_run_changes_nothing(fresh: Target) -> None:
+    target = fresh
     played = target.play("--check")
     assert played.code == 0, played.said[-4000:]
     assert "No such file" in target.host.run("ls", "/opt/proxygen", TOKEN, check=False)
     assert "proxygen" not in target.host.read("/etc/nginx/nginx.conf")
 
 
-def test_the_sidecar_serves_a_request_and_a_second_run_changes_nothing(
-    target: Target, record_property: Callable[[str, object], None]
-) -> None:
-    played = target.play()
-    assert played.code == 0, played.said[-6000:]
-    assert target.answers() == 200
-    assert target.host.is_active("proxygen")
-    again = target.play()
+def test_the_sidecar_serves_a_request_and_a_second_run_changes_nothing(installed: Target) -> None:
+    assert installed.answers() == 200
+    assert installed.host.is_active("proxygen")
+    again = installed.play()
     assert (again.code, again.changed) == (0, {"proxy": 0}), again.said[-6000:]
-    assert target.host.show("proxygen", "NRestarts") == "0"
+    assert installed.host.show("proxygen", "NRestarts") == "0"
 
 
-def test_the_operators_file_stays_his(target: Target) -> None:
-    lines = target.host.read("/etc/nginx/nginx.conf")
+def test_the_operators_file_stays_his(installed: Target) -> None:
+    lines = installed.host.read("/etc/nginx/nginx.conf")
     theirs = re.sub(r"(?s)# BEGIN proxygen: (\w+)\n.*?# END proxygen: \1\n?", "", lines)
     assert THEIRS in theirs
     assert "proxygen" not in theirs
@@ -174,47 +201,49 @@ def test_the_operators_file_stays_his(target: Target) -> None:
     assert lines.count("/var/lib/proxygen/current/stream.d/*.conf;") == 1
 
 
-def test_the_token_may_read_and_nothing_else(target: Target) -> None:
-    token = target.token()
-    assert target.host.run("stat", "--format=%a %U", TOKEN) == "400 root"
-    assert "hello" in target.consul("catalog", "services", token=token)
+def test_the_token_may_read_and_nothing_else(installed: Target) -> None:
+    token = installed.token()
+    assert installed.host.run("stat", "--format=%a %U", TOKEN) == "400 root"
+    assert "hello" in installed.consul("catalog", "services", token=token)
     for command in (
         ("kv", "put", "proxygen/canary/hello", '{"canary": "1%"}'),
         ("services", "deregister", "-id=hello"),
         ("acl", "token", "list"),
     ):
-        assert "Permission denied" in target.consul(*command, token=token, check=False)
-    rules = target.consul("acl", "policy", "read", "-name=proxygen-sidecar", token=target.management)
+        assert "Permission denied" in installed.consul(*command, token=token, check=False)
+    rules = installed.consul("acl", "policy", "read", "-name=proxygen-sidecar", token=installed.management)
     assert (ROOT / "deploy/acl/sidecar.hcl").read_text().strip() in rules
-    assert re.search(r"Policies:\n.*proxygen-sidecar\n?$", target.consul("acl", "token", "read", "-self", token=token))
+    assert re.search(
+        r"Policies:\n.*proxygen-sidecar\n?$", installed.consul("acl", "token", "read", "-self", token=token)
+    )
 
 
-def test_a_token_that_was_revoked_is_replaced(target: Target) -> None:
-    revoked = target.token()
-    accessor = re.findall(r"AccessorID:\s+(\S+)", target.consul("acl", "token", "read", "-self", token=revoked))
-    target.consul("acl", "token", "delete", f"-id={accessor[0]}", token=target.management)
-    played = target.play()
+def test_a_token_that_was_revoked_is_replaced(installed: Target) -> None:
+    revoked = installed.token()
+    accessor = re.findall(r"AccessorID:\s+(\S+)", installed.consul("acl", "token", "read", "-self", token=revoked))
+    installed.consul("acl", "token", "delete", f"-id={accessor[0]}", token=installed.management)
+    played = installed.play()
     assert played.code == 0, played.said[-4000:]
-    assert target.token() != revoked
-    assert target.answers() == 200
-    assert target.token() not in played.said
+    assert installed.token() != revoked
+    assert installed.answers() == 200
+    assert installed.token() not in played.said
 
 
-def test_an_applications_tokens_are_for_its_service_alone(target: Target) -> None:
-    played = target.play(playbook="application-tokens.yml", service="shop")
+def test_an_applications_tokens_are_for_its_service_alone(installed: Target) -> None:
+    played = installed.play(playbook="application-tokens.yml", service="shop")
     assert played.code == 0, played.said[-4000:]
     own, lever = (f"/etc/proxygen/{kind}/shop.token" for kind in ("applications", "canaries"))
     # The containers' user, which the host does not know.
-    assert target.host.run("stat", "--format=%a %u", own) == "400 101"
-    assert target.host.run("stat", "--format=%a %u", lever) == "400 0"
-    tokens = [target.host.read(path) for path in (own, lever)]
+    assert installed.host.run("stat", "--format=%a %u", own) == "400 101"
+    assert installed.host.run("stat", "--format=%a %u", lever) == "400 0"
+    tokens = [installed.host.read(path) for path in (own, lever)]
     register, move = ("services", "register", "-name"), ("kv", "put")
     for token, allowed, refused in (
         (tokens[0], (*register, "shop"), (*register, "hello")),
         (tokens[1], (*move, "proxygen/canary/shop", "{}"), (*move, "proxygen/canary/hello", "{}")),
     ):
-        target.consul(*allowed, token=token)
-        assert "Permission denied" in target.consul(*refused, token=token, check=False)
-    again = target.play(playbook="application-tokens.yml", service="shop")
+        installed.consul(*allowed, token=token)
+        assert "Permission denied" in installed.consul(*refused, token=token, check=False)
+    again = installed.play(playbook="application-tokens.yml", service="shop")
     assert (again.code, again.changed) == (0, {"proxy": 0})
     assert not any(token in played.said + again.said for token in tokens)

@@ -159,19 +159,34 @@ def launch(allocation: Allocation, directory: Path) -> Version:
     return version
 
 
+class Versions:
+    """Which instance of the application is stable: the one that was promoted last, or the first."""
+
+    def __init__(self, node: Node, job: Job, proxy: Allocation, directory: Path) -> None:
+        self._node, self._job, self._proxy, self._directory = node, job, proxy, directory
+        self._addresses = (address for address in PODS.hosts() if address > proxy.address)
+        self.stable: Version | None = None
+
+    def allocate(self) -> Allocation:
+        return Allocation(self._node, self._job, address=next(self._addresses))
+
+    def serve(self) -> Version:
+        """Have a stable one serve, started now or by a test before."""
+        if self.stable is None:
+            self.stable = launch(self.allocate(), self._directory)
+        process.wait_steady(lambda: ask(self._proxy) == 200, what="the application behind nginx", timeout=60)
+        return self.stable
+
+
 @pytest.fixture(scope="module")
-def stable(node: Node, jobs: dict[str, Job], proxy: Allocation, tmp_path_factory: pytest.TempPathFactory) -> Version:
-    version = launch(Allocation(node, jobs["web"], address=PODS[21]), tmp_path_factory.mktemp("stable"))
-    process.wait_steady(lambda: ask(proxy) == 200, what="the application behind nginx", timeout=60)
-    return version
+def versions(node: Node, jobs: dict[str, Job], proxy: Allocation, tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    return Versions(node, jobs["web"], proxy, tmp_path_factory.mktemp("stable"))
 
 
 @pytest.fixture
-def served(node: Node, jobs: dict[str, Job], proxy: Allocation, tmp_path: Path) -> None:
-    """Some instance serves: the one that the test of the canary leaves, or another."""
-    if ask(proxy) != 200:
-        launch(Allocation(node, jobs["web"], address=PODS[23]), tmp_path)
-        process.wait_steady(lambda: ask(proxy) == 200, what="the application behind nginx", timeout=60)
+def stable(versions: Versions) -> Version:
+    """The stable instance, which serves."""
+    return versions.serve()
 
 
 def ask(proxy: Allocation, host: str = HOST) -> int:
@@ -189,9 +204,9 @@ def test_an_allocation_is_healthy_once_it_serves_a_generation(proxy: Allocation)
 
 
 def test_a_canary_has_its_share_until_it_is_promoted(
-    node: Node, jobs: dict[str, Job], proxy: Allocation, stable: Version, tmp_path: Path
+    node: Node, proxy: Allocation, versions: Versions, stable: Version, tmp_path: Path
 ) -> None:
-    canary = Version(Allocation(node, jobs["web"], address=PODS[22]))
+    canary = Version(versions.allocate())
     canary.allocation.start(tmp_path, images={"web": "registry.example.com/web:2"})
     process.wait_until(lambda: canary.allocation.check("answers") == 200, what="the canary", timeout=60)
     canary.register("CanaryTags")
@@ -203,6 +218,7 @@ def test_a_canary_has_its_share_until_it_is_promoted(
     assert instances[names[canary]] == pytest.approx(100, abs=38)
     # Promoted, it is one instance of two, and then the only one: Nomad deregisters the other before it ends it.
     canary.register("Tags")
+    versions.stable = canary
     process.wait_until(
         lambda: sample(proxy, 100)[0][names[canary]] > 40, what="the promoted instance's half", timeout=30
     )
@@ -213,7 +229,7 @@ def test_a_canary_has_its_share_until_it_is_promoted(
     assert load.result()[1] == {}
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("stable")
 def test_a_sidecar_that_ends_is_started_again_and_nobody_notices(node: Node, proxy: Allocation) -> None:
     before = generation(proxy)
     load = node.start_load(proxy.address, proxy.port("http"), HOST, count=500, pause=0.03)
@@ -224,23 +240,26 @@ def test_a_sidecar_that_ends_is_started_again_and_nobody_notices(node: Node, pro
     see_a_change(proxy, "after-the-sidecar")
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("stable")
 def test_nginx_that_ends_is_started_again_with_the_generation_that_it_had(node: Node, proxy: Allocation) -> None:
     before, sidecar = generation(proxy), node.pid(proxy.container("sidecar"))
     node.crash(proxy.container("nginx"))
-    process.wait_until(lambda: proxy.check("serves a generation") == 200, what="nginx back", timeout=60)
-    assert ask(proxy) == 200
+    # The sidecar may not have noticed yet: it says that it is ready while nobody listens.
+    process.wait_until(lambda: ask(proxy) == 200, what="nginx back", timeout=60)
+    process.wait_until(lambda: proxy.check("serves a generation") == 200, what="the sidecar's word", timeout=60)
     assert generation(proxy) == before
     assert node.pid(proxy.container("sidecar")) == sidecar
     see_a_change(proxy, "after-nginx")
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("stable")
 def test_nginx_finishes_what_it_has_begun(node: Node, proxy: Allocation) -> None:
-    """The last test: it ends nginx as Nomad does, by the job's own signal."""
+    """It ends as Nomad ends it, by the job's own signal."""
     begun = node.begin(f"http://{proxy.address}:{proxy.port('http')}/slow?seconds=6", Host=HOST)
     node.podman("stop", "--time=60", proxy.container("nginx"))
     assert begun.answer()[0] == 200
+    node.podman("start", proxy.container("nginx"))
+    process.wait_steady(lambda: ask(proxy) == 200, what="nginx back", timeout=60)
 
 
 def sample(proxy: Allocation, count: int) -> tuple[dict[str, int], dict[str, int]]:

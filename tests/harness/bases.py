@@ -6,16 +6,18 @@ its certificates, none of which stay in an image.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Final
 
 from tests.harness.engine import Engine
-from tests.harness.tools import find_consul, missing
+from tests.harness.tools import cache_folder, find_consul, missing
 
 SUITE: Final = "bookworm"
 DEBIAN: Final = f"docker.io/library/debian:{SUITE}-slim"
@@ -29,20 +31,50 @@ _CERTIFICATES_WITHIN: Final = Path("/etc/build-certificates.crt")
 """Not where a package would write its own."""
 
 
-def import_debian(engine: Engine, scratch: Path) -> str:
-    """Make the base image by debootstrap and return its name. Skip the test where that cannot be."""
-    if shutil.which("debootstrap") is None:
-        missing("debootstrap (Debian's and Ubuntu's package)")
-    root = scratch / "root"
-    with (scratch / "debootstrap.log").open("wb") as log:
-        command = ["debootstrap", "--variant=minbase", SUITE, str(root), _mirror()]
-        subprocess.run(command, stdout=log, stderr=log, check=True, timeout=600)
-    archive = scratch / "base.tar"
-    subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True, timeout=120)
-    shutil.rmtree(root)
-    engine.call("import", "--quiet", archive, DEBIAN, timeout=120)
-    archive.unlink()
-    return DEBIAN
+_LIKE_THE_SLIM_ONE: Final = (
+    *("path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright"),
+    *("path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*", "path-exclude=/usr/share/info/*"),
+    "force-unsafe-io",
+)
+"""What dpkg is told in the official slim image, for all that is installed on it later."""
+
+
+def import_debian(engine: Engine) -> None:
+    """Make the base image. Skip the test where that cannot be."""
+    engine.call("import", "--quiet", _debian_archive(), DEBIAN, timeout=120)
+
+
+def _debian_archive() -> Path:
+    """Return the root file system of a fresh Debian as an archive of today, from the cache folder or made by now."""
+    if shutil.which("mmdebstrap") is None:
+        missing("mmdebstrap (Debian's and Ubuntu's package)")
+    folder = cache_folder() / "debian"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / f"{SUITE}-{date.today().isoformat()}.tar"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists():
+            for former in folder.glob("*.tar"):
+                former.unlink()
+            _bootstrap(archive)
+    return archive
+
+
+def _bootstrap(archive: Path) -> None:
+    fresh = archive.with_suffix(".new.tar")
+    options = [f"--dpkgopt={option}" for option in _LIKE_THE_SLIM_ONE]
+    with (archive.parent / "mmdebstrap.log").open("wb") as log:
+        command: list[str | Path] = [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--mode=root",
+            *options,
+            SUITE,
+            fresh,
+            _mirror(),
+        ]
+        subprocess.run(command, stdout=log, stderr=log, check=True, timeout=900)
+    fresh.rename(archive)
 
 
 def build(

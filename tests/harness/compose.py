@@ -29,6 +29,7 @@ def plain_podman(engine: Engine, scratch: Path) -> dict[str, str]:
     storage.write_text(
         f'[storage]\ndriver = "{given["storage-driver"]}"\n'
         f'graphroot = "{given["root"]}"\nrunroot = "{given["runroot"]}"\n'
+        + (f'[storage.options]\nadditionalimagestores = ["{engine.images}"]\n' if engine.images else "")
     )
     containers = scratch / "containers.conf"
     text = Path(engine.environment["CONTAINERS_CONF"]).read_text()

@@ -42,17 +42,21 @@ class Engine:
     """Podman as root. ``directory`` must leave room for a unix socket's path.
 
     ``driver`` is how layers are stored: ``vfs`` works everywhere and copies each layer whole, ``overlay`` suits images
-    of many layers.
+    of many layers. ``images`` is another engine's storage, whose images are there as well, and cannot be changed.
     """
 
-    def __init__(self, directory: Path, *, driver: Literal["vfs", "overlay"] = "vfs") -> None:
+    def __init__(
+        self, directory: Path, *, driver: Literal["vfs", "overlay"] = "vfs", images: Path | None = None
+    ) -> None:
         self.environment = {"CONTAINERS_CONF": f"{directory}/containers.conf"}
         """What Podman's own command needs, for a tool that starts it by itself, together with `options`."""
         # Without systemd there is nobody but the cgroup file system to ask.
         self.options = [
             *(f"--root={directory}/storage", f"--runroot={directory}/run", f"--tmpdir={directory}/tmp"),
             *(f"--storage-driver={driver}", "--cgroup-manager=cgroupfs"),
+            *([f"--storage-opt=overlay.imagestore={images}"] if images is not None else []),
         ]
+        self.images = images
         self.socket = directory / "engine.sock"
         self._directory = directory
         self._log = directory / "service.log"
@@ -89,14 +93,18 @@ class Engine:
         )
         return done.stdout.splitlines()
 
-    def start(self) -> None:
-        """Serve the API. Skip the test where there is no engine, or it cannot run here."""
+    def configure(self) -> None:
+        """Make it ready for commands. Skip the test where there is no engine, or it cannot run here."""
         if os.getuid() != 0:
             unusable("containers of the tests' own need root")
         for tool in ("podman", "runc"):
             if shutil.which(tool) is None:
                 missing(f"{tool} (Debian's and Ubuntu's package)")
         (self._directory / "containers.conf").write_text(_CONF)
+
+    def start(self) -> None:
+        """Make it ready, and serve the API."""
+        self.configure()
         self._service = process.start([*self.command, "system", "service", "--time=0", self.url], log=self._log)
         process.wait_until(self.socket.is_socket, what="the engine's socket")
 
@@ -137,10 +145,12 @@ class Engine:
 
 
 @contextmanager
-def own_engine(*, driver: Literal["vfs", "overlay"] = "vfs", trusted: Path | None = None) -> Iterator[Engine]:
+def own_engine(
+    *, driver: Literal["vfs", "overlay"] = "vfs", trusted: Path | None = None, images: Path | None = None
+) -> Iterator[Engine]:
     """An engine in a directory of its own, both gone at the end; ``trusted`` vouches for registries."""
     directory = Path(tempfile.mkdtemp(prefix="pg-"))
-    engine = Engine(directory, driver=driver)
+    engine = Engine(directory, driver=driver, images=images)
     if trusted is not None:
         engine.environment["SSL_CERT_FILE"] = str(trusted)
     try:

@@ -58,9 +58,17 @@ class FrrRouter:
         """Start one, as FRR's own supervisor would: it knows nothing until it is told what frr.conf says."""
         log = self.host.directory / f"{daemon}.log"
         options = ("-d", "-N", self.host.name, "-P", "0", "-f", "/dev/null", "--log", f"file:{log}")
-        self.host.run("sh", "-c", _APART, self._run, _DAEMONS / daemon, *options)
+        self.host.run(*self.host.within, "sh", "-c", _APART, self._run, _DAEMONS / daemon, *options)
         seen.log(log)
         process.wait_until((self.place.sockets / f"{daemon}.vty").exists, what=f"{daemon} of {self.host.name}")
+
+    def revive(self) -> None:
+        """Start what was killed, and load what it has to know."""
+        dead = [daemon for daemon in self.daemons if not self.is_up(daemon)]
+        for daemon in dead:
+            self.start_daemon(daemon)
+        if dead:
+            self.load()
 
     def load(self) -> None:
         """Tell the daemons what frr.conf says, as their supervisor does after it started one."""
@@ -68,6 +76,13 @@ class FrrRouter:
 
     def pid(self, daemon: str) -> int:
         return int((self.place.sockets / f"{daemon}.pid").read_text())
+
+    def is_up(self, daemon: str) -> bool:
+        # Of one that is dead the file stays; its number may be another's by now.
+        try:
+            return Path(f"/proc/{self.pid(daemon)}/comm").read_text(encoding="utf-8").strip() == daemon
+        except (OSError, ValueError):
+            return False
 
     def kill_daemon(self, daemon: str, how: signal.Signals = signal.SIGKILL) -> None:
         pid = self.pid(daemon)
@@ -77,16 +92,9 @@ class FrrRouter:
     def stop(self) -> None:
         """End all daemons and remove what they left."""
         for daemon in self.daemons:
-            # Of one that is dead the file stays; its number may be another's by now.
-            if self._is_up(daemon):
+            if self.is_up(daemon):
                 self.kill_daemon(daemon)
         shutil.rmtree(self._run, ignore_errors=True)
-
-    def _is_up(self, daemon: str) -> bool:
-        try:
-            return Path(f"/proc/{self.pid(daemon)}/comm").read_text(encoding="utf-8").strip() == daemon
-        except (OSError, ValueError):
-            return False
 
     def vtysh(self, *arguments: str | Path) -> str:
         return self.host.run("vtysh", "--vty_socket", self.place.sockets, *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
@@ -41,13 +42,25 @@ class Station:
             what = f"{self.host.label} having a route to {other.subnet}"
             process.wait_until(lambda other=other: self.knows(other), what=what, timeout=timeout)  # type: ignore[misc]
 
+    def until_gives_up(self, other: Station, *, timeout: float = 120.0) -> None:
+        """Wait until its FRR counts another as gone."""
+        what = f"{self.host.label} counting {other.host.label} as gone"
+        process.wait_until(lambda: not self.has_session(other), what=what, timeout=timeout)
+
+    def has_session(self, other: Station) -> bool:
+        """Tell whether its FRR hears from another's."""
+        if isinstance(self.backend, FrrBgp):
+            return bool(self.router.peers()[str(other.host.address)]["state"] == "Established")
+        neighbours = self.router.show("show ip ospf neighbor json")["neighbors"]
+        return any(entry["address"] == str(other.host.address) for found in neighbours.values() for entry in found)
+
     def until_forgets(self, other: Station, *, timeout: float = 60.0) -> None:
         what = f"{self.host.label} having no route to {other.subnet}"
         process.wait_until(lambda: not self.host.routes("exact", other.subnet), what=what, timeout=timeout)
 
 
 class FrrNetwork:
-    """Stations on one Ethernet; each joins with the next subnet."""
+    """Stations on one Ethernet; each joins with the next subnet. None of them can send or hear multicast."""
 
     def __init__(self, lab: Lab, kind: type[FrrBgp] | type[FrrOspf]) -> None:
         self._lab = lab
@@ -55,13 +68,13 @@ class FrrNetwork:
         self._config = parse_config(f'{{"Network": "{_NETWORK}", "Backend": {{"Type": "{kind.type}"}}}}')
         self.stations: list[Station] = []
         self._routers: list[FrrRouter] = []
+        self._numbers = itertools.count(1)
 
-    async def join(self, *, dumb: bool = False) -> Station:
-        """Start another host. ``dumb``: it can neither send nor hear multicast."""
+    async def join(self) -> Station:
+        """Start another host."""
         host = self._lab.host()
-        if dumb:
-            host.drop_multicast()
-        number = len(self.stations) + 1
+        host.drop_multicast()
+        number = next(self._numbers)
         subnet = IPv4Network((int(_NETWORK.network_address) + 256 * number, 24))
         host.attach_bridge(subnet)
         router = FrrRouter(host, "bgpd" if self._kind is FrrBgp else "ospfd")
@@ -104,6 +117,23 @@ class FrrNetwork:
         """Take a host out for good: its part of FRR goes, and then its lease."""
         await station.backend.withdraw()
         self.stations.remove(station)
+
+    async def restore(self, count: int) -> list[Station]:
+        """Make of the network what it is after so many hosts joined and were told of each other; return them."""
+        for newcomer in self.stations[count:]:
+            newcomer.router.stop()
+            newcomer.host.remove()
+        del self.stations[count:]
+        for station in self.stations:
+            station.host.mend()
+            station.host.readdress()
+            station.router.revive()
+        while len(self.stations) < count:
+            await self.join()
+        await self.tell()
+        for one, other in self.pairs():
+            one.until_knows(other)
+        return list(self.stations)
 
     def pairs(self) -> Iterator[tuple[Station, Station]]:
         return ((one, other) for one in self.stations for other in self.stations if one is not other)

@@ -14,6 +14,7 @@ All that a lab made is gone when it ends, processes included. Any number of labs
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -32,6 +33,7 @@ from tests.harness.tools import missing, unusable
 _NUMBERS: Final = itertools.count(1)
 """A namespace's name is never used again by this process."""
 _TOOLS: Final = ("ip", "nft", "ping")
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _FETCH: Final = (
     "import sys, urllib.request as web; opener = web.build_opener(web.ProxyHandler({}));"
     " sys.stdout.write(opener.open(sys.argv[1], timeout=5).read().decode())"
@@ -55,19 +57,30 @@ class Namespace:
         directory.mkdir(parents=True)
         _call("ip", "netns", "add", self.name)
         stack.callback(self.remove)
-        self.ip("link", "set", "lo", "up")
         for scope in ("all", "default"):
             # Its solicitations would be counted as multicast, and leases are of IPv4.
             self.sysctl(f"net.ipv6.conf.{scope}.disable_ipv6", 1)
+        self.ip("link", "set", "lo", "up")
 
     @property
     def within(self) -> list[str]:
-        """The command before a command that is to run inside."""
+        """The command before a command that is to run inside, with a view of the mounts of its own."""
         return ["ip", "netns", "exec", self.name]
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have this thread inside for a while, with what it starts. A socket stays where it was opened."""
+        with open("/proc/thread-self/ns/net", "rb") as outside, open(f"/run/netns/{self.name}", "rb") as inside:
+            _set_namespace(inside.fileno())
+            try:
+                yield
+            finally:
+                _set_namespace(outside.fileno())
 
     def run(self, *command: str | Path, timeout: float = 60.0) -> str:
         """Run a command inside and return what it wrote. Raise RuntimeError with that if it fails."""
-        return _call(*self.within, *command, timeout=timeout)
+        with self.entered():
+            return _call(*command, timeout=timeout)
 
     def succeeds(self, *command: str | Path) -> bool:
         with contextlib.suppress(RuntimeError):
@@ -87,8 +100,14 @@ class Namespace:
     def ip(self, *arguments: str | int) -> str:
         return _call("ip", "-n", self.name, *map(str, arguments))
 
+    def ip_batch(self, *lines: str) -> None:
+        """Run several ``ip`` commands by one process, up to the first that fails."""
+        _call("ip", "-n", self.name, "-batch", "-", stdin="\n".join(lines))
+
     def sysctl(self, key: str, value: int) -> None:
-        self.run("sysctl", "-qw", f"{key}={value}")
+        with self.entered():
+            # /proc/sys/net is that of whoever opens it.
+            Path("/proc/sys", *key.split(".")).write_text(str(value), encoding="ascii")
 
     def routes(self, *selector: str) -> list[dict[str, object]]:
         """Return what ``ip -json route show SELECTOR`` says."""
@@ -110,6 +129,8 @@ class Namespace:
 
     def remove(self) -> None:
         """End what runs inside, and remove the namespace."""
+        if not Path(f"/run/netns/{self.name}").exists():
+            return
         for started in self._processes:
             if started.poll() is None:
                 process.stop(started, signal.SIGKILL)
@@ -130,7 +151,7 @@ class Segment:
         self._switch = switch
         self._bridge = switch.new_port("br")
         self._addresses = iter(network.hosts())
-        self._hosts: list[Host] = []
+        self.hosts: list[Host] = []
         switch.ip("link", "add", self._bridge, "type", "bridge")
         switch.ip("link", "set", self._bridge, "mtu", mtu, "up")
 
@@ -138,23 +159,24 @@ class Segment:
         """Lay a cable to a namespace's new link, and return the switch's port."""
         port = self._switch.new_port("port")
         _cable(namespace, link, self._switch, port)
-        for side, name in ((namespace, link), (self._switch, port)):
-            side.ip("link", "set", name, "mtu", self.mtu)
-        self._switch.ip("link", "set", port, "master", self._bridge, "up")
-        namespace.ip("address", "add", f"{address}/{self.network.prefixlen}", "broadcast", "+", "dev", link)
-        namespace.ip("link", "set", link, "up")
+        self._switch.ip("link", "set", port, "mtu", self.mtu, "master", self._bridge, "up")
+        namespace.ip_batch(
+            f"link set {link} mtu {self.mtu}",
+            f"address add {address}/{self.network.prefixlen} broadcast + dev {link}",
+            f"link set {link} up",
+        )
         return port
 
     def next_address(self) -> IPv4Address:
         return next(self._addresses)
 
     def take(self, host: Host) -> None:
-        self._hosts.append(host)
+        self.hosts.append(host)
         host.route_out()
 
     def set_gateway(self, address: IPv4Address) -> None:
         self.gateway = address
-        for host in self._hosts:
+        for host in self.hosts:
             host.route_out()
 
     def set_port(self, port: str, state: str) -> None:
@@ -173,14 +195,12 @@ class Container(Namespace):
         _cable(self, "eth0", host, self._port)
         self.set_mtu(host.bridge_mtu)
         host.ip("link", "set", self._port, "master", Host.BRIDGE, "up")
-        self.ip("address", "add", str(address), "dev", "eth0")
-        self.ip("link", "set", "eth0", "up")
-        self.ip("route", "add", "default", "via", str(host.bridge.ip))
+        self.ip_batch(f"address add {address} dev eth0", "link set eth0 up", f"route add default via {host.bridge.ip}")
 
     def set_mtu(self, mtu: int) -> None:
         """Let the container send packets of this size, whatever becomes of them beyond its host's bridge."""
-        for side, link in ((self, "eth0"), (self.host, self._port), (self.host, Host.BRIDGE)):
-            side.ip("link", "set", link, "mtu", mtu)
+        self.ip("link", "set", "eth0", "mtu", mtu)
+        self.host.ip_batch(*(f"link set {link} mtu {mtu}" for link in (self._port, Host.BRIDGE)))
 
 
 class Host(Namespace):
@@ -211,13 +231,15 @@ class Host(Namespace):
         self._addresses = iter(network.hosts())
         self.bridge = IPv4Interface((next(self._addresses), network.prefixlen))
         self.bridge_mtu = mtu or self.segment.mtu
-        self.ip("link", "add", self.BRIDGE, "type", "bridge")
-        # A bridge that never had a port reports carrier; one with a port that is down does not.
-        self.ip("link", "add", "idle0", "type", "veth", "peer", "name", "idle1")
-        self.ip("link", "set", "idle0", "master", self.BRIDGE)
-        self.ip("link", "set", self.BRIDGE, "mtu", self.bridge_mtu)
-        self.ip("address", "add", str(self.bridge), "broadcast", "+", "dev", self.BRIDGE)
-        self.ip("link", "set", self.BRIDGE, "up")
+        self.ip_batch(
+            f"link add {self.BRIDGE} type bridge",
+            # A bridge that never had a port reports carrier; one with a port that is down does not.
+            "link add idle0 type veth peer name idle1",
+            f"link set idle0 master {self.BRIDGE}",
+            f"link set {self.BRIDGE} mtu {self.bridge_mtu}",
+            f"address add {self.bridge} broadcast + dev {self.BRIDGE}",
+            f"link set {self.BRIDGE} up",
+        )
 
     def container(self, label: str = "app") -> Container:
         """Start a "container" with the bridge's next address."""
@@ -226,6 +248,14 @@ class Host(Namespace):
         directory = self.directory / f"{label}{len(self.containers)}"
         self.containers.append(Container(f"{self.label}-{label}", directory, self, address))
         return self.containers[-1]
+
+    def remove(self) -> None:
+        """Take the host and its containers out of the lab, before the lab ends."""
+        for container in self.containers:
+            container.remove()
+        if self in self.segment.hosts:
+            self.segment.hosts.remove(self)
+        super().remove()
 
     def cut(self) -> None:
         """Pull the host's cable: its link has no carrier, and nobody reaches it."""
@@ -239,6 +269,12 @@ class Host(Namespace):
         self.ip("link", "set", self.LINK, "down")
         self.ip("link", "set", self.LINK, "up")
         self.route_out()
+
+    def readdress(self) -> None:
+        """Take away whatever addresses its link has beside its own."""
+        for entry in json.loads(self.ip("-json", "-4", "address", "show", "dev", self.LINK))[0]["addr_info"]:
+            if entry["local"] != str(self.address):
+                self.ip("address", "del", f"{entry['local']}/{entry['prefixlen']}", "dev", self.LINK)
 
     def drop_multicast(self) -> None:
         """Drop all multicast of IPv4 that comes or goes, and count it."""
@@ -315,10 +351,21 @@ def _cable(near: Namespace, near_link: str, far: Namespace, far_link: str) -> No
     _call("ip", "link", *near_end, "peer", "name", far_link, "netns", far.name)
 
 
-def _call(*command: str | Path, timeout: float = 60.0) -> str:
+def _set_namespace(descriptor: int) -> None:
+    if _LIBC.setns(descriptor, 0):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _call(*command: str | Path, timeout: float = 60.0, stdin: str = "") -> str:
     argv = [str(part) for part in command]
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False
+        argv,
+        input=stdin.encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        check=False,
     )
     said = done.stdout.decode(errors="replace")
     if done.returncode:

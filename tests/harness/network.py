@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -10,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from proxygen.network.agent.place import StateDirectory
+from proxygen.network.agent.status import read_status
 from proxygen.network.files import SubnetFile, read_subnet_env
 from tests.harness import process
 from tests.harness.hosts import Host
@@ -92,13 +95,13 @@ class NetworkAgent:
             check=False,
         )
 
-    def status(self) -> Any:
-        """Return what ``proxygen network status --json`` prints."""
-        answer = self.command("status", "--json")
-        try:
-            return json.loads(answer.stdout)
-        except ValueError as error:
-            raise OSError(f"no status of {self.host.label}: {answer.stdout}{answer.stderr}") from error
+    def status(self) -> dict[str, Any] | None:
+        """Return what the running agent says, as ``proxygen network status --json`` has it under ``agent``.
+
+        It is read as the command reads it, without the second that a process takes: tests ask until it is so.
+        """
+        said = read_status(StateDirectory(path=self.directory / "state"))
+        return None if said is None else msgspec.to_builtins(said)
 
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:]) if self.log.exists() else ""

@@ -42,7 +42,7 @@ def find_consul(which: Consul = "first") -> Path | None:
     which the set-up builds there."""
     if which == "first":
         return _find("consul", "consul")
-    built = _cache() / f"consul-{STREAMING_VERSION}" / "consul"
+    built = cache_folder() / f"consul-{STREAMING_VERSION}" / "consul"
     return built if os.access(built, os.X_OK) else None
 
 
@@ -59,16 +59,17 @@ def find_prometheus(tool: str) -> Path | None:
     return _find("prometheus", tool)
 
 
+def cache_folder() -> Path:
+    """Where the set-up, and tests, keep what other runs can use again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxygen"
+
+
 def _find(package: str, tool: str) -> Path | None:
     on_path = shutil.which(tool)
     if on_path:
         return Path(on_path)
-    unpacked = _cache() / package / "usr" / "bin" / tool
+    unpacked = cache_folder() / package / "usr" / "bin" / tool
     return unpacked if os.access(unpacked, os.X_OK) else None
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxygen"
 
 
 @cache

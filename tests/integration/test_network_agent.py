@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,9 +96,9 @@ def until_routes(agent: NetworkAgent, wanted: set[str]) -> None:
         raise TimeoutError(f"{error}: {found}\n{agent.command('status').stdout}\n{agent.tail()}") from error
 
 
-def until_status(agent: NetworkAgent, condition: Callable[[dict[str, object]], object], *, what: str) -> None:
+def until_status(agent: NetworkAgent, condition: Callable[[dict[str, Any]], object], *, what: str) -> None:
     def holds() -> object:
-        status = agent.status()["agent"]
+        status = agent.status()
         return status is not None and condition(status)
 
     try:
@@ -106,11 +107,11 @@ def until_status(agent: NetworkAgent, condition: Callable[[dict[str, object]], o
         raise TimeoutError(f"{error}: {agent.command('status').stdout}\n{agent.tail()}") from error
 
 
-def is_ready(status: dict[str, object]) -> bool:
+def is_ready(status: dict[str, Any]) -> bool:
     return status["state"] == "ready"
 
 
-def says(words: str) -> Callable[[dict[str, object]], object]:
+def says(words: str) -> Callable[[dict[str, Any]], object]:
     return lambda status: status["state"] == "degraded" and words in str(status["problems"])
 
 

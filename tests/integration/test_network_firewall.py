@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import shutil
 import sys
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from proxygen.network.firewall import Passage, close_passage, open_passage
 from tests.harness import process
 from tests.harness.hosts import Container, Host, Lab, Namespace
 from tests.harness.tools import missing
 
-NETWORK: Final = "10.99.0.0/16"
-_PROGRAM: Final = """
-import asyncio, json, sys
-from ipaddress import IPv4Network
-from proxygen.network.firewall import Passage, close_passage, open_passage
-network, subnet, masquerade, forward = json.loads(sys.argv[1]) or (None,) * 4
-opening = network and open_passage(
-    Passage(network=IPv4Network(network), subnet=IPv4Network(subnet), masquerade=masquerade, forward=forward)
-)
-print(json.dumps(asyncio.run(opening or close_passage())))
-"""
+NETWORK: Final = IPv4Network("10.99.0.0/16")
 _WHO_CALLS: Final = """
 import socket
 with socket.create_server(("0.0.0.0", 8080)) as server:
@@ -42,14 +33,17 @@ with socket.create_connection((sys.argv[1], 8080), timeout=5) as connection:
 """
 
 
-def open_on(host: Host, *, masquerade: bool = False, forward: bool = True) -> None:
+def open_on(host: Host, *, subnet: IPv4Network | None = None, masquerade: bool = False, forward: bool = True) -> None:
+    """Open the way for the bridge's network, or for another."""
     assert host.bridge is not None
-    wanted = [NETWORK, str(host.bridge.network), masquerade, forward]
-    assert json.loads(host.run(sys.executable, "-c", _PROGRAM, json.dumps(wanted))) == []
+    passage = Passage(network=NETWORK, subnet=subnet or host.bridge.network, masquerade=masquerade, forward=forward)
+    with host.entered():
+        assert asyncio.run(open_passage(passage)) == ()
 
 
 def close_on(host: Host) -> None:
-    assert json.loads(host.run(sys.executable, "-c", _PROGRAM, "null")) == []
+    with host.entered():
+        assert asyncio.run(close_passage()) == ()
 
 
 def rules(host: Host) -> str:
@@ -215,8 +209,7 @@ def test_what_somebody_changed_is_mended(pair: tuple[Container, Container], dama
 def test_another_subnet_replaces_the_one_before(pair: tuple[Container, Container]) -> None:
     one, _ = pair
     open_on(one.host, masquerade=True)
-    wanted = json.dumps([NETWORK, "10.99.77.0/24", True, False])
-    assert json.loads(one.host.run(sys.executable, "-c", _PROGRAM, wanted)) == []
+    open_on(one.host, subnet=IPv4Network("10.99.77.0/24"), masquerade=True, forward=False)
     assert "10.99.1.0" not in rules(one.host)
     assert "PROXYGEN" not in rules(one.host), "forwarding is the operator's own matter from now on"
 

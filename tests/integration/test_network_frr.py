@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -26,15 +28,21 @@ from tests.harness.hosts import Lab
 from tests.harness.tools import missing
 from tests.network.frr.fabrics import networks, seen_by, underlay
 
+Kind = type[FrrBgp] | type[FrrOspf]
 BOTH = pytest.mark.parametrize("kind", [FrrBgp, FrrOspf], ids=["frr-bgp", "frr-ospf"])
-Make = Callable[[type[FrrBgp] | type[FrrOspf]], FrrNetwork]
+Make = Callable[[Kind], FrrNetwork]
+Three = Callable[[Kind], Awaitable[FrrNetwork]]
+
+# All of the module in one place: networks are shared.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("frr")]
 
 
 @pytest.fixture
 def make_network(lab: Lab) -> Iterator[Make]:
+    """Make networks of the test's own, on which no host is yet."""
     networks: list[FrrNetwork] = []
 
-    def make(kind: type[FrrBgp] | type[FrrOspf]) -> FrrNetwork:
+    def make(kind: Kind) -> FrrNetwork:
         networks.append(FrrNetwork(lab, kind))
         return networks[-1]
 
@@ -43,10 +51,30 @@ def make_network(lab: Lab) -> Iterator[Make]:
         network.stop()
 
 
-async def _three(network: FrrNetwork) -> list[Station]:
-    stations = [await network.join() for _ in range(3)]
-    await network.tell()
-    return stations
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    """One network of each kind, made for the first test that asks for it."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def get(kind: Kind) -> FrrNetwork:
+            network = FrrNetwork(stack.enter_context(Lab(tmp_path_factory.mktemp(kind.type) / "lab")), kind)
+            stack.callback(network.stop)
+            return network
+
+        yield get
+
+
+@pytest.fixture
+def three(shared: Make) -> Three:
+    """A network of three hosts that know each other, whatever the tests before did to it."""
+
+    async def restored(kind: Kind) -> FrrNetwork:
+        network = shared(kind)
+        await network.restore(3)
+        return network
+
+    return restored
 
 
 def _stranger(number: int, address: str) -> Member:
@@ -65,32 +93,33 @@ def _uptime(station: Station, of: Station) -> int:
     return int(peer["peerUptimeMsec"]) if peer.get("state") == "Established" else -1
 
 
-def _until_established(network: FrrNetwork) -> None:
-    for one, other in network.pairs():
-        one.until_knows(other)
-
-
 # --- the whole of it
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @BOTH
 async def test_containers_reach_each_other_newcomers_are_reached_and_leavers_forgotten(
-    make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
+    three: Three, kind: Kind
 ) -> None:
-    """All of 224.0.0.0/4 is dropped on every host. The kernel's joins of groups (IGMP) are all that anybody tries."""
-    network = make_network(kind)
-    for _ in range(3):
-        await network.join(dumb=True)
-    await network.tell()
+    """All of 224.0.0.0/4 is dropped on every host. The kernel's joins of groups (IGMP) are all that anybody tries.
+
+    Whom Consul does not reach hears of the newcomer from the hubs, and nobody's session is disturbed.
+    """
+    network = await three(kind)
+    first, second, third = network.stations
     network.until_all_reach_all()
     for one, other in network.pairs():
         assert one.container.ping(other.container.address, size=one.backend.mtu)
         assert not one.container.ping(other.container.address, size=one.backend.mtu + 1)
-    newcomer = await network.join(dumb=True)
+    sessions = _sessions(network.stations)
+    newcomer = await network.join()
+    await network.tell(first, second, newcomer)
+    third.until_knows(newcomer, timeout=90)
+    newcomer.until_knows(third, timeout=90)
+    third.container.until_pings(newcomer.container.address)
     await network.tell()
     network.until_all_reach_all()
+    assert _sessions([first, second, third]).items() >= sessions.items()
     assert {station.host.dropped_multicast()["other"] for station in network.stations} == {0}
     await network.leave(newcomer)
     for station in network.stations:
@@ -101,47 +130,43 @@ async def test_containers_reach_each_other_newcomers_are_reached_and_leavers_for
     assert not newcomer.router.place.config.read_text().count("PROXYGEN")
 
 
+def _sessions(stations: list[Station]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return how often each of BGP's sessions was made and was lost, by both ends."""
+    return {
+        (station.host.label, address): (peer["connectionsEstablished"], peer["connectionsDropped"])
+        for station in stations
+        if isinstance(station.backend, FrrBgp)
+        for address, peer in station.router.peers().items()
+    }
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @BOTH
-async def test_a_host_that_does_not_answer_holds_nobody_up(
-    make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
+async def test_neither_a_host_that_does_not_answer_nor_a_subnet_without_containers_holds_anybody_up(
+    make_network: Make, kind: Kind
 ) -> None:
-    """Its lease lives on for a day. A restart that is graceful must not wait for it."""
+    """The silent one's lease lives on for a day: a restart that is graceful must not wait for it. A bridge without
+    containers has no carrier, and FRR no route of it: it is announced all the same."""
     network = make_network(kind)
-    one, other = await network.join(), await network.join()
+    full, bare = await network.join(), await network.join()
+    bare.container.ip("link", "set", "eth0", "down")
     silent = _stranger(1, "192.0.2.201")
     for station in network.stations:
         assert await station.backend.carry(network.seen_by(station, silent)) == ()
-    one.until_knows(other)
-    other.until_knows(one)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@BOTH
-async def test_a_subnet_without_containers_is_announced_too(
-    make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
-) -> None:
-    """A bridge without containers has no carrier, and FRR no route of it."""
-    network = make_network(kind)
-    bare, full = await network.join(), await network.join()
-    bare.container.ip("link", "set", "eth0", "down")
-    await network.tell()
     full.until_knows(bare)
+    bare.until_knows(full)
     bare.container.ip("link", "set", "eth0", "up")
     bare.container.ip("route", "replace", "default", "via", str(bare.host.bridge.ip) if bare.host.bridge else "")
     full.container.until_pings(bare.container.address, timeout=60)
 
 
 @BOTH
-async def test_frr_prints_back_what_it_was_told(make_network: Make, kind: type[FrrBgp] | type[FrrOspf]) -> None:
+async def test_frr_prints_back_what_it_was_told(three: Three, kind: Kind) -> None:
     """Or frr-reload.py would find a difference for ever. A second telling touches nothing."""
-    network = make_network(kind)
-    stations = await _three(network)
-    for station in stations:
+    network = await three(kind)
+    for station in network.stations:
         assert station.router.delta(station.router.place.config) == ""
-    one = stations[0]
+    one = network.stations[0]
     changed = one.router.place.directory / "changed.conf"
     changed.write_text(one.router.place.config.read_text() + "ip route 198.51.100.0/24 blackhole\n")
     assert "198.51.100.0/24" in one.router.delta(changed)
@@ -154,18 +179,15 @@ async def test_frr_prints_back_what_it_was_told(make_network: Make, kind: type[F
 
 
 @BOTH
-async def test_an_operators_lines_stay_through_joining_and_leaving(
-    make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
-) -> None:
+async def test_an_operators_lines_stay_through_joining_and_leaving(three: Three, kind: Kind) -> None:
     """Those that FRR runs and those in its file that were not loaded yet."""
-    network = make_network(kind)
+    network = await three(kind)
     one = await network.join()
     one.router.configure("ip route 198.51.100.0/24 blackhole", "interface eth0", "description uplink")
     config = one.router.place.config
     config.write_text("# by hand\nip route 203.0.113.0/24 blackhole\n")
     before = one.router.running()
-    await network.join()
-    await network.tell()
+    await network.tell(one)
     assert "ip route 198.51.100.0/24 blackhole" in one.router.running()
     assert "description uplink" in one.router.running()
     assert config.read_text().startswith("# by hand\nip route 203.0.113.0/24 blackhole\n")
@@ -191,11 +213,9 @@ async def test_a_routing_process_of_somebody_else_is_refused_and_stays(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-async def test_what_somebody_takes_out_is_seen_and_put_back(make_network: Make) -> None:
-    network = make_network(FrrBgp)
-    one = await network.join()
-    await network.tell()
+async def test_what_somebody_takes_out_is_seen_and_put_back(three: Three) -> None:
+    network = await three(FrrBgp)
+    one = network.stations[0]
     stirred = asyncio.create_task(one.backend.stirred())
     await asyncio.sleep(0.5)
     assert not stirred.done()
@@ -209,27 +229,10 @@ async def test_what_somebody_takes_out_is_seen_and_put_back(make_network: Make) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-async def test_another_neighbour_leaves_the_sessions_that_are_up_alone(make_network: Make) -> None:
-    network = make_network(FrrBgp)
-    one, other, _ = await _three(network)
-    _until_established(network)
-    drops = one.router.peers()[str(other.host.address)]["connectionsDropped"]
-    age = _uptime(one, other)
-    newcomer = await network.join()
-    await network.tell()
-    one.until_knows(newcomer)
-    assert _uptime(one, other) > age >= 0
-    assert one.router.peers()[str(other.host.address)]["connectionsDropped"] == drops
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-async def test_a_neighbour_that_frr_refuses_is_left_out_and_the_others_kept(make_network: Make) -> None:
+async def test_a_neighbour_that_frr_refuses_is_left_out_and_the_others_kept(three: Three) -> None:
     """A lease names an address that this host has beside its own: FRR takes it for itself, which no check foresees."""
-    network = make_network(FrrBgp)
-    one, other, _ = await _three(network)
-    _until_established(network)
+    network = await three(FrrBgp)
+    one, other, _ = network.stations
     drops = one.router.peers()[str(other.host.address)]["connectionsDropped"]
     one.host.ip("address", "add", "192.0.2.200/24", "dev", "eth0")
     broken, sound = _stranger(1, "192.0.2.200"), _stranger(2, "192.0.2.201")
@@ -245,12 +248,10 @@ async def test_a_neighbour_that_frr_refuses_is_left_out_and_the_others_kept(make
     assert await one.backend.carry(network.seen_by(one, broken)) == ()
 
 
-async def test_a_configuration_that_frr_takes_in_part_is_taken_back(make_network: Make) -> None:
+async def test_a_configuration_that_frr_takes_in_part_is_taken_back(three: Three) -> None:
     """Every line that it took of it goes again, and it is said which neighbours it did not take."""
-    network = make_network(FrrBgp)
-    one, other = await network.join(), await network.join()
-    await network.tell()
-    one.until_knows(other)
+    network = await three(FrrBgp)
+    one, other, _ = network.stations
     before = one.router.running()
     drops = one.router.peers()[str(other.host.address)]["connectionsDropped"]
     one.host.ip("address", "add", "192.0.2.200/24", "dev", "eth0")
@@ -263,24 +264,22 @@ async def test_a_configuration_that_frr_takes_in_part_is_taken_back(make_network
     assert one.router.running() == before
     assert says_the_same(one.router.place.good.read_text() + "service integrated-vtysh-config\n", before)
     assert one.router.peers()[str(other.host.address)]["connectionsDropped"] == drops
+    one.host.ip("address", "del", "192.0.2.200/24", "dev", "eth0")
 
 
-async def test_a_daemon_that_is_not_there_is_named_with_the_cure(make_network: Make) -> None:
-    network = make_network(FrrBgp)
-    one = await network.join()
+async def test_a_daemon_that_is_not_there_is_named_with_the_cure(three: Three) -> None:
+    one = (await three(FrrBgp)).stations[0]
     wrong = FrrOspf(one.underlay, one.router.place, node="")
     with pytest.raises(NetworkError, match="ospfd=yes"):
         await wrong.prepare()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.faults
-async def test_when_bgpd_is_killed_its_peers_keep_the_routes(make_network: Make) -> None:
+async def test_when_bgpd_is_killed_its_peers_keep_the_routes(three: Three) -> None:
     """Longer than the nine seconds after which a silent neighbour would be given up, and while it starts anew."""
-    network = make_network(FrrBgp)
-    one, *others = await _three(network)
-    _until_established(network)
+    network = await three(FrrBgp)
+    one, *others = network.stations
     one.router.kill_daemon("bgpd")
     silence = time.monotonic() + 12
     while time.monotonic() < silence:
@@ -300,35 +299,17 @@ async def test_when_bgpd_is_killed_its_peers_keep_the_routes(make_network: Make)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.faults
 @BOTH
-async def test_a_host_that_consul_does_not_reach_hears_of_newcomers_from_the_hubs(
-    make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
-) -> None:
-    """The third host is told nothing more: the hubs alone know of the fourth."""
-    network = make_network(kind)
-    first, second, third = await _three(network)
-    newcomer = await network.join()
-    await network.tell(first, second, newcomer)
-    third.until_knows(newcomer, timeout=90)
-    newcomer.until_knows(third, timeout=90)
-    third.container.until_pings(newcomer.container.address)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.faults
-@BOTH
-async def test_the_others_reach_each_other_when_a_hub_is_gone(
-    make_network: Make, kind: type[FrrBgp] | type[FrrOspf]
-) -> None:
+async def test_the_others_reach_each_other_when_a_hub_is_gone(three: Three, kind: Kind) -> None:
     """The hub is cut off for longer than it takes both protocols to give it up."""
-    network = make_network(kind)
-    hub, second, third = await _three(network)
+    network = await three(kind)
+    hub, second, third = network.stations
     network.until_all_reach_all()
+    assert all(other.has_session(hub) for other in (second, third))
     hub.host.cut()
-    await asyncio.sleep(15)
+    for other in (second, third):
+        other.until_gives_up(hub)
     second.container.until_pings(third.container.address, timeout=60)
     third.container.until_pings(second.container.address, timeout=60)
     hub.host.mend()

@@ -25,7 +25,6 @@ from tests.network.backends.nodes import (
     HOST_GW,
     PATIENCE,
     VXLAN,
-    inside,
     make_network,
     make_node,
     seen,
@@ -167,7 +166,7 @@ async def test_a_kernel_without_wireguard_is_told(lab: Lab, stack: contextlib.As
     one = lab.host()
     if has_wireguard(one):
         pytest.skip("this kernel has WireGuard")
-    with inside(one):
+    with one.entered():
         kernel = await stack.enter_async_context(Kernel())
     underlay = await kernel.find_underlay(Wish(interface="eth0"))
     backend = WireGuardBackend(kernel, underlay, WireGuard(), node="one", key_file=tmp_path / "key")

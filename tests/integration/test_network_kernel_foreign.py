@@ -19,7 +19,6 @@ from tests.network.backends.nodes import (
     VXLAN,
     add_foreign,
     foreign,
-    inside,
     make_node,
     seen,
 )
@@ -99,7 +98,7 @@ async def test_clearing_a_host_on_which_there_never_was_anything(lab: Lab, stack
     """Nothing to do is no error."""
     one = lab.host()
     before = foreign(one), one.ip("link", "show")
-    with inside(one):
+    with one.entered():
         kernel = await stack.enter_async_context(Kernel())
     await clear(kernel)
     assert (foreign(one), one.ip("link", "show")) == before

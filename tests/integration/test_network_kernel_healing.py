@@ -29,7 +29,6 @@ from tests.network.backends.nodes import (
     add_foreign,
     comes_to_rest,
     foreign,
-    inside,
     make_network,
     make_node,
     others_of,
@@ -214,7 +213,7 @@ async def test_more_changes_than_can_be_told_count_as_one(lab: Lab, stack: conte
     batch.write_text(lines)
     # Nothing of ours runs meanwhile: the call waits for the command.
     one.host.ip("-batch", str(batch))
-    with inside(one.host):
+    with one.host.entered():
         told = [event.subject for event in await asyncio.wait_for(until_lost(one.kernel), PATIENCE)]
     assert Subject.LOST in told
     flush_ours(one.host)

@@ -223,7 +223,7 @@ def _until_status(agent: NetworkAgent, condition: Callable[[dict[str, Any]], boo
 
     def is_met() -> bool:
         nonlocal status
-        status = agent.status()["agent"]
+        status = agent.status()
         return status is not None and condition(status)
 
     try:

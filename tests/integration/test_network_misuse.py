@@ -49,9 +49,10 @@ def test_whatever_is_written_into_consul_the_agents_run_and_routes_stay(net: Net
         net.consul.kv_put(f"{PREFIX}/{key}", value)
     for agent in net.agents:
         until_status(agent, says("nested too deep; this host goes on"), what="a config that cannot be read")
-        status = str(agent.status()["agent"]["problems"])
+        status = agent.status()
+        assert status is not None
         for subnet in ("10.99.200.0/24", "10.99.201.0/24", "10.99.202.0/24", "0.0.0.0/0"):
-            assert subnet in status
+            assert subnet in str(status["problems"])
     assert [ours(host) for host in hosts[:2]] == before
     # The next agent meets the same.
     net.agents[1].kill()
@@ -111,11 +112,10 @@ def test_hosts_that_cannot_reach_consul_for_longer_than_their_session_lives_lose
         host.run("nft", CUT)
     for agent in net.agents[1:]:
         until_status(agent, says("unconfirmed"), what="a lease that Consul does not confirm")
-    seen_by_first = net.agents[0].status
-    process.wait_until(
-        lambda: not any(member["lives"] for member in seen_by_first()["agent"]["members"]),
+    until_status(
+        net.agents[0],
+        lambda status: not any(member["lives"] for member in status["members"]),
         what="the end of both sessions",
-        timeout=PATIENCE,
     )
     net.until_all_reach_all()
     assert [ours(host) for host in hosts] == routes

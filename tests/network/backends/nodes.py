@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
-
-from pyroute2.netns import popns, pushns
 
 from proxygen.network.backends.host_gw import HostGwBackend
 from proxygen.network.backends.vxlan import VxlanBackend
@@ -20,7 +17,7 @@ from proxygen.network.fabric import Backend, Fabric, Member
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import PROTOCOL
 from proxygen.network.kernel.underlay import Wish
-from tests.harness.hosts import Container, Host, Namespace
+from tests.harness.hosts import Container, Host
 from tests.network.backends.fabrics import host_id
 
 HOST_GW = '{"Network": "10.99.0.0/16", "Backend": {"Type": "host-gw"}}'
@@ -28,16 +25,6 @@ VXLAN = '{"Network": "10.99.0.0/16", "Backend": {"Type": "vxlan"}}'
 DIRECT = '{"Network": "10.99.0.0/16", "Backend": {"Type": "vxlan", "DirectRouting": true}}'
 PATIENCE: Final = 60.0
 """Seconds for what takes milliseconds on a quiet machine."""
-
-
-@contextlib.contextmanager
-def inside(namespace: Namespace) -> Iterator[None]:
-    """Be in a namespace for a while: a socket stays in the one in which it was opened."""
-    pushns(namespace.name)
-    try:
-        yield
-    finally:
-        popns()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +49,7 @@ class Node:
 
 async def make_node(stack: contextlib.AsyncExitStack, host: Host, number: int, config: str) -> Node:
     """Prepare a host with 10.99.N.0/24; its link is eth0."""
-    with inside(host):
+    with host.entered():
         kernel = await stack.enter_async_context(Kernel())
         await kernel.events.open()
     parsed = parse_config(config)
@@ -132,7 +119,7 @@ def foreign(host: Host) -> list[str]:
 
 async def stirs(node: Node) -> None:
     """Wait until the backend notices that something happened."""
-    with inside(node.host):
+    with node.host.entered():
         await asyncio.wait_for(node.backend.stirred(), PATIENCE)
 
 
@@ -141,7 +128,7 @@ async def comes_to_rest(node: Node, *others: Member) -> None:
     for _ in range(10):
         await node.carry(*others)
         try:
-            with inside(node.host):
+            with node.host.entered():
                 await asyncio.wait_for(node.backend.stirred(), 0.3)
         except TimeoutError:
             return
