@@ -23,7 +23,7 @@ Saw = Callable[[str], None]
 FAILOVER = "proxygen.failover=dc3,dc2"
 SHOP = "shop.example.com"
 
-pytestmark = [pytest.mark.faults, pytest.mark.incident("T16"), pytest.mark.xdist_group("datacenters")]
+pytestmark = [pytest.mark.faults, pytest.mark.incident("T16")]
 
 
 @pytest.fixture(scope="module")
