@@ -135,7 +135,7 @@ async def test_t10_killed_at_any_moment_of_an_apply(
     consul: ConsulAgent,
     server: NginxServer,
     make_sidecar: MakeSidecar,
-    seconds: Callable[[float, float], float],
+    times: Callable[[int, int], int],
     saw: Callable[[str], None],
 ) -> None:
     """Injects a SIGKILL as soon as a step of an apply can be seen from outside, for each of its steps; the long form
@@ -144,7 +144,7 @@ async def test_t10_killed_at_any_moment_of_an_apply(
     sidecar = make_sidecar(consul, server)
     chance = random.Random(10)
     # What happens at each step in a world where it can be placed exactly is tests/model/test_every_step.py.
-    delays = [0.0, *(chance.uniform(0, 0.1) for _ in range(int(seconds(0, 4))))]
+    delays = [0.0, *(chance.uniform(0, 0.1) for _ in range(times(0, 4)))]
     with App("web-1") as app:
         consul.register("web", port=app.port, tags=[ROUTE])
         sidecar.start()

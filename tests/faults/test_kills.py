@@ -105,7 +105,7 @@ def test_consul_tells_the_truth_after_kills_of_everything(
     registrator: Registrator,
     applications: list[Application],
     containers: Containers,
-    seconds: Callable[[float, float], float],
+    times: Callable[[int, int], int],
     request: pytest.FixtureRequest,
     saw: Callable[[str], None],
 ) -> None:
@@ -117,7 +117,7 @@ def test_consul_tells_the_truth_after_kills_of_everything(
     instances: list[Application | Container] = [*applications, *(Container(containers, f"w{n}") for n in range(3))]
     mortal = {instances[0].id, instances[-1].id}
     kills: Counter[str] = Counter()
-    for _ in range(int(seconds(24, 100))):
+    for _ in range(times(24, 100)):
         victim = chance.choice([consul, registrator, *instances])
         victim.kill()
         kills[type(victim).__name__] += 1
