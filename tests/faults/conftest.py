@@ -41,6 +41,13 @@ def seconds(request: pytest.FixtureRequest) -> Callable[[float, float], float]:
 
 
 @pytest.fixture
+def times(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """Choose how often a scenario does something: a busy machine takes longer for it, and proves the same."""
+    is_long = bool(request.config.getoption("--long"))
+    return lambda short, long: long if is_long else short
+
+
+@pytest.fixture
 def cluster(which_consul: Consul, tmp_path: Path) -> Iterator[list[ConsulAgent]]:
     """Three servers that elect a leader; any of them may be killed and started again."""
     agents = start_cluster(tmp_path / "cluster")

@@ -1,14 +1,37 @@
-"""What nginx was told over a scenario: every generation that stands on disk, not samples of the newest."""
+"""What happened over a scenario, from what it left behind: every generation on disk, every line of the log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from datetime import datetime
+from itertools import pairwise
+from typing import Any, Final
 
 from tests.harness.sidecar import Sidecar
+from tests.integration.waiting import said
 
 KEEP_ALL: Final = {"output__keep": 1000}
 """Settings under which no generation is removed."""
+
+
+SOON: Final = {"reload__retry_min": "100ms"}
+"""Settings under which the first five attempts at an apply are over after a second and a half."""
+
+_FIRST_PAUSE: Final = 0.1
+_ATTEMPTS: Final = 5
+
+
+def has_given_up_often(sidecar: Sidecar) -> bool:
+    """Whether so many attempts were made that their pauses can be told from equal ones."""
+    return len(said(sidecar, "candidate rejected")) >= _ATTEMPTS
+
+
+def assert_pauses_grew(attempts: list[dict[str, Any]]) -> None:
+    """Each pause is twice the one before. However busy the machine, no pause is shorter than what was asked for; a
+    change of the catalog may have cut the first ones short, since it is an attempt of its own."""
+    moments = [datetime.fromisoformat(attempt["timestamp"]) for attempt in attempts[:_ATTEMPTS]]
+    pauses = [(after - before).total_seconds() for before, after in pairwise(moments)]
+    assert pauses[-1] >= 0.99 * _FIRST_PAUSE * 2 ** (_ATTEMPTS - 2), pauses
 
 
 def configurations(sidecar: Sidecar) -> dict[int, str]:

@@ -92,28 +92,27 @@ class Soak:
         for app in self.site.mortal:
             self._outside.register("mortal", app.port, "route=mortal.test")
 
-    async def run(self, seconds: float) -> None:
-        """Inject faults for so long, then let everything come to rest. Raise AssertionError for what did not hold."""
+    async def run(self, acts: int) -> None:
+        """Inject so many faults, then let everything come to rest. Raise AssertionError for what did not hold."""
         self._begin = time.monotonic()
         async with AsyncExitStack() as stack:
             for host in ("steady.test", "restless.test", "mortal.test"):
                 await stack.enter_async_context(self._load(host))
             watch = await stack.enter_async_context(_beside(self._watch_current(), "watch of current"))
             # Whoever is killed cannot grow: the last process lives for the last third.
-            await self._inject(seconds * 2 / 3, self._acts(with_kills=True), watch)
+            await self._inject(acts * 2 // 3, self._acts(with_kills=True), watch)
             before = await self._rest()
-            await self._inject(seconds / 3, self._acts(with_kills=False), watch)
+            await self._inject(acts - acts * 2 // 3, self._acts(with_kills=False), watch)
             after = await self._rest()
             self._assert_flat(before, after)
 
-    async def _inject(self, seconds: float, acts: Mapping[Act, int], watch: asyncio.Task[None]) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    async def _inject(self, times: int, acts: Mapping[Act, int], watch: asyncio.Task[None]) -> None:
+        for _ in range(times):
             if watch.done():
                 watch.result()
             (act,) = self._random.choices(tuple(acts), weights=tuple(acts.values()))
             self._note(await act())
-            await asyncio.sleep(self._random.uniform(0.05, 0.8))
+            await asyncio.sleep(self._random.uniform(0, 0.4))
             assert self.site.sidecar.running, f"the sidecar ended by itself\n{self.site.sidecar.tail()}"
 
     def _acts(self, *, with_kills: bool) -> Mapping[Act, int]:
@@ -235,7 +234,7 @@ class Soak:
         for number in range(10):
             status = "critical" if number % 2 == 0 else "passing"
             await call(self._outside.set_checks, dict.fromkeys(there, status))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
         self._critical.clear()
         return f"{len(there)} instances flapped"
 
@@ -259,10 +258,10 @@ class Soak:
         """An instance is killed, and only then taken out of the catalog; later it comes back."""
         app = self._random.choice(self.site.mortal)
         await call(app.stop)
-        await asyncio.sleep(self._random.uniform(0, 1))
+        await asyncio.sleep(self._random.uniform(0, 0.5))
         service = f"mortal-{app.port}"
         await call(self._outside.deregister, service)
-        await asyncio.sleep(self._random.uniform(0, 2))
+        await asyncio.sleep(self._random.uniform(0, 1))
         await call(app.start)
         await call(self._outside.register, "mortal", app.port, "route=mortal.test")
         return f"{app.name} died and is back"
@@ -270,14 +269,14 @@ class Soak:
     async def _lose_leader(self) -> str:
         leader = await call(leader_of, self.site.servers)
         await call(leader.kill)
-        await asyncio.sleep(self._random.uniform(0.5, 4))
+        await asyncio.sleep(self._random.uniform(0.5, 2.5))
         await call(leader.start)
         return f"{leader.node} led, and was killed"
 
     async def _freeze_agent(self) -> str:
         agent = self.site.servers[0]
         agent.pause()
-        await asyncio.sleep(self._random.uniform(0.5, 3))
+        await asyncio.sleep(self._random.uniform(0.5, 2))
         agent.resume()
         return "the sidecar's agent froze"
 

@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.faults.history import SOON, assert_pauses_grew, has_given_up_often
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
@@ -131,24 +132,71 @@ async def test_t10_killed_between_swap_and_reload(
 @pytest.mark.incident("T10")
 @pytest.mark.slow
 async def test_t10_killed_at_any_moment_of_an_apply(
-    consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar
+    consul: ConsulAgent,
+    server: NginxServer,
+    make_sidecar: MakeSidecar,
+    times: Callable[[int, int], int],
+    saw: Callable[[str], None],
 ) -> None:
-    """Injects a SIGKILL at ten random moments after a change. No request fails, ``current`` always names a
-    whole generation, and each change is served after the next start."""
+    """Injects a SIGKILL as soon as a step of an apply can be seen from outside, for each of its steps; the long form
+    does it again some milliseconds later. No request fails, ``current`` always names a whole generation, and each
+    change is served after the next start."""
     sidecar = make_sidecar(consul, server)
-    moments = random.Random(10)
+    chance = random.Random(10)
+    # What happens at each step in a world where it can be placed exactly is tests/model/test_every_step.py.
+    delays = [0.0, *(chance.uniform(0, 0.1) for _ in range(times(0, 4)))]
     with App("web-1") as app:
         consul.register("web", port=app.port, tags=[ROUTE])
         sidecar.start()
         async with steady_load(sidecar):
-            for number in range(10):
-                consul.register(f"web{number}", port=app.port, tags=[f"proxygen.route=web{number}.example.com"])
-                await asyncio.sleep(moments.uniform(0, 0.7))
+            for number, (step, delay) in enumerate((step, delay) for delay in delays for step in STEPS):
+                host = f"web{number}.example.com"
+                has_come = _watching(step, sidecar, server)
+                consul.register(f"web{number}", port=app.port, tags=[f"proxygen.route={host}"])
+                await asyncio.to_thread(_spin_until, has_come, step)
+                await asyncio.sleep(delay)
                 sidecar.kill()
+                saw(f"killed when {step}: {_left_behind(sidecar)}")
                 assert (sidecar.output / "current/manifest.json").is_file()
                 await asyncio.to_thread(sidecar.start)
-                await answers(sidecar, f"web{number}.example.com")
+                await answers(sidecar, host)
                 assert _stage(sidecar) == []
+
+
+STEPS = ("registered", "staged", "published", "current", "told", "applied")
+
+
+def _watching(step: str, sidecar: Sidecar, server: NginxServer) -> Callable[[], bool]:
+    """Tell from now on whether the next apply has come so far; once it has, that stays so."""
+    live = sidecar.generation()
+    assert live is not None
+    new = sidecar.output / f"generations/{live + 1:06}"
+    hangups, applies = _hangups(server), sidecar.applies()
+    come: Mapping[str, Callable[[], bool]] = {
+        "registered": lambda: True,
+        "staged": lambda: bool(_stage(sidecar)) or new.exists(),
+        "published": new.exists,
+        "current": lambda: sidecar.generation() != live,
+        "told": lambda: _hangups(server) > hangups,
+        "applied": lambda: sidecar.applies() > applies,
+    }
+    return come[step]
+
+
+def _spin_until(has_come: Callable[[], bool], step: str) -> None:
+    """Wait without a pause that would let the moment pass."""
+    deadline = time.monotonic() + 60
+    while not has_come():
+        assert time.monotonic() < deadline, f"never {step}"
+        time.sleep(0.001)
+
+
+def _left_behind(sidecar: Sidecar) -> str:
+    return f"generation {sidecar.generation()}, {len(_stage(sidecar))} staged"
+
+
+def _hangups(server: NginxServer) -> int:
+    return server.errors().count("(SIGHUP) received")
 
 
 # --- T19: OUTPUT is something that cannot be renamed in ---------------------------------------------------------------
@@ -168,7 +216,7 @@ def test_t19_a_bind_mounted_file_as_output_ends_the_start_with_advice(
     server.output.touch()
     sidecar = make_sidecar(consul, server)
     ended = subprocess.run(
-        _mounted(sidecar, f"mount --bind {tmp_path}/one {server.output}"), capture_output=True, text=True, timeout=20
+        _mounted(sidecar, f"mount --bind {tmp_path}/one {server.output}"), capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
@@ -183,15 +231,14 @@ def test_t19_a_foreign_file_system_inside_output_is_refused_with_advice_and_paus
     """Injects another file system below the output directory: every apply says what to do, with growing pauses, and
     the admin API lives."""
     (server.output / "generations").mkdir(parents=True)
-    sidecar = make_sidecar(consul, server)
+    sidecar = make_sidecar(consul, server, **SOON)
     consul.register("web", port=1, tags=[ROUTE])
     running = process.start(_mounted(sidecar, f"mount -t tmpfs none {server.output}/generations"), log=sidecar.log)
     try:
-        process.wait_until(lambda: said(sidecar, "candidate rejected"), what="the refusal")
-        time.sleep(3)
+        process.wait_until(lambda: has_given_up_often(sidecar), what="refusals", timeout=60)
         refusals = said(sidecar, "candidate rejected")
         assert all("mount the directory itself, never something in it" in line["reason"] for line in refusals)
-        assert 2 <= len(refusals) <= 5, "0.5 s, 1 s, 2 s … between attempts"
+        assert_pauses_grew(refusals)
         code, body = sidecar.request("/readyz")
         assert code == 503
         assert any("is another file system" in reason for reason in body["reasons"])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent, leader_of, start_datacenters
+from tests.harness.load import Tally
 from tests.harness.nginx import NginxServer
+from tests.harness.process import is_alive, wait_until
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import Consul
 from tests.integration.waiting import HOST, ROUTE, answers, steady_load, until
@@ -27,13 +27,34 @@ SHOP = "shop.example.com"
 pytestmark = [pytest.mark.faults, pytest.mark.incident("T16")]
 
 
-@pytest.fixture
-def datacenters(which_consul: Consul, tmp_path: Path) -> Iterator[Datacenters]:
+@pytest.fixture(scope="module")
+def joined(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datacenters]:
     """Three datacenters joined over their WAN. The third has two servers: either alone has no leader."""
-    started = start_datacenters(tmp_path / "datacenters", {"dc1": 1, "dc2": 1, "dc3": 2})
+    started = start_datacenters(tmp_path_factory.mktemp("datacenters"), {"dc1": 1, "dc2": 1, "dc3": 2})
     yield started
     for agent in (agent for agents in started.values() for agent in agents):
         agent.kill()
+
+
+@pytest.fixture
+def datacenters(joined: Datacenters) -> Iterator[Datacenters]:
+    """They are whole and empty at the start of each test."""
+    yield joined
+    agents = [agent for agents in joined.values() for agent in agents]
+    for agent in agents:
+        if is_alive(agent.pid):
+            agent.resume()
+        else:
+            agent.start(wait=False)
+    for agent in agents:
+        wait_until(lambda: has_forgotten(agent, joined), what=f"{agent.address} as before", timeout=90)  # noqa: B023
+
+
+def has_forgotten(agent: ConsulAgent, datacenters: Datacenters) -> bool:
+    for service_id in agent.get("/v1/agent/services"):
+        agent.deregister(service_id)
+    sees_all = set(agent.get("/v1/catalog/datacenters")) == datacenters.keys()
+    return sees_all and bool(agent.get("/v1/status/leader")) and agent.get("/v1/catalog/services").keys() == {"consul"}
 
 
 def lines(sidecar: Sidecar, app: App) -> set[str]:
@@ -46,6 +67,12 @@ def lines(sidecar: Sidecar, app: App) -> set[str]:
 
 async def until_line(sidecar: Sidecar, app: App, *kinds: str) -> None:
     await until(lambda: lines(sidecar, app) == set(kinds), f"{app.name} as {kinds}\n{sidecar.tail()}", timeout=60)
+
+
+async def until_more(tally: Tally, requests: int) -> None:
+    """Wait until so many more were answered, or not."""
+    before = tally.total
+    await until(lambda: tally.total >= before + requests, f"{requests} requests more", timeout=60)
 
 
 def elsewhere(sidecar: Sidecar) -> list[tuple[str, str]]:
@@ -115,11 +142,11 @@ async def test_local_instances_that_die_one_by_one_leave_the_requests_to_another
         sidecar.start()
         await until_line(sidecar, near, "backup")
         async with steady_load(sidecar) as tally:
-            await asyncio.sleep(0.5)
+            await until_more(tally, 50)
             assert "near" not in tally.by_instance, "local first"
             for app in local:
                 app.stop()
-                await asyncio.sleep(0.5)
+                await until_more(tally, 50)
                 here.set_check(app.name, "critical")
                 await until_line(sidecar, app)
             await until_line(sidecar, near, "server")

@@ -34,6 +34,10 @@ FREQUENCY: Final = 5
 
 WORKERS: Final = 2
 CAP: Final = 2
+INTERVAL: Final = 1
+"""Seconds in which a flood earns its next reload: half of the default, so that half the time brings as many."""
+ENOUGH: Final = 3
+"""Reloads without which a flood would not have been let through at all, however busy the machine."""
 
 
 @pytest.fixture
@@ -59,24 +63,29 @@ async def test_t17_a_hundred_flapping_instances_cost_a_bounded_number_of_reloads
     that has a healthy instance fails, and when it is over nginx serves what Consul says."""
     outside = OutsideNode([consul])
     flapping = _register(outside, upstreams)
-    sidecar = make_sidecar(consul, running, reload__max_draining=CAP)
+    sidecar = make_sidecar(consul, running, reload__max_draining=CAP, reload__interval=f"{INTERVAL}s")
     async with AsyncExitStack() as stack:
         slow = stack.enter_context(App("slow-1"))
         consul.register("slow", port=slow.port, tags=["proxygen.route=slow.test"])
         sidecar.start()
         for service in range(3):
             await stack.enter_async_context(steady_load(sidecar, f"s{service}.test"))
-        sluggish = [_sluggish(sidecar, delay) for delay in (3, 4, 6, 8)]
+        sluggish = [_sluggish(sidecar, delay) for delay in (2, 3, 4)]
         crawling = [asyncio.create_task(load.send(1000), name="slow requests") for load in sluggish]
         draining = asyncio.create_task(_most_draining(sidecar), name="old workers")
-        flaps = await _flap(outside, flapping, for_seconds=seconds(12, 300))
+        before = _reloads(running)
+        flaps = await _flap(
+            outside, flapping, for_seconds=seconds(6, 300), until=lambda: _reloads(running) - before >= ENOUGH
+        )
         for load in sluggish:
             load.stop()
         tallies = await asyncio.gather(*crawling)
 
         # Nothing but the governor is in the way of a reload now.
         begin, before = time.monotonic(), _reloads(running)
-        flaps += await _flap(outside, flapping, for_seconds=seconds(30, 300))
+        flaps += await _flap(
+            outside, flapping, for_seconds=seconds(15, 300), until=lambda: _reloads(running) - before >= ENOUGH
+        )
         took, reloads = time.monotonic() - begin, _reloads(running) - before
 
         await call(outside.set_checks, dict.fromkeys(flapping, "passing"))
@@ -88,7 +97,7 @@ async def test_t17_a_hundred_flapping_instances_cost_a_bounded_number_of_reloads
         f"{flaps} rounds of {len(flapping)} checks; {reloads} reloads of {budget} in {took:.0f} s; {most} old workers"
         f" of {CAP + WORKERS}"
     )
-    assert 3 <= reloads <= budget
+    assert reloads <= budget
     assert 1 <= most <= CAP + WORKERS
     assert not [tally.failures for tally in tallies if tally.failures]
     assert not said(sidecar, "reload rolled back")
@@ -111,11 +120,12 @@ def _sluggish(sidecar: Sidecar, delay: int) -> Load:
     return Load("127.0.0.1", sidecar.http, path=f"/?delay={delay}", headers=headers, clients=4, timeout=60)
 
 
-async def _flap(outside: OutsideNode, services: list[str], *, for_seconds: float) -> int:
-    """Turn every check over, again and again, from a random start; return how often."""
+async def _flap(outside: OutsideNode, services: list[str], *, for_seconds: float, until: Callable[[], bool]) -> int:
+    """Turn every check over, again and again, from a random start, for so long and until then; return how often."""
     statuses = {service: random.Random(service).choice(("passing", "critical")) for service in services}
     begin, rounds = time.monotonic(), 0
-    while time.monotonic() - begin < for_seconds:
+    while (took := time.monotonic() - begin) < for_seconds or not until():
+        assert took < for_seconds + 120, f"not within {took:.0f} s"
         await call(outside.set_checks, statuses)
         rounds += 1
         statuses = {name: "critical" if status == "passing" else "passing" for name, status in statuses.items()}
@@ -137,8 +147,7 @@ async def _most_draining(sidecar: Sidecar) -> int:
 
 def _budget(seconds: float) -> int:
     """Reloads that the governor allows: the burst, one per interval, and one that was under way."""
-    defaults = ReloadSettings()
-    return defaults.burst + int(seconds / defaults.interval) + 1
+    return ReloadSettings().burst + int(seconds / INTERVAL) + 1
 
 
 def _serving(sidecar: Sidecar) -> int:

@@ -25,8 +25,10 @@ Saw = Callable[[str], None]
 
 SERVICES: Final = 1000
 BUDGET: Final = 64
-WAIT: Final = 4
+WAIT: Final = 2
 """Seconds of one blocking query."""
+AGE: Final = 3
+"""Seconds for which the agent says 429: the first pauses are over, and grown to their length."""
 
 
 @pytest.mark.incident("T11")
@@ -42,7 +44,7 @@ async def test_t11_a_thousand_services_fit_into_the_budget_of_sockets(
         outside.register_many(dict.fromkeys(names, app.port), lambda name: [f"route={name}.test"])
         sidecar = make_sidecar(consul, running)
         sidecar.start(ready=False)
-        await call(sidecar.wait_ready, 90)
+        await call(sidecar.wait_ready, 110)
         counting = asyncio.create_task(_most_sockets(sidecar, consul.http_port), name="sockets")
         took = []
         async with steady_load(sidecar, "s0500.test"):
@@ -87,11 +89,12 @@ async def test_t12_an_agent_that_answers_429_is_left_in_peace(
                 fake.fault = lambda request: web.Response(status=429)
                 fake.requests.clear()
                 fake.change()
-                await asyncio.sleep(6)
-                calls, freshness = len(fake.requests), sidecar.status()["consul"]["freshness"]
-                saw(f"{calls} calls in 6 s; the data was {freshness:.1f} s old")
-                assert 3 < calls < 80
-                assert freshness > 3
+                begin = time.monotonic()
+                await asyncio.sleep(AGE)
+                await until(lambda: sidecar.status()["consul"]["freshness"] > AGE, "the data's age", timeout=60)
+                calls, took = len(fake.requests), time.monotonic() - begin
+                saw(f"{calls} calls in {took:.1f} s")
+                assert 3 < calls < 13 * took
                 assert "429" in sidecar.status()["consul"]["problem"]
                 assert sidecar.generation() == 1
                 count = iter(range(1_000_000))

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from tests.faults.history import SOON, assert_pauses_grew, has_given_up_often
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.footprint import Footprint
@@ -99,7 +100,7 @@ def sidecar(
 ) -> Iterator[Sidecar]:
     """A sidecar beside that nginx, not started."""
     namespace, server = running_in
-    sidecar = make_sidecar(consul, server)
+    sidecar = make_sidecar(consul, server, **SOON)
     sidecar.output = namespace.seen(server.output)
     yield sidecar
     # Before the namespace goes.
@@ -126,8 +127,8 @@ async def test_t28_a_full_disk_stops_no_request_and_mends_itself(
             assert code == 503
             assert any("its file system is full" in reason for reason in body["reasons"])
             assert sidecar.generation() == 1
-            await asyncio.sleep(3)
-            assert len(said(sidecar, "candidate rejected")) <= 6, "0.5 s, 1 s, 2 s … between attempts"
+            await until(lambda: has_given_up_often(sidecar), "attempts", timeout=60)
+            assert_pauses_grew(said(sidecar, "candidate rejected"))
             filler.unlink()
             await answers(sidecar, NEW)
             await until(lambda: sidecar.request("/readyz")[0] == 200, "ready again")

@@ -1,4 +1,4 @@
-"""The soak: a minute of random faults, or ten with --long; `--soak-seed` makes it another one."""
+"""The soak: 54 random faults, or 700 with --long; `--soak-seed` makes it another one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_nothing_that_happens_is_noticed(
     running: NginxServer,
     make_sidecar: Callable[..., Sidecar],
     tmp_path: Path,
-    seconds: Callable[[float, float], float],
+    times: Callable[[int, int], int],
     saw: Callable[[str], None],
 ) -> None:
     """Injects whatever else these scenarios inject, in random order. No request to a healthy service fails,
@@ -51,7 +51,7 @@ async def test_nothing_that_happens_is_noticed(
         soak.register_all()
         await call(site.sidecar.start)
         try:
-            await soak.run(seconds(60, 600))
+            await soak.run(times(54, 700))
         except BaseException:
             print("\n".join(soak.diary))
             raise

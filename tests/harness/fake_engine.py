@@ -22,6 +22,8 @@ class FakeEngine:
         self.containers: dict[str, dict[str, Any]] = {}
         self.answers: str | None = None
         """Answered to every question in place of the truth, with status 200."""
+        self.questions = 0
+        """How often it was asked which containers there are."""
         self.lists_amiss = 0
         """How many more lists a container is removed from while they are made, as Podman then answers."""
         self.streams: dict[web.StreamResponse, asyncio.Event] = {}
@@ -59,6 +61,7 @@ class FakeEngine:
         return self._answer({"Name": "docker-host"})
 
     async def _list(self, _request: web.Request) -> web.Response:
+        self.questions += 1
         if self.lists_amiss:
             self.lists_amiss -= 1
             message = "container 2914cf does not exist in database: no such container"

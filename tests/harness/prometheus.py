@@ -50,6 +50,11 @@ class Prometheus:
         assert body["status"] == "success", body
         return body["data"]
 
+    def is_scraping(self) -> bool:
+        """Whether the newest look at the sidecar came to an end; on a busy machine one may take too long."""
+        (target,) = self.get("targets")["activeTargets"]
+        return (target["health"], target["lastError"]) == ("up", "")
+
     def query(self, expression: str) -> list[Any]:
         result: list[Any] = self.get("query", query=expression)["result"]
         return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from proxygen import cli
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import AccessDenied
 from proxygen.settings import ConsulSettings
@@ -39,6 +39,8 @@ SIDECAR, STEERING, OPERATOR, TEAM, DEPLOY, NETWORK = map(
 ROUTE = "proxygen.route=web.example.com"
 INSTANCE = "web-1"
 
+Proxygen = Callable[..., subprocess.CompletedProcess[str]]
+
 
 @pytest.fixture(scope="module")
 def guarded(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
@@ -56,16 +58,21 @@ def app(guarded: ConsulAgent) -> Iterator[App]:
         guarded.deregister(INSTANCE)
 
 
-def proxygen(agent: ConsulAgent, rules: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "proxygen", *arguments],
-        env={"CONSUL_HTTP_ADDR": agent.address, "CONSUL_HTTP_TOKEN": token(agent, rules), "PATH": "/usr/sbin:/usr/bin"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+@pytest.fixture
+def proxygen(
+    guarded: ConsulAgent, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Proxygen:
+    """Run a command line in this process, with a token that may do what the rules say."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", guarded.address)
+
+    def run(rules: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(guarded, rules))
+        capsys.readouterr()
+        code = cli.run_command_line(arguments)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
 
 
 def test_the_page_shows_the_files() -> None:
@@ -119,56 +126,66 @@ async def test_the_policy_for_steering_has_no_rule_to_spare(guarded: ConsulAgent
             await Steering(client, tag_prefix="proxygen").read("web")
 
 
-def test_the_one_shot_commands_read_with_the_sidecars_policy(guarded: ConsulAgent, app: App) -> None:
-    done = proxygen(guarded, SIDECAR, "snapshot")
+def test_the_one_shot_commands_read_with_the_sidecars_policy(app: App, proxygen: Proxygen) -> None:
+    done = proxygen(SIDECAR, "snapshot")
     assert done.returncode == 0, done.stderr
     assert ROUTE in done.stdout
 
 
 @pytest.mark.parametrize("rules", without(SIDECAR))
-def test_the_sidecars_policy_has_no_rule_to_spare(guarded: ConsulAgent, app: App, rules: list[str]) -> None:
-    done = proxygen(guarded, rules, "render")
+def test_the_sidecars_policy_has_no_rule_to_spare(app: App, proxygen: Proxygen, rules: list[str]) -> None:
+    done = proxygen(rules, "render")
     (missing,) = set(SIDECAR) - set(rules)
     assert done.returncode == 3
     assert missing.split(" {")[0] in done.stderr
 
 
 @pytest.mark.parametrize("rules", [OPERATOR, TEAM], ids=["operator", "team"])
-def test_operators_move_a_canary_with_their_policy(guarded: ConsulAgent, app: App, rules: list[str]) -> None:
+def test_operators_move_a_canary_with_their_policy(app: App, proxygen: Proxygen, rules: list[str]) -> None:
     for arguments in (("set", "web", "20%"), ("promote", "web"), ("abort", "web"), ("show", "web")):
-        done = proxygen(guarded, rules, "canary", *arguments)
+        done = proxygen(rules, "canary", *arguments)
         assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].split() == ["canary", "0%", "10%", "0%"]
 
 
 @pytest.mark.parametrize("rules", without(OPERATOR) + without(TEAM))
-def test_the_operators_policies_have_no_rule_to_spare(guarded: ConsulAgent, app: App, rules: list[str]) -> None:
-    assert proxygen(guarded, rules, "canary", "set", "web", "20%").returncode == 3
+def test_the_operators_policies_have_no_rule_to_spare(app: App, proxygen: Proxygen, rules: list[str]) -> None:
+    assert proxygen(rules, "canary", "set", "web", "20%").returncode == 3
 
 
-def test_a_deploy_job_sets_tags_with_its_policy(guarded: ConsulAgent, app: App) -> None:
-    done = proxygen(guarded, DEPLOY, "tags", "set", INSTANCE, "canary=25%")
+def test_a_deploy_job_sets_tags_with_its_policy(guarded: ConsulAgent, app: App, proxygen: Proxygen) -> None:
+    done = proxygen(DEPLOY, "tags", "set", INSTANCE, "canary=25%")
     assert done.returncode == 0, done.stderr
     assert "proxygen.canary=25%" in guarded.get(f"/v1/agent/service/{INSTANCE}")["Tags"]
 
 
-def test_the_deploy_jobs_policy_is_for_its_own_service(guarded: ConsulAgent, app: App) -> None:
+def test_the_deploy_jobs_policy_is_for_its_own_service(guarded: ConsulAgent, app: App, proxygen: Proxygen) -> None:
     others = [rule.replace('"web"', '"shop"') for rule in DEPLOY]
-    assert proxygen(guarded, others, "tags", "set", INSTANCE, "canary=30%").returncode == 3
+    assert proxygen(others, "tags", "set", INSTANCE, "canary=30%").returncode == 3
     assert "proxygen.canary=30%" not in guarded.get(f"/v1/agent/service/{INSTANCE}")["Tags"]
 
 
-@pytest.fixture
-def guarded_host(which_consul: Consul, lab: Lab) -> Iterator[HostConsul]:
+@pytest.fixture(scope="module")
+def denying_host(which_consul: Consul, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostConsul]:
     """A host whose Consul denies by default."""
-    host = lab.host()
-    agent = HostConsul(host, servers=[host], config=DENYING)
-    try:
-        agent.start()
-        take_over(agent)
-        yield agent
-    finally:
-        agent.remove()
+    with Lab(tmp_path_factory.mktemp("lab")) as lab:
+        host = lab.host()
+        agent = HostConsul(host, servers=[host], config=DENYING)
+        try:
+            agent.start()
+            take_over(agent)
+            yield agent
+        finally:
+            agent.remove()
+
+
+@pytest.fixture
+def guarded_host(denying_host: HostConsul) -> Iterator[HostConsul]:
+    """That host, without a network."""
+    yield denying_host
+    for session in denying_host.get("/v1/session/list"):
+        denying_host.put(f"/v1/session/destroy/{session['ID']}")
+    denying_host.kv_delete("proxygen/", recurse=True)
 
 
 def host_agent(consul: HostConsul, make: Callable[..., NetworkAgent], rules: Sequence[str]) -> NetworkAgent:

@@ -18,10 +18,10 @@ from proxygen.settings import load
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
-from tests.harness.load import Load
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
+from tests.integration.waiting import steady_load
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "environments.md").read_text(encoding="utf-8")
 HOST = "app.example.com"
@@ -146,12 +146,8 @@ async def test_an_output_that_is_taken_away_stops_what_is_new_and_a_restart_brin
     with App("web-1") as one, App("web-2") as two:
         consul.register("web", id="web-1", port=one.port, tags=[ROUTE])
         sidecar.start()
-        load = Load("127.0.0.1", sidecar.http, headers={"Host": HOST}, clients=2, pause=0.01)
-        sending = asyncio.create_task(load.send_for(60), name="load")
-        await asyncio.to_thread(lose_and_come_back, consul, sidecar, two)
-        load.stop()
-        tally = await sending
-    assert tally.failed == 0, tally.failures
+        async with steady_load(sidecar, HOST) as tally:
+            await asyncio.to_thread(lose_and_come_back, consul, sidecar, two)
     assert tally.by_instance.keys() == {"web-1", "web-2"}
 
 

@@ -20,7 +20,7 @@ from tests.harness.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
-OPTIONS = 'name="web", id="web-1", address="127.0.0.1", drain=3,'
+OPTIONS = 'name="web", id="web-1", address="127.0.0.1", drain={drain},'
 
 OWN_LIFESPAN = """
 from proxygen.registration import Registration
@@ -91,10 +91,10 @@ def start(consul: ConsulAgent, tmp_path: Path) -> Iterator[Callable[..., Running
     """Start an application made of these files by a command, on a port that is free here."""
     started: list[Running] = []
 
-    def start(files: dict[str, str], *command: str) -> Running:
+    def start(files: dict[str, str], *command: str, drain: int = 3) -> Running:
         port = free_port()
         for name, text in files.items():
-            here = re.sub(r"80[08]0", str(port), text).replace('name="web",', OPTIONS)
+            here = re.sub(r"80[08]0", str(port), text).replace('name="web",', OPTIONS.format(drain=drain))
             # A page's path is not every server's; and the test waits for the first answer.
             here = here.replace('HttpCheck("/healthz")', 'HttpCheck("/", interval=1)')
             (tmp_path / name).write_text(here, encoding="utf-8")
@@ -107,8 +107,8 @@ def start(consul: ConsulAgent, tmp_path: Path) -> Iterator[Callable[..., Running
             process.stop(running.process)
 
 
-def with_aiohttp(start: Callable[..., Running]) -> Running:
-    return start({"app.py": example("README.md", "with_aiohttp")}, sys.executable, "app.py")
+def with_aiohttp(start: Callable[..., Running], **options: int) -> Running:
+    return start({"app.py": example("README.md", "with_aiohttp")}, sys.executable, "app.py", **options)
 
 
 def with_uvicorn(start: Callable[..., Running], app: str = "") -> Running:
@@ -116,9 +116,9 @@ def with_uvicorn(start: Callable[..., Running], app: str = "") -> Running:
     return start({"app.py": text}, sys.executable, "-m", "uvicorn", "--port", "{port}", "app:app")
 
 
-def with_gunicorn(start: Callable[..., Running]) -> Running:
+def with_gunicorn(start: Callable[..., Running], **options: int) -> Running:
     conf = example("docs/how-to/register.md", "with_gunicorn") + "control_socket_disable = True\n"
-    return start({"app.py": WSGI, "gunicorn.conf.py": conf}, sys.executable, "-m", "gunicorn", "app:app")
+    return start({"app.py": WSGI, "gunicorn.conf.py": conf}, sys.executable, "-m", "gunicorn", "app:app", **options)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_an_applications_own_lifespan_runs_within_the_registration(
 def test_a_second_signal_does_not_wait_for_the_drain(
     consul: ConsulAgent, start: Callable[..., Running], framework: Callable[..., Running]
 ) -> None:
-    running = framework(start)
+    running = framework(start, drain=3600)
     running.until_passing()
     running.process.send_signal(signal.SIGTERM)
     running.until_withdrawn()

@@ -280,8 +280,7 @@ def test_a_real_prometheus_scrapes_it_and_the_dashboard_has_something_to_show(
             what="the alert on the quarantine",
             timeout=60,
         )
-        (target,) = prometheus.get("targets")["activeTargets"]
-        assert (target["health"], target["lastError"]) == ("up", "")
+        process.wait_until(prometheus.is_scraping, what="a look that came to an end", timeout=60)
         known = set(prometheus.get("label/__name__/values"))
         # Those of which a sound sidecar without a hold has no series.
         silent = {"proxygen_service_kept_instances"}

@@ -22,7 +22,7 @@ from tests.integration.waiting import answers, steady_load, until
 
 ROOT = Path(__file__).parents[2]
 HOST = "app.example.com"
-REQUESTS = 2000
+REQUESTS = 1000
 
 
 @pytest.mark.slow

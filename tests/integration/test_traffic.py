@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,8 @@ from tests.harness.tools import NginxBinary
 from tests.integration.site import Site
 
 HOST = "web.example.com"
+QUEUE = 10
+"""Lines that the kernel keeps for a socket by default; of more a busy machine may lose some."""
 
 
 def heard(sidecar: Sidecar, service: str) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def until_heard(sidecar: Sidecar, service: str, requests: int) -> dict[str, Any]
         told = sum(float(traffic["requests"]) for traffic in heard(sidecar, service).values())
         return told + state(sidecar)["lost"] >= requests
 
-    process.wait_until(is_all, what=f"{requests} requests heard of", timeout=10)
+    process.wait_until(is_all, what=f"{requests} requests heard of", timeout=60)
     return heard(sidecar, service)
 
 
@@ -65,18 +66,19 @@ def test_figures_are_the_clients_own_counts(site: Site) -> None:
     site.register("counted", (canary := site.app("counted-2")), "route=counted.example.com", "canary=25%")
     site.until_served(canary)
     seen: Counter[tuple[str, int]] = Counter()
+    missed = [1000.0]
+
+    def are_told(requests: int) -> bool:
+        told = sum(figures["requests"] for figures in heard(site.sidecar, "counted").values())
+        missed[:] = [state(site.sidecar)["lost"] - before]
+        return bool(told + missed[0] == requests)
+
     with site.client() as client:
         for number in range(1000):
             answer = client.ask("counted.example.com", "/?status=500" if number % 10 == 0 else "/")
             seen["canary" if answer.instance == "counted-2" else "stable", answer.status] += 1
-    missed = [1000.0]
-
-    def all_told() -> bool:
-        told = sum(figures["requests"] for figures in heard(site.sidecar, "counted").values())
-        missed[:] = [state(site.sidecar)["lost"] - before]
-        return bool(told + missed[0] == 1000)
-
-    process.wait_until(all_told, what="told and lost lines together", timeout=10)
+            if number % QUEUE == QUEUE - 1:
+                process.wait_until(lambda: are_told(number + 1), what="told and lost lines together", timeout=60)  # noqa: B023
     assert missed[0] <= 20
     traffic = heard(site.sidecar, "counted")
     assert traffic.keys() == {"stable", "canary"}
@@ -236,18 +238,17 @@ async def test_what_a_sidecar_that_stands_still_misses_is_counted(
     await send(sidecar, 50)
     until_heard(sidecar, "web", 50)
     os.kill(sidecar.pid, signal.SIGSTOP)
-    began = time.monotonic()
     try:
+        # A request that waited for it would never be answered.
         await send(sidecar, 1500)
     finally:
         os.kill(sidecar.pid, signal.SIGCONT)
-    assert time.monotonic() - began < 20
 
     def all_told() -> bool:
         found = state(sidecar)
         return found["lost"] is not None and found["lost"] > 0 and found["counted"] + found["lost"] == 1550
 
-    process.wait_until(all_told, what="counted and lost lines together", timeout=10)
+    process.wait_until(all_told, what="counted and lost lines together", timeout=60)
     assert state(sidecar)["full"] >= 1
 
 
@@ -255,12 +256,17 @@ async def test_a_sample_is_scaled_back(start: Callable[..., tuple[NginxServer, S
     """Within five standard deviations of a binomial sample, for all requests and for each variant alike."""
     _, sidecar = start(sample=20)
     await send(sidecar, 4000)
-    process.wait_until(lambda: state(sidecar)["counted"] > 600, what="a fifth of the lines")
-    await asyncio.sleep(0.5)
-    traffic = heard(sidecar, "web")
-    lines = state(sidecar)["counted"]
-    assert sum(figures["requests"] for figures in traffic.values()) == lines * 5
-    assert abs(lines - 800) < 5 * (4000 * 0.2 * 0.8) ** 0.5
+    seen: list[Any] = []
+
+    def is_told() -> bool:
+        # The last lines may still come between the two answers, and after them.
+        seen[:] = heard(sidecar, "web"), state(sidecar)["counted"]
+        traffic, lines = seen
+        is_a_fifth = abs(lines - 800) < 5 * (4000 * 0.2 * 0.8) ** 0.5
+        return is_a_fifth and sum(figures["requests"] for figures in traffic.values()) == lines * 5
+
+    await asyncio.to_thread(process.wait_until, is_told, what="a fifth of the lines", timeout=60)
+    traffic, lines = seen
     assert abs(traffic["canary"]["share"] / 10_000 - 0.1) < 5 * (0.1 * 0.9 / lines) ** 0.5
 
 
