@@ -115,7 +115,9 @@ def test_a_refusal_of_a_service_that_is_gone_is_nobodys() -> None:
 
 
 def test_each_service_has_its_own_override() -> None:
-    members = [instance(name, number, f"route={name}.example.com", "canary=10%") for number, name in ((1, "a"), (2, "b"))]
+    members = [
+        instance(name, number, f"route={name}.example.com", "canary=10%") for number, name in ((1, "a"), (2, "b"))
+    ]
     members += [instance(name, 10 + number, f"route={name}.example.com") for number, name in ((1, "a"), (2, "b"))]
     planned = plan(*members, b='{"canary": "30%"}')
     assert (shares(service(planned, "a"))["canary"], shares(service(planned, "b"))["canary"]) == (1000, 3000)
