@@ -108,7 +108,7 @@ def test_weights_and_backups_are_those_of_the_plan() -> None:
         ("10.0.0.1:8080", 2, False),
         ("10.0.0.2:8080", 3, False),
     }
-    assert [(line.weight, line.backup) for line in canary.servers][0] == (1, False)
+    assert next((line.weight, line.backup) for line in canary.servers) == (1, False)
     assert {(line.address, line.weight) for line in canary.servers if line.backup} == {
         ("10.0.0.1:8080", 2),
         ("10.0.0.2:8080", 3),
