@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +80,7 @@ def watching(catalog: Catalog, limits: Limits | None = None) -> Watchman:
 
 
 FOUR = fleet({"a": 3, "b": 3, "c": 3, "d": 3})
+EIGHT = fleet(dict.fromkeys("abcdefgh", 3))
 
 
 # --- what is held
@@ -211,6 +212,44 @@ def test_replaced_instances_are_no_loss() -> None:
     assert watchman.serving("a") == {"new-a-1", "new-a-2", "new-a-3"}
 
 
+def test_what_went_exactly_a_window_ago_still_counts() -> None:
+    for second, is_held in ((61, True), (61.5, False)):
+        watchman = watching(FOUR)
+        assert watchman.see(without(FOUR, a=None, b=None), 1) is None
+        assert (watchman.see(without(FOUR, a=None, b=None, c=[1]), second) is not None) is is_held
+
+
+@pytest.mark.parametrize(("size", "is_held"), [(4, False), (5, True)])
+def test_what_one_service_may_lose_alone_is_less_than_five(size: int, *, is_held: bool) -> None:
+    watchman = watching(fleet({"a": size, "b": 1}))
+    assert (watchman.see(without(fleet({"a": size, "b": 1}), a=None), 1) is not None) is is_held
+
+
+@pytest.mark.parametrize(("loss", "is_held"), [(0.25, True), (0.75, False)])
+def test_the_operator_says_what_part_of_all_servers_is_suspicious(loss: float, *, is_held: bool) -> None:
+    watchman = watching(FOUR, Limits(loss=loss))
+    held = watchman.see(without(FOUR, a=None, b=[1, 2]), 1)
+    assert (held is not None) is is_held
+    assert held is None or "5 of 12 servers went within 1m, more than guard.loss = 0.25" in held.reason
+
+
+def test_instances_that_are_new_make_up_for_none_of_another_service() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    assert watchman.see(replace(gone, services={**gone.services, **fleet({"e": 90}).services}), 1) is not None
+
+
+def test_a_drained_instance_and_one_in_maintenance_are_still_there() -> None:
+    """Two of three were taken out by somebody; the third is no loss of three."""
+    watchman = watching(FOUR, Limits(minimum={"a": 3}))
+    services = dict(FOUR.services)
+    one, two, three = services[ServiceName("a")]
+    taken = (replace(one, health=Health.MAINTENANCE), replace(two, tags=(*two.tags, "proxygen.weight=0")), three)
+    assert watchman.see(replace(FOUR, services={**services, ServiceName("a"): taken}), 1) is None
+    held = watchman.see(replace(FOUR, services={**services, ServiceName("a"): taken[1:]}), 2)
+    assert held is None, "of the one that served one is left"
+
+
 # --- a held service and the others
 
 
@@ -252,6 +291,93 @@ def test_a_hold_is_over_when_the_servers_are_back() -> None:
     watchman = watching(FOUR)
     assert watchman.see(without(FOUR, a=None, b=None, c=None), 1) is not None
     assert watchman.see(FOUR, 6) is None
+
+
+def test_after_a_hold_is_over_the_next_one_lasts_as_long_again() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    assert watchman.see(gone, 1) is not None
+    assert watchman.see(FOUR, 6) is None
+    assert watchman.see(gone, 200) is not None
+    assert watchman.see(gone, 499) is not None
+    assert watchman.see(gone, 500) is None
+
+
+def _eight_of_which_five_went(watchman: Watchman) -> Catalog:
+    first = without(EIGHT, a=None, b=None, c=None, d=None, e=None)
+    assert watchman.see(first, 1) is not None
+    return first
+
+
+def _let_go(watchman: Watchman, gone: Catalog) -> float:
+    watchman.guard.release()
+    assert watchman.see(gone, 2) is None
+    return 3
+
+
+def _believe(watchman: Watchman, gone: Catalog) -> float:
+    assert watchman.see(gone, 301) is None
+    return 302
+
+
+@pytest.mark.parametrize("end", [_let_go, _believe])
+def test_what_a_hold_ended_with_is_over_and_counts_no_more(end: Callable[[Watchman, Catalog], float]) -> None:
+    """Nothing of the first loss is added to a later one, and the later one begins anew."""
+    watchman = watching(EIGHT)
+    first = _eight_of_which_five_went(watchman)
+    now = end(watchman, first)
+    second = without(first, f=[1, 2, 3])
+    assert watchman.see(second, now) is None, "three of the nine that there are"
+    third = without(second, g=[1, 2])
+    held = watchman.see(third, now + 1)
+    assert held is not None
+    assert "5 of 9 servers" in held.reason
+    assert held.services == {"g": 2, "f": 3}
+    assert watchman.see(third, now + 300) is not None
+    assert watchman.see(third, now + 301) is None
+
+
+@pytest.mark.parametrize("end", [_let_go, _believe])
+def test_after_a_hold_ended_a_loss_as_large_is_held_again(end: Callable[[Watchman, Catalog], float]) -> None:
+    watchman = watching(EIGHT)
+    first = _eight_of_which_five_went(watchman)
+    now = end(watchman, first)
+    second = without(first, f=None, g=None)
+    assert watchman.see(second, now) is not None
+    assert watchman.see(second, now + 299) is not None
+    assert watchman.see(second, now + 300) is None
+
+
+def test_a_hold_is_told_with_whom_it_keeps_and_when_it_ends() -> None:
+    watchman = watching(EIGHT)
+    held = watchman.see(without(EIGHT, a=None, b=None, c=None, d=None, e=[1, 2]), 1)
+    assert held is not None
+    assert "; a, b, c and 2 more keep the instances" in held.reason
+    assert held.reason.endswith("and after 5m it is believed")
+    assert held.services == {"a": 3, "b": 3, "c": 3, "d": 3, "e": 2}
+    three = watching(FOUR).see(without(FOUR, a=None, b=None, c=None), 1)
+    assert three is not None
+    assert "; a, b, c keep the instances" in three.reason
+
+
+def test_a_minimum_that_holds_alone_names_no_end() -> None:
+    held = watching(FOUR, Limits(minimum={"a": 3})).see(without(FOUR, a=[1]), 1)
+    assert held is not None
+    assert "guard.minimum_instances; a keeps the instances" in held.reason
+    assert "believed" not in held.reason
+
+
+def test_a_minimum_holds_on_after_a_mass_loss_beside_it_is_believed() -> None:
+    watchman = watching(FOUR, Limits(minimum={"a": 2}))
+    gone = without(FOUR, a=None, b=None, c=None)
+    held = watchman.see(gone, 1)
+    assert held is not None
+    assert held.services.keys() == {"a", "b", "c"}
+    held = watchman.see(gone, 301)
+    assert held is not None
+    assert held.services == {"a": 3}
+    assert watchman.serving("a") == {"a-1", "a-2", "a-3"}
+    assert not watchman.serving("b")
 
 
 def test_the_operator_lets_go() -> None:
@@ -334,6 +460,27 @@ def test_services_that_go_one_by_one_after_the_index_fell_are_held_too() -> None
     assert watchman.see(replace(without(FOUR, a=[1]), index=12), 3) is not None
 
 
+def test_a_wipe_after_which_nothing_went_is_forgotten_after_the_window() -> None:
+    for second, is_held in ((61, True), (62, False)):
+        watchman = watching(FOUR)
+        assert watchman.see(replace(FOUR, index=11), 1) is None
+        assert (watchman.see(replace(without(FOUR, a=[1]), index=12), second) is not None) is is_held
+
+
+def test_a_wipe_that_was_let_go_is_over() -> None:
+    watchman = watching(FOUR)
+    some = replace(without(FOUR, a=[1]), index=11)
+    assert watchman.see(some, 1) is not None
+    watchman.guard.release()
+    assert watchman.see(some, 2) is None
+    assert watchman.see(replace(without(some, b=[1]), index=12), 3) is None
+
+
+def test_an_index_that_stands_still_is_no_wipe() -> None:
+    watchman = watching(FOUR)
+    assert watchman.see(replace(without(FOUR, a=[1]), index=FOUR.index), 1) is None
+
+
 def test_a_real_loss_with_a_growing_index_is_no_wipe() -> None:
     watchman = watching(FOUR)
     assert watchman.see(without(FOUR, a=[1]), 1) is None
@@ -398,3 +545,33 @@ def test_instances_stay_sorted() -> None:
     assert held is not None
     kept: tuple[Instance, ...] = held.catalog.services[ServiceName("a")]
     assert list(kept) == sorted(kept, key=lambda one: one.key)
+
+
+def test_what_is_kept_is_as_it_was_live_and_what_is_there_as_it_is_now() -> None:
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=[1, 2], b=None, c=None)
+    [left] = gone.services[ServiceName("a")]
+    changed = replace(left, tags=(*left.tags, "proxygen.weight=7"), modify_index=4321)
+    held = watchman.see(replace(gone, services={**gone.services, ServiceName("a"): (changed,)}), 1)
+    assert held is not None
+    before = {one.id: one for one in FOUR.services[ServiceName("a")]}
+    assert {one.id: one for one in held.catalog.services[ServiceName("a")]} == {**before, "a-3": changed}
+    assert held.catalog.index == gone.index
+    assert held.catalog.services[ServiceName("d")] is gone.services[ServiceName("d")]
+
+
+def test_a_key_is_node_and_id() -> None:
+    """The same id on another node is another instance, and a loss of the first is one."""
+    watchman = watching(FOUR)
+    moved = {
+        name: tuple(replace(one, node=f"other-{one.node}") for one in instances)
+        if name in ("a", "b", "c")
+        else instances
+        for name, instances in FOUR.services.items()
+    }
+    assert watchman.see(replace(FOUR, services=moved), 1) is None
+    sick = {name: tuple(replace(one, health=Health.CRITICAL) for one in instances) for name, instances in moved.items()}
+    held = watchman.see(replace(FOUR, services=sick), 2)
+    assert held is not None
+    assert {one.node for one in held.catalog.services[ServiceName("a")]} == {f"other-node-{n}" for n in (1, 2, 3)}
+    assert watchman.serving("a") == {"a-1", "a-2", "a-3"}

@@ -12,7 +12,7 @@ from proxygen.errors import TemplateError
 from proxygen.model import Health, Instance
 from proxygen.plan import Planner
 from proxygen.plan.types import Certificate, Memory, Plan, Policy
-from proxygen.render import Rendered, Renderer, Snippets
+from proxygen.render import MAX_PAGE, Rendered, Renderer, Snippets, _hash_sizes
 from proxygen.templating import Templates
 from proxygen.viewing import Surroundings
 from tests import golden
@@ -219,4 +219,95 @@ def _lines_of(rendered: Rendered, name: str) -> list[str]:
         for file in rendered.files
         for number, line in enumerate(file.text.splitlines(), 1)
         if file.owners_at(number) == (name,)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("services", "variables", "hosts", "names"),
+    [(0, 4096, 0, 4096), (682, 4096, 2047, 4096), (683, 8192, 2048, 8192), (1366, 16384, 4097, 16384)],
+)
+def test_tables_have_room_for_all_names_in_powers_of_two(services: int, variables: int, hosts: int, names: int) -> None:
+    """The default server is one of the virtual servers."""
+    some = plan(instance("web", 1, "route=web.example.com"))
+    many = dataclasses.replace(some, services=some.services * services, servers=some.servers[:1] * (hosts + 1))
+    sizes = {size.directive: size.value for size in _hash_sizes(many)}
+    assert sizes == {
+        "server_names_hash_bucket_size": 512,
+        "server_names_hash_max_size": names,
+        "map_hash_bucket_size": 512,
+        "map_hash_max_size": 4096,
+        "variables_hash_bucket_size": 256,
+        "variables_hash_max_size": variables,
+    }
+
+
+def test_what_the_operator_says_himself_is_not_said_again() -> None:
+    """Each may stand only once; what he says in http says nothing of stream."""
+    around = Surroundings(
+        operator_directives=frozenset({"map_hash_max_size"}),
+        operator_stream_directives=frozenset({"variables_hash_bucket_size"}),
+    )
+    members = [instance("web", 1, "route=web.example.com"), instance("db", 2, "protocol=tcp", "listen=5432")]
+    rendered = render(plan(*members), around=around)
+    directives = {
+        path: {line.split()[0] for line in text(rendered, path).splitlines() if "_hash_" in line}
+        for path in ("http.d/00-http.conf", "stream.d/00-stream.conf")
+    }
+    assert directives["http.d/00-http.conf"] == {
+        f"{table}_hash_{what}_size" for table in ("server_names", "map", "variables") for what in ("bucket", "max")
+    } - {"map_hash_max_size"}
+    assert directives["stream.d/00-stream.conf"] == {"variables_hash_max_size"}
+
+
+@pytest.mark.parametrize(
+    ("tags", "reject_handshake", "is_rejected"),
+    [
+        (("route=web.example.com", "tls=c"), True, True),
+        (("route=web.example.com", "tls=c"), False, False),
+        (("route=web.example.com",), True, False),
+        (("route=/", "tls=c"), True, False),
+    ],
+)
+def test_tls_for_other_names_is_rejected_where_some_host_has_it_and_the_default_has_none(
+    tags: tuple[str, ...], *, reject_handshake: bool, is_rejected: bool
+) -> None:
+    around = Surroundings(reject_handshake=reject_handshake)
+    rendered = render(plan(instance("web", 1, *tags), policy=_POLICY), around=around)
+    assert ("ssl_reject_handshake on;" in text(rendered, "http.d/00-http.conf")) is is_rejected
+
+
+@pytest.mark.parametrize(("written", "read"), [("a", "a\n"), ("a\n", "a\n"), ("", "\n")])
+def test_a_fragment_ends_with_its_line(written: str, read: str) -> None:
+    assert Snippets(files={"http.conf": written})["http.conf"] == (read,)
+    assert Snippets()["http.conf"] == ()
+
+
+@pytest.mark.parametrize("length", [MAX_PAGE, MAX_PAGE + 1])
+def test_a_page_may_have_as_many_bytes_as_nginx_reads(length: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("templates")
+    (directory / "503.html").write_text("ä" * (length // 2) + "x" * (length % 2))
+    if length == MAX_PAGE:
+        Renderer(Templates(directory), Surroundings(), Snippets())
+    else:
+        with pytest.raises(TemplateError, match=r"503\.html"):
+            Renderer(Templates(directory), Surroundings(), Snippets())
+
+
+def test_a_stream_with_the_operators_fragment_is_nobodys_alone_and_http_is_told_from_it() -> None:
+    members = [instance("web", 1, "route=web.example.com"), instance("db", 2, "protocol=tcp", "listen=5432")]
+    for snippets, owners in (({}, ("db",)), ({"stream": "# mine"}, ())):
+        files = {file.path: file for file in render(plan(*members), **snippets).files}
+        assert files["stream.d/streams.conf"].owners_at(1) == owners
+        assert files["http.d/10-upstreams.conf"].owners_at(1) == ("web",)
+        assert "_db_" not in files["http.d/10-upstreams.conf"].text
+
+
+def test_a_unit_says_which_upstreams_and_servers_the_plan_means() -> None:
+    planned = plan(
+        instance("web", 1, "route=web.example.com"), instance("web", 2, "route=web.example.com", "canary=5%")
+    )
+    (file,) = [file for file in render(planned).files if file.path == "http.d/10-upstreams.conf"]
+    stable, canary = (each.name for each in planned.services[0].upstreams)
+    assert [unit.upstreams for unit in file.units] == [
+        ((stable, ("10.0.0.1:8080",)), (canary, ("10.0.0.2:8080", "10.0.0.1:8080")))
     ]

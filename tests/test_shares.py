@@ -19,6 +19,7 @@ from proxygen.shares import (
     format_share,
     parse_override,
     parse_share,
+    parse_variant_name,
     ranges,
     settle_shares,
 )
@@ -90,6 +91,13 @@ def test_nothing_else_is_a_share(text: str) -> None:
     assert len(str(refusal.value)) < 250
 
 
+@pytest.mark.parametrize(
+    ("points", "text"), [(0, "0%"), (1, "0.01%"), (110, "1.1%"), (1000, "10%"), (1205, "12.05%"), (10_000, "100%")]
+)
+def test_a_share_is_written_in_as_few_characters_as_possible(points: int, text: str) -> None:
+    assert format_share(Share(points)) == text
+
+
 @given(shares())
 def test_share_survives_its_text(share: Share) -> None:
     assert parse_share(format_share(share)) == share
@@ -126,6 +134,15 @@ def test_override_gives_each_variant_its_share(asked: dict[str, Share]) -> None:
 def test_override_that_says_something_else_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_override(text)
+
+
+@pytest.mark.parametrize(("name", "is_one"), [("a" * 31, True), ("a" * 32, False), ("a-9", True), ("-a", False)])
+def test_a_variants_name_has_at_most_31_characters_and_begins_with_a_letter(name: str, *, is_one: bool) -> None:
+    if is_one:
+        assert parse_variant_name(name) == name
+    else:
+        with pytest.raises(ValueError, match="not a variant's name"):
+            parse_variant_name(name)
 
 
 @given(hostile_text())
@@ -202,6 +219,24 @@ def test_only_one_alive_gets_everything_even_at_zero() -> None:
     assert settle_shares({}, frozenset({STABLE})) == {STABLE: WHOLE}
 
 
+def test_shares_of_more_than_the_whole_are_scaled_by_all_that_was_asked_and_not_by_who_is_alive() -> None:
+    """A variant that comes back then takes its part from stable and from no other one on trial."""
+    asked = {"canary": Share(8000), "blue": Share(8000)}
+    assert settle_shares(asked, frozenset({"canary", STABLE})) == {"canary": 5000, "blue": 0, STABLE: 5000}
+    assert settle_shares(asked, frozenset({"canary", "blue", STABLE})) == {"canary": 5000, "blue": 5000, STABLE: 0}
+
+
+def test_a_variant_for_which_nothing_was_asked_serves_only_where_nobody_else_can() -> None:
+    assert settle_shares({}, frozenset({CANARY, STABLE})) == {CANARY: 0, STABLE: WHOLE}
+    assert settle_shares({"blue": Share(1)}, frozenset({CANARY, "blue"})) == {CANARY: 0, "blue": WHOLE, STABLE: 0}
+    assert settle_shares({}, frozenset({CANARY})) == {CANARY: WHOLE, STABLE: 0}
+
+
+def test_without_stable_several_at_zero_share_evenly() -> None:
+    asked = {CANARY: Share(0), "blue": Share(0)}
+    assert settle_shares(asked, frozenset(asked)) == {"blue": 5000, CANARY: 5000, STABLE: 0}
+
+
 def test_share_for_stable_cannot_be_asked() -> None:
     with pytest.raises(ValueError, match="stable gets what is left"):
         settle_shares({STABLE: Share(1)}, frozenset({STABLE}))
@@ -218,6 +253,22 @@ def test_positive_weight_keeps_a_part_before_any_other_is_rounded_up(weights: di
     total = sum(weights.values())
     rounded_up = [name for name, part in parts.items() if part > 1 and part > Fraction(WHOLE * weights[name], total)]
     assert not (rounded_away and rounded_up)
+
+
+def test_a_weight_of_one_beside_three_large_ones_is_not_rounded_away() -> None:
+    """Two units are left to give, and two of the large ones have the larger remainders."""
+    assert apportion(10_000, {"tiny": 1, "x": 9999, "y": 9998, "z": 9997}) == {
+        "tiny": 1,
+        "x": 3333,
+        "y": 3333,
+        "z": 3333,
+    }
+
+
+def test_what_rounding_leaves_goes_by_the_largest_remainder_and_then_by_name() -> None:
+    assert apportion(10, {"a": 26, "b": 55, "c": 19}) == {"a": 3, "b": 5, "c": 2}
+    assert apportion(10_000, {"c": 1, "b": 1, "a": 1}) == {"a": 3334, "b": 3333, "c": 3333}
+    assert apportion(1, {"b": 5, "a": 5, "c": 0}) == {"a": 1, "b": 0, "c": 0}
 
 
 # --- ranges ----------------------------------------------------------------------------------------------------------
@@ -273,3 +324,8 @@ def test_canary_stands_at_the_bottom_the_second_at_the_top_and_stable_between() 
         (7000, STABLE),
         (1000, "blue"),
     )
+
+
+def test_other_variants_are_stacked_from_the_top_down_by_the_alphabet() -> None:
+    shares = {"red": Share(300), STABLE: Share(7000), "blue": Share(1000), CANARY: Share(1500), "green": Share(200)}
+    assert [variant for _, variant in ranges(shares)] == [CANARY, STABLE, "red", "green", "blue"]

@@ -135,3 +135,48 @@ def test_others_and_their_order_are_left_alone() -> None:
     assert found.services[shop.service] == (shop,)
     assert found.services[two.service][1] == two
     assert found.index == before.index
+
+
+def test_what_is_kept_the_longest_is_due_first_and_only_what_is_new_is_told() -> None:
+    ones = [instance(name, number, speaks=True) for number, name in enumerate(("web", "shop", "api"), 1)]
+    known = knowing(*ones)
+    first = known.keep(catalog(ones[0], ones[1], unchecked(ones[2])), 100)
+    assert ([one.id for one in first.begun], first.due) == (["api-3"], LIMIT)
+    second = known.keep(catalog(*map(unchecked, ones)), 140)
+    assert ([one.id for one in second.begun], second.due) == (["shop-2", "web-1"], LIMIT - 40)
+    third = known.keep(catalog(*map(unchecked, ones)), 100 + LIMIT)
+    assert (third.begun, third.due) == ((), 40)
+    assert sorted(health(third.catalog)) == [Health.CRITICAL, Health.PASSING, Health.PASSING]
+
+
+def test_each_instance_keeps_the_health_that_it_had_itself() -> None:
+    ones = [
+        instance("web", 1, speaks=True),
+        instance("web", 2, speaks=True, health=Health.WARNING),
+        instance("web", 3, speaks=True),
+    ]
+    kept = knowing(*ones).keep(catalog(*map(unchecked, ones)), 0).catalog
+    assert health(kept) == [Health.PASSING, Health.WARNING, Health.PASSING]
+    assert all(one.speaks for instances in kept.services.values() for one in instances)
+
+
+@pytest.mark.parametrize("change", [{"node": "elsewhere"}, {"datacenter": "dc9"}])
+def test_the_same_id_elsewhere_is_another_instance(change: dict[str, Any]) -> None:
+    assert health(knowing(served()).keep(catalog(unchecked(served(), **change)), 0).catalog) == [Health.CRITICAL]
+
+
+def test_a_failure_while_unchecked_is_kept_apart_for_each_instance() -> None:
+    one, two = served(), instance("web", 2, speaks=True)
+    known = knowing(one, two)
+    known.keep(catalog(replace(one, health=Health.CRITICAL), two), 1)
+    assert health(known.keep(catalog(unchecked(one), unchecked(two)), 2).catalog) == [Health.CRITICAL, Health.PASSING]
+    # It goes on while it is seen unchecked, and until it was seen healthy.
+    assert health(known.keep(catalog(unchecked(one), unchecked(two)), 3).catalog) == [Health.CRITICAL, Health.PASSING]
+
+
+def test_what_is_live_last_counts() -> None:
+    known = knowing(served())
+    known.accept(catalog(served(health=Health.CRITICAL)))
+    assert health(known.keep(catalog(unchecked(served())), 0).catalog) == [Health.CRITICAL]
+    known.accept(catalog(served(health=Health.WARNING)))
+    assert health(known.keep(catalog(unchecked(served())), 1).catalog) == [Health.WARNING]

@@ -39,3 +39,39 @@ def test_size_is_a_whole_number_with_an_optional_unit(text: str, size: int) -> N
 def test_anything_else_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "0ms"),
+        (1, "1ms"),
+        (1500, "1500ms"),
+        (60_000, "1m"),
+        (90_000, "90s"),
+        (7_200_000, "2h"),
+        (5_400_000, "90m"),
+        (172_800_000, "2d"),
+    ],
+)
+def test_a_duration_is_written_in_the_largest_unit_that_fits(milliseconds: int, text: str) -> None:
+    assert format_duration(milliseconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0"), (1023, "1023"), (1024, "1k"), (1536, "1536"), (3 << 20, "3m"), (5 << 30, "5g")]
+)
+def test_a_size_is_written_in_the_largest_unit_that_fits(size: int, text: str) -> None:
+    assert format_size(size) == text
+
+
+@pytest.mark.parametrize("unit", ["h", "m"])
+def test_hours_and_minutes_are_not_mistaken(unit: str) -> None:
+    assert parse_duration(f"3{unit}") == {"h": 10_800_000, "m": 180_000}[unit]
+
+
+def test_a_number_has_at_most_fifteen_digits() -> None:
+    assert parse_size("9" * 15) == parse_duration("9" * 15 + "ms") == 10**15 - 1
+    for parse, text in ((parse_size, "1" + "0" * 15), (parse_duration, "1" + "0" * 15 + "ms")):
+        with pytest.raises(ValueError, match="is not a"):
+            parse(text)

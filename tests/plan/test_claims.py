@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.model import Health, ServiceName
+from proxygen.plan.claims import may_claim
 from proxygen.plan.types import Memory, Policy, PortClaim, RouteClaim
 from tests.plan.catalogs import instance, plan, routes
 
@@ -71,6 +72,55 @@ def test_a_policy_says_who_may_claim_a_host() -> None:
     assert routes(planned) == {"app.example.com/": "shop-web", "free.example.org/": "evil"}
     (conflict,) = planned.conflicts
     assert (conflict.loser, "policy" in conflict.reason) == ("evil", True)
+
+
+def test_a_host_that_several_rules_name_belongs_to_the_services_of_all_of_them() -> None:
+    """Whichever rule stands first, and whichever of its patterns matches."""
+    first, second = ("*.example.com", ("ops", "shop-*")), ("app.*", ("blog", "web"))
+    for rules in ({first[0]: first[1], second[0]: second[1]}, {second[0]: second[1], first[0]: first[1]}):
+        may = [
+            name
+            for name in ("ops", "shop-1", "blog", "web", "evil")
+            if may_claim(ServiceName(name), RouteClaim("app.example.com", "/"), rules)
+        ]
+        assert may == ["ops", "shop-1", "blog", "web"]
+        assert not may_claim(ServiceName("web"), RouteClaim("own.example.com", "/"), rules)
+        assert may_claim(ServiceName("evil"), RouteClaim("example.org", "/"), rules)
+
+
+def test_rules_are_for_hosts_and_leave_ports_to_everybody() -> None:
+    assert may_claim(ServiceName("db"), PortClaim("tcp", 5432), {"*": ("web",)})
+    assert not may_claim(ServiceName("db"), RouteClaim("", "/"), {"*": ("web",)})
+
+
+def test_a_rule_takes_nothing_from_the_services_that_it_names() -> None:
+    """Each service is judged by itself, before and after one that is refused."""
+    policy = Policy(claims={"app.example.com": ("a", "c")})
+    planned = plan(*(instance(name, number, APP) for number, name in enumerate("abc", 1)), policy=policy)
+    assert routes(planned) == {"app.example.com/": "a"}
+    assert [(each.loser, each.holder) for each in planned.conflicts] == [("b", None), ("c", "a")]
+
+
+def test_the_age_of_a_claim_is_when_it_was_registered_and_not_when_it_was_changed() -> None:
+    old = instance("old", 1, APP, create_index=3, modify_index=900)
+    young = instance("young", 2, APP, create_index=7, modify_index=8)
+    assert routes(plan(young, old)) == {"app.example.com/": "old"}
+
+
+def test_the_oldest_instance_counts() -> None:
+    """A rolling deploy replaces one after the other."""
+    old = [instance("old", 1, APP, create_index=3), instance("old", 2, APP, create_index=90)]
+    assert routes(plan(*old, instance("young", 3, APP, create_index=50))) == {"app.example.com/": "old"}
+
+
+def test_every_loser_is_told_in_the_order_of_claims_and_names() -> None:
+    other = "route=a.example.com"
+    planned = plan(instance("c", 9, APP, other), instance("b", 5, APP, other), instance("a", 7, APP))
+    assert [(str(each.claim), each.holder, each.loser) for each in planned.conflicts] == [
+        ("a.example.com/", "b", "c"),
+        ("app.example.com/", "b", "a"),
+        ("app.example.com/", "b", "c"),
+    ]
 
 
 def test_a_policy_takes_a_route_from_one_who_held_it_before() -> None:

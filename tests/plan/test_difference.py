@@ -69,3 +69,41 @@ _plans = st.lists(_instances, max_size=5, unique_by=lambda one: (one.service, on
 @given(_plans, _plans)
 def test_nothing_is_said_where_and_only_where_nothing_differs(before: Plan, after: Plan) -> None:
     assert (said(before, after) == "") == (services(before) == services(after))
+
+
+def _five(*changed: Instance) -> Plan:
+    by_id = {number: instance("web", number, "route=web.example.com", "canary=7%") for number in range(1, 4)}
+    by_id |= {number: instance("web", number, "route=web.example.com", "variant=b:5%") for number in (4, 5)}
+    by_id |= {int(one.id.removeprefix("web-")): one for one in changed}
+    return plan(*by_id.values())
+
+
+def test_instances_are_counted_by_what_became_of_them() -> None:
+    sick = [instance("web", number, "route=web.example.com", "canary=7%", health=Health.CRITICAL) for number in (1, 2)]
+    drained = instance("web", 3, "route=web.example.com", "canary=7%", "weight=0")
+    heavy = instance("web", 4, "route=web.example.com", "variant=b:5%", "weight=4")
+    assert said(_five(), _five(*sick, drained, heavy)) == (
+        "web: 1 instance now drained, 2 instances now unhealthy, 1 instance changed"
+    )
+
+
+def test_shares_are_told_by_variant_and_stables_not() -> None:
+    before = plan(WEB, CANARY, instance("web", 3, "route=web.example.com", "variant=b:5%"))
+    after = plan(
+        WEB,
+        instance("web", 2, "route=web.example.com", "canary=12.5%"),
+        instance("web", 3, "route=web.example.com", "variant=b:4%"),
+    )
+    assert said(before, after) == "web: b 5% -> 4%, canary 10% -> 12.5%"
+    assert "->" not in said(plan(WEB, CANARY), plan(WEB)), "a variant that went is an instance fewer"
+
+
+def test_as_many_services_as_may_be_named_are() -> None:
+    many = [instance(f"s{number}", number + 1, f"route=s{number}.example.com") for number in range(MOST_NAMED)]
+    assert said(plan(), plan(*many)) == "; ".join(f"s{number}: new" for number in range(MOST_NAMED))
+
+
+def test_a_new_service_in_quarantine_says_so() -> None:
+    assert said(plan(), plan(instance("web", 1, "route=web.example.com", "weight=x"))) == "web: new, quarantined"
+    good, bad = plan(WEB), plan(instance("web", 1, "route=web.example.com", "weight=x"))
+    assert said(bad, good).startswith("web: served again")

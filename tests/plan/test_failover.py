@@ -172,3 +172,32 @@ def test_a_change_elsewhere_is_planned_though_nothing_changed_here() -> None:
     for some in ((), (remote(2),), (remote(3),), ()):
         now = planner.plan(replace(here, elsewhere=there("dc2", *some)), Memory(), {})
         assert addresses(upstream(service(now, "web"), "stable"), backup=True) == {one.address for one in some}
+
+
+def test_the_local_datacenter_and_one_that_is_unknown_are_passed_over_and_the_next_stands_behind() -> None:
+    planned = web(instance("web", 1, WEB[0], "failover=dc1,dc9,dc2,dc3"), dc2=(remote(2),), dc3=(remote(3),))
+    assert addresses(upstream(planned, "stable"), backup=True) == {"10.0.0.2"}
+    assert states(planned) == {"10.0.0.2": "standby"}
+
+
+def test_weights_count_elsewhere_too() -> None:
+    planned = web(instance("web", 1, *WEB), dc2=(remote(2, "weight=3"), remote(3, "weight=5"), remote(4, "weight=0")))
+    behind = {(one.endpoint.address, one.weight) for one in upstream(planned, "stable").servers if one.backup}
+    assert behind == {("10.0.0.2", 3), ("10.0.0.3", 5)}
+    assert states(planned) == {"10.0.0.2": "standby", "10.0.0.3": "standby", "10.0.0.4": "drained"}
+
+
+def test_of_each_datacenter_the_first_problem_is_told_and_how_many_more() -> None:
+    bad = [remote(number, "weight=heavy") for number in (5, 6, 7)]
+    planned = web(instance("web", 1, *WEB), dc2=(*bad, remote(2)), dc3=(bad[0],))
+    first, second = planned.warnings
+    assert first.startswith("failover leaves out of dc2: instance 'web-5' on 'node-5'")
+    assert first.endswith("(and 2 more)")
+    assert second.startswith("failover leaves out of dc3:")
+    assert "more)" not in second
+
+
+def test_a_standby_stands_behind_stable_and_behind_what_stable_stands_behind() -> None:
+    planned = web(instance("web", 1, *WEB), instance("web", 2, *WEB, "canary=5%"), dc2=(remote(3),))
+    assert addresses(upstream(planned, "canary"), backup=True) == {"10.0.0.1", "10.0.0.3"}
+    assert addresses(upstream(planned, "stable"), backup=True) == {"10.0.0.3"}

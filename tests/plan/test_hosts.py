@@ -99,3 +99,37 @@ _ROUTES = st.lists(
 def test_every_route_is_served_at_its_own_place_whatever_else_is_claimed(stated: list[str]) -> None:
     found = _planned(*stated)
     assert {route: found[route] for route in stated} == {route: route for route in stated}
+
+
+def test_a_wildcards_certificate_serves_the_hosts_that_it_holds_and_not_those_below_them() -> None:
+    policy = Policy(certificates=_CERTIFICATES)
+    planned = plan(
+        instance("wild", 1, "route=*.example.com", "tls=auto"),
+        instance("near", 2, "route=web.example.com/x"),
+        instance("far", 3, "route=a.b.example.com/x"),
+        instance("own", 4, "route=app.example.com/x", "tls=exact"),
+        policy=policy,
+    )
+    chosen = {server.host: server.certificate and server.certificate.name for server in planned.servers}
+    assert chosen == {
+        None: None,
+        "*.example.com": "wild",
+        "web.example.com": "wild",
+        "a.b.example.com": None,
+        "app.example.com": "exact",
+    }
+
+
+def test_locations_stand_sorted_with_those_that_a_wider_host_lends() -> None:
+    planned = plan(
+        instance("a", 1, "route=app.example.com/m", "route=app.example.com/a"),
+        instance("b", 2, "route=*.example.com/k"),
+    )
+    (server,) = [server for server in planned.servers if server.host == "app.example.com"]
+    assert [(item.path, item.service.name) for item in server.locations] == [("/a", "a"), ("/k", "b"), ("/m", "a")]
+
+
+def test_what_a_wider_host_lends_at_one_path_does_not_close_the_next_path_to_it() -> None:
+    found = _planned("app.example.com/own", "*.example.com", "*.example.com/deep")
+    assert found["app.example.com/deep"] == "*.example.com/deep"
+    assert found["app.example.com/"] == "*.example.com"

@@ -55,6 +55,25 @@ def test_a_service_that_asks_for_too_much_is_quarantined_and_nobody_else(tags: l
     assert str(most) in quarantine.reason
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [f"proxygen.route=h{n}.example.com" for n in range(MAX_ROUTES)],
+        [f"proxygen.route=/p{n}" for n in range(MAX_WIDE_ROUTES)],
+        ["proxygen.route=a.example.com", *(f"proxygen.force=header:X-{n}" for n in range(MAX_FORCE_RULES))],
+    ],
+)
+def test_a_service_may_have_all_that_it_may_have(tags: list[str]) -> None:
+    assert not plan(instance(SHOP, *tags)).quarantined
+
+
+def test_named_hosts_are_not_counted_as_wide_and_wildcards_are() -> None:
+    named = [f"proxygen.route=h{n}.example.com" for n in range(MAX_WIDE_ROUTES + 1)]
+    assert not plan(instance(SHOP, *named)).quarantined
+    (found,) = plan(instance(SHOP, *(tag.replace("=", "=*.") for tag in named))).quarantined
+    assert found.reason.startswith(f"{MAX_WIDE_ROUTES + 1} routes of any host or a wildcard are more")
+
+
 def test_hash_weights_keep_their_proportion_and_cost_little() -> None:
     """Each unit of weight is 160 points that nginx sorts at every reload."""
     tags = ("proxygen.route=a.example.com", "proxygen.balance=hash:$uri")

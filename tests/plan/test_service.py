@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.model import Health, ServiceName
-from proxygen.plan.service import MAX_WEIGHT_SUM, ident_of
-from proxygen.plan.types import InstanceState, Policy, PortClaim, RouteClaim, ServiceState
+from proxygen.plan.service import MAX_HASH_WEIGHT_SUM, MAX_VARIANTS, MAX_WEIGHT_SUM, ident_of, upstream_name
+from proxygen.plan.types import Certificate, InstanceState, Policy, PortClaim, RouteClaim, Service, ServiceState
 from proxygen.shares import WHOLE
 from tests.plan.catalogs import addresses, instance, plan, routes, service, shares, upstream
 
@@ -116,7 +116,214 @@ def test_an_override_that_does_not_parse_leaves_the_last_one_in_force_and_says_s
     assert shares(service(still_bad, "web"))["canary"] == 4_000
 
 
+def test_variants_stand_with_stable_first_then_the_canary_then_by_name() -> None:
+    planned = service(
+        plan(
+            instance("web", 1, WEB),
+            instance("web", 2, WEB, "variant=red:7%"),
+            instance("web", 3, WEB, "variant=blue:5%"),
+            instance("web", 4, WEB, "canary=20%"),
+        ),
+        "web",
+    )
+    assert [(each.name, each.asked, each.effective) for each in planned.variants] == [
+        ("stable", 6800, 6800),
+        ("canary", 2000, 2000),
+        ("blue", 500, 500),
+        ("red", 700, 700),
+    ]
+    assert [each.variant for each in planned.upstreams] == ["stable", "canary", "blue", "red"]
+    assert planned.split is not None
+    assert [(size, _variant(planned, name)) for size, name in planned.split.pieces] == [
+        (2000, "canary"),
+        (6800, "stable"),
+        (700, "red"),
+        (500, "blue"),
+    ]
+
+
+def _variant(planned: Service, name: str) -> str:
+    return next(each.variant for each in planned.upstreams if each.name == name)
+
+
+def test_stable_is_asked_for_nothing_below_zero() -> None:
+    planned = service(
+        plan(instance("web", 1, WEB), instance("web", 2, WEB, "canary=70%"), instance("web", 3, WEB, "variant=b:60%")),
+        "web",
+    )
+    assert [(each.name, each.asked) for each in planned.variants] == [("stable", 0), ("canary", 7000), ("b", 6000)]
+
+
+def test_an_override_may_raise_a_share_and_changes_the_others_not() -> None:
+    members = [instance("web", 1, WEB), instance("web", 2, WEB, "canary=10%"), instance("web", 3, WEB, "variant=b:5%")]
+    planned = service(plan(*members, web='{"canary": "60%", "unknown": "3%"}'), "web")
+    assert shares(planned) == {"stable": 3500, "canary": 6000, "b": 500}
+
+
+def test_a_disagreement_on_a_share_is_told_once_for_each_variant() -> None:
+    members = [
+        instance("web", number, WEB, f"variant={name}:{share}%")
+        for number, (name, share) in enumerate([("b", 3), ("a", 1), ("b", 2), ("a", 1), ("b", 4), ("c", 9), ("c", 8)])
+    ]
+    planned = service(plan(*members), "web")
+    assert [warning.split()[3] for warning in planned.warnings] == ["b", "c"]
+    assert {each.name: each.asked for each in planned.variants} == {"stable": 8900, "a": 100, "b": 200, "c": 800}
+
+
+# --- where requests are divided
+
+
+def test_one_variant_that_nothing_forces_needs_no_split() -> None:
+    assert service(plan(instance("web", 1, WEB), instance("web", 2, WEB)), "web").split is None
+
+
+@pytest.mark.parametrize(
+    "more", [("force=header:X-Canary",), ("canary=0%",), ("canary=100%",), ("canary=0%", "force=header:X-Canary")]
+)
+def test_a_second_upstream_or_a_rule_that_forces_needs_one(more: tuple[str, ...]) -> None:
+    """At 0 % and at 100 % too: the virtual servers then stay as they are when a share gets there."""
+    split = service(plan(instance("web", 1, WEB), instance("web", 2, WEB, *more)), "web").split
+    assert split is not None
+    assert sum(size for size, _ in split.pieces) == WHOLE
+
+
+def test_a_rule_leads_to_the_variant_of_the_instance_that_states_it() -> None:
+    planned = service(
+        plan(
+            instance("web", 1, WEB, "force=header:X-Stable:yes", "force=header:X-All"),
+            instance("web", 2, WEB, "canary=10%", "force=cookie:canary", "force=header:X-All"),
+            instance("web", 3, WEB, "variant=blue:5%", "force=header:X-Blue:b", "force=header:X-All"),
+            instance("web", 4, WEB, "variant=amber:5%", "force=header:X-Both:1"),
+            instance("web", 5, WEB, "variant=blue:5%", "force=header:X-Both:1"),
+        ),
+        "web",
+    )
+    assert planned.split is not None
+    assert [
+        (rule.source, rule.name, rule.value, _variant(planned, rule.upstream), _variant(planned, rule.otherwise))
+        for rule in planned.split.force
+    ] == [
+        ("header", "x-all", None, "canary", "stable"),
+        ("header", "x-blue", "b", "blue", "stable"),
+        ("header", "x-both", "1", "amber", "stable"),
+        ("header", "x-stable", "yes", "canary", "stable"),
+        ("cookie", "canary", None, "canary", "stable"),
+    ]
+
+
+def test_rules_for_one_name_stand_by_value_and_the_bare_one_first() -> None:
+    forces = ("force=header:X-To:b", "force=header:X-To", "force=header:X-To:a", "force=cookie:a")
+    planned = service(plan(instance("web", 1, WEB), instance("web", 2, WEB, "canary=1%", *forces)), "web")
+    assert planned.split is not None
+    assert [(rule.source, rule.value) for rule in planned.split.force] == [
+        ("header", None),
+        ("header", "a"),
+        ("header", "b"),
+        ("cookie", None),
+    ]
+
+
+def test_a_rule_for_a_variant_that_is_down_leads_to_stable() -> None:
+    down = instance("web", 2, WEB, "canary=10%", "force=header:X-Canary", health=Health.CRITICAL)
+    planned = service(plan(instance("web", 1, WEB), down, instance("web", 3, WEB, "variant=b:1%")), "web")
+    assert planned.split is not None
+    [rule] = planned.split.force
+    assert (_variant(planned, rule.upstream), _variant(planned, rule.otherwise)) == ("stable", "stable")
+
+
+def test_where_stable_is_down_what_is_not_forced_goes_to_one_that_is_there() -> None:
+    down = instance("web", 1, WEB, health=Health.CRITICAL)
+    members = [instance("web", 2, WEB, "canary=10%", "force=header:X-C"), instance("web", 3, WEB, "variant=b:30%")]
+    planned = service(plan(down, *members), "web")
+    assert planned.split is not None
+    [rule] = planned.split.force
+    assert (_variant(planned, rule.upstream), _variant(planned, rule.otherwise)) == ("canary", "b")
+
+
 # --- upstreams
+
+
+@pytest.mark.parametrize(
+    ("method", "canaries", "backups", "balanced"),
+    [
+        ("round_robin", 1, {"10.0.0.1", "10.0.0.2"}, True),
+        ("round_robin", 2, {"10.0.0.1", "10.0.0.2"}, True),
+        ("least_conn", 2, {"10.0.0.1", "10.0.0.2"}, True),
+        *(
+            (method, count, {"10.0.0.1", "10.0.0.2"} if count == 1 else set(), count > 1)
+            for method in ("ip_hash", "random", "hash:$uri", "hash:header:X-User", "hash:cookie:sid")
+            for count in (1, 2)
+        ),
+    ],
+)
+def test_a_method_that_knows_no_backup_is_left_out_where_there_is_one_server_to_choose_from(
+    method: str, canaries: int, backups: set[str], *, balanced: bool
+) -> None:
+    """nginx refuses the backup, and with it everybody's configuration; one dead canary without a backup is an error for
+    its whole share."""
+    tags = (WEB, f"balance={method}")
+    members = [instance("web", number, *tags) for number in (1, 2)]
+    members += [instance("web", 10 + number, *tags, "canary=5%") for number in range(canaries)]
+    planned = service(plan(*members), "web")
+    assert addresses(upstream(planned, "canary"), backup=True) == backups
+    assert upstream(planned, "canary").balanced is balanced
+    assert upstream(planned, "stable").balanced
+
+
+def test_what_stands_behind_a_variant_has_stables_weights() -> None:
+    members = [instance("web", 1, WEB, "weight=6"), instance("web", 2, WEB, "weight=9"), instance("web", 3, WEB)]
+    canary = upstream(service(plan(*members, instance("web", 4, WEB, "canary=5%", "weight=7")), "web"), "canary")
+    assert {(server.endpoint.address, server.weight, server.backup) for server in canary.servers} == {
+        ("10.0.0.4", 1, False),
+        ("10.0.0.1", 6, True),
+        ("10.0.0.2", 9, True),
+        ("10.0.0.3", 1, True),
+    }
+    assert [server.backup for server in canary.servers] == [False, True, True, True], "own servers first"
+
+
+def _weights(*weights: int, tags: tuple[str, ...] = ()) -> list[int]:
+    members = [instance("web", number, WEB, *tags, weight_passing=each) for number, each in enumerate(weights, 1)]
+    servers = upstream(service(plan(*members), "web"), "stable").servers
+    return [server.weight for server in sorted(servers, key=lambda server: server.endpoint)]
+
+
+def test_weights_are_written_as_small_as_they_can_be() -> None:
+    assert _weights(4, 6, 10) == [2, 3, 5]
+    assert _weights(3, 4) == [3, 4]
+    assert _weights(5000, 5000) == [1, 1]
+
+
+def test_weights_are_scaled_down_only_where_their_sum_is_too_much() -> None:
+    assert _weights(MAX_WEIGHT_SUM - 1, 1) == [MAX_WEIGHT_SUM - 1, 1]
+    assert _weights(30_001, 10_000, 1) == [7499, 2499, 1]
+    hashed = ("balance=hash:header:X-User",)
+    assert _weights(MAX_HASH_WEIGHT_SUM - 1, 1, tags=hashed) == [MAX_HASH_WEIGHT_SUM - 1, 1]
+    assert _weights(300, 101, tags=hashed) == [74, 25]
+    assert _weights(300, 101, tags=("balance=ip_hash",)) == [300, 101]
+
+
+def test_more_servers_than_a_hash_has_units_keep_their_proportion_still() -> None:
+    weights = _weights(*[2] * MAX_HASH_WEIGHT_SUM, 1, tags=("balance=hash:$uri",))
+    assert set(weights) == {1}
+    assert len(weights) == MAX_HASH_WEIGHT_SUM + 1
+
+
+def test_an_upstreams_name_tells_service_and_variant_apart() -> None:
+    names = {
+        upstream_name(ident_of(ServiceName(name)), variant) for name in ("a", "b") for variant in ("x-y", "x", "y")
+    }
+    assert len(names) == 6
+    assert upstream_name(ident_of(ServiceName("a")), "x-y").endswith("_x_y")
+
+
+def test_a_request_gets_past_the_servers_of_the_largest_variant_that_has_a_backup() -> None:
+    members = [instance("web", number, WEB) for number in (1, 2, 3, 4, 5)]
+    assert service(plan(*members), "web").before_backup == 0
+    members += [instance("web", 10 + number, WEB, "canary=5%") for number in range(2)]
+    members += [instance("web", 20 + number, WEB, "variant=b:5%") for number in range(4)]
+    members += [instance("web", 30, WEB, "variant=c:5%")]
+    assert service(plan(*members), "web").before_backup == 4
 
 
 def test_stable_stands_behind_the_canary_and_never_the_canary_behind_stable() -> None:
@@ -216,6 +423,64 @@ def test_the_newest_registration_decides_an_option_and_a_disagreement_is_told() 
         planned = service(plan(*members), "web")
         assert planned.options.timeout == 20_000
         assert any("timeout" in warning for warning in planned.warnings)
+
+
+def test_the_newest_is_the_one_that_was_changed_last_and_not_the_one_that_came_last() -> None:
+    first = instance("web", 1, WEB, "timeout=10s", create_index=5, modify_index=90)
+    last = instance("web", 2, WEB, "timeout=20s", create_index=50, modify_index=60)
+    for members in ((first, last), (last, first)):
+        planned = service(plan(*members), "web")
+        assert planned.options.timeout == 10_000
+        assert planned.registered == 5
+
+
+def test_between_registrations_of_one_moment_node_and_id_decide() -> None:
+    ones = [instance("web", number, WEB, f"retries={number}", modify_index=7) for number in (3, 1, 2)]
+    assert service(plan(*ones), "web").options.retries == 1
+
+
+def test_each_option_is_taken_from_the_newest_that_states_it() -> None:
+    members = [
+        instance("web", 1, WEB, "timeout=1s", "retries=1", "keepalive=1", modify_index=10),
+        instance("web", 2, WEB, "timeout=2s", "retries=2", modify_index=20),
+        instance("web", 3, WEB, "timeout=3s", "websocket=false", modify_index=30),
+    ]
+    options = service(plan(*members), "web").options
+    assert (options.timeout, options.retries, options.keepalive, options.websocket) == (3000, 2, 1, False)
+
+
+def test_what_is_an_instances_own_is_no_option_of_the_service_and_no_disagreement() -> None:
+    members = [
+        instance("web", 1, WEB, "weight=1", "force=header:X-A"),
+        instance("web", 2, WEB, "route=b.example.com", "canary=3%", "weight=2", "force=header:X-B"),
+    ]
+    planned = service(plan(*members), "web")
+    assert (planned.options.route, planned.options.variant, planned.options.weight) == ((), None, None)
+    assert planned.options.force == ()
+    assert planned.warnings == ()
+
+
+def test_a_disagreement_names_the_key_and_silence_is_none() -> None:
+    members = [
+        instance("web", 1, WEB, "connect-timeout=1s", "retries=4"),
+        instance("web", 2, WEB, "connect-timeout=2s", "retries=4"),
+        instance("web", 3, WEB, "connect-timeout=2s"),
+    ]
+    assert service(plan(*members), "web").warnings == (
+        "instances disagree on connect-timeout; the newest registration's value is used",
+    )
+
+
+def test_of_exactly_three_unchecked_ones_none_is_left_unnamed() -> None:
+    kept = [instance("web", number, WEB, unchecked=True) for number in (1, 2, 3)]
+    [warning] = service(plan(*kept, instance("web", 4, WEB)), "web").warnings
+    assert warning.endswith("web-1 on node-1, web-2 on node-2, web-3 on node-3")
+
+
+def test_a_password_file_is_the_one_that_the_tag_names() -> None:
+    policy = Policy(htpasswd={"staff": "/h/staff", "boss": "/h/boss"})
+    assert service(plan(instance("web", 1, WEB, "auth=boss"), policy=policy), "web").htpasswd == "/h/boss"
+    assert service(plan(instance("web", 1, WEB), policy=policy), "web").htpasswd is None
 
 
 def test_silence_does_not_take_an_option_away() -> None:
@@ -325,6 +590,65 @@ def test_a_service_without_proxy_tags_is_not_judged() -> None:
 
 def test_a_service_with_proxy_tags_but_no_route_is_not_proxied() -> None:
     assert plan(instance("web", 1, "weight=3")).services == ()
+
+
+def test_a_quarantined_service_keeps_what_its_other_instances_state_too() -> None:
+    members = [
+        instance("web", 1, "route=a.example.com", "weight=x"),
+        instance("web", 2, "route=b.example.com"),
+        instance("web", 3, "weight=x", meta=(("proxygen-route", "c.example.com ; d.example.com"), ("other", "x"))),
+        instance("web", 4, "route=e.example.com", "route=;", "weight=x", meta=(("proxygen-route", "f.example.com"),)),
+    ]
+    planned = service(plan(*members), "web")
+    assert planned.quarantine is not None
+    assert [str(claim) for claim in planned.claims] == [f"{host}.example.com/" for host in "abcde"]
+
+
+def test_a_quarantined_stream_holds_the_ports_of_all_its_instances_but_none_that_nobody_may_have() -> None:
+    members = [
+        instance("db", 1, "protocol=tcp", "listen=5431", "weight=x"),
+        instance("db", 2, "protocol=tcp", "listen=5432"),
+        instance("db", 3, "protocol=udp", "listen=22", "weight=x"),
+        instance("db", 4, "protocol=udp", "weight=x"),
+    ]
+    planned = service(plan(*members), "db")
+    assert planned.claims == (PortClaim("tcp", 5431), PortClaim("tcp", 5432))
+
+
+@pytest.mark.parametrize(
+    ("port", "reason"), [(1023, "not in"), (1024, ""), (2000, ""), (2001, "not in"), (1500, "use")]
+)
+def test_the_range_of_ports_has_both_its_ends(port: int, reason: str) -> None:
+    policy = Policy(stream_ports=range(1024, 2001), reserved_ports=frozenset({1500}))
+    found = service(plan(instance("db", 1, "protocol=tcp", f"listen={port}"), policy=policy), "db").quarantine
+    assert (found is None) is (reason == "")
+    assert found is None or (found.place == "listen" and reason in found.reason)
+    assert found is None or reason != "not in" or "1024-2000" in found.reason
+
+
+def test_without_a_place_for_streams_in_nginx_there_are_none_and_http_goes_on() -> None:
+    policy = Policy(streams=False)
+    planned = plan(instance("db", 1, "protocol=tcp", "listen=5432"), instance("web", 2, WEB), policy=policy)
+    assert [found.service for found in planned.quarantined] == ["db"]
+    assert "stream.d" in planned.quarantined[0].reason
+    assert planned.streams == ()
+
+
+def test_each_host_of_a_service_with_tls_needs_its_certificate() -> None:
+    known = Certificate(name="c", hosts=("a.example.com",), certificate="/c", key="/k", fingerprint="f")
+    both = instance("web", 1, "route=a.example.com", "route=b.example.org", "tls=auto")
+    [found] = plan(both, policy=Policy(certificates=(known,))).quarantined
+    assert found.place == "tls"
+    assert "holds 'b.example.org'; known: c" in found.reason
+    [found] = plan(instance("web", 1, WEB, "tls=d"), policy=Policy(certificates=(known,))).quarantined
+    assert "named 'd'" in found.reason
+
+
+@pytest.mark.parametrize("count", [MAX_VARIANTS, MAX_VARIANTS + 1])
+def test_a_service_has_so_many_variants_and_no_more(count: int) -> None:
+    members = [instance("web", 1, WEB)]
+    members += [instance("web", number, WEB, f"variant=v{number}:1%") for number in range(2, count + 1)]
+    assert (service(plan(*members), "web").quarantine is None) is (count == MAX_VARIANTS)
 
 
 # --- names

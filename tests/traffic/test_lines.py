@@ -75,3 +75,40 @@ def test_no_bytes_break_the_reader(datagram: bytes) -> None:
     """Whoever can open the socket may send what he likes."""
     for line in (parse(datagram), parse(HEADER + datagram)):
         assert line is None or (1 <= line.weight <= 10_000 and line.seconds >= 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_line"),
+    [
+        (b"1 svc 200 0.1", True),
+        (b"010000 svc 200 0.1", True),
+        (b"10000 " + b"x" * 256 + b" 200 0.1", True),
+        (b"10000 " + b"x" * 257 + b" 200 0.1", False),
+        (b"10000 svc 2000 0.1", False),
+        (b"10000 svc 200 12345678", False),
+        (b"10000 svc 200 1234567.123", True),
+        (b"10000 svc 200 0.1234", False),
+        (b"10000 svc 200 0.1, x", False),
+        (b"10000 svc 200 x, 0.1", False),
+    ],
+)
+def test_a_line_may_be_as_long_as_its_fields_and_no_longer(body: bytes, *, is_line: bool) -> None:
+    assert (parse(HEADER + body) is not None) is is_line
+
+
+def test_a_target_is_what_stands_behind_the_last_slash() -> None:
+    for target in (b"svc", b"http://svc", b"grpcs://svc"):
+        line = parse(HEADER + b"10000 " + target + b" 200 0.1")
+        assert line is not None
+        assert line.target == "svc"
+
+
+def test_what_is_no_text_breaks_nothing() -> None:
+    line = parse(HEADER + b"10000 http://\xff 200 0.1 | \xfe:80")
+    assert line is not None
+    assert (line.target, line.server) == ("\ufffd", "\ufffd:80")
+
+
+def test_each_field_has_its_place() -> None:
+    line = parse(HEADER + b"5000 grpc://svc_canary 502 0.25, -, 1.5 | 10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80")
+    assert line == Line(weight=2.0, target="svc_canary", status=502, asked=3, seconds=1.75, server="10.0.0.3:80")

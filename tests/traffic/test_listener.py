@@ -138,3 +138,88 @@ def test_over_the_budget_it_comes_less_often_before_it_looks_at_less() -> None:
     assert [each for pause, each in seen if pause < 0.005] == [1] * sum(pause < 0.005 for pause, _ in seen)
     assert seen[8] == seen[9] == least
     assert seen[-1] == seen[0]
+
+
+@pytest.mark.parametrize(
+    ("used", "pause", "each"),
+    [
+        ([0.1], 0.001, 1),
+        ([0.11], 0.002, 1),
+        ([0.35], 0.0035, 1),
+        ([9.0], 0.005, 1),
+        ([9.0, 0.11], 0.005, 2),
+        ([9.0, 9.0, 0.09], 0.005, 2),
+        ([9.0, 9.0, 9.0, 0.03], 0.005, 2),
+        ([9.0, 9.0, 0.03, 0.03], 0.0025, 1),
+        ([0.0], 0.001, 1),
+        ([9.0] * 20, 0.005, 1024),
+    ],
+)
+def test_a_pause_grows_with_what_was_used_and_shrinks_by_half(used: list[float], pause: float, each: int) -> None:
+    pace = Pace(0.1, shortest=0.001)
+    for part in used:
+        pace.adapt(part)
+    assert (pace.pause, pace.each) == (pytest.approx(pause), each)
+
+
+def test_a_rotated_log_is_counted_from_its_beginning_and_a_truncated_one_too(tmp_path: Path) -> None:
+    log = tmp_path / "error.log"
+    warning = "send() to syslog failed\n"
+    log.write_text(warning * 3)
+    lost = LostLines(log)
+    lost.read()
+    assert lost.count == 0
+    other = tmp_path / "new.log"
+    other.write_text(warning * 5)
+    other.replace(log)
+    lost.read()
+    assert lost.count == 5, "longer than the one before"
+    log.write_text(warning * 2)
+    lost.read()
+    assert lost.count == 7
+    lost.read()
+    assert lost.count == 7
+
+
+def test_a_log_that_comes_later_is_counted_whole(tmp_path: Path) -> None:
+    log = tmp_path / "error.log"
+    lost = LostLines(log)
+    lost.read()
+    log.write_text("send() to syslog failed\n" * 2)
+    lost.read()
+    assert lost.count == 2
+
+
+@pytest.mark.parametrize(("reload", "through_proc"), [("signal", True), ("command", False), ("docker", False)])
+def test_where_nginx_cannot_see_the_process_the_mark_is_a_file(
+    reload: str, tmp_path: Path, tally: Tally, short_directory: Path, *, through_proc: bool
+) -> None:
+    settings = Settings.model_validate({"nginx": {"reload": reload}, "output": {"directory": short_directory}})
+    place = place_of(settings)
+    assert place == Place(socket=short_directory / "traffic.sock", through_proc=through_proc)
+    assert place.mark == short_directory / "traffic.sock.live"
+    with listening(place, tally, budget=1.0, lost=None):
+        assert place.mark.is_symlink() is through_proc
+        assert place.mark.is_file() is not through_proc
+        assert place.socket.stat().st_mode & 0o777 == 0o666
+    assert not place.mark.exists()
+
+
+def test_a_socket_of_the_operators_own_is_taken(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"traffic": {"socket": tmp_path / "own.sock", "sample": 0.01}})
+    assert place_of(settings) == Place(socket=tmp_path / "own.sock", through_proc=True)
+
+
+@pytest.mark.parametrize(("length", "is_speakable"), [(96, True), (97, False)])
+def test_nginx_can_be_told_of_96_characters(length: int, *, is_speakable: bool) -> None:
+    place = Place(socket=Path("/" + "x" * (length - 1)), through_proc=True)
+    assert place.is_speakable is is_speakable
+
+
+def test_a_socket_that_cannot_be_made_says_what_to_set(tmp_path: Path, tally: Tally) -> None:
+    nowhere = Place(socket=tmp_path / "absent" / "traffic.sock", through_proc=True)
+    with (
+        pytest.raises(SettingsError, match=r"absent/traffic\.sock: No such file or directory; set traffic\.socket"),
+        listening(nowhere, tally, budget=1.0, lost=None),
+    ):
+        pass
