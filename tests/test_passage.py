@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from structlog.testing import capture_logs
@@ -431,7 +432,7 @@ def test_retries_begin_with_the_shortest_pause_after_each_success(story: Story) 
             seen = len(story.steps)
             story.until(lambda: len(story.steps) > seen, look=0.1)  # noqa: B023
             times.append(story.now)
-        return [after - before for before, after in zip(times, times[1:], strict=False)]
+        return [after - before for before, after in pairwise(times)]
 
     for extra in (FLEET[:1], FLEET[:2]):
         story.world.nginx.kill()

@@ -235,8 +235,8 @@ def test_a_stamp_of_another_content_is_nowhere_to_go_back_to(site: Site) -> None
     manifest = site.world.output / "generations/000002/manifest.json"
     manifest.write_text(manifest.read_text().replace("0000000000000002", "00000000ffffffff"))
     site.nginx.faults.refused_at_reload = {"bad"}
+    site.nginx.faults.is_signal_refused = True
     with pytest.raises(NginxUnavailable):
-        site.nginx.faults.is_signal_refused = True
         site.apply("bad")
     assert site.live == 1
 

@@ -30,7 +30,7 @@ from proxygen.nginx.disk import explained, is_mounted, write_atomically
     ],
 )
 def test_a_refusal_of_the_disk_says_what_to_do(code: int, advice: str) -> None:
-    with pytest.raises(OutputUnusable, match="^/out cannot hold generations: ") as refused, explained(Path("/out")):
+    with pytest.raises(OutputUnusable, match=r"^/out cannot hold generations: ") as refused, explained(Path("/out")):
         raise OSError(code, os.strerror(code), "/out/state/x")
     assert advice in str(refused.value)
     assert os.strerror(code) in str(refused.value)

@@ -1,4 +1,4 @@
-"""Which process is nginx's master, from a process table made of files: numbers mean little, and other namespaces less."""
+"""Which process is nginx's master, from a process table made of files: a number means little, less in a namespace."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def test_killed_at_any_step_nothing_is_lost(directory: Path) -> None:
     assert killed > 15
 
 
-# --- which generations are kept ----------------------------------------------------------------------------------------
+# --- which generations are kept ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
