@@ -23,6 +23,15 @@ from tests.harness.tools import NginxBinary, find_nginx, missing
 
 # An example that takes long says that the machine is busy; pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("unhurried", deadline=None)
+# For mutmut, which runs each test once for each line that is broken.
+hypothesis.settings.register_profile(
+    "glimpse",
+    deadline=None,
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 hypothesis.settings.load_profile("unhurried")
 
 
