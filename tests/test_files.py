@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,16 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from watchdog.events import (
+    FileClosedNoWriteEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileOpenedEvent,
+)
 
-from proxygen.files import state_of, watching
+from proxygen.files import _Handler, state_of, watching
+from tests.model.clock import simulated_time
 
 
 class Calls:
@@ -93,3 +102,64 @@ def test_a_state_differs_when_a_file_is_another_one_and_not_when_a_directory_was
     (tmp_path / "new").write_text("one")
     (tmp_path / "new").rename(tmp_path / "file")
     assert state_of([tmp_path]) != before
+
+
+def handler_of(loop: asyncio.AbstractEventLoop, told: list[float]) -> _Handler:
+    return _Handler(loop, lambda: told.append(round(loop.time() - 1_000.0, 3)))
+
+
+def events(times: list[float]) -> list[float]:
+    """When a change is told of, where events come at these times."""
+    told: list[float] = []
+    with simulated_time() as loop:
+        handler = handler_of(loop, told)
+        for time in times:
+            loop.call_at(1_000.0 + time, handler.on_any_event, FileModifiedEvent("x"))
+        loop.run_until_complete(asyncio.sleep(10))
+    return told
+
+
+def test_a_change_counts_once_it_is_quiet_and_at_the_latest_a_second_after_it_began() -> None:
+    """A log beside the files is never quiet under load; each change has its own second."""
+    assert events([1.0]) == [1.2]
+    assert events([1.0, 1.1, 1.25]) == [1.45]
+    assert events([1.0, 3.0]) == [1.2, 3.2]
+    flood = events([1 + number / 10 for number in range(31)])
+    assert [round(time, 1) for time in flood] == pytest.approx([2.0, 3.0, 4.0, 4.2], abs=0.21)
+
+
+def test_reading_a_file_is_no_change() -> None:
+    """``nginx -t`` reads all of them."""
+    told: list[float] = []
+    with simulated_time() as loop:
+        handler = handler_of(loop, told)
+        for event in (FileOpenedEvent("x"), FileClosedNoWriteEvent("x")):
+            handler.on_any_event(event)
+        loop.run_until_complete(asyncio.sleep(10))
+        assert told == []
+        for kind in (FileModifiedEvent, FileCreatedEvent, FileDeletedEvent):
+            handler.on_any_event(kind("x"))
+            loop.run_until_complete(asyncio.sleep(10))
+    assert len(told) == 3
+
+
+def test_a_state_is_of_each_file_and_what_any_of_them_is(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    one, two = tmp_path / "one", tmp_path / "folder/two"
+    one.write_text("1")
+    two.write_text("2")
+    states = {state_of([one, tmp_path / "folder"])}
+    two.write_text("22")
+    states.add(state_of([one, tmp_path / "folder"]))
+    os.utime(one, ns=(5, 5))
+    states.add(state_of([one, tmp_path / "folder"]))
+    before = two.stat()
+    (tmp_path / "other").write_text("33")
+    (tmp_path / "other").rename(two)
+    os.utime(two, ns=(before.st_atime_ns, before.st_mtime_ns))
+    states.add(state_of([one, tmp_path / "folder"]))
+    (tmp_path / "folder/three").touch()
+    states.add(state_of([one, tmp_path / "folder"]))
+    two.unlink()
+    states.add(state_of([one, tmp_path / "folder"]))
+    assert len(states) == 6

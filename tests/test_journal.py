@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from proxygen.journal import KEPT, Entry, Journal, load_journal
@@ -52,6 +53,8 @@ async def test_it_is_bounded(output: Path) -> None:
         journal.add(entry(number))
     await written(journal)
     assert [each.generation for each in load_journal(output)] == list(range(50, KEPT + 50))
+    (output / "state/journal.json").write_bytes(msgspec.json.encode([entry(number) for number in range(KEPT + 7)]))
+    assert [each.generation for each in load_journal(output)] == list(range(7, KEPT + 7))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[{}]", b"\xff", b"[" * 100_000, b'[{"at": 1}]'])

@@ -93,6 +93,8 @@ def test_a_failure_that_is_tried_again_is_news_once(outcome: Outcome, kind: Kind
     assert kinds(parts.step(outcome, generation=7, reason="another reason")) == [kind]
     assert kinds(parts.step(Outcome.APPLIED)) == [Kind.APPLIED]
     assert kinds(parts.step(outcome, generation=7, reason="another reason")) == [kind]
+    assert kinds(parts.step(Outcome.UNCHANGED)) == []
+    assert kinds(parts.step(outcome, generation=7, reason="another reason")) == [kind], "it was over in between"
 
 
 def test_a_quarantine_begins_and_ends() -> None:

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import BadInput
+from proxygen.consul.kv import Override
+from proxygen.errors import BadInput, ConflictingWrite, ConsulUnreachable
+from proxygen.model import Instance
 from proxygen.shares import NOTHING, WHOLE, Share
-from proxygen.steering import Lever, format_shares, promoted, refuse_excess, stated_shares
+from proxygen.steering import Lever, Steering, format_shares, promoted, refuse_excess, stated_shares
 from tests.plan.catalogs import instance
 
 SHARES = st.dictionaries(st.sampled_from(["canary", "blue", "green"]), st.integers(0, WHOLE).map(Share))
@@ -62,3 +68,163 @@ def test_the_lowest_share_that_instances_state_is_theirs_and_broken_tags_state_n
     tags = ("canary=10%", "canary=5%", "canary=101%", "variant=blue:1%", "weight=3")
     instances = [instance("web", number, "route=a.example.com", tag) for number, tag in enumerate(tags)]
     assert stated_shares(instances, "proxygen") == {"canary": 500, "blue": 100}
+
+
+# --- over Consul ------------------------------------------------------------------------------------------------------
+
+
+class Kv:
+    """Consul's KV and its instances, as far as a lever reads and writes them."""
+
+    def __init__(self) -> None:
+        self.override: Override | None = None
+        self.instances: list[Instance] = []
+        self.index = 40
+        self.writes: list[str | None] = []
+        self.fails: set[str] = set()
+        self.silent = False
+
+    async def read_override(self, _client: object, service: str) -> Override | None:
+        assert service == "web"
+        if self.silent:
+            await asyncio.sleep(3600)
+        if "read" in self.fails:
+            raise ConsulUnreachable("no route")
+        return self.override
+
+    async def read_service(self, _client: object, service: str, consistency: str) -> list[Instance]:
+        assert (service, consistency) == ("web", "consistent")
+        return self.instances
+
+    async def write_override(self, _client: object, _service: str, value: str, *, index: int) -> None:
+        self._check(index)
+        self.index += 1
+        self.override = Override(value=value, index=self.index)
+        self.writes.append(value)
+
+    async def delete_override(self, _client: object, _service: str, *, index: int) -> None:
+        self._check(index)
+        self.override = None
+        self.writes.append(None)
+
+    def _check(self, index: int) -> None:
+        if "write" in self.fails:
+            raise ConsulUnreachable("no answer")
+        if index != (self.override.index if self.override is not None else 0):
+            raise ConflictingWrite("written by somebody else")
+
+
+@pytest.fixture
+def kv(monkeypatch: pytest.MonkeyPatch) -> Kv:
+    kv = Kv()
+    for name in ("read_override", "read_service", "write_override", "delete_override"):
+        monkeypatch.setattr(f"proxygen.steering.{name}", getattr(kv, name))
+    monkeypatch.setattr("proxygen.steering.instances_of", lambda service, found: found)
+    monkeypatch.setattr("proxygen.steering.override_key", lambda client, service: f"proxygen/canary/{service}")
+    kv.instances = [instance("web", 1, "canary=10%"), instance("web", 2, "variant=blue:30%")]
+    return kv
+
+
+def steering(patience: float | None = None) -> Steering:
+    client: Any = None
+    return Steering(client, tag_prefix="proxygen", patience=patience)
+
+
+async def test_a_lever_is_both_sides_and_what_a_write_has_to_name(kv: Kv) -> None:
+    found = await steering().read("web")
+    assert (found.service, found.key, found.index) == ("web", "proxygen/canary/web", 0)
+    assert (found.in_kv, found.in_tags) == ({}, {"canary": 1000, "blue": 3000})
+    assert (found.is_registered, found.problem) == (True, "")
+    kv.override, kv.instances = Override(value='{"canary": "25%"}', index=41), []
+    found = await steering().read("web")
+    assert (found.index, found.in_kv, found.in_tags, found.is_registered) == (41, {"canary": 2500}, {}, False)
+
+
+async def test_a_text_that_counts_for_nothing_is_told_and_can_be_written_over(kv: Kv) -> None:
+    kv.override = Override(value="nonsense", index=41)
+    found = await steering().read("web")
+    assert (found.index, found.in_kv, found.problem != "") == (41, {}, True)
+    moved = await steering().move(found, {})
+    assert (kv.writes, moved.problem) == (["{}"], "")
+
+
+async def test_a_write_leaves_other_variants_as_they_are_and_can_be_followed_by_another(kv: Kv) -> None:
+    kv.override = Override(value='{"blue": "7%"}', index=41)
+    found = await steering().read("web")
+    moved = await steering().move(found, {"canary": Share(1250)})
+    assert kv.writes == ['{"blue": "7%", "canary": "12.5%"}']
+    assert (moved.index, moved.in_kv) == (41, {"blue": 700, "canary": 1250})
+    assert moved.in_tags == found.in_tags
+    again = await steering().move(moved, {"canary": Share(2000)})
+    assert again.in_kv == {"blue": 700, "canary": 2000}
+    assert (await steering().read("web")).in_kv == again.in_kv
+    cleared = await steering().move(again, None)
+    assert (kv.writes[-1], kv.override) == (None, None)
+    assert (cleared.index, cleared.in_kv, cleared.asked) == (0, {}, cleared.in_tags)
+
+
+async def test_what_is_so_already_is_not_written(kv: Kv) -> None:
+    nothing = await steering().read("web")
+    assert await steering().move(nothing, None) is nothing
+    assert await steering().move(nothing, {}) is nothing
+    kv.override = Override(value='{"canary": "25%"}', index=41)
+    found = await steering().read("web")
+    assert await steering().move(found, {"canary": Share(2500)}) is found
+    assert kv.writes == []
+
+
+async def test_who_read_something_older_writes_nothing(kv: Kv) -> None:
+    found = await steering().read("web")
+    kv.override = Override(value='{"canary": "1%"}', index=41)
+    for shares in ({"canary": Share(2500)}, {"blue": Share(1)}):
+        with pytest.raises(ConflictingWrite):
+            await steering().move(found, shares)
+    older = replace(await steering().read("web"), index=40)
+    with pytest.raises(ConflictingWrite):
+        await steering().move(older, None)
+    assert kv.writes == []
+
+
+async def test_where_the_index_cannot_be_told_any_more_the_next_write_needs_a_read(kv: Kv) -> None:
+    """It was written, and then Consul went away, or somebody else wrote."""
+    found = await steering().read("web")
+    kv.fails = {"read"}
+    moved = await steering().move(found, {"canary": Share(100)})
+    assert (moved.index, moved.in_kv) == (None, {"canary": 100})
+    with pytest.raises(ValueError, match="must be read"):
+        await steering().move(moved, None)
+    kv.fails = set()
+    found = await steering().read("web")
+    write = kv.write_override
+
+    async def overtaken(client: object, service: str, value: str, *, index: int) -> None:
+        await write(client, service, value, index=index)
+        kv.override = Override(value='{"canary": "99%"}', index=99)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("proxygen.steering.write_override", overtaken)
+        assert (await steering().move(found, {"canary": Share(200)})).index is None
+
+
+async def test_an_answer_that_does_not_come_leaves_open_what_became_of_a_write(kv: Kv) -> None:
+    found = await steering().read("web")
+    kv.fails = {"write"}
+    with pytest.raises(ConsulUnreachable, match=r"^read proxygen/canary/web again, .*: no answer$"):
+        await steering().move(found, {"canary": Share(100)})
+    kv.silent = True
+    with pytest.raises(ConsulUnreachable, match=r"did not answer within 0\.01 s$"):
+        await steering(0.01).read("web")
+
+
+def test_the_whole_is_no_excess_and_one_more_is() -> None:
+    refuse_excess({"canary": Share(4000), "blue": Share(6000)})
+    with pytest.raises(BadInput, match=r"is 100\.01%"):
+        refuse_excess({"canary": Share(4001), "blue": Share(6000)})
+
+
+@pytest.mark.parametrize("order", [(10, 5, 7), (5, 7, 10), (7, 10, 5)])
+def test_the_lowest_share_counts_wherever_it_is_stated(order: tuple[int, ...]) -> None:
+    instances = [instance("web", number, f"canary={share}%") for number, share in enumerate(order)]
+    assert stated_shares([*instances, instance("web", 9)], "proxygen") == {"canary": 500}
+    assert stated_shares([instance("web", 1, "canary=100%", prefix="edge")], "edge") == {"canary": WHOLE}
+    assert stated_shares(instances, "edge") == {}

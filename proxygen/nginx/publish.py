@@ -191,8 +191,8 @@ def generations(directory: Path) -> list[Generation]:
 def read_generation(directory: Path, number: int) -> Generation | None:
     """Return one published generation; None where there is none of that number."""
     path = _path(directory, number)
-    # ValueError and KeyError: not a manifest of ours, so not a generation either.
-    with suppress(OSError, ValueError, KeyError):
+    # The other errors: not a manifest of ours, so not a generation either.
+    with suppress(OSError, ValueError, KeyError, TypeError):
         document = json.loads((path / MANIFEST).read_bytes())
         return Generation(
             stamp=Stamp(generation=number, digest=document["digest"]),
@@ -226,7 +226,7 @@ def mark_proven(output: Output, number: int) -> None:
 
 def proven(directory: Path) -> tuple[int, ...]:
     """Return the generations that nginx was seen to run, the latest seen last."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, TypeError):
         numbers = json.loads((directory / _PROVEN).read_bytes())
         return tuple(number for number in numbers if isinstance(number, int))
     return ()

@@ -170,10 +170,9 @@ class Registrator:
                 del self._known[container_id]
                 self._vacate(before.services)
             return
-        services = self._describe(container)
         known = _Known(
             container=container,
-            services=tuple(service for service in services if self._is_free(service, container)),
+            services=self._describe(container),
             stopping_until=before.stopping_until if before is not None else 0.0,
         )
         self._known[container_id] = known
@@ -188,22 +187,26 @@ class Registrator:
                 seat.hurry()
 
     def _describe(self, container: Container) -> tuple[Service, ...]:
+        """Return its services, but those whose id another container of this host has."""
         policy = replace(self._policy, leased=self._leased())
         try:
             services = describe(container, policy, self._health_of(container.id))
         except BadInput as error:
             self._skip(container, str(error))
             return ()
-        self._skipped.pop(container.id, None)
-        return services
+        taken = {service.id: holder for service in services if (holder := self._holder(service.id, but=container))}
+        if taken:
+            self._skip(container, "; ".join(f"{one.place} has the id {id} already" for id, one in taken.items()))
+        else:
+            self._skipped.pop(container.id, None)
+        return tuple(service for service in services if service.id not in taken)
 
-    def _is_free(self, service: Service, container: Container) -> bool:
-        """Whether no other container of this host has the id; the one that was seen first keeps it."""
+    def _holder(self, service_id: str, *, but: Container) -> Container | None:
+        """The other container that has an id; the one that was seen first keeps it."""
         for known in self._known.values():
-            if known.container.id != container.id and any(other.id == service.id for other in known.services):
-                self._skip(container, f"{known.container.place} has the id {service.id} already")
-                return False
-        return True
+            if known.container.id != but.id and any(service.id == service_id for service in known.services):
+                return known.container
+        return None
 
     def _skip(self, container: Container, reason: str) -> None:
         if self._skipped.get(container.id) != reason:

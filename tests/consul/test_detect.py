@@ -89,6 +89,39 @@ async def test_an_answer_about_a_node_from_a_server_that_lags_is_asked_for_again
         assert read_services(fake) == {"s7"}
 
 
+async def test_an_answer_of_a_sweep_that_lags_behind_what_is_known_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sweep asks any server; one that is behind still has what was there before. The leader is asked then."""
+    monkeypatch.setattr("proxygen.consul.detect._RESYNC", 0.2)
+    monkeypatch.setattr("proxygen.consul.detect._SWEEP_GAP", 0.1)
+    # Without queries of their own, whose answers would heal it.
+    monkeypatch.setattr("proxygen.consul.detect.RecentPolls.take", lambda polls, name: None)
+    async with many_services() as (fake, one):
+        old = fake.services["s7"]
+        lagging: list[web.Request] = []
+
+        def lags(request: web.Request) -> web.Response | None:
+            if request.path == SERVICE_PATH + "s7" and "stale" in request.query:
+                lagging.append(request)
+                index = fake.index
+                fake.index = 90
+                try:
+                    return fake.reply(old)
+                finally:
+                    fake.index = index
+            return None
+
+        fake.fault = lags
+        fake.put("s7", entry("s7", "s7-1", 9999, ROUTE))
+        await one.until(lambda catalog: catalog.services[ServiceName("s7")][0].port == 9999)
+        lagging.clear()
+        await until(lambda: len(lagging) > 2, "sweeps of a server that lags")
+        assert one.slot.peek() is not None
+        assert await one.nothing_comes(0.3)
+        assert one.slot.peek().services[ServiceName("s7")][0].port == 9999  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("node", ["a/b", "..", "turned\u202e"])
 async def test_a_node_that_cannot_be_asked_for_hides_no_change(node: str) -> None:
     """T6: names of nodes are any text; the services on one that no URL brings back are found by reading all."""

@@ -111,6 +111,8 @@ class World:
         self._process: _Process | None = None
         self.catalog: Catalog | None = None
         """What Consul would say."""
+        self.is_fresh = True
+        """Whether Consul can be asked."""
 
     def close(self) -> None:
         self.stop()
@@ -138,7 +140,7 @@ class World:
             output = holding.enter_context(hold_output(self.output))
             pipeline = self.loop.run_until_complete(open_pipeline(self.settings))
             catalogs: Latest[Catalog] = Latest()
-            reconciler = Reconciler(self.settings, output, pipeline, catalogs)
+            reconciler = Reconciler(self.settings, output, pipeline, catalogs, is_fresh=lambda: self.is_fresh)
         except (Death, ProxygenError):
             holding.close()
             return

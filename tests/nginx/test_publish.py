@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,16 @@ from proxygen.errors import OutputUnusable
 from proxygen.nginx.publish import (
     Output,
     current,
+    discard,
     generations,
     hold_output,
+    is_there,
     mark_proven,
     next_number,
     proven,
     prune,
     publish,
+    read_generation,
     stage,
     switch,
     write_files,
@@ -265,3 +269,120 @@ def test_killed_at_any_step_nothing_is_lost(directory: Path) -> None:
             assert proven(directory)
             assert list((directory / "stage").iterdir()) == []
     assert killed > 15
+
+
+# --- which generations are kept ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proofs", "keep", "kept"),
+    [
+        ("pppff", 2, [3, 4, 5]),
+        ("pppfff", 2, [3, 5, 6]),
+        ("pppff", 1, [3, 4, 5]),
+        ("pppff", 3, [3, 4, 5]),
+        ("ppppff", 4, [3, 4, 5, 6]),
+        ("ppppf", 4, [2, 3, 4, 5]),
+        ("pfpfpf", 4, [3, 4, 5, 6]),
+        ("fffpp", 3, [2, 3, 5]),
+        ("ppppp", 2, [4, 5]),
+        ("ff", 2, [1, 2]),
+    ],
+)
+def test_of_keep_generations_two_at_most_are_failures_and_one_at_least_was_proven(
+    output: Output, directory: Path, proofs: str, keep: int, kept: list[int]
+) -> None:
+    """Also where ``keep`` has no room for both: a way back is never given up for a failure."""
+    for proof in proofs:
+        number = _publish(output)
+        if proof == "p":
+            mark_proven(output, number)
+    switch(output, max((number for number, proof in enumerate(proofs, 1) if proof == "p"), default=1))
+    prune(output, keep)
+    assert [generation.number for generation in generations(directory)] == kept
+
+
+def test_generations_are_in_the_order_of_their_numbers_not_of_their_names(output: Output, directory: Path) -> None:
+    for number in (999_999, 1_000_000, 1_000_001):
+        publish(output, stage(output, Stamp(generation=number, digest=f"{number:08x}"), {}), {})
+        mark_proven(output, number)
+    assert [generation.number for generation in generations(directory)] == [999_999, 1_000_000, 1_000_001]
+    prune(output, 2)
+    assert [generation.number for generation in generations(directory)] == [1_000_000, 1_000_001]
+
+
+def test_a_number_is_remembered_by_whatever_is_left_of_it(output: Output, directory: Path) -> None:
+    for number in (3, 5, 9):
+        publish(output, stage(output, Stamp(generation=number, digest=f"{number:08x}"), {}), {})
+    mark_proven(output, 5)
+    assert next_number(output) == 10
+    shutil.rmtree(directory / "generations/000009")
+    assert next_number(output) == 10, "current still names it"
+    (directory / "current").unlink()
+    assert next_number(output) == 6
+    shutil.rmtree(directory / "generations/000005")
+    assert next_number(output) == 6, "it was proven"
+    (directory / "state/proven.json").unlink()
+    assert next_number(output) == 4
+
+
+def test_a_proof_is_forgotten_with_its_generation(output: Output, directory: Path) -> None:
+    for number in (_publish(output), _publish(output), _publish(output)):
+        mark_proven(output, number)
+    shutil.rmtree(directory / "generations/000002")
+    mark_proven(output, 3)
+    assert proven(directory) == (1, 3)
+
+
+@pytest.mark.parametrize("content", ["", "{", "7", "null", '{"7": 1}', '[1, "2", null]'])
+def test_a_damaged_list_of_proofs_proves_no_more_than_it_says(output: Output, directory: Path, content: str) -> None:
+    _publish(output)
+    (directory / "state/proven.json").write_text(content)
+    assert proven(directory) == ((1,) if content.startswith("[1") else ())
+    mark_proven(output, 1)
+    assert proven(directory) == (1,)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7", "{}", '{"digest": "00000002", "published_at": "now"}'])
+def test_a_damaged_manifest_is_no_generation_and_its_number_is_not_used_again(
+    output: Output, directory: Path, content: str
+) -> None:
+    _publish(output)
+    _publish(output)
+    (directory / "generations/000002/manifest.json").write_text(content)
+    assert [generation.number for generation in generations(directory)] == [1]
+    assert is_there(directory, 2)
+    assert not is_there(directory, 3)
+    assert next_number(output) == 3
+
+
+def test_no_generation_is_live_where_the_operator_goes_back_to_before_the_first(
+    output: Output, directory: Path
+) -> None:
+    _publish(output)
+    for _ in range(2):
+        switch(output, None)
+        assert current(directory) is None
+    assert [generation.live for generation in generations(directory)] == [False]
+
+
+def test_the_holder_of_an_output_is_told_by_its_whole_number(directory: Path) -> None:
+    """A shorter number than that of the last run leaves none of its digits."""
+    (directory / "state").mkdir(parents=True)
+    (directory / "state/lock").write_text("123456789012345\n")
+    with hold_output(directory):
+        assert (directory / "state/lock").read_text() == f"{os.getpid()}\n"
+    with hold_output(directory):
+        pass
+
+
+def test_what_was_published_is_told_as_it_is_on_disk(output: Output, directory: Path) -> None:
+    for number, text in ((1, "one"), (2, "two")):
+        staged = stage(output, Stamp(generation=number, digest=f"{number:08x}"), {"http.d/a.conf": text.encode()})
+        published = publish(output, staged, {"number": number})
+        assert published == read_generation(directory, number)
+        assert not staged.path.exists()
+    mark_proven(output, 1)
+    assert published == read_generation(directory, 2)
+    discard(stage(output, Stamp(generation=3, digest="00000003"), {}))
+    assert list((directory / "stage").iterdir()) == []

@@ -49,7 +49,9 @@ async def _answering(path: Path, *parts: bytes, hold: bool = False) -> AsyncIter
         closing.set()
 
 
-async def test_an_answer_may_come_in_parts(short_directory: Path) -> None:
+async def test_an_answer_may_come_in_parts(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A machine under load takes its time; what is meant here is what is read.
+    monkeypatch.setattr("proxygen.nginx.stamp._PATIENCE", 30)
     async with _answering(short_directory, b"HTTP/1.1 200 OK\r\n\r\n42 0123", b"456789abcdef\n") as address:
         assert await read_stamp(address) == _STAMP
 

@@ -39,6 +39,12 @@ async def test_a_verdict_is_a_status_of_consuls(verdict: Any, status: str) -> No
     assert (await ask(lambda: asynchronous())).status == status
 
 
+async def test_each_question_is_answered_anew() -> None:
+    verdicts = iter([True, False, "warning", True])
+    probe = HealthProbe(lambda: next(verdicts), deadline=10)
+    assert [(await probe.ask()).status for _ in range(4)] == ["passing", "critical", "warning", "passing"]
+
+
 async def test_what_is_well_always_carries_the_same_note() -> None:
     """A changed note reaches Consul's servers and wakes every watcher."""
     assert await ask(lambda: True) == await ask(lambda: "passing") == ALIVE

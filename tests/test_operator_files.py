@@ -1,0 +1,116 @@
+"""Certificates, passwords and fragments as the operator left them: what nginx could not use costs itself alone."""
+
+from __future__ import annotations
+
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from proxygen.errors import BadInput
+from proxygen.operator_files import read_authorities, read_certificates, read_htpasswd, read_snippets
+from tests.consul.certificates import SERVER_NAME, Certificates, make_certificates
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "certs").mkdir()
+    return tmp_path / "certs"
+
+
+def test_a_pair_is_read_with_its_hosts_and_both_its_files(made: Certificates, directory: Path) -> None:
+    for name, suffix in (("web", "crt"), ("api", "pem")):
+        shutil.copy(made.server, directory / f"{name}.{suffix}")
+        shutil.copy(made.server_key, directory / f"{name}.key")
+    (api, web), problems = read_certificates(directory)
+    assert problems == ()
+    assert (api.name, web.name) == ("api", "web")
+    assert web.hosts == (SERVER_NAME,)
+    assert (web.certificate, web.key) == (f"{directory}/web.crt", f"{directory}/web.key")
+    assert web.fingerprint == sha256(made.server.read_bytes() + b"\0" + made.server_key.read_bytes()).hexdigest()
+
+
+def test_a_key_that_changes_alone_changes_the_fingerprint(made: Certificates, directory: Path) -> None:
+    """nginx reads both, so both are what is live."""
+    shutil.copy(made.server, directory / "web.crt")
+    shutil.copy(made.server_key, directory / "web.key")
+    ((before,), _) = read_certificates(directory)
+    (directory / "web.key").write_bytes(made.server_key.read_bytes() + b"\n")
+    ((after,), _) = read_certificates(directory)
+    assert before.fingerprint != after.fingerprint
+
+
+def test_a_pair_that_does_not_fit_costs_itself_alone(made: Certificates, directory: Path) -> None:
+    for name, key in (("good", made.server_key), ("mixed", made.client_key)):
+        shutil.copy(made.server, directory / f"{name}.crt")
+        shutil.copy(key, directory / f"{name}.key")
+    shutil.copy(made.server, directory / "lonely.crt")
+    (directory / "torn.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+    shutil.copy(made.server_key, directory / "torn.key")
+    found, problems = read_certificates(directory)
+    assert [one.name for one in found] == ["good"]
+    lonely, mixed, torn = problems
+    assert lonely.startswith(f"certificate {directory}/lonely.crt: ")
+    assert mixed == f"certificate {directory}/mixed.crt: the key mixed.key does not belong to it"
+    assert torn.startswith(f"certificate {directory}/torn.crt: ")
+
+
+def test_a_certificate_without_names_is_for_who_names_it(made: Certificates, directory: Path) -> None:
+    """The tag ``tls=NAME`` takes it; no host finds it by itself."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from tests.consul.certificates import _sign
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    signed = _sign("plain", key.public_key(), "plain", key, is_ca=True)
+    (directory / "plain.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (directory / "plain.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    ((plain,), problems) = read_certificates(directory)
+    assert (plain.hosts, problems) == ((), ())
+
+
+def test_only_what_a_tag_could_name_is_read(directory: Path) -> None:
+    for name in ("team.a", "users", ".users.swp", "users~", "two words", "#users#"):
+        (directory / name).write_text("x")
+    (directory / "folder").mkdir()
+    assert dict(read_htpasswd(directory)) == {name: f"{directory}/{name}" for name in ("team.a", "users")}
+
+
+def test_fragments_are_the_conf_files_alone(directory: Path) -> None:
+    for name in ("http.conf", "server-a.example.com.conf", "http.conf~", "README", "note.txt"):
+        (directory / name).write_text(f"text of {name}")
+    assert dict(read_snippets(directory)) == {
+        "http.conf": "text of http.conf",
+        "server-a.example.com.conf": "text of server-a.example.com.conf",
+    }
+    (directory / "http.conf").write_bytes(b"caf\xe9")
+    with pytest.raises(BadInput, match=f"snippets directory {directory}"):
+        read_snippets(directory)
+
+
+def test_what_is_not_set_is_nothing_and_what_is_gone_is_told(tmp_path: Path) -> None:
+    assert read_certificates(None) == ((), ())
+    assert (dict(read_htpasswd(None)), dict(read_snippets(None)), read_authorities(None)) == ({}, {}, None)
+    for read in (read_certificates, read_htpasswd, read_snippets):
+        with pytest.raises(BadInput, match="No such file"):
+            read(tmp_path / "gone")
+
+
+def test_authorities_are_one_usable_file(made: Certificates, tmp_path: Path) -> None:
+    """To go on without it would let every instance in."""
+    found = read_authorities(made.ca)
+    assert found is not None
+    assert (found.file, found.fingerprint) == (str(made.ca), sha256(made.ca.read_bytes()).hexdigest())
+    (tmp_path / "empty.pem").write_text("")
+    for file in (tmp_path / "gone.pem", tmp_path / "empty.pem"):
+        with pytest.raises(BadInput, match=f"proxy.upstream_ca {file}: "):
+            read_authorities(file)

@@ -1,0 +1,520 @@
+"""What a pass remembers for the next one, in simulated time: each incident begins as if there had been none before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxygen.errors import OutputUnusable, Refused
+from proxygen.model import Health, Instance
+from proxygen.nginx.apply import Outcome
+from proxygen.nginx.publish import current, generations
+from proxygen.steps import Step
+from tests.model.world import World
+from tests.plan.catalogs import catalog, instance
+
+WEB = instance("web", 1, "route=web.test")
+FLEET = tuple(instance(name, 20 + number, f"route={name}.test") for number, name in enumerate(("shop", "mail", "chat")))
+BAD = instance("bad", 9, "route=bad.test")
+DB = instance("db", 3, "protocol=tcp", "listen=15432")
+
+
+class Story:
+    """A world whose first generation serves the service web, and what was told of every pass since."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.steps: list[Step] = []
+        self.begin()
+        self.tell(WEB)
+
+    def begin(self, *, with_consul: bool = True) -> None:
+        self.world.start(with_consul=with_consul)
+        self.world.reconciler.subscribe(self.steps.append)
+
+    def tell(self, *instances: Instance, seconds: float = 5) -> None:
+        self.world.tell(catalog(*instances))
+        self.world.wait(seconds)
+
+    def go_back(self, number: int | None = None) -> Step:
+        step: Step = self.world.ask(self.world.reconciler.roll_back(number))
+        return step
+
+    def release(self) -> Step:
+        step: Step = self.world.ask(self.world.reconciler.release_hold())
+        return step
+
+    def put_live(self, number: int) -> None:
+        """Have nginx serve another generation, as somebody did by hand while there was no sidecar."""
+        aside = self.world.directory / "aside"
+        aside.symlink_to(f"generations/{number:06d}")
+        aside.rename(self.world.output / "current")
+        self.world.nginx.kill()
+        assert self.world.nginx.start()
+
+    @property
+    def last(self) -> Step:
+        assert self.world.reconciler.last is not None
+        return self.world.reconciler.last
+
+    @property
+    def now(self) -> float:
+        return self.world.loop.time()
+
+    def serves(self, name: str) -> bool:
+        served = self.world.nginx.served()
+        assert served, "nobody serves"
+        return all(f" {name}.test;".encode() in b"".join(each.files.values()) for each in served)
+
+    def listens(self, port: int) -> bool:
+        return all(port in each.ports for each in self.world.nginx.served())
+
+    def until(self, condition: Callable[[], object], *, look: float = 0.5) -> float:
+        """Return the seconds until the condition holds."""
+        started = self.now
+        while not condition():
+            assert self.now - started < 3_000, self.world.why()
+            self.world.wait(look)
+        return self.now - started
+
+    def outcomes(self) -> list[Outcome]:
+        """Those since the last call, without passes that changed nothing."""
+        found = [step.outcome for step in self.steps if step.outcome is not Outcome.UNCHANGED]
+        self.steps.clear()
+        return found
+
+
+def a_story(**knobs: str) -> Iterator[Story]:
+    world = World(**knobs)
+    try:
+        assert world.nginx.start()
+        yield Story(world)
+        assert not world.laws.broken, world.laws.broken
+    finally:
+        world.close()
+
+
+@pytest.fixture
+def story() -> Iterator[Story]:
+    yield from a_story()
+
+
+@pytest.fixture
+def roomy() -> Iterator[Story]:
+    """Keeps many generations."""
+    yield from a_story(**{"output.keep": "10"})
+
+
+# --- holds ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hold_right_after_a_release_lasts_as_long_as_the_first_would_have(story: Story) -> None:
+    """Nothing of the first is left: no early end, and no licence to lose servers."""
+    story.tell(WEB, *FLEET)
+    story.tell(WEB)
+    assert story.last.outcome is Outcome.HELD
+    first = story.world.reconciler.held_since
+    story.world.wait(200)
+    assert story.release().outcome is Outcome.APPLIED
+    assert not story.serves("mail")
+    assert (story.world.reconciler.held, story.world.reconciler.held_since) == (None, None)
+    story.tell(WEB, *FLEET)
+    assert story.serves("mail")
+    story.tell(WEB, seconds=1)
+    began = story.now - 1
+    assert story.last.outcome is Outcome.HELD
+    assert story.world.reconciler.held_since != first
+    story.until(lambda: not story.serves("mail"))
+    assert 300 <= story.now - began < 302
+
+
+def test_a_hold_ends_by_itself_and_the_next_does_too(story: Story) -> None:
+    for _ in range(2):
+        story.tell(WEB, *FLEET)
+        story.tell(WEB, seconds=0.1)
+        assert story.serves("mail")
+        assert 299 < story.until(lambda: not story.serves("mail")) < 302
+        assert story.world.reconciler.held_since is None
+
+
+def test_a_hold_that_ends_because_all_is_back_leaves_the_next_its_whole_time(story: Story) -> None:
+    """A timer of the first must neither be taken for the second's nor stand in its way."""
+    story.tell(WEB, *FLEET)
+    story.tell(WEB, seconds=290)
+    story.tell(WEB, *FLEET)
+    assert not story.world.reconciler.holds
+    story.world.wait(70)
+    story.tell(WEB, seconds=0.1)
+    assert story.world.reconciler.holds
+    assert 299 < story.until(lambda: not story.serves("mail")) < 302
+
+
+def test_a_hold_that_cannot_be_confirmed_is_looked_at_each_time_it_could_be_over(story: Story) -> None:
+    story.tell(WEB, *FLEET)
+    story.world.is_fresh = False
+    story.tell(WEB, seconds=1_000)
+    assert story.serves("mail")
+    story.world.is_fresh = True
+    assert story.until(lambda: not story.serves("mail")) < 302
+
+
+def test_a_released_pin_lets_nothing_else_go(story: Story) -> None:
+    """A loss after it is judged as ever: the operator let a plan through, not every one to come."""
+    story.tell(WEB, *FLEET)
+    assert story.go_back(1).outcome is Outcome.APPLIED
+    assert story.release().outcome is Outcome.APPLIED
+    assert story.serves("mail")
+    story.tell(WEB)
+    assert story.last.outcome is Outcome.HELD
+    assert story.serves("mail")
+
+
+def test_where_nothing_is_held_nothing_can_be_released(story: Story) -> None:
+    with pytest.raises(Refused, match="nothing is held"):
+        story.release()
+    story.tell(WEB, *FLEET)
+    story.tell(WEB)
+    story.release()
+    with pytest.raises(Refused, match="nothing is held"):
+        story.release()
+
+
+def test_a_hold_is_told_when_it_begins_when_other_services_join_and_when_it_ends(story: Story) -> None:
+    story.tell(WEB, *FLEET)
+    with capture_logs() as log:
+        story.tell(FLEET[2])
+        since = story.world.reconciler.held_since
+        assert since is not None
+        story.tell(FLEET[2], BAD)
+        story.tell(BAD)
+        assert story.world.reconciler.held_since == since
+        story.world.wait(400)
+    told = [line for line in log if line["event"] in ("servers held", "hold over")]
+    assert [(line["event"], line.get("services")) for line in told] == [
+        ("servers held", 3),
+        ("servers held", 4),
+        ("hold over", None),
+    ]
+
+
+def test_what_is_held_is_told_as_held_where_nothing_else_changes(story: Story) -> None:
+    story.tell(WEB, *FLEET)
+    story.steps.clear()
+    story.tell(WEB)
+    (step,) = story.steps
+    assert (step.outcome, step.generation) == (Outcome.HELD, 2)
+    assert step.reason == story.world.reconciler.held.reason  # type: ignore[union-attr]
+    assert story.world.reconciler.holds == (step.reason,)
+
+
+# --- unchecked instances ----------------------------------------------------------------------------------------------
+
+
+def test_each_unchecked_instance_keeps_its_place_for_the_whole_time_and_no_longer(story: Story) -> None:
+    """Nothing new comes from Consul: a timer ends it. A second one begins later and ends later."""
+    spoken = [replace(one, speaks=True) for one in (WEB, *FLEET)]
+    fallen = [replace(one, health=Health.CRITICAL, unchecked=True, speaks=False) for one in spoken]
+    story.tell(*spoken)
+
+    def is_kept(name: str) -> bool:
+        plan = story.world.reconciler.plan
+        assert plan is not None
+        (found,) = (service for service in plan.services if service.name == name)
+        return found.instances[0].health is Health.PASSING
+
+    with capture_logs() as log:
+        story.tell(fallen[0], *spoken[1:], seconds=100)
+        story.tell(fallen[0], fallen[1], *spoken[2:], seconds=150)
+        assert is_kept("web")
+    assert [line["count"] for line in log if line["event"] == "unchecked instances served as before"] == [1, 1]
+    assert 49 < story.until(lambda: not is_kept("web")) < 52
+    assert is_kept("shop")
+    assert 99 < story.until(lambda: not is_kept("shop")) < 102
+
+
+# --- the pin ----------------------------------------------------------------------------------------------------------
+
+
+def test_going_back_in_vain_restores_the_pin_that_there_was(roomy: Story) -> None:
+    """Not none, and not the one that failed: a restart goes to where the operator last was."""
+    story = roomy
+    story.tell(WEB, FLEET[0])
+    story.tell(WEB, *FLEET)
+    story.world.nginx.faults.is_signal_refused = True
+    assert story.go_back(1).outcome is Outcome.ROLLED_BACK
+    assert story.world.reconciler.pinned is None
+    story.world.nginx.faults.is_signal_refused = False
+    assert story.go_back(2).outcome is Outcome.APPLIED
+    story.world.nginx.faults.is_signal_refused = True
+    assert story.go_back(1).outcome is Outcome.ROLLED_BACK
+    assert story.world.reconciler.pinned == 2
+    with pytest.raises(OutputUnusable, match="no generation 9"):
+        story.go_back(9)
+    assert story.go_back(2).outcome is Outcome.UNCHANGED
+    assert story.world.reconciler.pinned == 2
+    story.world.stop()
+    story.begin(with_consul=False)
+    assert story.world.reconciler.pinned == 2
+
+
+def test_without_a_number_the_one_that_nginx_ran_before_is_gone_back_to(roomy: Story) -> None:
+    for count in range(3):
+        roomy.tell(WEB, *FLEET[: count + 1])
+    assert (roomy.go_back().generation, roomy.world.reconciler.pinned) == (3, 3)
+    assert roomy.last.outcome is Outcome.APPLIED
+    assert (roomy.go_back().generation, roomy.world.reconciler.pinned) == (4, 4)
+
+
+def test_what_comes_while_the_operator_holds_a_generation_goes_live_once_he_lets_go(story: Story) -> None:
+    story.tell(WEB, FLEET[0])
+    story.go_back(1)
+    story.tell(WEB, *FLEET)
+    assert (story.last.outcome, story.last.generation) == (Outcome.HELD, 1)
+    assert story.last.reason == "the operator went back to generation 1; `proxygen release-hold` lets new plans through"
+    assert story.world.reconciler.holds == (story.last.reason,)
+    assert not story.serves("shop")
+    story.release()
+    assert story.serves("mail")
+    assert story.world.reconciler.pinned is None
+    assert story.world.reconciler.holds == ()
+
+
+def test_a_pinned_generation_is_gone_to_again_where_another_one_is_live_at_the_start(story: Story) -> None:
+    """Killed between the pin and the switch, or the switch undone: the operator's word is kept."""
+    story.tell(WEB, FLEET[0])
+    story.go_back(1)
+    story.world.stop()
+    story.put_live(2)
+    story.begin(with_consul=False)
+    story.world.wait(3)
+    assert (current(story.world.output), story.world.reconciler.pinned) == (1, 1)
+    assert not story.serves("shop")
+
+
+def test_a_pin_whose_generation_is_gone_holds_nothing(roomy: Story) -> None:
+    roomy.tell(WEB, FLEET[0])
+    roomy.go_back(1)
+    roomy.world.stop()
+    lost = roomy.world.output / "generations/000001"
+    lost.rename(roomy.world.directory / "lost")
+    roomy.put_live(2)
+    with capture_logs() as log:
+        roomy.begin()
+        roomy.world.wait(5)
+    assert ("hold released, its generation is gone", 1) in [(line["event"], line.get("generation")) for line in log]
+    assert roomy.world.reconciler.pinned is None
+    roomy.tell(WEB, *FLEET)
+    assert roomy.serves("mail")
+
+
+# --- what took nginx down ---------------------------------------------------------------------------------------------
+
+
+def _outage(story: Story, *instances: Instance) -> float:
+    """Have a candidate end every worker; return the seconds until it is tried again."""
+    story.world.nginx.faults.fatal = {"bad.test"}
+    story.world.tell(catalog(*instances))
+    story.until(lambda: story.last.outcome is Outcome.ROLLED_BACK)
+    reloads = story.world.nginx.reloads
+    return story.until(lambda: story.world.nginx.reloads > reloads)
+
+
+def test_what_took_nginx_down_is_kept_back_and_each_time_for_twice_as_long(story: Story) -> None:
+    first = _outage(story, WEB, BAD)
+    assert 29 < first < 33
+    story.until(lambda: story.last.outcome is Outcome.ROLLED_BACK)
+    assert "workers" in story.last.reason or "worker" in story.last.reason
+    reloads = story.world.nginx.reloads
+    second = story.until(lambda: story.world.nginx.reloads > reloads)
+    assert 57 < second < 65
+    assert story.world.nginx.accepting
+
+
+def test_the_patience_after_an_outage_begins_anew_once_something_went_live(story: Story) -> None:
+    _outage(story, WEB, BAD)
+    story.until(lambda: story.last.outcome is Outcome.ROLLED_BACK)
+    story.world.nginx.faults.fatal = set()
+    story.until(lambda: story.serves("bad"))
+    story.tell(WEB)
+    story.until(lambda: not story.serves("bad"))
+    assert 29 < _outage(story, WEB, BAD) < 33
+
+
+def test_while_it_is_kept_back_whatever_comes_is_too_and_the_reason_is_told(story: Story) -> None:
+    story.world.nginx.faults.fatal = {"bad.test"}
+    story.world.tell(catalog(WEB, BAD))
+    story.until(lambda: story.last.outcome is Outcome.ROLLED_BACK)
+    reason = story.last.reason
+    reloads = story.world.nginx.reloads
+    story.tell(WEB, *FLEET, seconds=20)
+    assert story.world.nginx.reloads == reloads
+    assert story.last.outcome is Outcome.REJECTED
+    assert story.last.reason.startswith("kept back, since the last candidate took nginx down: ")
+    assert story.last.reason.removeprefix("kept back, since the last candidate took nginx down: ") in reason
+    story.tell(WEB)
+    assert story.last.outcome is Outcome.UNCHANGED, "what is served already needs no reload"
+
+
+def test_another_file_of_the_operators_ends_the_time_of_what_took_nginx_down(story: Story) -> None:
+    story.world.nginx.faults.fatal = {"bad.test"}
+    story.world.tell(catalog(WEB, BAD))
+    story.until(lambda: story.last.outcome is Outcome.ROLLED_BACK)
+    story.world.nginx.faults.fatal = set()
+    story.world.reconciler.files_changed()
+    assert story.until(lambda: story.serves("bad")) < 5
+
+
+# --- what a reload stumbled over --------------------------------------------------------------------------------------
+
+
+def test_a_service_that_a_reload_stumbled_over_is_left_out_for_doubling_pauses(story: Story) -> None:
+    story.world.nginx.faults.taken = {15432}
+    story.tell(WEB, *FLEET, DB, seconds=15)
+    assert story.serves("mail")
+    assert not story.listens(15432)
+    assert story.outcomes()[-2:] == [Outcome.ROLLED_BACK, Outcome.APPLIED]
+    pauses = []
+    for _ in range(3):
+        reloads = story.world.nginx.reloads
+        pauses.append(story.until(lambda: story.world.nginx.reloads > reloads))  # noqa: B023
+        story.world.wait(8)
+    assert [10 < pauses[0] < 32, 40 < pauses[1] < 62, 100 < pauses[2] < 122] == [True, True, True], pauses
+
+
+def test_pauses_are_bounded_and_begin_anew_once_it_was_live(story: Story) -> None:
+    story.world.nginx.faults.taken = {15432}
+    story.tell(WEB, DB, seconds=15)
+    story.world.wait(30 * (1 + 2 + 4 + 8 + 16 + 32) + 120)
+    reloads = story.world.nginx.reloads
+    longest = story.until(lambda: story.world.nginx.reloads > reloads)
+    story.world.wait(8)
+    reloads = story.world.nginx.reloads
+    assert longest <= 970
+    assert 940 < story.until(lambda: story.world.nginx.reloads > reloads) < 970
+    story.world.nginx.faults.taken = set()
+    story.until(lambda: story.listens(15432))
+    story.world.nginx.faults.taken = {15433}
+    moved = replace(DB, tags=("proxygen.protocol=tcp", "proxygen.listen=15433"))
+    story.tell(WEB, moved, seconds=0)
+    story.until(lambda: story.last.outcome is Outcome.APPLIED and not story.listens(15432))
+    reloads = story.world.nginx.reloads
+    assert story.until(lambda: story.world.nginx.reloads > reloads) < 31
+
+
+def test_a_service_that_is_left_out_is_told_with_its_place_and_reason(story: Story) -> None:
+    story.world.nginx.faults.refused = {"10.0.0.9:8080"}
+    with capture_logs() as log:
+        story.tell(WEB, BAD)
+    (line,) = (line for line in log if line["event"] == "service quarantined")
+    assert line["service"] == "bad"
+    assert line["place"].startswith("http.d/10-upstreams.conf:")
+    assert 'unwelcome "10.0.0.9:8080"' in line["reason"]
+    plan = story.world.reconciler.plan
+    assert plan is not None
+    assert [one.service for one in plan.quarantined] == ["bad"]
+    (published,) = (one for one in generations(story.world.output) if one.live)
+    assert list(published.manifest["quarantined"]) == ["bad"]
+    assert published.manifest["services"] == ["web"]
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def test_retries_begin_with_the_shortest_pause_after_each_success(story: Story) -> None:
+    def pauses(count: int) -> list[float]:
+        story.steps.clear()
+        times = []
+        while len(times) <= count:
+            seen = len(story.steps)
+            story.until(lambda: len(story.steps) > seen, look=0.1)  # noqa: B023
+            times.append(story.now)
+        return [after - before for before, after in pairwise(times)]
+
+    for extra in (FLEET[:1], FLEET[:2]):
+        story.world.nginx.kill()
+        story.world.tell(catalog(WEB, *extra))
+        found = pauses(8)
+        assert [round(pause * 2) / 2 for pause in found[:4]] == [0.5, 1, 2, 4], found
+        assert max(found) < 31.5
+        assert found[-1] > 29
+        assert story.world.nginx.start()
+        story.until(lambda: story.last.outcome is not Outcome.REJECTED)
+
+
+def test_a_change_is_as_old_as_the_first_try_to_serve_it(story: Story) -> None:
+    """Whatever happened in between; and the next change is as old as itself."""
+    story.world.nginx.faults.is_signal_refused = True
+    story.tell(WEB, FLEET[0], seconds=60)
+    assert story.last.outcome is Outcome.ROLLED_BACK
+    assert story.last.propagation is None
+    story.world.nginx.faults.is_signal_refused = False
+    waited = story.until(lambda: story.last.outcome is Outcome.APPLIED)
+    assert story.last.propagation is not None
+    assert abs(story.last.propagation - (60 + waited)) < 1
+    story.tell(WEB, FLEET[1])
+    assert story.last.propagation is not None
+    assert story.last.propagation < 2
+    story.world.wait(100)
+    story.tell(WEB)
+    story.tell(WEB, FLEET[0])
+    assert story.last.propagation < 2
+
+
+def test_what_is_live_is_what_nginx_was_last_seen_to_serve(story: Story) -> None:
+    reconciler = story.world.reconciler
+    assert reconciler.live == 1
+    first = reconciler.live_since
+    story.tell(WEB)
+    assert (reconciler.live, reconciler.live_since) == (1, first)
+    story.world.nginx.faults.refused_at_reload = {"bad.test"}
+    story.tell(WEB, BAD, seconds=10)
+    assert reconciler.live == 1
+    story.world.nginx.faults.refused_at_reload = set()
+    story.until(lambda: story.serves("bad"))
+    story.until(lambda: reconciler.live == current(story.world.output))
+    assert reconciler.live_since != first
+
+
+def test_passes_are_counted_and_none_is_under_way_between_them(story: Story) -> None:
+    reconciler = story.world.reconciler
+    begun = reconciler.begun
+    assert (reconciler.carried, reconciler.busy_since) == (begun, None)
+    story.tell(WEB, FLEET[0], seconds=0.05)
+    assert (reconciler.begun, reconciler.carried) == (begun + 1, begun)
+    assert reconciler.busy_since is not None
+    story.world.wait(5)
+    assert (reconciler.carried, reconciler.busy_since) == (begun + 1, None)
+    assert reconciler.stale_since is None
+
+
+def test_a_start_without_consul_waits_for_it_a_while_and_then_says_how_old_its_catalog_is(story: Story) -> None:
+    story.tell(WEB, FLEET[0])
+    story.world.stop()
+    story.begin(with_consul=False)
+    story.world.wait(4.5)
+    assert (story.world.reconciler.begun, story.world.reconciler.stale_since) == (0, None)
+    story.world.wait(1)
+    assert story.world.reconciler.stale_since is not None
+    assert story.world.reconciler.begun == 1
+    story.tell(WEB)
+    assert story.world.reconciler.stale_since is None
+
+
+def test_what_the_operator_confirms_is_what_is_then(story: Story) -> None:
+    """A request that was made of an older state changes nothing."""
+    story.tell(WEB, FLEET[0])
+
+    def refuse() -> None:
+        raise Refused("changed since")
+
+    with pytest.raises(Refused, match="changed since"):
+        story.world.ask(story.world.reconciler.roll_back(1, confirm=refuse))
+    assert story.world.reconciler.pinned is None
+    story.go_back(1)
+    with pytest.raises(Refused, match="changed since"):
+        story.world.ask(story.world.reconciler.release_hold(confirm=refuse))
+    assert story.world.reconciler.pinned == 1
