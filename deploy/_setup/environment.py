@@ -135,7 +135,7 @@ def version_of(python: str) -> tuple[int, ...]:
         )
     except OSError:
         return ()
-    return tuple(int(part) for part in answer.stdout.split())
+    return () if answer.returncode else tuple(int(part) for part in answer.stdout.split())
 
 
 def find_python() -> str:
