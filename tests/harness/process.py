@@ -42,6 +42,9 @@ def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM,
     return process.wait(patience)
 
 
+_PAUSE = 0.02
+_LONGEST_PAUSE = 1.0
+"""Seconds between two questions. A question that hangs tells nothing of how long to wait after it."""
 _IN_A_ROW = 20
 _STEADY_FOR = 0.5
 """Seconds: several times as long as nginx lets old and new workers accept side by side. A count alone proves little,
@@ -49,15 +52,20 @@ since an idle kernel may wake the same worker each time."""
 
 
 def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
-    """Poll until the condition holds; an OSError counts as "not yet". Raise TimeoutError naming what was awaited."""
+    """Poll until the condition holds; an OSError counts as "not yet". Raise TimeoutError naming what was awaited.
+
+    What takes long to ask is asked less often, so that no wait takes more than half of a core from what it waits for.
+    """
     deadline = time.monotonic() + timeout
     while True:
+        asked = time.monotonic()
         with contextlib.suppress(OSError):
             if condition():
                 return
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError(f"{what}: not within {timeout:g} s")
-        time.sleep(0.02)
+        time.sleep(min(max(_PAUSE, now - asked), _LONGEST_PAUSE))
 
 
 def is_alive(pid: int) -> bool:
