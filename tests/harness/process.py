@@ -8,8 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from tests.harness import seen
+
+
+PATIENCE: Final = 60.0
+"""Seconds: no wait is shorter for it where things go well, and a machine may be busy with anything."""
 
 
 def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
@@ -30,7 +35,7 @@ def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) 
     return started
 
 
-def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = 10.0) -> int:
+def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = PATIENCE) -> int:
     """Signal, wait, and kill what does not go in time. Return the exit status."""
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)
@@ -51,7 +56,7 @@ _STEADY_FOR = 0.5
 since an idle kernel may wake the same worker each time."""
 
 
-def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
+def wait_until(condition: Callable[[], object], *, what: str, timeout: float = PATIENCE) -> None:
     """Poll until the condition holds; an OSError counts as "not yet". Raise TimeoutError naming what was awaited.
 
     What takes long to ask is asked less often, so that no wait takes more than half of a core from what it waits for.
@@ -81,7 +86,7 @@ def state(pid: int) -> str:
         return ""
 
 
-def wait_steady(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
+def wait_steady(condition: Callable[[], object], *, what: str, timeout: float = PATIENCE) -> None:
     """Like `wait_until`, until it holds many times in a row: in a reload an old worker answers beside the new ones."""
 
     def holds_still() -> bool:

@@ -68,7 +68,7 @@ class Sidecar:
         if ready:
             self.wait_ready()
 
-    def wait_ready(self, timeout: float = 20.0) -> None:
+    def wait_ready(self, timeout: float = process.PATIENCE) -> None:
         try:
             process.wait_until(self._is_ready, what="the sidecar ready", timeout=timeout)
         except TimeoutError as error:
@@ -90,7 +90,7 @@ class Sidecar:
 
     def request(self, path: str) -> tuple[int, Any]:
         """Return status and JSON body of the admin API. Raise OSError while it does not listen."""
-        with _OPENER.open(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+        with _OPENER.open(f"http://127.0.0.1:{self.admin}{path}", timeout=20) as answer:
             return answer.status, json.loads(answer.read())
 
     def status(self) -> Any:
@@ -116,10 +116,12 @@ class Sidecar:
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:]) if self.log.exists() else ""
 
-    def command(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
-        """Run another proxygen command with the same settings."""
+    def command(
+        self, *arguments: str, timeout: float = 2 * process.PATIENCE, config: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run another proxygen command with the same settings, or those of another file."""
         return subprocess.run(
-            [sys.executable, "-m", "proxygen", *arguments, "--config", str(self.config)],
+            [sys.executable, "-m", "proxygen", *arguments, "--config", str(config or self.config)],
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -161,10 +161,10 @@ class Site:
         self.until(*(f"    server 127.0.0.1:{instance.port}" for instance in instances))
 
     def until_live(self, condition: Callable[[str], object], what: str) -> None:
-        process.wait_until(lambda: condition(self.live()), what=f"{what} in the live configuration", timeout=20)
+        process.wait_until(lambda: condition(self.live()), what=f"{what} in the live configuration")
 
     def until_status(self, condition: Callable[[Any], object], what: str) -> None:
-        process.wait_until(lambda: condition(self.sidecar.status()), what=f"status: {what}", timeout=20)
+        process.wait_until(lambda: condition(self.sidecar.status()), what=f"status: {what}")
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
