@@ -12,7 +12,6 @@ from typing import Final
 
 from tests.harness import seen
 
-
 PATIENCE: Final = 60.0
 """Seconds: no wait is shorter for it where things go well, and a machine may be busy with anything."""
 
