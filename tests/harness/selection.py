@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import pytest
+
+_ENGINE: Final = "engine"
+"""The fixture of tests with containers: the plain run asks for no engine."""
 
 _REASONS: Final[Mapping[str, str]] = MappingProxyType(
     {"faults": "fault scenarios", "second_consul": "a second Consul", "slow": "slow"}
@@ -25,12 +28,13 @@ _ORDER: Final = ("deploy", "browser", "faults", "integration", "model")
 _WORKERS_PER_CORE: Final = 2
 """Tests with real parts wait for them half of the time."""
 
-_left_out: pytest.StashKey[Counter[str]] = pytest.StashKey()
+_left_out = pytest.StashKey[Counter[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("selection")
     group.addoption("--all", action="store_true", help="run every test; plain leaves out those marked `whole`")
+    group.addoption("--faults", action="store_true", help="run the fault scenarios alone (tests/faults/README.md)")
     group.addoption("--plain", action="store_true", help="leave out what is marked `whole` though tests are named")
 
 
@@ -82,6 +86,14 @@ def _imply(item: pytest.Item) -> None:
     for marker, reason in _REASONS.items():
         if item.get_closest_marker(marker):
             item.add_marker(pytest.mark.whole(reason))
+    if _needs_engine(item):
+        item.add_marker(pytest.mark.whole("with containers"))
+
+
+def _needs_engine(item: pytest.Item) -> bool:
+    """Whether the test asks for the engine of tests/conftest.py; a fake of the same name is no engine."""
+    fixtures = item._fixtureinfo.name2fixturedefs.get(_ENGINE, ()) if isinstance(item, pytest.Function) else ()
+    return any(fixture.baseid == "tests" for fixture in fixtures[-1:])
 
 
 def _reason(item: pytest.Item) -> str:
@@ -128,7 +140,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Report a test by the id it can be run again by: pytest-xdist adds its group to it."""
     report = yield
     if "@" in item.nodeid:
@@ -143,13 +155,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["left_out"] = dict(session.config.stash[_left_out])
+        counts = session.config.stash[_left_out]
+        session.config.workeroutput["left_out"] = dict(counts)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take the counts from a worker; each collects the same tests."""
-    counts = getattr(node, "workeroutput", {}).get("left_out", {})
+    counts: dict[str, int] = getattr(node, "workeroutput", {}).get("left_out", {})
     node.config.stash[_left_out] = Counter(counts)
 
 
@@ -157,5 +170,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     counts = config.stash[_left_out]
     if counts:
         parts = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
-        terminalreporter.section("left out")
-        terminalreporter.line(f"{counts.total():,} tests ({parts}); tests/run --all runs them too")
+        terminalreporter.write_sep("=", "left out")
+        terminalreporter.write_line(f"{counts.total():,} tests ({parts}); tests/run --all runs them too")

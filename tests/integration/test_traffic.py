@@ -41,7 +41,7 @@ def until_heard(sidecar: Sidecar, service: str, requests: int) -> dict[str, Any]
         told = sum(float(traffic["requests"]) for traffic in heard(sidecar, service).values())
         return told + state(sidecar)["lost"] >= requests
 
-    process.wait_until(is_all, what=f"{requests} requests heard of", timeout=10)
+    process.wait_until(is_all, what=f"{requests} requests heard of")
     return heard(sidecar, service)
 
 
@@ -76,7 +76,7 @@ def test_figures_are_the_clients_own_counts(site: Site) -> None:
         missed[:] = [state(site.sidecar)["lost"] - before]
         return bool(told + missed[0] == 1000)
 
-    process.wait_until(all_told, what="told and lost lines together", timeout=10)
+    process.wait_until(all_told, what="told and lost lines together")
     assert missed[0] <= 20
     traffic = heard(site.sidecar, "counted")
     assert traffic.keys() == {"stable", "canary"}
@@ -247,7 +247,7 @@ async def test_what_a_sidecar_that_stands_still_misses_is_counted(
         found = state(sidecar)
         return found["lost"] is not None and found["lost"] > 0 and found["counted"] + found["lost"] == 1550
 
-    process.wait_until(all_told, what="counted and lost lines together", timeout=10)
+    process.wait_until(all_told, what="counted and lost lines together")
     assert state(sidecar)["full"] >= 1
 
 
