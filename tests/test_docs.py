@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 WRITTEN_BY_HAND = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted(ROOT.glob("deploy/**/*.md")),
     *(page for page in sorted(ROOT.glob("docs/**/*.md")) if page.parent.name != "reference"),
 ]
@@ -29,6 +30,8 @@ PAGES = [*WRITTEN_BY_HAND, *sorted(ROOT.glob("docs/reference/*.md"))]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
+
+_BY_BARE_NAME = re.compile(r"install (-\S+ )*['\"]?proxygen\b(?![-/])|proxygen\[[a-z]")
 
 of_pages = pytest.mark.parametrize("page", WRITTEN_BY_HAND, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -66,6 +69,21 @@ def test_links_lead_to_pages_and_headings_that_exist(page: Path) -> None:
         target = Path(os.path.normpath(page.parent / path)) if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize(
+    "text", [*PAGES, *sorted((ROOT / "proxygen").rglob("*.py"))], ids=lambda text: str(text.relative_to(ROOT))
+)
+def test_nobody_is_sent_to_a_package_index_for_proxygen(text: Path) -> None:
+    """It is on none: whoever asks for it by its bare name gets what a stranger put there."""
+    assert not _BY_BARE_NAME.search(text.read_text(encoding="utf-8"))
+
+
+def test_bare_names_are_seen() -> None:
+    assert all(
+        map(_BY_BARE_NAME.search, ("pip install proxygen", "pip install -U 'proxygen[top]'", "needs proxygen[aws]"))
+    )
+    assert not _BY_BARE_NAME.search("pip install './proxygen-0.1.0-py3-none-any.whl[top]', pip install '.[top]'")
 
 
 def test_every_page_is_listed_in_an_index() -> None:

@@ -20,6 +20,8 @@ NEEDED_PYTHON = (3, 11)
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
 UNFINISHED = "unfinished"
+GROUPS = ("build", "demo", "deploy", "image", "install", "lint", "test", "units")
+"""The dependency groups of pyproject.toml, which Python 3.8 cannot read."""
 BUILD = "build"
 """The dependency group without which proxygen itself cannot be installed."""
 
@@ -61,18 +63,19 @@ def provide(venv: Path, groups: Iterable[str], *, python: str | None = None, too
     waits for their end.
     """
     stamp, digest = Stamp.read(venv), digest_of_sources()
+    wanted = stamp.groups.intersection(GROUPS).union(groups)
     works = version_of(str(venv / "bin" / "python")) >= NEEDED_PYTHON
     if works and stamp.digest == digest and stamp.groups.issuperset(groups):
         return
     venv.mkdir(parents=True, exist_ok=True)
     if works and stamp.digest == digest:
-        _install(venv, tools or venv, digest, stamp.groups.union(groups), exact=False)
+        _install(venv, tools or venv, digest, wanted, exact=False)
         return
     descriptor = hold(venv, fcntl.LOCK_EX, f"the packages in {venv} change; waiting for the commands that use them")
     try:
         if not works or stamp.digest == UNFINISHED:
             _make(venv, python or find_python())
-        _install(venv, tools or venv, digest, frozenset(groups), exact=bool(stamp.digest))
+        _install(venv, tools or venv, digest, wanted, exact=bool(stamp.digest))
     finally:
         os.close(descriptor)
 
@@ -96,7 +99,7 @@ def keep_while_this_runs(venv: Path) -> None:
 def _install(venv: Path, tools: Path, digest: str, groups: frozenset[str], *, exact: bool) -> None:
     """Install by hash what the lock names for these groups; ``exact`` takes out what it does not name."""
     say(f"installing proxygen and its dependencies ({', '.join(sorted(groups))}) by {LOCK.name} into {venv}")
-    Stamp(UNFINISHED).write(venv)
+    Stamp(UNFINISHED, groups).write(venv)
     locked = ["--require-hashes", "--no-build", f"--constraints={LOCK}", f"--requirements={PROJECT}"]
     uv, settings = _uv_for(venv, tools)
     run([*uv, *locked, *choice_of(groups), *(["--exact"] if exact else [])], env=settings, cwd=ROOT)
@@ -132,7 +135,7 @@ def version_of(python: str) -> tuple[int, ...]:
         )
     except OSError:
         return ()
-    return tuple(int(part) for part in answer.stdout.split())
+    return () if answer.returncode else tuple(int(part) for part in answer.stdout.split())
 
 
 def find_python() -> str:

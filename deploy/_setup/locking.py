@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from .basics import ROOT, run, say
-from .environment import LOCK, PROJECT, settings_of
+from .environment import GROUPS, LOCK, PROJECT, settings_of
 
-GROUPS = ("build", "demo", "deploy", "image", "install", "lint", "test", "units")
 SUBSETS = {
     "deploy/image/requirements.txt": (PROJECT.name, "--extra=docker", "--extra=network"),
     "deploy/image/requirements-build.txt": ("--group=image",),

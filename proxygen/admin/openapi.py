@@ -94,7 +94,7 @@ def normal_form(schema: Any) -> Any:
     return {keyword: _part(keyword, value) for keyword, value in kept.items() if (keyword, value) not in _EMPTY}
 
 
-_EMPTY: Final = (("default", {}), ("default", []))
+_EMPTY: Final[tuple[tuple[str, Any], ...]] = (("default", {}), ("default", []))
 
 
 def _part(keyword: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from proxygen.cli.lazy import Entry, LazyGroup
-from proxygen.errors import NetworkError
+from proxygen.errors import NetworkError, install_command
 
 _COMMANDS = {
     "init": Entry("proxygen.cli.network_host:init", "Write the config of a new network."),
@@ -30,7 +30,7 @@ class _NetworkGroup(LazyGroup):
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "pyroute2":
                 raise
-            raise NetworkError("networking needs pyroute2; run: pip install 'proxygen[network]'") from error
+            raise NetworkError(f"networking needs pyroute2; run: {install_command('network')}") from error
 
 
 @click.group(cls=_NetworkGroup, entries=_COMMANDS)

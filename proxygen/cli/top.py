@@ -14,7 +14,7 @@ from proxygen.admin.service_report import ServiceSummary
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_table
-from proxygen.errors import BadInput
+from proxygen.errors import BadInput, install_command
 from proxygen.settings import Settings
 from proxygen.top import rows
 
@@ -25,7 +25,7 @@ from proxygen.top import rows
 def top(settings: Settings, once: bool) -> int:
     """Watch what nginx serves, and how well, in a terminal: problems, services, variants, instances, events.
 
-    Asks the running sidecar of this host, as "proxygen status" does. Needs "pip install 'proxygen[top]'", but --once
+    Asks the running sidecar of this host, as "proxygen status" does. Needs the extra "top", but --once
     does not. With --once it exits 0 when the sidecar is ready, else 1.
     """
     if once:
@@ -36,7 +36,7 @@ def top(settings: Settings, once: bool) -> int:
         # An extra: nothing else needs it.
         from proxygen.top.app import Top
     except ImportError as error:
-        raise BadInput("proxygen top needs: pip install 'proxygen[top]'; --once goes without") from error
+        raise BadInput(f"proxygen top needs Textual; --once does not. Run: {install_command('top')}") from error
     Top(lambda: _connect(settings)).run()
     return 0
 

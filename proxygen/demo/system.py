@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -77,6 +78,10 @@ async def running(*, port: int | None, canary: str) -> AsyncIterator[Demo]:
         )
 
 
+_PORTS: Final = range(10_000, 32_000)
+"""Below 32768, from where on Linux gives ports to clients: a connection of any program could take one before nginx."""
+
+
 class _Ports:
     """Free ports of the loopback interface, each handed out once."""
 
@@ -84,20 +89,22 @@ class _Ports:
         self._taken: set[int] = set()
 
     def take(self, wanted: int = 0) -> int:
-        while True:
-            with closing(socket.socket()) as probe:
-                # nginx sets it too; without it a port of a moment ago would count as taken.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", wanted))
-                except OSError:
-                    wanted = 0
-                    continue
-                found: int = probe.getsockname()[1]
-            if found not in self._taken:
-                self._taken.add(found)
-                return found
-            wanted = 0
+        candidate = wanted or random.choice(_PORTS)
+        while candidate in self._taken or not _is_free(candidate):
+            candidate = random.choice(_PORTS)
+        self._taken.add(candidate)
+        return candidate
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        # nginx sets it too; without it a port of a moment ago would count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 async def _start(stack: AsyncExitStack, command: Sequence[str], log: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from proxygen.errors import NginxUnavailable
+from proxygen.errors import NginxUnavailable, install_command
 from proxygen.nginx.master import Master, send_reload
 from proxygen.nginx.process import run
 from proxygen.settings import NginxSettings
@@ -48,7 +48,7 @@ async def _by_engine(settings: NginxSettings) -> None:
         # An extra: only this way of reloading needs it.
         import aiodocker
     except ImportError as error:
-        raise NginxUnavailable("nginx.reload is docker, which needs: pip install 'proxygen[docker]'") from error
+        raise NginxUnavailable(f"nginx.reload is docker, which needs: {install_command('docker')}") from error
     try:
         async with asyncio.timeout(_ENGINE_PATIENCE), aiodocker.Docker(url=settings.docker_host) as engine:
             await engine.containers.container(settings.container).kill(signal="HUP")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxygen.errors import BadInput, ProxygenError
+from proxygen.errors import BadInput, ProxygenError, install_command
 from proxygen.registration.containers import Container, decode_container
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def require_library() -> None:
     try:
         import aiodocker  # noqa: F401 - asked for early, to be loaded once it is needed
     except ImportError as error:
-        raise BadInput("the engine's API needs: pip install 'proxygen[docker]'") from error
+        raise BadInput(f"the engine's API needs: {install_command('docker')}") from error
 
 
 def own_address(network: str | None) -> str:

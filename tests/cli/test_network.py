@@ -36,7 +36,7 @@ def test_without_its_library_networking_says_what_to_install() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "pip install 'proxygen[network]'" in ended.stderr
+    assert "pip install '.[network]'" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,136 +1,157 @@
-"""The set-up behind deploy/demo and tests/run uses what is there and says what is not."""
+"""The set-up behind deploy/demo and tests/run uses what is there, says what is not, and disturbs nobody."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
+import fcntl
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "deploy" / "_setup.py"
+from deploy import _setup
+from deploy._setup import basics, debian, environment, programs, streaming
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+SCRIPTS = [*sorted((DEPLOY / "_setup").glob("*.py")), DEPLOY / "demo", DEPLOY.parent / "tests" / "run"]
+
+FAILS = "#!/bin/sh\necho E: no such package\nexit 100\n"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that no other set-up fills."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return basics.cache()
 
 
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The set-up with a virtual environment of the test's own, in which everything counts as installed."""
-    spec = importlib.util.spec_from_file_location("_setup", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    (tmp_path / "venv").mkdir()
-    for name, path in (("VENV", "venv"), ("TOOLS", "venv/tools"), ("STAMP", "venv/stamp")):
-        monkeypatch.setattr(module, name, tmp_path / path)
-    return module
-
-
-@pytest.fixture
-def own_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH of one folder with an nginx and a Consul of the user's own."""
+def own_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Put a program of the test's own on PATH, which is one folder and has no other."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for tool in ("nginx", "consul"):
-        (folder / tool).write_text("#!/bin/sh\n")
-        (folder / tool).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
-    return folder
+    monkeypatch.setattr(basics, "search_path", lambda: os.environ["PATH"])
+
+    def put(name: str, text: str = "#!/bin/sh\n") -> Path:
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+        return folder / name
+
+    return put
 
 
-@pytest.mark.parametrize("script", ["_setup.py", "demo", "../tests/run"])
-def test_an_old_python_can_read_it(script: str) -> None:
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_an_old_python_can_read_it(script: Path) -> None:
     """Python 3.8 must get as far as saying that 3.11 is needed."""
-    ast.parse((SOURCE.parent / script).read_text(encoding="utf-8"), feature_version=(3, 8))
+    ast.parse(script.read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
-def test_an_old_python_alone_is_told_what_to_install(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "_version_of", lambda _: (3, 8))
-    with pytest.raises(setup.CannotSetUp, match=r"needs Python 3\.11 or later.*apt-get install python3\.11"):
-        setup._find_python()
+def test_an_old_python_alone_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "version_of", lambda _: (3, 8))
+    with pytest.raises(_setup.CannotSetUp, match=r"needs Python 3\.11 or later.*apt-get install python3\.11"):
+        environment.find_python()
 
 
-def test_a_program_that_is_no_python_is_no_python(setup: ModuleType) -> None:
-    assert setup._version_of("/bin/false") == ()
-    assert setup._version_of("/nowhere/python3") == ()
+def test_a_program_that_is_no_python_is_no_python() -> None:
+    assert environment.version_of("/bin/false") == ()
+    assert environment.version_of("/nowhere/python3") == ()
 
 
-def test_tools_on_path_are_used_as_they_are(setup: ModuleType, own_tools: Path) -> None:
-    environment = setup.set_up((), debian_nginx=False)
-    for tool in ("nginx", "consul"):
-        assert shutil.which(tool, path=environment["PATH"]) == str(own_tools / tool)
-
-
-def test_a_run_inside_a_run_links_to_the_tools_themselves(
-    setup: ModuleType, own_tools: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_python_that_pyenv_keeps_is_found(
+    own_tools: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The inner run has the outer one's links on PATH; a link to itself would lead nowhere."""
-    environment = setup.set_up((), debian_nginx=False)
-    monkeypatch.setenv("PATH", f"{setup.TOOLS}:{environment['PATH']}")
-    setup.set_up((), debian_nginx=False)
-    assert (setup.TOOLS / "consul").resolve() == own_tools / "consul"
+    """Its shim on PATH ends with an error unless this version was chosen."""
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    own_tools("python3.12", FAILS)
+    kept = tmp_path / "versions" / "3.12.1" / "bin" / "python"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("#!/bin/sh\necho 3 12\n")
+    kept.chmod(0o755)
+    assert environment.python_named("3.12") == str(kept)
+    assert environment.python_named("3.13") is None
+
+
+def test_a_missing_python_is_skipped_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(environment, "version_of", lambda _: (3, 11))
+    monkeypatch.setattr(environment, "python_named", lambda _: None)
+    assert list(_setup.other_pythons()) == []
+    said = capsys.readouterr().err
+    assert [version in said for version in ("python3.11", "python3.12", "python3.13")] == [False, True, True]
+
+
+# --- programs
+
+
+def test_tools_on_path_are_used_as_they_are(own_tools: Callable[..., Path], tmp_path: Path) -> None:
+    own_tools("nginx")
+    own_tools("consul")
+    programs.provide_consul()
+    assert programs.folders(tmp_path / "venv") == []
+
+
+def test_a_set_up_changes_no_tool_under_another_command(
+    own_tools: Callable[..., Path], own_cache: Path, tmp_path: Path
+) -> None:
+    """What a running command found on PATH stays: a later one with a Consul of its own gets another PATH, and that is
+    all."""
+    unpacked = own_cache / "consul" / "usr" / "bin" / "consul"
+    unpacked.parent.mkdir(parents=True)
+    unpacked.write_text("#!/bin/sh\n")
+    unpacked.chmod(0o755)
+    before = unpacked.stat()
+    running = os.pathsep.join([os.environ["PATH"], *map(str, programs.folders(tmp_path / "venv"))])
+    assert shutil.which("consul", path=running) == str(unpacked)
+    own_tools("consul")
+    programs.provide_consul()
+    assert (before.st_ino, before.st_mtime_ns) == (unpacked.stat().st_ino, unpacked.stat().st_mtime_ns)
+    assert not (tmp_path / "venv").exists()
 
 
 @pytest.mark.parametrize(
     ("uid", "failure"), [(1000, "they want, as root: apt-get install "), (0, "E: no such package")]
 )
 def test_an_engine_that_cannot_be_installed_costs_only_its_own_tests(
-    setup: ModuleType,
-    own_tools: Path,
+    own_tools: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     uid: int,
     failure: str,
 ) -> None:
     """Without root, and where the distribution has no such package."""
-    (own_tools / "apt-get").write_text("#!/bin/sh\necho E: no such package\nexit 100\n")
-    (own_tools / "apt-get").chmod(0o755)
-    monkeypatch.setattr(setup, "_search", lambda _: None)
-    monkeypatch.setattr(setup.os, "getuid", lambda: uid)
-    setup._install_engine()
+    own_tools("apt-get", FAILS)
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    debian.install_engine()
     said = capsys.readouterr().err
     assert "tests with a container engine will be skipped" in said
     assert failure in said
 
 
 def test_a_prometheus_that_cannot_be_had_costs_only_its_own_tests(
-    setup: ModuleType,
-    own_tools: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    own_tools: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(setup, "_search", lambda _: None)
-    setup._provide_prometheus()
+    programs.provide_prometheus()
     for tool in ("apt-get", "dpkg"):
-        (own_tools / tool).write_text("#!/bin/sh\necho E: no such package\nexit 100\n")
-        (own_tools / tool).chmod(0o755)
-    setup._provide_prometheus()
+        own_tools(tool, FAILS)
+    programs.provide_prometheus()
     first, second = capsys.readouterr().err.split("tests with Prometheus will be skipped: ")[1:]
     assert first.startswith("put `prometheus` and `promtool` on PATH")
     assert "E: no such package" in second
 
 
 def test_another_system_is_told_what_to_install(
-    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    own_tools: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "_os_ids", lambda: {"fedora"})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(setup.CannotSetUp, match=r"Consul is missing.*Fedora"):
-        setup._unpacked_consul()
-
-
-def test_a_stamp_holds_for_its_version_only(setup: ModuleType) -> None:
-    """Changed dependencies, or an environment that is gone, are installed again; more groups are added."""
-    python = setup.VENV / "bin" / "python"
-    setup.STAMP.write_text("digest\ndemo\ntest\n")
-    assert setup._stamped_groups("digest") == set()
-    python.parent.mkdir()
-    python.symlink_to("/bin/true")
-    assert setup._stamped_groups("digest") == {"demo", "test"}
-    assert setup._stamped_groups("another") == set()
+    monkeypatch.setattr(debian, "_os_ids", lambda: {"fedora"})
+    with pytest.raises(_setup.CannotSetUp, match=r"Consul is missing.*Fedora"):
+        programs.provide_consul()
 
 
 @pytest.mark.parametrize(
@@ -153,8 +174,7 @@ def test_a_stamp_holds_for_its_version_only(setup: ModuleType) -> None:
     ],
 )
 def test_consul_is_asked_of_the_machines_own_mirrors_only(
-    setup: ModuleType,
-    own_tools: Path,
+    own_tools: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     ids: set[str],
     uris: list[str],
@@ -162,9 +182,189 @@ def test_consul_is_asked_of_the_machines_own_mirrors_only(
     mirrors: list[str],
 ) -> None:
     """Each archive mirror once, one for security updates last, other repositories never."""
-    lines = "".join(f"echo {uri}\n" for uri in uris)
-    (own_tools / "apt-get").write_text(f"#!/bin/sh\n{lines}")
-    (own_tools / "apt-get").chmod(0o755)
-    monkeypatch.setattr(setup, "_os_ids", lambda: ids)
-    sources = setup._consul_sources()
+    own_tools("apt-get", "#!/bin/sh\n" + "".join(f"echo {uri}\n" for uri in uris))
+    monkeypatch.setattr(debian, "_os_ids", lambda: ids)
+    sources = debian.consul_sources()
     assert [source.split("] ")[-1].removeprefix("deb ") for source in sources] == [f"{uri} {suite}" for uri in mirrors]
+
+
+# --- the Consul that streams
+
+
+def test_without_go_the_streaming_consul_is_skipped_with_a_word_but_on_ci(
+    own_tools: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CI", "false")
+    streaming.provide_consul()
+    assert "tests with a Consul that streams will be skipped: Consul 1.14.0 is built with Go" in capsys.readouterr().err
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(_setup.CannotSetUp, match="Go, which is not on PATH"):
+        streaming.provide_consul()
+
+
+def test_the_streaming_consul_is_built_once_and_appears_whole(
+    own_tools: Callable[..., Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A build that fails half-way leaves nothing that looks like a Consul; ours keep their go.mod and go.sum."""
+    monkeypatch.setenv("CI", "true")
+    half = '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho half > "$2"\n/bin/chmod 755 "$2"\n'
+    own_tools("go", half + "exit 1\n")
+    with pytest.raises(_setup.CannotSetUp, match="failed with status 1"):
+        streaming.provide_consul()
+    place = own_cache / "consul-1.14.0" / "consul"
+    assert not place.exists()
+    own_tools("go", half + f"echo built >> {tmp_path}/builds\necho // >> go.mod\n")
+    streaming.provide_consul()
+    streaming.provide_consul()
+    assert place.read_text() == "half\n"
+    assert list(place.parent.iterdir()) == [place]
+    assert (tmp_path / "builds").read_text() == "built\n"
+    assert "//" not in (streaming.MODULE / "go.mod").read_text()
+
+
+# --- the virtual environment
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that a set-up runs, which do nothing here; what it installs from is the test's own."""
+    ran: list[list[str]] = []
+
+    def note(command: list[str], **_: object) -> str:
+        ran.append(command)
+        if command[1:3] == ["-m", "venv"]:
+            python = Path(command[-1]) / "bin" / "python"
+            python.parent.mkdir(parents=True, exist_ok=True)
+            python.unlink(missing_ok=True)
+            python.symlink_to(sys.executable)
+        return ""
+
+    for name, text in (("LOCK", "uv==1 \\\n    --hash=sha256:00\n"), ("PROJECT", "")):
+        path = tmp_path / name
+        path.write_text(text)
+        monkeypatch.setattr(environment, name, path)
+    monkeypatch.setattr(environment, "run", note)
+    return ran
+
+
+def made(commands: list[list[str]]) -> tuple[bool, int]:
+    """Whether the environment was made anew, and how often something was installed by the lock."""
+    found = (
+        any(command[1:3] == ["-m", "venv"] for command in commands),
+        sum("--require-hashes" in command and "--no-build" in command for command in commands),
+    )
+    commands.clear()
+    return found
+
+
+def test_a_second_set_up_installs_nothing_and_a_new_group_is_added(tmp_path: Path, commands: list[list[str]]) -> None:
+    venv = tmp_path / "venv"
+    environment.provide(venv, ("demo",))
+    assert made(commands) == (True, 1)
+    environment.provide(venv, ("demo",))
+    assert made(commands) == (False, 0)
+    environment.provide(venv, ("test",))
+    assert "--exact" not in commands[-2]
+    assert made(commands) == (False, 1)
+    environment.provide(venv, ("demo", "test"))
+    assert made(commands) == (False, 0)
+
+
+def test_a_changed_lock_is_installed_again_and_alone(tmp_path: Path, commands: list[list[str]]) -> None:
+    """What the lock no longer names is taken out; what was asked for before stays asked for."""
+    venv = tmp_path / "venv"
+    environment.provide(venv, ("demo",))
+    commands.clear()
+    environment.LOCK.write_text("uv==2 \\\n    --hash=sha256:00\n")
+    environment.provide(venv, ("test",))
+    locked = next(command for command in commands if "--require-hashes" in command and "--no-build" in command)
+    assert {"--exact", "--group=demo", "--group=test", f"--constraints={environment.LOCK}"} <= set(locked)
+    assert made(commands) == (False, 1)
+
+
+def test_a_set_up_that_was_interrupted_is_made_anew_by_the_next(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv, note = tmp_path / "venv", environment.run
+
+    def cut(command: list[str], **options: object) -> str:
+        if "--no-deps" in command and "--no-build-isolation" in command:
+            raise KeyboardInterrupt
+        return note(command, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(environment, "run", cut)
+    with pytest.raises(KeyboardInterrupt):
+        environment.provide(venv, ("demo",))
+    monkeypatch.setattr(environment, "run", note)
+    commands.clear()
+    environment.provide(venv, ("demo",))
+    assert made(commands) == (True, 1)
+
+
+def test_an_environment_that_is_gone_is_made_again(tmp_path: Path, commands: list[list[str]]) -> None:
+    venv = tmp_path / "venv"
+    environment.provide(venv, ("demo",))
+    commands.clear()
+    (venv / "bin" / "python").unlink()
+    environment.provide(venv, ("demo",))
+    assert made(commands) == (True, 1)
+
+
+@contextmanager
+def another(code: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has `basics`, and has said a line by now."""
+    program = f"import sys; sys.path.insert(0, {str(DEPLOY)!r}); from _setup import basics, environment\n{code}"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_two_set_ups_take_turns(tmp_path: Path) -> None:
+    code = f"from pathlib import Path\nwith basics.alone(Path({str(tmp_path)!r}), 'set-up'):\n print('in'); input()"
+    with another(code.replace("print('in'); input()", "print('in', flush=True); input()")) as first:
+        held = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        first.kill()
+        first.wait()
+        with basics.alone(tmp_path, "set-up"), pytest.raises(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(held)
+
+
+def test_a_changed_lock_waits_for_the_commands_that_use_the_packages(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for the program that took the place of the one that set up; more groups are added at once."""
+    venv = tmp_path / "venv"
+    environment.provide(venv, ("demo",))
+    commands.clear()
+    becomes = "import os; os.execv(sys.executable, [sys.executable, '-c', 'print(1, flush=True); input()'])"
+    with another(f"from pathlib import Path\nenvironment.keep_while_this_runs(Path({str(venv)!r}))\n{becomes}") as user:
+        environment.provide(venv, ("test",))
+        assert made(commands) == (False, 1)
+        waited: list[str] = []
+
+        def end_the_other(text: str) -> None:
+            assert commands == []
+            waited.append(text)
+            user.kill()
+
+        environment.LOCK.write_text("uv==2 \\\n    --hash=sha256:00\n")
+        monkeypatch.setattr(basics, "say", end_the_other)
+        environment.provide(venv, ("test",))
+        assert [f"the packages in {venv} change" in text for text in waited] == [True]
+        assert made(commands) == (False, 1)
+
+
+def test_uv_asks_where_pip_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv reads none of pip's settings; its own go first."""
+    said = "global.index-url='https://old.test/'\n:env:.index-url='https://mirror.test/'\n:env:.cert='/ca.pem'\n"
+    monkeypatch.setattr(environment, "run", lambda _: said)
+    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/own.pem")
+    assert environment.settings_of(["pip"]) == {"UV_DEFAULT_INDEX": "https://mirror.test/"}

@@ -128,7 +128,7 @@ def _nginx_version(path: Path) -> tuple[int, int, int]:
 
 def missing(what: str) -> NoReturn:
     """Skip the test with the reason; on CI, where nothing may be missing, fail it."""
-    unusable(f"{what} is not installed here; tests/run installs it")
+    unusable(f"{what} is not installed here; tests/run --all installs it")
 
 
 def unusable(reason: str) -> NoReturn:

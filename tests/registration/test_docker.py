@@ -29,5 +29,5 @@ def test_elsewhere_nothing_looks_like_one() -> None:
 
 def test_what_has_to_be_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiodocker", None)
-    with pytest.raises(BadInput, match=r"pip install 'proxygen\[docker\]'"):
+    with pytest.raises(BadInput, match=r"pip install '\.\[docker\]' in proxygen's checkout"):
         require_library()

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from ipaddress import IPv4Network
 from typing import Any, Final
 
-from proxygen.errors import NetworkError
+from proxygen.errors import NetworkError, install_command
 from proxygen.network import config as configured
 from proxygen.network.backends.aws_routes import (
     RouteStep,
@@ -119,7 +119,7 @@ class AwsVpcBackend:
 
     def _look(self) -> tuple[_Cloud, Interface, list[VpcTable], list[str]]:
         if find_spec("boto3") is None:
-            raise NetworkError("the backend aws-vpc needs boto3; run: pip install 'proxygen[aws]'")
+            raise NetworkError(f"the backend aws-vpc needs boto3; run: {install_command('aws')}")
         try:
             self._client = self._client or connect()
             cloud = _Cloud(self._client)
@@ -133,7 +133,7 @@ class AwsVpcBackend:
 def find_interface(underlay: Underlay) -> Interface:
     """Return the host's interface as AWS knows it, and change nothing. It blocks. Raise NetworkError."""
     if find_spec("boto3") is None:
-        raise NetworkError("AWS cannot be asked without boto3; run: pip install 'proxygen[aws]'")
+        raise NetworkError(f"AWS cannot be asked without boto3; run: {install_command('aws')}")
     try:
         return _Cloud(connect()).interface(underlay)
     except _aws_errors() as error:

@@ -344,7 +344,7 @@ async def test_a_cloud_that_does_not_answer_is_an_error_and_no_empty_table(monke
 
 async def test_without_boto3_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(NetworkError, match=r"pip install 'proxygen\[aws\]'"):
+    with pytest.raises(NetworkError, match=r"pip install '\.\[aws\]'"):
         await backend().prepare()
 
 
