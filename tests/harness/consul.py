@@ -302,6 +302,11 @@ class HostConsul(ConsulAgent):
         self.node = host.label
         self._write("agent.json", self._host_config())
 
+    @property
+    def unix_address(self) -> str:
+        """By which what is outside of the host reaches it."""
+        return f"unix://{self._socket}"
+
     def _host_config(self) -> dict[str, object]:
         is_server = self.host in self._servers
         return {
