@@ -116,7 +116,12 @@ def _requests(sidecar: Sidecar) -> int:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["killed", "dropped"])
 async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
-    request: pytest.FixtureRequest, how: str, running: NginxServer, make_sidecar: MakeSidecar, saw: Saw
+    request: pytest.FixtureRequest,
+    which_consul: Consul,
+    how: str,
+    running: NginxServer,
+    make_sidecar: MakeSidecar,
+    saw: Saw,
 ) -> None:
     """Injects servers that are killed, and a network that loses every packet. Upstreams stay, no request fails, and
     once admin.fresh has passed `/readyz`, status and metrics say so. When the agent has its servers again, so has the
