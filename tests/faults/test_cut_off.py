@@ -50,34 +50,39 @@ class Pair:
         self.mend = mend
 
 
-@pytest.fixture
-def killed(which_consul: Consul, tmp_path: Path) -> Iterator[Pair]:
+@contextmanager
+def killed(directory: Path) -> Iterator[Pair]:
     """The server is killed, and started again with its data."""
-    [server] = start_cluster(tmp_path / "cluster", size=1)
-    agent = start_client(tmp_path / "client", [server])
-    yield Pair(
-        server=server,
-        agent=agent,
-        address=agent.address,
-        cut=server.kill,
-        mend=lambda: server.start(wait=False),
-    )
-    agent.kill()
-    server.kill()
-
-
-@pytest.fixture
-def dropped(which_consul: Consul, lab: Lab) -> Iterator[Pair]:
-    """Two hosts: between them every packet is lost, and nobody is told."""
-    one, two = lab.hosts(2)
-    server, agent = HostConsul(one, servers=[one]), HostConsul(two, servers=[one])
+    [server] = start_cluster(directory / "cluster", size=1)
+    agent = start_client(directory / "client", [server])
     try:
-        server.start()
-        agent.start()
-        yield Pair(server=server, agent=agent, address=agent.unix_address, cut=two.cut, mend=two.mend)
+        yield Pair(
+            server=server, agent=agent, address=agent.address, cut=server.kill, mend=lambda: server.start(wait=False)
+        )
     finally:
-        agent.remove()
-        server.remove()
+        agent.kill()
+        server.kill()
+
+
+@contextmanager
+def dropped(directory: Path) -> Iterator[Pair]:
+    """Two hosts: between them every packet is lost, and nobody is told."""
+    with Lab(directory / "lab") as lab:
+        one, two = lab.hosts(2)
+        server, agent = HostConsul(one, servers=[one]), HostConsul(two, servers=[one])
+        try:
+            server.start()
+            agent.start()
+            yield Pair(server=server, agent=agent, address=agent.unix_address, cut=two.cut, mend=two.mend)
+        finally:
+            agent.remove()
+            server.remove()
+
+
+@pytest.fixture(params=[killed, dropped], ids=["killed", "dropped"])
+def pair(request: pytest.FixtureRequest, which_consul: Consul, tmp_path: Path) -> Iterator[Pair]:
+    with request.param(tmp_path) as pair:
+        yield pair
 
 
 @pytest.mark.incident("T31")
@@ -114,19 +119,12 @@ def _requests(sidecar: Sidecar) -> int:
 @pytest.mark.incident("T32")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["killed", "dropped"])
 async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
-    request: pytest.FixtureRequest,
-    which_consul: Consul,
-    how: str,
-    running: NginxServer,
-    make_sidecar: MakeSidecar,
-    saw: Saw,
+    pair: Pair, running: NginxServer, make_sidecar: MakeSidecar, saw: Saw
 ) -> None:
     """Injects servers that are killed, and a network that loses every packet. Upstreams stay, no request fails, and
     once admin.fresh has passed `/readyz`, status and metrics say so. When the agent has its servers again, so has the
     sidecar within 2 s, and what changed meanwhile and what changes then is served."""
-    pair: Pair = request.getfixturevalue(how)
     with App("web-1") as web, App("shop-1") as shop:
         outside = OutsideNode([pair.server])
         outside.register("web", web.port, f"route={HOST}")
@@ -157,7 +155,7 @@ async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
                 began = time.monotonic()
                 await answers(sidecar, f"new-{number}.example.com")
                 took = time.monotonic() - began
-        saw(f"{how}: said after {noticed:.1f} s: {reason!r}; back after {recovered:.2f} s, a change after {took:.2f} s")
+        saw(f"said after {noticed:.1f} s: {reason!r}; back after {recovered:.2f} s, a change after {took:.2f} s")
         assert not lacking(sidecar, [web.port, shop.port])
         assert noticed < FRESH + 2.0, "a status looks once in a while"
         assert recovered < 2.0
