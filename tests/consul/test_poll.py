@@ -263,15 +263,10 @@ async def test_what_hangs_does_not_outlast_what_it_hangs_on() -> None:
         fake.silent = False
         # Who has not asked for long hears nothing of the return, unless it ends what hangs.
         knocking._down = True
-        await asyncio.wait_for(_become(lambda: answers >= 3), 5)
+        await until(lambda: answers >= 3, "all answered", timeout=5)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _become(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -31,23 +33,15 @@ FRESH = 4.0
 CUT_OFF = {"consul__wait": "2s", "admin__fresh": f"{FRESH:g}s", **KEEP_ALL}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """A server and an agent that is none, and how to part them."""
 
-    def __init__(
-        self,
-        server: ConsulAgent,
-        agent: ConsulAgent,
-        address: str,
-        *,
-        cut: Callable[[], object],
-        mend: Callable[[], object],
-    ) -> None:
-        self.server = server
-        self.agent = agent
-        self.address = address
-        self.cut = cut
-        self.mend = mend
+    server: ConsulAgent
+    agent: ConsulAgent
+    address: str
+    cut: Callable[[], object]
+    mend: Callable[[], object]
 
 
 @contextmanager
