@@ -66,7 +66,7 @@ class Sidecar:
         if ready:
             self.wait_ready()
 
-    def wait_ready(self, timeout: float = 20.0) -> None:
+    def wait_ready(self, timeout: float = 90.0) -> None:
         try:
             process.wait_until(self._is_ready, what="the sidecar ready", timeout=timeout)
         except TimeoutError as error:
