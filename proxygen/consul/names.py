@@ -16,7 +16,7 @@ def name_problem(name: str) -> str:
         return "a name with a control character cannot be asked for in Consul's API"
     parts = name.split("/")
     if any(part in (".", "..") for part in parts):
-        return 'a name with a part "." or ".." cannot be asked for in Consul\'s API'
+        return "a name with a part . or .. between slashes cannot be asked for in Consul's API"
     if "" in parts:
         return "a name with a slash at an end, or two in a row, cannot be asked for in Consul's API"
     return ""

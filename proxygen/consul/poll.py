@@ -13,6 +13,7 @@ less often, up to once a minute.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -30,6 +31,8 @@ _log: Final = get_logger(__name__)
 _LONGEST_PAUSE: Final = 30.0
 _PATHFINDER_PAUSE: Final = 1.0
 """One question keeps knocking, so that an outage of any length is over for us within two seconds of its end."""
+_MOST_KNOCKS: Final = 15
+"""As many as begin before the first is given up."""
 _BLIND: Final = 75.0
 """Seconds for which a view that lost the servers may not know that they are back: it pauses for 60 s at most, and then
 connects (agent/submatview, 1.14.0)."""
@@ -121,7 +124,7 @@ class Poll:
         """Return the answer; None where what was waited for may have been told to nobody."""
         if not asked:
             # Where we start from is the leader's word; after that, any server that is not behind our index.
-            return await self._client.read(self._path, self._params)
+            return await (self._knock() if self._pathfinder else unless(self._read_leader(), self._ledger.recovered()))
         consistency: Consistency = "any"
         streamed = time.monotonic() >= self._by_servers_until
         reading = self._client.read(self._path, self._params, index=asked, consistency=consistency, streamed=streamed)
@@ -130,6 +133,25 @@ class Poll:
         if witness is not None:
             signals.append(loss_of(self._client, witness, index=asked, consistency=consistency))
         return await unless(reading, *signals)
+
+    async def _read_leader(self) -> Reply:
+        return await self._client.read(self._path, self._params)
+
+    async def _knock(self) -> Reply:
+        """Read, and once a second again beside reads that hang: what they hang on may be past."""
+        most = min(_MOST_KNOCKS, max(1, self._client.settings.max_connections // 4))
+        knocks: set[asyncio.Task[Reply]] = set()
+        try:
+            while True:
+                if len(knocks) < most:
+                    knocks.add(asyncio.ensure_future(self._read_leader()))
+                ended, _ = await asyncio.wait(knocks, timeout=_PATHFINDER_PAUSE, return_when=asyncio.FIRST_COMPLETED)
+                for one in ended:
+                    return one.result()
+        finally:
+            for one in knocks:
+                one.cancel()
+            await asyncio.gather(*knocks, return_exceptions=True)
 
     def _begin_anew(self, asked: int, reply: Reply | None) -> None:
         self._index = 0

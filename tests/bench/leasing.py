@@ -6,8 +6,8 @@ time is mostly this process's; the requests are what a fleet of that size would 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from proxygen.network.session import Terms
+from tests.bench.options import add_consul
 from tests.harness.consul import ConsulAgent
 from tests.network.crowd import Crowd, lease_at_once
 
@@ -50,7 +51,10 @@ def tell(crowd: Crowd) -> str:
 
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    hosts = int(sys.argv[1]) if len(sys.argv) > 1 else HOSTS
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.leasing")
+    parser.add_argument("hosts", type=int, nargs="?", default=HOSTS, help=f"default {HOSTS}")
+    add_consul(parser)
+    hosts = parser.parse_args().hosts
     with tempfile.TemporaryDirectory(prefix="leases-") as directory:
         print(tell(measure(hosts, Path(directory))))
 

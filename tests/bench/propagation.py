@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tests.bench.contenders import ConsulTemplate, Contender, Maker, Proxygen, find_consul_template
 from tests.bench.fleet import CANARY, NAMES, NEWCOMER, Fleet
+from tests.bench.options import add_consul
 from tests.bench.probe import until_answered_by, until_not_answered_by, until_served, write
 from tests.bench.report import COLD_START, Record, as_json, table
 from tests.bench.upstreams import Upstreams
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--nginx", choices=["debian", "wheel"], default="debian", help="which nginx")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these: proxygen, consul-template, ...")
     parser.add_argument("--json", type=Path, help="write all figures to this file too")
+    add_consul(parser)
     arguments = parser.parse_args()
     # Whoever ends the bench ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.bench.options import add_consul
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
@@ -153,6 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pairs", type=int, default=0, help="compare throughput alone, second by second")
+    add_consul(parser)
     return parser.parse_args()
 
 

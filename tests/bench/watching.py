@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from proxygen.model import Catalog, Health, Instance, ServiceName
 from proxygen.settings import ConsulSettings
+from tests.bench.options import add_consul
 from tests.bench.report import quantile
 from tests.consul.watching import Watching, watching
 from tests.harness.consul import ConsulAgent
@@ -301,6 +302,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[100, 0], help="0: all on the agent's own node")
     parser.add_argument("--changes", type=int, default=150, help="of each kind; a third of them while others churn")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long costs are counted")
+    add_consul(parser)
     arguments = parser.parse_args()
     # What runs is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

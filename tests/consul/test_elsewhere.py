@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from proxygen.aio import Latest
+from proxygen.consul import remote
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.elsewhere import datacenters_named, share_of
 from proxygen.consul.watch import CatalogWatch
@@ -17,6 +18,7 @@ from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul
+from tests.integration.waiting import until
 
 FAILOVER = "proxygen.failover=dc2,dc3"
 WEB = entry("web", "web-1", 8001, ROUTE, FAILOVER)
@@ -151,6 +153,34 @@ async def test_a_datacenter_in_trouble_keeps_its_instances_and_stops_nobody(trou
             assert there(catalog, "dc2") == ["web-2"]
             assert one.watch.problem is None
             assert one.watch.freshness() < 60
+
+
+@pytest.mark.incident("T32")
+async def test_a_datacenter_whose_views_look_well_is_told_of_by_its_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T32: standing questions are answered by views of our agent, which never say that the servers there lost their
+    leader. The second time it is told as the first, and what changed meanwhile is seen once they are back."""
+    monkeypatch.setattr(remote, "_ROUND", 0.2)
+    async with fake_consul() as fake:
+        dc2, _ = with_others(fake)
+        fake.streams = dc2.streams = True
+        fake.put("web", WEB)
+        async with watching(settings_for(fake, wait=0.5)) as one:
+            await one.until(lambda catalog: there(catalog, "dc2") == ["web-2"])
+            for number in (6, 7):
+                await until(lambda: one.watch.warnings == (), "no trouble")
+                dc2.lag(views_alone=True)
+                dc2.fault = _leaderless
+                await until_warned(one, "datacenter dc2", "No cluster leader", "the last known instances in dc2 stay")
+                dc2.put("web", entry("web", f"web-{number}", 8000 + number))
+                assert one.watch.problem is None
+                dc2.fault = lambda request: None
+                await one.until(lambda catalog, number=number: there(catalog, "dc2") == [f"web-{number}"])  # type: ignore[misc]
+
+
+def _leaderless(request: web.Request) -> web.Response | None:
+    """As servers without a leader answer, while the views of our agent go on."""
+    is_streamed = "index" in request.query and "near" not in request.query
+    return None if is_streamed else web.Response(status=500, text="No cluster leader")
 
 
 async def test_a_datacenter_that_is_back_is_believed_again() -> None:

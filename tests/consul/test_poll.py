@@ -242,6 +242,33 @@ async def test_the_one_that_knocks_tells_the_others_of_every_return() -> None:
         assert returns == 2
 
 
+@pytest.mark.incident("T32")
+async def test_what_hangs_does_not_outlast_what_it_hangs_on() -> None:
+    """T32: an agent that waits for its servers keeps a read hanging, and answers the next one at once when they are
+    back. Both the one that knocks and those that rest on it ask again."""
+    async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
+        fake.put("web", WEB)
+        fake.silent = True
+        ledger, answers = Ledger(), 0
+
+        async def heed(reply: Reply) -> None:
+            nonlocal answers
+            answers += 1
+
+        knocking = Poll(client, ledger, heed, source="catalog", path="/v1/catalog/services", pathfinder=True)
+        others = [Poll(client, ledger, heed, source=f"service {one}", path=PATH) for one in "ab"]
+        tasks = [asyncio.create_task(one.run()) for one in (knocking, *others)]
+        # A read is given up after 15 s.
+        await until(lambda: len(fake.requests) >= 5, "it knocks on", timeout=12)
+        fake.silent = False
+        # Who has not asked for long hears nothing of the return, unless it ends what hangs.
+        knocking._down = True
+        await until(lambda: answers >= 3, "all answered", timeout=5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_failure_is_told_each_time_and_healed_each_time(streams: bool) -> None:
     async with fake_consul() as fake:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = Path(__file__).with_name("README.md")
-INCIDENTS = [f"T{number}" for number in range(1, 31)]
+INCIDENTS = [f"T{number}" for number in range(1, 35)]
 
 
 @cache

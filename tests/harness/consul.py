@@ -22,17 +22,19 @@ from tests.harness.hosts import Host
 from tests.harness.ports import free_port
 from tests.harness.tools import STREAMING_VERSION, Consul, consul_version, find_consul, missing
 
-_chosen: Consul = "first"
+_chosen: Consul | Path = "first"
 
 
-def choose_consul(which: Consul) -> None:
-    """Say which Consul agents run from now on that are not told otherwise; the fixture `which_consul` does."""
+def choose_consul(which: Consul | Path) -> None:
+    """Say which Consul agents run from now on that are not told otherwise: a test, before its fixtures, or a bench."""
     global _chosen
     _chosen = which
 
 
 def chosen_consul() -> Path:
     """Return the program that was chosen; skip the test where it is missing."""
+    if isinstance(_chosen, Path):
+        return _chosen
     binary = find_consul(_chosen)
     if binary is None:
         missing("Consul" if _chosen == "first" else f"Consul {STREAMING_VERSION} (built where Go is)")
@@ -301,6 +303,11 @@ class HostConsul(ConsulAgent):
         self.address = "127.0.0.1:8500"
         self.node = host.label
         self._write("agent.json", self._host_config())
+
+    @property
+    def unix_address(self) -> str:
+        """By which what is outside of the host reaches it."""
+        return f"unix://{self._socket}"
 
     def _host_config(self) -> dict[str, object]:
         is_server = self.host in self._servers
