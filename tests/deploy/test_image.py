@@ -19,7 +19,7 @@ from tests.harness import process
 from tests.harness.engine import Engine
 from tests.harness.tools import missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 LOCKED = {

@@ -86,6 +86,13 @@ class Load:
         asyncio.get_running_loop().call_later(seconds, self.stop)
         return await self.send(1_000_000)
 
+    async def until_more(self, requests: int, *, timeout: float = 60.0) -> None:
+        """Wait until so many more were answered, or failed, while another task sends."""
+        wanted = self.tally.total + requests
+        async with asyncio.timeout(timeout):
+            while self.tally.total < wanted:
+                await asyncio.sleep(0.01)
+
     def stop(self) -> None:
         """Let each client finish its request and end."""
         self._left = 0

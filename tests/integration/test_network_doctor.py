@@ -20,7 +20,8 @@ from tests.harness.frr import FrrRouter
 from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+# Most tests share two hosts.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("doctor")]
 
 AGENT = "proxygen network up"
 OF_THE_MACHINE = {"networkd", "network-manager", "docker"}
