@@ -21,7 +21,7 @@ from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 
 # Most tests share two hosts.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("doctor")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("doctor")]
 
 AGENT = "proxygen network up"
 OF_THE_MACHINE = {"networkd", "network-manager", "docker"}
@@ -81,7 +81,7 @@ class Clinic:
         for agent in self.agents:
             agent.start_docker()
             agent.host.container()
-        self.one.containers[0].until_pings(self.two.containers[0].address, timeout=60.0)
+        self.one.containers[0].until_pings(self.two.containers[0].address, timeout=180.0)
 
     def close(self) -> None:
         for agent in self.agents:
@@ -112,7 +112,7 @@ class Clinic:
         """Do as cures say: start the first host's agent. Stop it once it has carried."""
         agent = self.agents[0]
         agent.start()
-        process.wait_until(self._is_mended, what="a mended network", timeout=60.0)
+        process.wait_until(self._is_mended, what="a mended network", timeout=180.0)
         assert agent.stop() == 0
 
     def _is_mended(self) -> bool:
