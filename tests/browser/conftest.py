@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
@@ -16,9 +17,16 @@ from tests.harness.tools import find_nginx, missing
 from tests.integration.certificates import Authority
 
 
-@pytest.fixture(scope="module")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a module's tests in one process: they share a world."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group(f"browser {item.path.stem}"))
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """One for a module: it takes half a second to start."""
+    """One for all; each test has contexts of its own."""
     with chromium() as browser:
         yield browser
 

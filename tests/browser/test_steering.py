@@ -114,6 +114,19 @@ def test_a_lost_race_is_told_with_what_is_so_now(world: World, page: Page, tabs:
     process.wait_until(lambda: canary(world)["asked"] == 5000, what="the second attempt", timeout=30)
 
 
+def test_the_next_change_builds_on_ones_own_though_the_page_lags_behind(world: World, page: Page) -> None:
+    """What it reads in between was drawn before the sidecar saw the first one."""
+    former = page.evaluate("fetch(location.pathname, {headers: {'X-Proxygen-Part': 'live'}}).then((one) => one.text())")
+    page.route("**/services/web", lambda route: route.fulfill(body=former, content_type="text/html"))
+    change(page, "41")
+    enter(page, TOKEN)
+    for share, then in ((4100, "42"), (4200, "43")):
+        process.wait_until(lambda share=share: canary(world)["asked"] == share, what=f"{share}", timeout=30)  # type: ignore[misc]
+        expect(page.locator(ANSWER)).to_contain_text("set")
+        change(page, then)
+    process.wait_until(lambda: canary(world)["asked"] == 4300, what="the third change", timeout=30)
+
+
 def test_promote_and_abort(world: World, page: Page) -> None:
     page.get_by_role("button", name=re.compile("promote", re.I)).click()
     confirm(page)

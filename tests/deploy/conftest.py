@@ -25,12 +25,17 @@ _GROUPS = {
 }
 """Who uses the same hosts and engine, by the beginning of the file's name; all others are "containers"."""
 
+_SHARED = {"yard", "reader"}
+"""Fixtures that cost much and serve many tests: the engine, and Nomad's reader, which is compiled."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together what shares an engine; images are shared by all of a run."""
     for item in items:
-        if item.path.parent == Path(__file__).parent and "yard" in getattr(item, "fixturenames", ()):
+        if item.path.parent == Path(__file__).parent and _SHARED & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group(_group(item.path.name)))
+            # The first one waits for images that are built, by itself or by another process.
+            item.add_marker(pytest.mark.timeout(2400), append=False)
 
 
 def _group(file: str) -> str:

@@ -24,7 +24,7 @@ from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import find_nginx, missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 SITE = "app.example.com"
 MINE = "--filter=label=proxygen.application=web"

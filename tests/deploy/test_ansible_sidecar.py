@@ -23,7 +23,7 @@ from tests.harness.load import fetch
 from tests.harness.systemd_host import SystemdHost
 from tests.harness.tools import missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "/etc/credstore/proxygen.consul.token"

@@ -15,7 +15,7 @@ from tests.harness.compose import HOST, Project
 from tests.harness.engine import Engine
 from tests.harness.load import Load, Tally
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 SERVICES = ("pod", "nginx", "sidecar", "consul", "web-1", "web-2", "web-canary")
 GENERATIONS = "import os; print(*sorted(os.listdir('/var/lib/proxygen/generations')))"
@@ -53,12 +53,12 @@ def generations(project: Project) -> set[str]:
 
 
 async def under_load(project: Project, act: Callable[[], object]) -> Tally:
-    """Send requests while something happens, and two seconds after it."""
+    """Send requests while something happens, before it and after it."""
     load = Load("127.0.0.1", project.port, headers={"Host": HOST}, clients=4, pause=0.05)
     sending = asyncio.create_task(load.send(100_000))
-    await asyncio.sleep(0.5)
+    await load.until_more(20)
     await asyncio.to_thread(act)
-    await asyncio.sleep(2.0)
+    await load.until_more(150)
     load.stop()
     return await sending
 
@@ -174,7 +174,6 @@ def test_all_comes_back_when_the_shared_namespaces_ended(project: Project) -> No
     assert kept <= generations(project)
 
 
-@pytest.mark.timeout(300)
 async def test_a_rolling_update_with_a_canary_step_loses_no_request(project: Project) -> None:
     """As the manual has it: the canary's share up, then stable one by one, then the canary away."""
     new = {"WEB_IMAGE": "localhost/proxygen-example:2"}

@@ -11,7 +11,7 @@ from tests.harness import process
 from tests.harness.compose import Project
 from tests.harness.engine import Engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.harness.compose import COMPOSE, plain_podman, podman_compose
 from tests.harness.engine import Engine
 from tests.harness.tools import unusable
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 ENVIRONMENTS = ("development", "test", "production")
 PAGE = COMPOSE.parent / "README.md"
@@ -58,7 +58,6 @@ def typed(yard: Engine, tmp_path: Path) -> Iterator[dict[str, str]]:
     subprocess.run(down, cwd=COMPOSE, env=environment, capture_output=True, check=False)
 
 
-@pytest.mark.timeout(600)
 def test_from_a_clone_to_a_served_request(
     example_images: dict[str, str], consul_image: str, typed: dict[str, str], tmp_path: Path
 ) -> None:

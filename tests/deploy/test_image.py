@@ -16,7 +16,7 @@ from tests.harness import process
 from tests.harness.engine import Engine
 from tests.harness.tools import missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNPRIVILEGED = ("--rm", "--network=none", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")

@@ -183,7 +183,6 @@ def generation(pod: PlayedPod) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_pod_is_ready_once_it_serves_a_generation(pod: PlayedPod) -> None:
     process.wait_until(lambda: pod.probe("nginx", "readiness") == 200, what="the pod ready", timeout=60)
     assert pod.probe("nginx", "liveness") == 200

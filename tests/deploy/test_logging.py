@@ -45,7 +45,7 @@ with socket.create_server(("127.0.0.1", 5140)) as server, open("{FORWARDED}", "a
                 file.write(data)
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from tests.harness.registry import Registry
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 HOST = "web.example.com"
 IMAGE = "team/web"

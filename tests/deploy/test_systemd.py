@@ -14,7 +14,7 @@ import pytest
 from tests.harness.systemd_host import ROOT, SystemdHost
 from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get, nothing_fails, wait, wait_ready
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
 async def systemctl(host: SystemdHost, *arguments: str) -> None:

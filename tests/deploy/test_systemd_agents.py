@@ -14,7 +14,7 @@ from tests.harness.engine import Engine
 from tests.harness.systemd_host import SystemdHost
 from tests.harness.systemd_site import CHECKOUT, SETTINGS, drop_in, get, wait
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.systemd_host import SystemdHost
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

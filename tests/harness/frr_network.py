@@ -37,12 +37,12 @@ class Station:
         routes = self.host.routes("exact", other.subnet)
         return any(route.get("gateway") == str(other.host.address) for route in routes)
 
-    def until_knows(self, *others: Station, timeout: float = 60.0) -> None:
+    def until_knows(self, *others: Station, timeout: float = 180.0) -> None:
         for other in others:
             what = f"{self.host.label} having a route to {other.subnet}"
             process.wait_until(lambda other=other: self.knows(other), what=what, timeout=timeout)  # type: ignore[misc]
 
-    def until_gives_up(self, other: Station, *, timeout: float = 120.0) -> None:
+    def until_gives_up(self, other: Station, *, timeout: float = 180.0) -> None:
         """Wait until its FRR counts another as gone."""
         what = f"{self.host.label} counting {other.host.label} as gone"
         process.wait_until(lambda: not self.has_session(other), what=what, timeout=timeout)
@@ -54,7 +54,7 @@ class Station:
         neighbours = self.router.show("show ip ospf neighbor json")["neighbors"]
         return any(entry["address"] == str(other.host.address) for found in neighbours.values() for entry in found)
 
-    def until_forgets(self, other: Station, *, timeout: float = 60.0) -> None:
+    def until_forgets(self, other: Station, *, timeout: float = 180.0) -> None:
         what = f"{self.host.label} having no route to {other.subnet}"
         process.wait_until(lambda: not self.host.routes("exact", other.subnet), what=what, timeout=timeout)
 
@@ -138,7 +138,7 @@ class FrrNetwork:
     def pairs(self) -> Iterator[tuple[Station, Station]]:
         return ((one, other) for one in self.stations for other in self.stations if one is not other)
 
-    def until_all_reach_all(self, *, timeout: float = 90.0) -> None:
+    def until_all_reach_all(self, *, timeout: float = 180.0) -> None:
         """Wait until every container has an answer of every other."""
         for one, other in self.pairs():
             one.container.until_pings(other.container.address, timeout=timeout)

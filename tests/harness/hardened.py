@@ -60,9 +60,9 @@ class Hardened:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
         return done.stdout
 
-    def until_said(self, text: str, *, timeout: float = 120.0) -> None:
+    def until_said(self, text: str, *, times: int = 1, timeout: float = 120.0) -> None:
         deadline = time.monotonic() + timeout
-        while text not in self.said:
+        while self.said.count(text) < times:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.name} has not said {text!r} within {timeout:g} s:\n{self.said[-4000:]}")
             time.sleep(0.2)

@@ -77,7 +77,7 @@ class Namespace:
             finally:
                 _set_namespace(outside.fileno())
 
-    def run(self, *command: str | Path, timeout: float = 60.0) -> str:
+    def run(self, *command: str | Path, timeout: float = 180.0) -> str:
         """Run a command inside and return what it wrote. Raise RuntimeError with that if it fails."""
         with self.entered():
             return _call(*command, timeout=timeout)
@@ -120,7 +120,7 @@ class Namespace:
         sized = () if size is None else ("-M", "do", "-s", str(size - 28))
         return self.succeeds("ping", "-n", "-q", "-c", "1", "-W", "1", *sized, str(address))
 
-    def until_pings(self, address: object, *, timeout: float = 30.0) -> None:
+    def until_pings(self, address: object, *, timeout: float = 180.0) -> None:
         process.wait_until(lambda: self.ping(address), what=f"{address} answering to {self.label}", timeout=timeout)
 
     def new_port(self, prefix: str) -> str:
@@ -357,7 +357,7 @@ def _set_namespace(descriptor: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
-def _call(*command: str | Path, timeout: float = 60.0, stdin: str = "") -> str:
+def _call(*command: str | Path, timeout: float = 180.0, stdin: str = "") -> str:
     argv = [str(part) for part in command]
     done = subprocess.run(
         argv,

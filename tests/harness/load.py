@@ -69,6 +69,7 @@ class Load:
         self._timeout = timeout
         self._request = _request(path, {"Host": f"{host}:{port}", **headers}, keepalive)
         self._left = 0
+        self._counted = asyncio.Event()
         self.tally = Tally()
 
     async def send(self, requests: int) -> Tally:
@@ -86,6 +87,14 @@ class Load:
         asyncio.get_running_loop().call_later(seconds, self.stop)
         return await self.send(1_000_000)
 
+    async def until_more(self, requests: int) -> None:
+        """Wait until so many more were answered, or failed, while another task of this loop sends."""
+        wanted = self.tally.total + requests
+        async with asyncio.timeout(60):
+            while self.tally.total < wanted:
+                self._counted.clear()
+                await self._counted.wait()
+
     def stop(self) -> None:
         """Let each client finish its request and end."""
         self._left = 0
@@ -95,6 +104,7 @@ class Load:
         while self._left > 0:
             self._left -= 1
             connection = await self._one(connection)
+            self._counted.set()
             if self._pause:
                 await asyncio.sleep(self._pause)
         if connection is not None:

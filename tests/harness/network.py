@@ -63,7 +63,7 @@ class NetworkAgent:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def lease(self, *, timeout: float = 60.0) -> SubnetFile:
+    def lease(self, *, timeout: float = 180.0) -> SubnetFile:
         """Wait until the host has its subnet and has told so, and return what it told."""
         try:
             process.wait_until(self._has_lease, what=f"a subnet of {self.host.label}", timeout=timeout)
@@ -81,7 +81,7 @@ class NetworkAgent:
         lease = self.lease()
         self.host.attach_bridge(lease.subnet, mtu=lease.mtu)
 
-    def command(self, *arguments: str | Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str | Path, timeout: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run another command of ``proxygen network`` on the host, with the same settings."""
         return subprocess.run(
             [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,4 +46,9 @@ class Shelf:
 
 
 def remove_shelf(directory: Path) -> None:
+    """Remove it after the last engine that uses it."""
+    layers = directory / "storage" / "overlay"
+    if layers.is_mount():
+        # A build that was cut off leaves the mount that Podman makes for its time.
+        subprocess.run(["umount", layers], check=False)
     shutil.rmtree(directory, ignore_errors=True)

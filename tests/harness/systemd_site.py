@@ -69,9 +69,9 @@ async def nothing_fails(host: SystemdHost) -> AsyncIterator[None]:
     load = Load(host.address, 80, headers=HELLO, clients=4, pause=0.02)
     sending = asyncio.create_task(load.send(1_000_000))
     try:
-        await asyncio.sleep(0.5)
+        await load.until_more(50)
         yield
-        await asyncio.sleep(0.5)
+        await load.until_more(50)
     finally:
         load.stop()
         tally = await sending

@@ -14,9 +14,9 @@ from tests.harness.consul import HostConsul
 from tests.harness.hosts import Host, Lab, Namespace
 from tests.harness.network import NetworkAgent
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 180.0
 _CLIENT: Final = "import json, sys, boto3; ec2 = boto3.client('ec2'); argument = json.loads(sys.argv[1]);"
 _MAKE_VPC: Final = """
 vpc = ec2.create_vpc(CidrBlock="192.0.2.0/24")["Vpc"]["VpcId"]

@@ -20,7 +20,8 @@ from tests.harness.frr import FrrRouter
 from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+# Most tests share two hosts.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("doctor")]
 
 AGENT = "proxygen network up"
 OF_THE_MACHINE = {"networkd", "network-manager", "docker"}
@@ -68,8 +69,9 @@ class Clinic:
     def begin(self) -> None:
         """Make the network, on which no host is yet."""
         self.consul.start()
-        made = self.agents[0].command("init", "--network", "10.99.0.0/16", "--backend", self.backend)
-        assert made.returncode == 0, made.stderr
+        config = {"Network": "10.99.0.0/16", "Backend": {"Type": self.backend}}
+        self.consul.kv_put("proxygen/network/settled", "new")
+        self.consul.kv_put("proxygen/network/config", json.dumps(config))
 
     def open(self) -> None:
         self.begin()
@@ -80,7 +82,7 @@ class Clinic:
         for agent in self.agents:
             agent.start_docker()
             agent.host.container()
-        self.one.containers[0].until_pings(self.two.containers[0].address, timeout=60.0)
+        self.one.containers[0].until_pings(self.two.containers[0].address, timeout=180.0)
 
     def close(self) -> None:
         for agent in self.agents:
@@ -111,7 +113,7 @@ class Clinic:
         """Do as cures say: start the first host's agent. Stop it once it has carried."""
         agent = self.agents[0]
         agent.start()
-        process.wait_until(self._is_mended, what="a mended network", timeout=60.0)
+        process.wait_until(self._is_mended, what="a mended network", timeout=180.0)
         assert agent.stop() == 0
 
     def _is_mended(self) -> bool:

@@ -34,7 +34,7 @@ Make = Callable[[Kind], FrrNetwork]
 Three = Callable[[Kind], Awaitable[FrrNetwork]]
 
 # All of the module in one place: networks are shared.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("frr")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("frr")]
 
 
 @pytest.fixture
@@ -114,8 +114,8 @@ async def test_containers_reach_each_other_newcomers_are_reached_and_leavers_for
     sessions = _sessions(network.stations)
     newcomer = await network.join()
     await network.tell(first, second, newcomer)
-    third.until_knows(newcomer, timeout=90)
-    newcomer.until_knows(third, timeout=90)
+    third.until_knows(newcomer)
+    newcomer.until_knows(third)
     third.container.until_pings(newcomer.container.address)
     await network.tell()
     network.until_all_reach_all()
@@ -157,7 +157,7 @@ async def test_neither_a_host_that_does_not_answer_nor_a_subnet_without_containe
     bare.until_knows(full)
     bare.container.ip("link", "set", "eth0", "up")
     bare.container.ip("route", "replace", "default", "via", str(bare.host.bridge.ip) if bare.host.bridge else "")
-    full.container.until_pings(bare.container.address, timeout=60)
+    full.container.until_pings(bare.container.address)
 
 
 @BOTH
@@ -310,8 +310,8 @@ async def test_the_others_reach_each_other_when_a_hub_is_gone(three: Three, kind
     hub.host.cut()
     for other in (second, third):
         other.until_gives_up(hub)
-    second.container.until_pings(third.container.address, timeout=60)
-    third.container.until_pings(second.container.address, timeout=60)
+    second.container.until_pings(third.container.address)
+    third.container.until_pings(second.container.address)
     hub.host.mend()
     network.until_all_reach_all()
 

@@ -12,7 +12,7 @@ from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.integration.test_network_agent import Net
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 AWAY = "192.0.2.117"
 

@@ -15,7 +15,7 @@ from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.integration.test_network_agent import PATIENCE, Net, is_ready, until_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

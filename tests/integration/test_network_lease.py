@@ -201,7 +201,7 @@ def chance() -> random.Random:
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 async def test_laws_of_leases_hold_on_the_real_consul(
     consul: ConsulAgent, tmp_path: Path, chance: random.Random
 ) -> None:
@@ -258,7 +258,7 @@ async def test_laws_of_leases_hold_on_the_real_consul(
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_host_that_is_cut_off_loses_nothing_but_its_certainty(
     make_consul: Callable[..., ConsulAgent], tmp_path: Path
 ) -> None:

@@ -19,11 +19,11 @@ from tests.harness.consul import HostConsul
 from tests.harness.hosts import Container, Host, Lab
 from tests.harness.network import NetworkAgent
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NETWORK: Final = "10.5.0.0/16"
 SUBNETS: Final = [IPv4Network(f"10.5.{number}.0/24") for number in (52, 9, 77)]
-PATIENCE: Final = 60.0
+PATIENCE: Final = 180.0
 OURS: Final = "225"
 
 

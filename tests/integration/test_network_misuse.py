@@ -18,7 +18,7 @@ from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.integration.test_network_agent import PATIENCE, PREFIX, Net, is_ready, ours, says, until_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
 
 DEEP: Final = "[" * 20_000 + "]" * 20_000
 HOSTILE: Final = {

@@ -23,7 +23,7 @@ from tests.network.backends.fabrics import host_id
 HOST_GW = '{"Network": "10.99.0.0/16", "Backend": {"Type": "host-gw"}}'
 VXLAN = '{"Network": "10.99.0.0/16", "Backend": {"Type": "vxlan"}}'
 DIRECT = '{"Network": "10.99.0.0/16", "Backend": {"Type": "vxlan", "DirectRouting": true}}'
-PATIENCE: Final = 60.0
+PATIENCE: Final = 180.0
 """Seconds for what takes milliseconds on a quiet machine."""
 
 

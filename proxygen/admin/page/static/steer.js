@@ -4,6 +4,14 @@ import { say } from "./notice.js";
 import { askForToken, forgetToken, keptToken, showWhether } from "./token.js";
 
 /**
+ * Which etag this page's own changes put in place of which: what the page reads after a change may have been drawn
+ * before the server saw it, and shows the one before once more.
+ *
+ * @type {Map<string, string>}
+ */
+const superseded = new Map();
+
+/**
  * Send forms marked `data-steer` to the API.
  *
  * @param {() => Promise<void>} refresh  Shows what is so now.
@@ -36,25 +44,26 @@ async function steer(form, refresh) {
   const answer = await send(change);
   if (answer === null) return;
   if (answer.ok) {
-    takeOver(form.dataset.etag, answer.etag);
+    takeOver(change.etag, answer.etag);
     form.reset();
     say(form.dataset.done || "Done.", "good");
   }
+  // Somebody else's change counts from here on, even one that brings an etag back.
+  if (answer.status === 412) superseded.clear();
   await refresh();
   if (!answer.ok) say(refusal(answer, before, shownShares(form)), "bad");
 }
 
 /**
- * Let the next change build on this one, though the page is not read again yet: it is the operator's own.
+ * Let the next change build on this one, whatever the page shows by then: it is the operator's own.
  *
  * @param {string | undefined} old
  * @param {string | null} now
  */
 function takeOver(old, now) {
-  if (!now) return;
-  for (const form of document.querySelectorAll("form[data-steer]")) {
-    if (form instanceof HTMLElement && form.dataset.etag === old) form.dataset.etag = now;
-  }
+  if (!old || !now || old === now) return;
+  for (const [before, after] of superseded) if (after === old) superseded.set(before, now);
+  superseded.set(old, now);
 }
 
 /**
@@ -68,6 +77,7 @@ function takeOver(old, now) {
 /**
  * @typedef {object} Change
  * @property {string} url
+ * @property {string | undefined} etag  What it builds on.
  * @property {RequestInit} options
  */
 
@@ -76,13 +86,14 @@ function takeOver(old, now) {
  * @returns {Change}
  */
 function changeOf(form) {
-  const { method = "POST", action = "", etag, body } = form.dataset;
+  const { method = "POST", action = "", etag: shown, body } = form.dataset;
+  const etag = shown && (superseded.get(shown) ?? shown);
   /** @type {Record<string, string>} */
   const headers = {};
   if (etag) headers["If-Match"] = etag;
   const sent = body ?? shares(form);
   if (sent) headers["Content-Type"] = "application/json";
-  return { url: action, options: { method, headers, body: sent, cache: "no-store", credentials: "omit" } };
+  return { url: action, etag, options: { method, headers, body: sent, cache: "no-store", credentials: "omit" } };
 }
 
 /**
