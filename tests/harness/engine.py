@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from tests.harness import process
+from tests.harness import process, seen
 from tests.harness.nginx import NginxServer
 from tests.harness.tools import NginxBinary, missing, unusable
 
@@ -77,6 +77,18 @@ class Engine:
             raise RuntimeError(f"podman {' '.join(map(str, arguments))}: {said}")
         return done.stdout.strip()
 
+    def logs(self) -> str:
+        """Return the last lines of each container."""
+        names = self.call("ps", "--all", "--format={{.Names}}").split()
+        return "\n".join(f"{name}: {line}" for name in names for line in self._tail(name))
+
+    def _tail(self, container: str) -> list[str]:
+        command = [*self.command, "logs", "--tail=20", container]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20, check=False
+        )
+        return done.stdout.splitlines()
+
     def start(self) -> None:
         """Serve the API. Skip the test where there is no engine, or it cannot run here."""
         if os.getuid() != 0:
@@ -133,8 +145,10 @@ def own_engine(*, driver: Literal["vfs", "overlay"] = "vfs", trusted: Path | Non
         engine.environment["SSL_CERT_FILE"] = str(trusted)
     try:
         engine.start()
+        seen.source(f"containers of {directory.name}", engine.logs)
         yield engine
     finally:
+        seen.forget(f"containers of {directory.name}")
         engine.stop()
         shutil.rmtree(directory)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from proxygen.network.frr.daemons import FrrPlace
-from tests.harness import process
+from tests.harness import process, seen
 from tests.harness.hosts import Host
 from tests.harness.tools import missing
 
@@ -59,6 +59,7 @@ class FrrRouter:
         log = self.host.directory / f"{daemon}.log"
         options = ("-d", "-N", self.host.name, "-P", "0", "-f", "/dev/null", "--log", f"file:{log}")
         self.host.run("sh", "-c", _APART, self._run, _DAEMONS / daemon, *options)
+        seen.log(log)
         process.wait_until((self.place.sockets / f"{daemon}.vty").exists, what=f"{daemon} of {self.host.name}")
 
     def load(self) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.harness import process
+from tests.harness import process, seen
 from tests.harness.tools import NginxBinary
 
 
@@ -94,6 +94,7 @@ class NginxServer:
         """
         command = [*within, *self.command, "-g", "daemon off;"]
         self._process = process.start(command, log=self.directory / "stderr.log")
+        seen.log(self.error_log, self._process)
         try:
             process.wait_until(self._ready, what=f"nginx ({self.binary.name})")
         except TimeoutError:

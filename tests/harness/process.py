@@ -8,12 +8,21 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
+
+from tests.harness import seen
+
+PATIENCE: Final = 60.0
+"""Seconds: no wait is shorter for it where things go well, and a machine may be busy with anything."""
 
 
 def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start a command in its own session, so that Ctrl-C in pytest reaches it through `stop` only."""
+    """Start a command in its own session, so that Ctrl-C in pytest reaches it through `stop` only.
+
+    A test that fails shows what was written to ``log`` meanwhile.
+    """
     with log.open("ab") as output:
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -21,9 +30,11 @@ def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) 
             cwd=cwd,
             start_new_session=True,
         )
+    seen.log(log, started)
+    return started
 
 
-def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = 10.0) -> int:
+def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = PATIENCE) -> int:
     """Signal, wait, and kill what does not go in time. Return the exit status."""
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)
@@ -35,22 +46,30 @@ def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM,
     return process.wait(patience)
 
 
+_PAUSE = 0.02
+_LONGEST_PAUSE = 1.0
+"""Seconds between two questions. A question that hangs tells nothing of how long to wait after it."""
 _IN_A_ROW = 20
 _STEADY_FOR = 0.5
 """Seconds: several times as long as nginx lets old and new workers accept side by side. A count alone proves little,
 since an idle kernel may wake the same worker each time."""
 
 
-def wait_until(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
-    """Poll until the condition holds; an OSError counts as "not yet". Raise TimeoutError naming what was awaited."""
+def wait_until(condition: Callable[[], object], *, what: str, timeout: float = PATIENCE) -> None:
+    """Poll until the condition holds; an OSError counts as "not yet". Raise TimeoutError naming what was awaited.
+
+    What takes long to ask is asked less often, so that no wait takes more than half of a core from what it waits for.
+    """
     deadline = time.monotonic() + timeout
     while True:
+        asked = time.monotonic()
         with contextlib.suppress(OSError):
             if condition():
                 return
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError(f"{what}: not within {timeout:g} s")
-        time.sleep(0.02)
+        time.sleep(min(max(_PAUSE, now - asked), _LONGEST_PAUSE))
 
 
 def is_alive(pid: int) -> bool:
@@ -66,7 +85,7 @@ def state(pid: int) -> str:
         return ""
 
 
-def wait_steady(condition: Callable[[], object], *, what: str, timeout: float = 15.0) -> None:
+def wait_steady(condition: Callable[[], object], *, what: str, timeout: float = PATIENCE) -> None:
     """Like `wait_until`, until it holds many times in a row: in a reload an old worker answers beside the new ones."""
 
     def holds_still() -> bool:

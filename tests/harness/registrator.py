@@ -10,12 +10,13 @@ from pathlib import Path
 from tests.harness import process
 from tests.harness.consul import ConsulAgent
 from tests.harness.engine import Engine
+from tests.harness.fake_engine import FakeEngine
 
 
 class Registrator:
     """The process and its log; ``options`` are further flags."""
 
-    def __init__(self, consul: ConsulAgent, engine: Engine, log: Path, *options: object) -> None:
+    def __init__(self, consul: ConsulAgent, engine: Engine | FakeEngine, log: Path, *options: object) -> None:
         self.log = log
         self._command = [
             *(sys.executable, "-m", "proxygen", "registrator", "--consul-address", consul.address),

@@ -9,12 +9,13 @@ import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.harness import process
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
+from tests.harness.tail import JsonLines
 
 
 class Sidecar:
@@ -37,6 +38,7 @@ class Sidecar:
         self.output = nginx.output
         self.log = directory / "sidecar.log"
         self.config = directory / "proxygen.toml"
+        self._lines = JsonLines(self.log)
         self._process: subprocess.Popen[bytes] | None = None
         address = consul if isinstance(consul, str) else consul.address
         knobs: dict[str, object] = {
@@ -66,7 +68,7 @@ class Sidecar:
         if ready:
             self.wait_ready()
 
-    def wait_ready(self, timeout: float = 20.0) -> None:
+    def wait_ready(self, timeout: float = process.PATIENCE) -> None:
         try:
             process.wait_until(self._is_ready, what="the sidecar ready", timeout=timeout)
         except TimeoutError as error:
@@ -88,8 +90,7 @@ class Sidecar:
 
     def request(self, path: str) -> tuple[int, Any]:
         """Return status and JSON body of the admin API. Raise OSError while it does not listen."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Quiet)
-        with opener.open(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+        with _OPENER.open(f"http://127.0.0.1:{self.admin}{path}", timeout=20) as answer:
             return answer.status, json.loads(answer.read())
 
     def status(self) -> Any:
@@ -102,20 +103,25 @@ class Sidecar:
 
     def events(self) -> list[dict[str, Any]]:
         """Return the log's lines so far."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return self._lines.so_far()
+
+    def proven(self) -> list[int]:
+        """Return the generations that went live and were proven, in that order."""
+        return [event["generation"] for event in self.events() if event.get("event") == "generation applied"]
 
     def applies(self) -> int:
         """Return how many generations went live."""
-        return sum(event.get("event") == "generation applied" for event in self.events())
+        return len(self.proven())
 
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:]) if self.log.exists() else ""
 
-    def command(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
-        """Run another proxygen command with the same settings."""
+    def command(
+        self, *arguments: str, timeout: float = 2 * process.PATIENCE, config: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run another proxygen command with the same settings, or those of another file."""
         return subprocess.run(
-            [sys.executable, "-m", "proxygen", *arguments, "--config", str(self.config)],
+            [sys.executable, "-m", "proxygen", *arguments, "--config", str(config or self.config)],
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -139,6 +145,9 @@ class _Quiet(urllib.request.HTTPErrorProcessor):
         return response
 
     https_response = http_response
+
+
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Quiet)
 
 
 def to_toml(knobs: Mapping[str, object]) -> str:

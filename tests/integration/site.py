@@ -12,12 +12,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import pytest
+
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
+from tests.harness.tools import each_nginx, shared_layout
 from tests.integration.certificates import Authority
+
+LAYOUTS = pytest.mark.parametrize("site", [*each_nginx("site"), shared_layout("site")], indirect=True, scope="session")
+"""The site of a module whose tests are about hosts, locations and who gets a host's requests."""
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -103,6 +109,8 @@ class Site:
         self.authority = authority
         self.apps: list[App] = []
         self._closers: list[Callable[[], None]] = []
+        self._read: int | None = None
+        self._live = ""
 
     # --- what is behind nginx ----------------------------------------------------------------------------------------
 
@@ -136,11 +144,13 @@ class Site:
     def live(self) -> str:
         """The configuration that nginx is proven to serve; empty while a newer one is on its way."""
         number = self.sidecar.generation()
-        proven = {event["generation"] for event in self.sidecar.events() if event.get("event") == "generation applied"}
-        if number not in proven:
+        if number is None or number not in self.sidecar.proven():
             return ""
-        directory = self.sidecar.output / "generations" / f"{number:06}"
-        return "".join(path.read_text() for path in sorted(directory.glob("*.d/*.conf")))
+        if self._read != number:
+            directory = self.sidecar.output / "generations" / f"{number:06}"
+            self._live = "".join(path.read_text() for path in sorted(directory.glob("*.d/*.conf")))
+            self._read = number
+        return self._live
 
     def until(self, *texts: str) -> None:
         """Wait until all texts stand in the live configuration."""
@@ -151,10 +161,10 @@ class Site:
         self.until(*(f"    server 127.0.0.1:{instance.port}" for instance in instances))
 
     def until_live(self, condition: Callable[[str], object], what: str) -> None:
-        process.wait_until(lambda: condition(self.live()), what=f"{what} in the live configuration", timeout=20)
+        process.wait_until(lambda: condition(self.live()), what=f"{what} in the live configuration")
 
     def until_status(self, condition: Callable[[Any], object], what: str) -> None:
-        process.wait_until(lambda: condition(self.sidecar.status()), what=f"status: {what}", timeout=20)
+        process.wait_until(lambda: condition(self.sidecar.status()), what=f"status: {what}")
 
     # --- asking ------------------------------------------------------------------------------------------------------
 

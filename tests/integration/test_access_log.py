@@ -24,7 +24,7 @@ from tests.harness.consul import ConsulAgent
 from tests.harness.gateways import FastCgi, GrpcEcho, Uwsgi
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
+from tests.harness.tools import each_nginx, find_nginx, missing, shared_layout
 from tests.integration.certificates import Authority
 from tests.integration.site import NO_HEADERS, Site
 
@@ -61,7 +61,7 @@ class Logged:
         return self.site.ask(f"{name}.example.com", path, headers=headers, source=source).seen
 
 
-@pytest.fixture(scope="module", params=["debian", "wheel", "debian, shared"])
+@pytest.fixture(scope="module", params=[*each_nginx("logged"), shared_layout("logged")])
 def logged(
     request: pytest.FixtureRequest, consul_session: ConsulAgent, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Logged]:
@@ -326,7 +326,7 @@ def _send(logged: Logged, head: bytes) -> None:
             return
 
 
-@pytest.mark.parametrize("kind", ["debian", "wheel"])
+@pytest.mark.parametrize("kind", each_nginx())
 def test_it_stands_before_the_first_generation(kind: str, tmp_path: Path) -> None:
     """nginx starts with it although nobody has rendered anything yet."""
     binary = find_nginx(kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -13,25 +13,10 @@ import pytest
 from tests.bench.upstreams import Upstreams
 from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load
-from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 
 REQUESTS: Final = 20_000
 ROUTE: Final = "proxygen.route=web.example.com"
-
-
-@pytest.fixture
-def proxy(
-    consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: Callable[..., Sidecar],
-) -> Sidecar:
-    """A sidecar, not started: how nginx splits does not depend on which nginx it is."""
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    return make_sidecar(consul, nginx)
 
 
 @contextmanager
@@ -72,38 +57,38 @@ async def assert_share(sidecar: Sidecar, share: float) -> None:
 @pytest.mark.parametrize("stopped", [False, True], ids=["all", "one-stopped"])
 @pytest.mark.parametrize("stable", [2, 5, 20])
 async def test_a_canary_gets_ten_percent_whatever_the_number_of_instances(
-    consul: ConsulAgent, proxy: Sidecar, tmp_path: Path, stable: int, stopped: bool
+    consul: ConsulAgent, any_sidecar: Sidecar, tmp_path: Path, stable: int, stopped: bool
 ) -> None:
     """Also when a stable instance has died and Consul does not know yet; its requests go to the others unharmed."""
     with instances(tmp_path, ["canary", *(f"stable-{number}" for number in range(stable))]) as upstreams:
         register(consul, upstreams, "10%")
-        proxy.start()
+        any_sidecar.start()
         if stopped:
             upstreams["stable-0"].kill()
-        await assert_share(proxy, 0.10)
+        await assert_share(any_sidecar, 0.10)
 
 
 @pytest.mark.incident("T25")
 @pytest.mark.parametrize("stable", [2, 7, 20])
 async def test_a_canary_gets_five_percent_at_every_size(
-    consul: ConsulAgent, proxy: Sidecar, tmp_path: Path, stable: int
+    consul: ConsulAgent, any_sidecar: Sidecar, tmp_path: Path, stable: int
 ) -> None:
     """T25: a canary of 5 % beside 2 to 20 stable instances."""
     with instances(tmp_path, ["canary", *(f"stable-{number}" for number in range(stable))]) as upstreams:
         register(consul, upstreams, "5%")
-        proxy.start()
-        await assert_share(proxy, 0.05)
+        any_sidecar.start()
+        await assert_share(any_sidecar, 0.05)
 
 
 @pytest.mark.parametrize("keepalive", [False, True], ids=["close", "keepalive"])
 async def test_a_canary_that_dies_costs_no_request(
-    consul: ConsulAgent, proxy: Sidecar, tmp_path: Path, keepalive: bool
+    consul: ConsulAgent, any_sidecar: Sidecar, tmp_path: Path, keepalive: bool
 ) -> None:
     """The stable instances stand behind the canary, before Consul knows that it is dead."""
     with instances(tmp_path, ["canary", "stable-0", "stable-1"]) as upstreams:
         register(consul, upstreams, "50%")
-        proxy.start()
-        load = load_of(proxy, keepalive=keepalive)
+        any_sidecar.start()
+        load = load_of(any_sidecar, keepalive=keepalive)
         sending = asyncio.create_task(load.send_for(3.0), name="load")
         await asyncio.sleep(1.0)
         await asyncio.to_thread(upstreams["canary"].kill)

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load
-from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 
 HOST = "web.example.com"
 ROUTE = f"proxygen.route={HOST}"
 
 
-async def test_promote_and_abort_move_everything_and_back(
-    consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: Callable[..., Sidecar],
-) -> None:
+async def test_promote_and_abort_move_everything_and_back(consul: ConsulAgent, any_sidecar: Sidecar) -> None:
     """With both sides alive and no force rule, a share of 100 % or 0 % leaves nothing to divide, and still serves."""
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    sidecar = make_sidecar(consul, nginx)
     with App("stable-1") as stable, App("canary-1") as canary:
         consul.register("web", port=stable.port, tags=[ROUTE])
         consul.register("web", port=canary.port, tags=[ROUTE, "proxygen.canary=50%"])
-        sidecar.start()
+        any_sidecar.start()
         for command, only in ((("promote", "web"), "canary-1"), (("abort", "web"), "stable-1")):
-            done = await asyncio.to_thread(sidecar.command, "canary", *command)
+            done = await asyncio.to_thread(any_sidecar.command, "canary", *command)
             assert done.returncode == 0, done.stderr
-            await _answered_only_by(sidecar, only)
+            await _answered_only_by(any_sidecar, only)
 
 
 async def _answered_only_by(sidecar: Sidecar, name: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.process import wait_until
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 from tests.integration.certificates import Authority
 from tests.integration.site import Site
 from tests.integration.waiting import HOST, until
@@ -28,16 +27,9 @@ NOWHERE = "127.0.0.1:1"
 
 
 @pytest.fixture
-def site(
-    consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: Callable[..., Sidecar],
-) -> Iterator[Site]:
+def site(consul: ConsulAgent, any_nginx: NginxServer, any_sidecar: Sidecar) -> Iterator[Site]:
     """A running sidecar that serves one service in generation 1."""
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    site = Site(consul, nginx, make_sidecar(consul, nginx), Authority())
+    site = Site(consul, any_nginx, any_sidecar, Authority())
     site.register("web", site.app("web-1"), f"route={HOST}", id="web-1")
     site.sidecar.start()
     yield site

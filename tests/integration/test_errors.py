@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness.app import App
+from tests.harness.beside import beside_nginx
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 from tests.integration.waiting import ROUTE, answers, said, status_of, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
@@ -32,31 +32,35 @@ class Served:
     nginx: NginxServer
     app: App
 
-    def fail(self, *arguments: str) -> tuple[int, str]:
+    def fail(self, *arguments: str, config: Path | None = None) -> tuple[int, str]:
         """Run a command that is to fail; return its exit code and the one line that it says beside its log."""
         before = _tree(self.sidecar.output)
-        ended = self.sidecar.command(*arguments)
+        ended = self.sidecar.command(*arguments, config=config)
         assert _tree(self.sidecar.output) == before, "the live generation is untouched"
         (line,) = [line for line in ended.stderr.splitlines() if not line.startswith("{")]
         assert line.startswith("proxygen: ")
         return ended.returncode, line
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """For tests that leave it as it was."""
+    with beside_nginx(tmp_path_factory.mktemp("served")) as parts, App("web-1") as app:
+        yield _serve(parts.consul, parts.nginx, parts.sidecar, app)
+
+
 @pytest.fixture
-def served(
-    consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: MakeSidecar,
-) -> Iterator[Served]:
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    sidecar = make_sidecar(consul, nginx)
+def serving(consul: ConsulAgent, any_nginx: NginxServer, any_sidecar: Sidecar) -> Iterator[Served]:
+    """For a test that starts sidecars."""
     with App("web-1") as app:
-        consul.register("web", port=app.port, tags=[ROUTE])
-        sidecar.start()
-        sidecar.stop()
-        yield Served(sidecar, nginx, app)
+        yield _serve(consul, any_nginx, any_sidecar, app)
+
+
+def _serve(consul: ConsulAgent, nginx: NginxServer, sidecar: Sidecar, app: App) -> Served:
+    consul.register("web", port=app.port, tags=[ROUTE])
+    sidecar.start()
+    sidecar.stop()
+    return Served(sidecar, nginx, app)
 
 
 async def test_nginx_serves_on_after_each_way_to_fail(served: Served, tmp_path: Path) -> None:
@@ -83,12 +87,12 @@ def test_a_wrong_setting_names_key_value_and_what_is_allowed(served: Served, com
     assert "180" in line
 
 
-def test_an_unknown_key_names_those_that_there_are(served: Served) -> None:
-    with served.sidecar.config.open("a") as file:
-        file.write("\n[reloads]\nsettle = 1\n")
-    code, line = served.fail("run")
+def test_an_unknown_key_names_those_that_there_are(served: Served, tmp_path: Path) -> None:
+    whole = tmp_path / "proxygen.toml"
+    whole.write_text(served.sidecar.config.read_text() + "\n[reloads]\nsettle = 1\n")
+    code, line = served.fail("run", config=whole)
     assert code == 2
-    assert str(served.sidecar.config) in line
+    assert str(whole) in line
     assert "unknown key reloads" in line
     assert "reload" in line.partition("the tables are")[2]
 
@@ -103,12 +107,12 @@ def test_a_consul_that_does_not_answer_is_exit_3(served: Served, command: str) -
 
 @pytest.mark.faults
 async def test_the_sidecar_lives_through_a_start_without_consul(
-    served: Served, make_consul: Callable[..., ConsulAgent], make_sidecar: MakeSidecar
+    serving: Served, make_consul: Callable[..., ConsulAgent], make_sidecar: MakeSidecar
 ) -> None:
     """nginx serves what the run before left, /readyz and the log name the address, and Consul's coming is enough."""
     consul = make_consul()
-    sidecar = make_sidecar(consul, served.nginx, proxy__http_listen=f"127.0.0.1:{served.sidecar.http}")
-    sidecar.http = served.sidecar.http
+    sidecar = make_sidecar(consul, serving.nginx, proxy__http_listen=f"127.0.0.1:{serving.sidecar.http}")
+    sidecar.http = serving.sidecar.http
     sidecar.start(ready=False)
     async with steady_load(sidecar):
         await until(lambda: sidecar.request("/readyz")[0] == 503, "/readyz")
@@ -118,28 +122,28 @@ async def test_the_sidecar_lives_through_a_start_without_consul(
         assert sidecar.status()["consul"]["problem"]
         assert sidecar.generation() == 1
     consul.start()
-    consul.register("web", port=served.app.port, tags=[ROUTE])
-    consul.register("new", port=served.app.port, tags=["proxygen.route=new.example.com"])
+    consul.register("web", port=serving.app.port, tags=[ROUTE])
+    consul.register("new", port=serving.app.port, tags=["proxygen.route=new.example.com"])
     await answers(sidecar, "new.example.com")
     await until(lambda: sidecar.request("/readyz")[0] == 200, "ready")
 
 
 @pytest.mark.faults
 async def test_the_sidecar_lives_through_the_loss_of_consul(
-    make_consul: Callable[..., ConsulAgent], served: Served, make_sidecar: MakeSidecar
+    make_consul: Callable[..., ConsulAgent], serving: Served, make_sidecar: MakeSidecar
 ) -> None:
     """T4 in small: the last good generation serves, /readyz says how old the data is, and it catches up at once."""
     consul = make_consul(persistent=True)
     consul.start()
-    consul.register("web", port=served.app.port, tags=[ROUTE])
-    sidecar = make_sidecar(consul, served.nginx, consul__wait="1s", admin__fresh="3s")
+    consul.register("web", port=serving.app.port, tags=[ROUTE])
+    sidecar = make_sidecar(consul, serving.nginx, consul__wait="1s", admin__fresh="3s")
     sidecar.start()
     async with steady_load(sidecar):
         consul.kill()
         await until(lambda: "old" in str(sidecar.request("/readyz")[1]["reasons"]), "/readyz that says so", timeout=30)
         assert sidecar.request("/readyz")[0] == 503
         consul.start()
-        consul.register("new", port=served.app.port, tags=["proxygen.route=new.example.com"])
+        consul.register("new", port=serving.app.port, tags=["proxygen.route=new.example.com"])
         await answers(sidecar, "new.example.com")
 
 
@@ -185,15 +189,15 @@ def test_a_template_that_prints_what_is_not_there_is_refused(served: Served, tmp
 
 
 async def test_a_sidecar_that_starts_with_a_broken_template_waits_for_the_mended_one(
-    consul: ConsulAgent, served: Served, make_sidecar: MakeSidecar, tmp_path: Path
+    consul: ConsulAgent, serving: Served, make_sidecar: MakeSidecar, tmp_path: Path
 ) -> None:
     own = tmp_path / "templates"
     own.mkdir()
     (own / "location.conf.j2").write_text("{% endfor %}\n")
-    sidecar = make_sidecar(consul, served.nginx, proxy__templates=str(own))
+    sidecar = make_sidecar(consul, serving.nginx, proxy__templates=str(own))
     sidecar.start(ready=False)
     await until(lambda: said(sidecar, "candidate rejected"), "the refusal")
-    assert await status_of(served.sidecar) == 200
+    assert await status_of(serving.sidecar) == 200
     (own / "location.conf.j2").unlink()
     await answers(sidecar)
 
@@ -244,14 +248,14 @@ def test_an_nginx_conf_without_the_include_says_which_line_to_add(served: Served
     assert f"{conf}:" in line
 
 
-async def test_a_second_sidecar_on_one_output_directory_names_the_first(consul: ConsulAgent, served: Served) -> None:
-    served.sidecar.start()
-    async with steady_load(served.sidecar):
-        code, line = await asyncio.to_thread(served.fail, "run", "--admin-listen", "off")
+async def test_a_second_sidecar_on_one_output_directory_names_the_first(consul: ConsulAgent, serving: Served) -> None:
+    serving.sidecar.start()
+    async with steady_load(serving.sidecar):
+        code, line = await asyncio.to_thread(serving.fail, "run", "--admin-listen", "off")
         assert code == 1
-        assert f"held by another proxygen (process {served.sidecar.pid})" in line
+        assert f"held by another proxygen (process {serving.sidecar.pid})" in line
         assert "--output-directory" in line
-    assert served.sidecar.running
+    assert serving.sidecar.running
 
 
 def test_an_admin_port_that_is_taken_says_so(served: Served) -> None:

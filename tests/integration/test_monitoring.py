@@ -22,29 +22,16 @@ from tests.harness.ports import free_port
 from tests.harness.prometheus import RULES, Prometheus, expressions, is_silent
 from tests.harness.sidecar import Sidecar
 from tests.harness.stream import Listener
-from tests.harness.tools import NginxBinary, find_prometheus, missing
+from tests.harness.tools import find_prometheus, missing
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture
-def sleeping(
-    any_nginx_binary: NginxBinary,
-    consul: ConsulAgent,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: Callable[..., Sidecar],
-) -> Sidecar:
-    """A sidecar beside a running nginx; not started."""
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    return make_sidecar(consul, nginx)
-
-
-@pytest.fixture
-def watched(sleeping: Sidecar) -> Sidecar:
+def watched(any_sidecar: Sidecar) -> Sidecar:
     """A sidecar at work."""
-    sleeping.start()
-    return sleeping
+    any_sidecar.start()
+    return any_sidecar
 
 
 def metrics(sidecar: Sidecar) -> dict[tuple[str, frozenset[str]], float]:
@@ -127,27 +114,27 @@ def test_what_goes_live_what_is_left_out_and_what_is_held_are_seen_in_events_and
     assert ids == sorted(set(ids))
 
 
-def test_held_servers_are_named_until_the_operator_lets_go(consul: ConsulAgent, sleeping: Sidecar) -> None:
+def test_held_servers_are_named_until_the_operator_lets_go(consul: ConsulAgent, any_sidecar: Sidecar) -> None:
     with App("web-1") as app:
         tags = ["proxygen.route=many.example.com"]
         ids = [consul.register("many", port=app.port, id=f"many-{n}", tags=tags) for n in range(8)]
-        sleeping.start()
-        listener = Listener(sleeping)
+        any_sidecar.start()
+        listener = Listener(any_sidecar)
         listener.wait_for("applied")
         for service in ids:
             consul.deregister(service)
         listener.wait_for("held", services=["many"])
-        process.wait_until(lambda: value(sleeping, "proxygen_held", "guard") == 1, what="the hold is counted")
-        assert value(sleeping, "proxygen_held_services") == 1
+        process.wait_until(lambda: value(any_sidecar, "proxygen_held", "guard") == 1, what="the hold is counted")
+        assert value(any_sidecar, "proxygen_held_services") == 1
         # Not all eight: those that went first may have been believed.
-        assert value(sleeping, "proxygen_service_kept_instances", "many")
-        assert sleeping.request("/api/v1/services/many")[1]["kept"] > 0
-        sleeping.command("release-hold")
+        assert value(any_sidecar, "proxygen_service_kept_instances", "many")
+        assert any_sidecar.request("/api/v1/services/many")[1]["kept"] > 0
+        any_sidecar.command("release-hold")
         listener.wait_for("hold ended")
         process.wait_until(
-            lambda: value(sleeping, "proxygen_service_kept_instances", "many") is None, what="none is kept any more"
+            lambda: value(any_sidecar, "proxygen_service_kept_instances", "many") is None, what="none is kept any more"
         )
-    sleeping.stop()
+    any_sidecar.stop()
     listener.close()
 
 

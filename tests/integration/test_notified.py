@@ -94,7 +94,7 @@ def test_a_start_without_consul_and_without_a_catalog_on_disk_is_ready_all_the_s
 ) -> None:
     sidecar = make_sidecar("127.0.0.1:1", nginx)
     sidecar.start(ready=False, within=manager.within)
-    wait_until(lambda: manager.has_heard("READY=1"), what="READY=1", timeout=15)
+    wait_until(lambda: manager.has_heard("READY=1"), what="READY=1")
     assert any(word.startswith("STATUS=starting; no generation is live yet; Consul has not") for word in manager.words)
 
 

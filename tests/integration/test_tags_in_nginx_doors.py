@@ -9,7 +9,9 @@ import pytest
 
 from tests.harness import process
 from tests.harness.gateways import Uwsgi
-from tests.integration.site import Site
+from tests.integration.site import LAYOUTS, Site
+
+pytestmark = LAYOUTS
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.site import Site
+from tests.integration.site import LAYOUTS, Site
+
+pytestmark = LAYOUTS
 
 
 @pytest.fixture(scope="module")

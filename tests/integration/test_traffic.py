@@ -42,7 +42,7 @@ def until_heard(sidecar: Sidecar, service: str, requests: int) -> dict[str, Any]
         told = sum(float(traffic["requests"]) for traffic in heard(sidecar, service).values())
         return told + state(sidecar)["lost"] >= requests
 
-    process.wait_until(is_all, what=f"{requests} requests heard of", timeout=60)
+    process.wait_until(is_all, what=f"{requests} requests heard of")
     return heard(sidecar, service)
 
 
@@ -85,8 +85,8 @@ def test_figures_are_the_clients_own_counts(site: Site) -> None:
             answer = client.ask("counted.example.com", "/?status=500" if number % 10 == 0 else "/")
             seen["canary" if answer.instance == "counted-2" else "stable", answer.status] += 1
             if number % QUEUE == QUEUE - 1:
-                process.wait_until(lambda: told(site.sidecar) > told_before + number, what="the lines", timeout=60)  # noqa: B023
-    process.wait_until(all_told, what="told and lost lines together", timeout=30)
+                process.wait_until(lambda: told(site.sidecar) > told_before + number, what="the lines")  # noqa: B023
+    process.wait_until(all_told, what="told and lost lines together")
     assert missed[0] <= 20
     traffic = heard(site.sidecar, "counted")
     assert traffic.keys() == {"stable", "canary"}
@@ -256,7 +256,7 @@ async def test_what_a_sidecar_that_stands_still_misses_is_counted(
         found = state(sidecar)
         return found["lost"] is not None and found["lost"] > 0 and found["counted"] + found["lost"] == 1550
 
-    process.wait_until(all_told, what="counted and lost lines together", timeout=60)
+    process.wait_until(all_told, what="counted and lost lines together")
     assert state(sidecar)["full"] >= 1
 
 
@@ -273,7 +273,7 @@ async def test_a_sample_is_scaled_back(start: Callable[..., tuple[NginxServer, S
         is_a_fifth = abs(lines - 800) < 5 * (4000 * 0.2 * 0.8) ** 0.5
         return is_a_fifth and sum(figures["requests"] for figures in traffic.values()) == lines * 5
 
-    await asyncio.to_thread(process.wait_until, is_told, what="a fifth of the lines", timeout=60)
+    await asyncio.to_thread(process.wait_until, is_told, what="a fifth of the lines")
     traffic, lines = seen
     assert abs(traffic["canary"]["share"] / 10_000 - 0.1) < 5 * (0.1 * 0.9 / lines) ** 0.5
 

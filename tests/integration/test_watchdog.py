@@ -16,7 +16,6 @@ from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 from tests.integration.certificates import Authority
 from tests.integration.site import Site
 from tests.integration.waiting import HOST, outcome, said, steady_load, until
@@ -37,24 +36,21 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def site(
     consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
+    any_nginx: NginxServer,
     make_sidecar: Callable[..., Sidecar],
     folder: Path,
 ) -> Iterator[Site]:
     """A sidecar, not started, that was given every directory; one service stands in Consul."""
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
     sidecar = make_sidecar(
         consul,
-        nginx,
+        any_nginx,
         proxy__templates=str(folder / "templates"),
         proxy__snippets=str(folder / "snippets"),
         proxy__certificates=str(folder / "certificates"),
         proxy__htpasswd=str(folder / "htpasswd"),
         proxy__retry_after="5s",
     )
-    site = Site(consul, nginx, sidecar, Authority())
+    site = Site(consul, any_nginx, sidecar, Authority())
     site.register("web", site.app("web-1"), f"route={HOST}")
     yield site
     site.close()

@@ -9,18 +9,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.harness.load import Load, Tally, fetch
-from tests.harness.process import wait_until
+from tests.harness.process import PATIENCE, wait_until
 from tests.harness.sidecar import Sidecar
 
 HOST = "web.example.com"
 ROUTE = f"proxygen.route={HOST}"
 
-_PATIENCE = 30.0
 _IN_A_ROW = 20
 """Where an old and a new worker share the connections, one in a million such rows is of one of them alone."""
 
 
-async def until(condition: Callable[[], object], what: str, *, timeout: float = 15.0) -> None:  # noqa: ASYNC109
+async def until(condition: Callable[[], object], what: str, *, timeout: float = PATIENCE) -> None:  # noqa: ASYNC109
     """Wait without blocking the loop, in which the load runs."""
     await asyncio.to_thread(wait_until, condition, what=what, timeout=timeout)
 
@@ -37,7 +36,7 @@ async def answers(sidecar: Sidecar, host: str = HOST, status: int = 200, path: s
     """
     answer: object = None
     in_a_row, by_it = 0, not by
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             answer = await fetch("127.0.0.1", sidecar.http, path, {"Host": host})
