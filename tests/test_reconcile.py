@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -82,7 +83,7 @@ class Loop:
     def reloads(self) -> int:
         return self.nginx.errors().count("(SIGHUP) received")
 
-    async def until(self, condition: Callable[[], object], seconds: float = 15) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert not self.task.done(), "the loop ended"
@@ -449,20 +450,18 @@ async def test_a_hold_that_is_released_before_consul_was_read_is_released(server
 
 async def test_a_long_draft_blocks_nobody_else(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The admin API and the watch of Consul share the loop with a cold start of many services."""
-    seen: list[str] = []
+    begun, may_end = threading.Event(), threading.Event()
     draft = Pipeline.draft
 
     def slowly(*arguments: Any, **options: Any) -> Drafted:
-        seen.append("begun")
-        time.sleep(1)
-        seen.append("ended")
+        begun.set()
+        assert may_end.wait(60), "whom the draft blocks comes never to end it"
         return draft(*arguments, **options)
 
     monkeypatch.setattr(Pipeline, "draft", slowly)
     loop.put(WEB, SHOP)
-    await loop.until(lambda: seen)
-    # Whom the draft blocks comes here only when it is over.
-    assert seen == ["begun"]
+    await loop.until(begun.is_set)
+    may_end.set()
     await loop.until(lambda: loop.serves("shop.example.com"))
 
 
@@ -605,13 +604,13 @@ async def test_a_catalog_older_than_the_live_generation_is_not_gone_back_to(
 
 async def test_a_flood_of_changes_costs_a_bounded_number_of_reloads(server: NginxServer) -> None:
     server.start()
-    async with running(server, reload__gap="10ms", reload__burst=2, reload__interval="3s") as loop:
+    async with running(server, reload__gap="10ms", reload__burst=2, reload__interval="1s") as loop:
         started = time.monotonic()
         for number in itertools.count(1):
             loop.put(WEB, instance("shop", 1 + number % 250, "route=shop.example.com"))
             await asyncio.sleep(0.05)
-            if time.monotonic() - started > 6:
+            took = time.monotonic() - started
+            if took > 3 and loop.reloads() >= 5:
                 break
-        took = time.monotonic() - started
         # The first came without waiting; each after the burst had to earn its time.
-        assert 3 <= loop.reloads() <= 1 + 2 + took / 3 + 1
+        assert loop.reloads() <= 1 + 2 + took + 1

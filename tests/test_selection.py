@@ -30,12 +30,12 @@ markers =
 """
 
 TESTS: Final = """
-import os
 import pytest
 
 @pytest.fixture(scope="module")
 def shared():
-    return os.environ.get("PYTEST_XDIST_WORKER")
+    with open("made", "a") as made:
+        made.write("x")
 
 @pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.whole("a second nginx"))])
 def test_each(number): pass
@@ -50,7 +50,7 @@ def test_incident(): pass
 def test_bench(): raise AssertionError
 
 @pytest.mark.parametrize("number", range(6))
-def test_shared(shared, number): assert shared == os.environ.get("PYTEST_XDIST_WORKER")
+def test_shared(shared, number): pass
 
 @pytest.mark.xdist_group("red")
 def test_red(): assert False
@@ -77,6 +77,7 @@ def test_the_plain_run_says_what_it_left_out(tmp_path: Path, workers: str) -> No
     assert "1 failed, 7 passed" in last, said
     assert "3 tests (1 a second nginx, 1 slow, 1 fault scenarios)" in said
     assert "FAILED integration/test_it.py::test_red -" in said, "an id that a person can run again"
+    assert (tmp_path / "made").read_text() == "x", "what a module shares is made in one worker"
 
 
 def test_all_is_everything_but_benches(tmp_path: Path) -> None:
@@ -207,5 +208,5 @@ def test_what_shows_it_is_plain_and_has_real_parts(plain: dict[str, list[str]], 
         assert all(fixtures & _REAL for fixtures in tests.values()), tests
 
 
-_REAL: Final = {"consul_session", "make_consul", "site_consul", "host_consul", "environment"}
+_REAL: Final = {"consul_session", "make_consul", "site_consul", "host_consul", "environment", "beside"}
 """Fixtures that start a Consul, or a program that starts one."""

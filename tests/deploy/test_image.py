@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.harness import process
 from tests.harness.engine import Engine
@@ -200,6 +198,10 @@ def test_the_registrator_and_the_reload_by_an_engine_have_their_library(run: Run
 
 
 def test_the_bill_of_materials_is_valid_and_complete(run: Run) -> None:
+    # Its import parses a grammar for three seconds, which every collection of the tests would pay.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = run("-I", "-c", "print(open('/usr/share/sbom/proxygen.cdx.json').read())", program="python3")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     bill = json.loads(text)

@@ -14,19 +14,25 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness.app import App
-from tests.harness.beside import beside_nginx
+from tests.harness.beside import Beside, beside_nginx
 from tests.harness.process import is_alive
 from tests.harness.sidecar import Sidecar
 from tests.integration.waiting import ROUTE
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+    with beside_nginx(tmp_path_factory.mktemp("top")) as beside:
+        yield beside
+
+
+@pytest.fixture(scope="module")
+def running(beside: Beside) -> Iterator[Sidecar]:
     """A sidecar that serves `web`; all that is here only looks at it."""
-    with App("web-1") as app, beside_nginx(tmp_path_factory.mktemp("top")) as parts:
-        parts.consul.register("web", port=app.port, tags=[ROUTE])
-        parts.sidecar.start()
-        yield parts.sidecar
+    with App("web-1") as app:
+        beside.consul.register("web", port=app.port, tags=[ROUTE])
+        beside.sidecar.start()
+        yield beside.sidecar
 
 
 def test_in_a_pipe_it_prints_one_look(running: Sidecar) -> None:
