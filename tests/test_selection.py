@@ -208,5 +208,5 @@ def test_what_shows_it_is_plain_and_has_real_parts(plain: dict[str, list[str]], 
         assert all(fixtures & _REAL for fixtures in tests.values()), tests
 
 
-_REAL: Final = {"consul_session", "make_consul", "site_consul", "host_consul", "environment"}
+_REAL: Final = {"consul_session", "make_consul", "site_consul", "host_consul", "environment", "beside"}
 """Fixtures that start a Consul, or a program that starts one."""

@@ -245,8 +245,13 @@ class _Master:
                 signal.signal(number, partial(self._take, before))
 
     def _take(self, before: Callable[[int, Any], Any], number: int, frame: Any) -> None:
-        # A worker inherits this until it sets its own handlers. A second signal is not to wait.
-        if os.getpid() != self._pid or self._is_leaving:
+        # A worker inherits this until it sets its own handlers.
+        if os.getpid() != self._pid:
+            before(number, frame)
+            return
+        if self._is_leaving:
+            # A second signal is not to wait, nor is the end of the process, which joins the thread that leaves.
+            self._registration.hurry()
             before(number, frame)
             return
         self._is_leaving = True

@@ -47,12 +47,20 @@ def datacenters(joined: Datacenters) -> Iterator[Datacenters]:
         else:
             agent.start(wait=False)
     for agent in agents:
-        wait_until(lambda: has_forgotten(agent, joined), what=f"{agent.address} as before", timeout=90)  # noqa: B023
+        wait_until(lambda: has_let_go(agent), what=f"no service on {agent.address}", timeout=60)  # noqa: B023
+    for agent in agents:
+        wait_until(lambda: is_as_before(agent, joined), what=f"{agent.address} as before", timeout=60)  # noqa: B023
 
 
-def has_forgotten(agent: ConsulAgent, datacenters: Datacenters) -> bool:
+def has_let_go(agent: ConsulAgent) -> bool:
+    """Deregister what is left; an agent that has just started may have to be asked again."""
     for service_id in agent.get("/v1/agent/services"):
         agent.deregister(service_id)
+    return not agent.get("/v1/agent/services")
+
+
+def is_as_before(agent: ConsulAgent, datacenters: Datacenters) -> bool:
+    """An empty catalog, in which all agents of a datacenter stand, and no datacenter that is away."""
     sees_all = set(agent.get("/v1/catalog/datacenters")) == datacenters.keys()
     return sees_all and bool(agent.get("/v1/status/leader")) and agent.get("/v1/catalog/services").keys() == {"consul"}
 

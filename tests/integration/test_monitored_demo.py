@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 SHARE = 0.2
 SECONDS = 20
-ENOUGH = 2000
-"""Requests of which a share can be told."""
+ENOUGH = 500
+"""Requests of which a share can be told; that many come on a busy machine too."""
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_prometheus_scrapes_the_demo(demo: subprocess.Popen[str], tmp_path: Path
     prometheus = Prometheus(binary, tmp_path, scraped=admin_port(demo))
     try:
         process.wait_until(lambda: told(prometheus) >= ENOUGH, what="enough requests in Prometheus", timeout=SECONDS)
-        assert_share(prometheus)
         process.wait_until(lambda: not dark_panels(prometheus), what="data in every panel", timeout=SECONDS)
+        assert_share(prometheus)
         process.wait_until(prometheus.is_scraping, what="a look that came to an end", timeout=SECONDS)
         assert prometheus.number("proxygen_ready") == 1
         # A kernel whose queue for datagrams is short loses lines, and says so.
@@ -91,7 +91,8 @@ def told(prometheus: Prometheus) -> float:
 
 def assert_share(prometheus: Prometheus) -> None:
     """The canary got its share, within four standard deviations."""
+    requests = told(prometheus)
     # One evaluation, so that both are of one scrape.
     parts = "sum(proxygen_traffic_requests_total{service='web', variant='canary'})"
     measured = prometheus.number(f"{parts} / sum(proxygen_traffic_requests_total{{service='web'}})")
-    assert measured == pytest.approx(SHARE, abs=4 * (SHARE * (1 - SHARE) / ENOUGH) ** 0.5)
+    assert measured == pytest.approx(SHARE, abs=4 * (SHARE * (1 - SHARE) / requests) ** 0.5)

