@@ -284,6 +284,58 @@ def test_a_service_is_no_longer_held_once_as_many_are_back_as_there_were() -> No
     assert not watchman.serving("b")
 
 
+def test_newcomers_that_come_one_by_one_end_a_hold_as_those_do_that_come_together() -> None:
+    """As many as there were when it began, however many nginx serves meanwhile."""
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    watchman.see(gone, 1)
+    for second, numbers in ((2, (7,)), (3, (7, 8))):
+        some = tuple(instance("a", number, "route=a.example.com") for number in numbers)
+        held = watchman.see(replace(gone, services={**gone.services, ServiceName("a"): some}), second)
+        assert held is not None
+        assert held.services["a"] == 3
+    back = tuple(instance("a", number, "route=a.example.com") for number in (7, 8, 9))
+    assert watchman.see(replace(gone, services={**gone.services, ServiceName("a"): back}), 4) is None
+
+
+def test_two_services_that_lose_one_after_the_other_are_two() -> None:
+    two = fleet({"a": 2, "b": 2})
+    watchman = watching(two)
+    assert watchman.see(without(two, a=None), 1) is None
+    held = watchman.see(without(two, a=None, b=[1]), 2)
+    assert held is not None
+    assert held.services == {"a": 2, "b": 1}
+
+
+def test_of_those_that_went_before_the_last_to_go_come_back_first() -> None:
+    wide = fleet({"a": 4, "b": 3, "c": 3})
+    watchman = watching(wide)
+    watchman.see(without(wide, a=[1]), 1)
+    watchman.see(without(wide, a=[1, 2]), 2)
+    newcomer = instance("a", 9, "route=a.example.com")
+    deployed = without(wide, a=[1, 2])
+    deployed = replace(
+        deployed, services={**deployed.services, ServiceName("a"): (*deployed.services[ServiceName("a")], newcomer)}
+    )
+    assert watchman.see(deployed, 3) is None
+    assert watchman.see(without(deployed, a=None, b=None), 4) is not None
+    assert watchman.serving("a") == {"a-2", "a-3", "a-4", "a-9"}
+
+
+def test_one_that_went_and_is_back_is_as_it_is_now_and_is_counted_once() -> None:
+    wide = fleet({"a": 4, "b": 3, "c": 3})
+    watchman = watching(wide)
+    watchman.see(without(wide, a=[1, 2]), 1)
+    back = replace(wide.services[ServiceName("a")][0], modify_index=4321)
+    some = without(wide, a=[1, 2])
+    some = replace(some, services={**some.services, ServiceName("a"): (back, *some.services[ServiceName("a")])})
+    assert watchman.see(some, 2) is None
+    held = watchman.see(without(some, a=[3, 4], b=None), 3)
+    assert held is not None
+    assert watchman.serving("a") == {"a-1", "a-2", "a-3", "a-4"}
+    assert held.catalog.services[ServiceName("a")][0] == back
+
+
 # --- how a hold ends
 
 
@@ -335,6 +387,15 @@ def test_what_a_hold_ended_with_is_over_and_counts_no_more(end: Callable[[Watchm
     assert held.services == {"g": 2, "f": 3}
     assert watchman.see(third, now + 300) is not None
     assert watchman.see(third, now + 301) is None
+
+
+@pytest.mark.parametrize("end", [_let_go, _believe])
+def test_what_went_before_a_hold_that_ended_is_forgotten_with_it(end: Callable[[Watchman, Catalog], float]) -> None:
+    watchman = watching(EIGHT, Limits(window=1000))
+    assert watchman.see(without(EIGHT, a=None), 0.5) is None
+    first = _eight_of_which_five_went(watchman)
+    now = end(watchman, first)
+    assert watchman.see(without(first, f=None, g=[1]), now) is None, "four of the nine that there are"
 
 
 @pytest.mark.parametrize("end", [_let_go, _believe])
@@ -545,6 +606,22 @@ def test_instances_stay_sorted() -> None:
     assert held is not None
     kept: tuple[Instance, ...] = held.catalog.services[ServiceName("a")]
     assert list(kept) == sorted(kept, key=lambda one: one.key)
+
+
+def test_instances_are_sorted_by_node_before_id() -> None:
+    crossed = replace(
+        FOUR,
+        services={
+            name: tuple(
+                sorted((replace(one, node=f"node-{9 - one.create_index}") for one in ones), key=lambda one: one.key)
+            )
+            for name, ones in FOUR.services.items()
+        },
+    )
+    watchman = watching(crossed)
+    held = watchman.see(without(crossed, a=[1], b=None, c=None), 1)
+    assert held is not None
+    assert [one.id for one in held.catalog.services[ServiceName("a")]] == ["a-3", "a-2", "a-1"]
 
 
 def test_what_is_kept_is_as_it_was_live_and_what_is_there_as_it_is_now() -> None:

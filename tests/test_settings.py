@@ -180,3 +180,161 @@ def test_data_may_not_count_as_stale_while_one_poll_lasts() -> None:
     with pytest.raises(SettingsError, match=r"admin\.fresh = 30s .* consul\.wait = 60s .* at least 63\.75s"):
         load({"admin.fresh": "30s"}, environment={})
     assert load({"admin.fresh": "30s", "consul.wait": "20s"}, environment={}).admin.fresh == 30
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [
+        ("reload.settle", "25ms", 0.025),
+        ("guard.hold", "5m", 300.0),
+        ("network.grace", "1d", 86_400.0),
+        ("proxy.http_listen", "80, 127.0.0.1:8080 [::]:81", ("80", "127.0.0.1:8080", "[::]:81")),
+        ("proxy.http_listen", "65535", ("65535",)),
+        ("proxy.stream_ports", "9000", "9000"),
+        ("proxy.stream_ports", "1-65535", "1-65535"),
+        ("proxy.stream_ports", "9000-9000", "9000-9000"),
+        ("proxy.stream_address", "::", "::"),
+        ("proxy.denied_addresses", "10.0.0.0/8,2001:db8::/32", ("10.0.0.0/8", "2001:db8::/32")),
+        ("nginx.stamp", "[::1]:80", "[::1]:80"),
+        ("nginx.stamp", "127.9.9.9:80", "127.9.9.9:80"),
+        ("nginx.stamp", "unix:/" + "x" * 95, "unix:/" + "x" * 95),
+        ("nginx.reload_command", "docker exec nginx", ("docker", "exec", "nginx")),
+        ("admin.listen", "off", "off"),
+        ("admin.listen", "0.0.0.0:80", "0.0.0.0:80"),
+        ("network.public_ip", "192.0.2.1", "192.0.2.1"),
+        ("output.keep", "2", 2),
+        ("output.keep", "1000", 1000),
+        ("consul.wait", "1m", 60.0),
+        ("guard.loss", "1", 1.0),
+        ("traffic.sample", "0", 0.0),
+    ],
+)
+def test_a_value_is_read_in_its_unit_and_to_the_ends_of_its_range(key: str, value: str, read: object) -> None:
+    slice_name, _, name = key.partition(".")
+    assert getattr(getattr(load({key: value}, environment={}), slice_name), name) == read
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("proxy.http_listen", "65536"),
+        ("proxy.http_listen", "0"),
+        ("proxy.http_listen", "80,x"),
+        ("proxy.http_listen", "999.0.0.1:80"),
+        ("proxy.stream_ports", "0-9"),
+        ("proxy.stream_ports", "65535-65536"),
+        ("proxy.stream_ports", "9001-9000"),
+        ("proxy.stream_address", "10.0.0"),
+        ("nginx.stamp", "80"),
+        ("nginx.stamp", "unix:/" + "x" * 96),
+        ("network.public_ip", "2001:db8::1"),
+        ("consul.wait", "0s"),
+        ("guard.loss", "0"),
+        ("guard.loss", "1.01"),
+        ("output.keep", "1001"),
+        ("traffic.budget", "0"),
+        ("log.syslog", "tcp:10.0.0.1:514"),
+    ],
+)
+def test_what_lies_beyond_the_ends_is_refused(key: str, value: str) -> None:
+    assert refusal({key: value}).startswith(f"{key} = ")
+
+
+def test_a_poll_may_just_fit_into_what_counts_as_fresh() -> None:
+    """Consul adds at most a sixteenth of the wait."""
+    assert load({"admin.fresh": "34s", "consul.wait": "32s"}, environment={}).admin.fresh == 34
+    with pytest.raises(SettingsError, match="at least 34s"):
+        load({"admin.fresh": "33s", "consul.wait": "32s"}, environment={})
+
+
+@pytest.mark.parametrize(
+    ("source", "origin"),
+    [
+        ({"flags": {"output.keep": "1"}}, "the command line"),
+        ({"environment": {"PROXYGEN_OUTPUT_KEEP": "1"}}, "the environment"),
+        ({"file": "[output]\nkeep = 1\n"}, "settings file"),
+        ({"flags": {"output.keep": "1"}, "environment": {"PROXYGEN_OUTPUT_KEEP": "5"}}, "the command line"),
+    ],
+)
+def test_a_wrong_value_is_told_with_where_it_stands(tmp_path: Path, source: dict[str, object], origin: str) -> None:
+    file = {"file": toml(tmp_path, str(source["file"]))} if "file" in source else {}
+    text = refusal(source.get("flags"), environment=source.get("environment", {}), **file)  # type: ignore[arg-type]
+    assert f" from {origin}" in text
+    assert text.endswith(
+        "(allowed: at least 2, at most 1000); also --output-keep, PROXYGEN_OUTPUT_KEEP: generations kept on disk"
+    )
+
+
+def test_a_wrong_value_of_consuls_variable_is_told_as_that() -> None:
+    assert "consul.ssl = 'perhaps' from Consul's variables" in refusal(environment={"CONSUL_HTTP_SSL": "perhaps"})
+
+
+def test_all_wrong_values_are_told_at_once() -> None:
+    text = refusal({"output.keep": "1", "log.level": "loud"})
+    assert text.count("also --") == 2
+    assert "; log.level = " in text
+
+
+def test_a_key_in_the_file_may_have_hyphens(tmp_path: Path) -> None:
+    file = toml(tmp_path, "[reload]\nsettle-max = '3s'\nmax_draining-wait = 7\n")
+    settings = load(environment={}, file=file)
+    assert (settings.reload.settle_max, settings.reload.max_draining_wait) == (3.0, 7.0)
+
+
+def test_a_table_cannot_come_from_the_environment() -> None:
+    assert load(environment={"PROXYGEN_PROXY_CLAIMS": "x"}) == Settings()
+
+
+def test_each_variable_of_consul_sets_its_own_knob() -> None:
+    booleans = {"ssl", "ssl_verify"}
+    environment = {variable: "false" if name in booleans else f"/{name}" for variable, name in CONSUL_VARIABLES.items()}
+    consul = load(environment=environment).consul
+    for name in CONSUL_VARIABLES.values():
+        value = getattr(consul, name)
+        shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+        assert str(shown) == ("False" if name in booleans else f"/{name}")
+
+
+_KNOBS = {knob.key: knob for knob in knobs()}
+
+
+@pytest.mark.parametrize(
+    ("key", "flag", "variable", "default", "allowed"),
+    [
+        ("reload.settle_max", "--reload-settle-max", "PROXYGEN_RELOAD_SETTLE_MAX", "2s", "more than 0, at most 1m"),
+        ("proxy.retry_after", "--proxy-retry-after", "PROXYGEN_PROXY_RETRY_AFTER", "5s", "at least 1s"),
+        ("consul.ssl", "--consul-ssl", "PROXYGEN_CONSUL_SSL", "false", "true, false"),
+        (
+            "consul.max_connections",
+            "--consul-max-connections",
+            "PROXYGEN_CONSUL_MAX_CONNECTIONS",
+            "64",
+            "at least 4, at most 180",
+        ),
+        (
+            "proxy.allowed_addresses",
+            "--proxy-allowed-addresses",
+            "PROXYGEN_PROXY_ALLOWED_ADDRESSES",
+            "0.0.0.0/0,::/0",
+            "",
+        ),
+        ("nginx.reload", "--nginx-reload", "PROXYGEN_NGINX_RELOAD", "signal", "signal, command, docker"),
+        ("consul.token", "--consul-token", "PROXYGEN_CONSUL_TOKEN", "", ""),
+        ("proxy.claims", "--proxy-claims", "PROXYGEN_PROXY_CLAIMS", "", ""),
+    ],
+)
+def test_a_knob_says_how_it_is_set_and_what_to(key: str, flag: str, variable: str, default: str, allowed: str) -> None:
+    knob = _KNOBS[key]
+    assert (knob.flag, knob.variable, knob.default, knob.allowed) == (flag, variable, default, allowed)
+    assert knob.help
+
+
+def test_kinds_of_knobs_are_told_apart() -> None:
+    def keys(kind: str) -> set[str]:
+        return {key for key, knob in _KNOBS.items() if getattr(knob, kind)}
+
+    assert keys("is_secret") == {"consul.token", "consul.auth", "admin.token"}
+    assert keys("is_table") == {"proxy.claims", "guard.minimum_instances"}
+    assert {"consul.ssl", "network.docker_pools"} <= keys("is_boolean")
+    assert {"reload.settle", "guard.hold"} <= keys("is_duration")
+    assert not keys("is_duration") & {"guard.loss", "output.keep", "traffic.sample"}

@@ -11,9 +11,9 @@ from proxygen.model import Health, Instance
 from proxygen.nginx.check import StructureGate
 from proxygen.plan.types import Authorities
 from proxygen.render import Rendered, Renderer, Snippets
-from proxygen.sharing import HOSTS_EACH
+from proxygen.sharing import HOSTS_EACH, Kinds
 from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
+from proxygen.viewing import Surroundings, location_view, server_view
 from tests.plan.catalogs import instance, plan
 
 _ALONE = "http.d/20-servers.conf"
@@ -176,3 +176,25 @@ def test_a_target_that_is_not_the_plans_is_refused() -> None:
         files.append(replace(file, units=units))
     (refusal,) = StructureGate(own_templates=False).refusals(replace(rendered, files=tuple(files)))
     assert "plain-3.example.com" in refusal.reason
+
+
+def test_a_service_with_a_limit_of_its_own_shares_not_even_with_itself() -> None:
+    """What names the service is not the same for all hosts of a virtual server."""
+    two = instance("two", 1, "route=a.two.example.com", "route=b.two.example.com", "rate=5r/s")
+    assert _names(_render(two, _plain(2), _plain(3)), _SHARED) == {"plain-2.example.com", "plain-3.example.com"}
+    unlimited = replace(two, tags=two.tags[:2])
+    assert {"a.two.example.com", "b.two.example.com"} <= _names(_render(unlimited, _plain(2)), _SHARED)
+
+
+def test_hosts_of_one_kind_have_it_as_one_object() -> None:
+    """They are compared by it, at every plan."""
+    kinds = Kinds()
+    found = []
+    for server in plan(_plain(1), _plain(2), _plain(3, "timeout=9s")).servers[1:]:
+        locations = [location_view(each, server, _SHARING, Snippets()) for each in server.locations]
+        sharer = kinds.sharer(server, server_view(server, _SHARING, Snippets()), locations)
+        assert sharer is not None
+        found.append(sharer.kind)
+    assert found[0] is found[1]
+    assert found[0] is not found[2]
+    assert found[0].mark != found[2].mark

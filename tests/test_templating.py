@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import crossplane
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.errors import TemplateError
-from proxygen.templating import MAX_TOKEN, Block, Expression, Page, Regex, Templates, Variable, quote
+from proxygen.templating import MAX_TOKEN, Block, Expression, Page, Regex, Templates, Variable, Word, quote, word
 from tests.corpora import hostile_text
 
 
@@ -157,3 +159,117 @@ def test_a_template_in_a_folder_of_the_directory_can_be_included(tmp_path: Path)
     (tmp_path / "parts/one.j2").write_text("one;")
     (tmp_path / "own.j2").write_text("{% include 'parts/one.j2' %}")
     assert Templates(tmp_path).render("own.j2", {}) == "one;\n"
+
+
+class _Kind(Enum):
+    NAME = "eth0"
+    ODD = "a b"
+
+
+def test_a_value_of_an_enumeration_is_quoted_as_what_it_stands_for() -> None:
+    assert (quote(_Kind.NAME), quote(_Kind.ODD)) == ("eth0", '"a b"')
+
+
+@pytest.mark.parametrize("character", list(" ;{}'\"#~*^$()<>|&\\"))
+def test_nothing_that_nginx_reads_as_a_sign_goes_without_quotes(character: str) -> None:
+    value = f"a{character}b"
+    token = quote(Regex(value))
+    assert token[0] == token[-1] == '"'
+
+
+@pytest.mark.parametrize("character", list("._/:=%+[]-"))
+def test_what_stands_in_addresses_and_names_needs_no_quotes(character: str) -> None:
+    assert quote(f"a{character}b") == f"a{character}b"
+
+
+@pytest.mark.parametrize("value", ["x" * MAX_TOKEN, "ä" * (MAX_TOKEN // 2), Page("x" * MAX_TOKEN)])
+def test_a_token_may_have_as_many_bytes_as_nginx_reads(value: object) -> None:
+    assert len(quote(value).encode()) >= MAX_TOKEN
+
+
+@pytest.mark.parametrize("value", ["ä" * (MAX_TOKEN // 2) + "x", Regex("x" * (MAX_TOKEN + 1))])
+def test_bytes_are_counted_and_not_characters(value: object) -> None:
+    with pytest.raises(TemplateError, match=f"a value of {MAX_TOKEN + 1} bytes is longer than nginx's {MAX_TOKEN}"):
+        quote(value)
+
+
+@pytest.mark.parametrize("value", ["\x1f", "a\x00"])
+def test_control_characters_end_at_the_blank(value: str) -> None:
+    with pytest.raises(TemplateError, match="control character"):
+        quote(value)
+    assert quote(" ") == '" "'
+
+
+@pytest.mark.parametrize("value", [Regex("a\0"), Page("a\0"), Expression(("a\0",))])
+def test_no_kind_of_value_holds_a_nul(value: object) -> None:
+    with pytest.raises(TemplateError, match="NUL"):
+        quote(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (7, "7"),
+        (ip_address("10.0.0.1"), "10.0.0.1"),
+        (ip_network("10.0.0.0/8"), "10.0.0.0/8"),
+        (Word("eth0.7@x:y-z_"), "eth0.7@x:y-z_"),
+        (Word("a" * 64), "a" * 64),
+    ],
+)
+def test_a_word_of_frrs_is_written_as_it_is(value: object, text: str) -> None:
+    assert word(value) == text
+
+
+@pytest.mark.parametrize(
+    "value", [Word("a" * 65), Word("a b"), Word(".a"), Word("a\n"), "eth0", True, ip_address("::1"), _Kind.NAME, None]
+)
+def test_what_frr_could_read_otherwise_is_no_word(value: object) -> None:
+    with pytest.raises(TemplateError, match="in FRR's language"):
+        word(value)
+
+
+@pytest.mark.parametrize("written", ["a;\r\nb;\r\n", "a;\rb;\r", "a;\nb;\n"])
+def test_lines_end_as_in_any_text_file(tmp_path: Path, written: str) -> None:
+    (tmp_path / "own.j2").write_bytes(written.encode())
+    templates = Templates(tmp_path)
+    assert templates.render("own.j2", {}) == templates.read("own.j2") == "a;\nb;\n"
+
+
+def test_nothing_rendered_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "own.j2").write_text("")
+    (tmp_path / "blank.j2").write_text("{% if none %}\nx\n{% endif %}\n")
+    assert (Templates(tmp_path).render("own.j2", {}), Templates(tmp_path).render("blank.j2", {})) == ("", "")
+
+
+def test_which_template_is_the_operators_is_known(tmp_path: Path) -> None:
+    (tmp_path / "server.conf.j2").write_text("")
+    own = Templates(tmp_path)
+    assert (own.is_own("server.conf.j2"), own.is_own("location.conf.j2")) == (True, False)
+    assert not Templates().is_own("server.conf.j2")
+
+
+def test_a_file_that_is_missing_is_named() -> None:
+    with pytest.raises(TemplateError, match=r"template absent\.html is missing"):
+        Templates().read("absent.html")
+
+
+def test_a_file_that_cannot_be_read_is_refused_where_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the refusal is made."""
+    (tmp_path / "own.j2").write_text("x")
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "own.j2":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(TemplateError, match=r"own\.j2 cannot be read: Permission denied"):
+        Templates(tmp_path).read("own.j2")
+
+
+def test_both_filters_are_there_for_templates(tmp_path: Path) -> None:
+    (tmp_path / "own.j2").write_text("{{ text | q }} {{ name | word }}\n")
+    assert Templates(tmp_path).render("own.j2", {"text": "a b", "name": Word("eth0")}) == '"a b" eth0\n'

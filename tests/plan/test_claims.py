@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.model import Health, ServiceName
-from proxygen.plan.claims import may_claim
+from proxygen.plan.claims import may_claim, settle_claims
 from proxygen.plan.types import Memory, Policy, PortClaim, RouteClaim
 from tests.plan.catalogs import instance, plan, routes
 
@@ -111,6 +111,12 @@ def test_the_oldest_instance_counts() -> None:
     """A rolling deploy replaces one after the other."""
     old = [instance("old", 1, APP, create_index=3), instance("old", 2, APP, create_index=90)]
     assert routes(plan(*old, instance("young", 3, APP, create_index=50))) == {"app.example.com/": "old"}
+
+
+def test_the_order_in_which_services_are_judged_does_not_show() -> None:
+    planned = plan(*(instance(name, 1, APP, "route=a.example.com", create_index=5) for name in "abc"))
+    for services in (planned.services, planned.services[::-1]):
+        assert settle_claims(services, {}, {}) == (planned.memory.holders, planned.conflicts)
 
 
 def test_every_loser_is_told_in_the_order_of_claims_and_names() -> None:

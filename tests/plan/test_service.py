@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.model import Health, ServiceName
-from proxygen.plan.service import MAX_HASH_WEIGHT_SUM, MAX_VARIANTS, MAX_WEIGHT_SUM, ident_of, upstream_name
+from proxygen.plan.service import (
+    MAX_HASH_WEIGHT_SUM,
+    MAX_VARIANTS,
+    MAX_WEIGHT_SUM,
+    ident_of,
+    plan_service,
+    upstream_name,
+)
 from proxygen.plan.types import Certificate, InstanceState, Policy, PortClaim, RouteClaim, Service, ServiceState
 from proxygen.shares import WHOLE
 from tests.plan.catalogs import addresses, instance, plan, routes, service, shares, upstream
@@ -223,6 +230,31 @@ def test_rules_for_one_name_stand_by_value_and_the_bare_one_first() -> None:
     ]
 
 
+def test_a_named_variant_goes_before_stable_where_both_state_a_rule() -> None:
+    members = [
+        instance("web", 1, WEB, "force=header:X-To"),
+        instance("web", 2, WEB, "variant=zeta:5%", "force=header:X-To"),
+    ]
+    planned = service(plan(*members, instance("web", 3, WEB, "canary=5%")), "web")
+    assert planned.split is not None
+    assert [_variant(planned, rule.upstream) for rule in planned.split.force] == ["zeta"]
+
+
+def test_rules_of_several_variants_stand_sorted_and_one_name_of_a_cookie_is_one_in_any_case() -> None:
+    """nginx's variables know no case."""
+    members = [
+        instance("web", 2, WEB, "canary=5%", "force=header:X-To:b", "force=cookie:Sid"),
+        instance("web", 3, WEB, "variant=blue:5%", "force=header:X-To:a", "force=cookie:sid"),
+    ]
+    planned = service(plan(instance("web", 1, WEB), *members), "web")
+    assert planned.split is not None
+    assert [(rule.name, rule.value, _variant(planned, rule.upstream)) for rule in planned.split.force] == [
+        ("x-to", "a", "blue"),
+        ("x-to", "b", "canary"),
+        ("Sid", None, "canary"),
+    ]
+
+
 def test_a_rule_for_a_variant_that_is_down_leads_to_stable() -> None:
     down = instance("web", 2, WEB, "canary=10%", "force=header:X-Canary", health=Health.CRITICAL)
     planned = service(plan(instance("web", 1, WEB), down, instance("web", 3, WEB, "variant=b:1%")), "web")
@@ -307,6 +339,7 @@ def test_more_servers_than_a_hash_has_units_keep_their_proportion_still() -> Non
     weights = _weights(*[2] * MAX_HASH_WEIGHT_SUM, 1, tags=("balance=hash:$uri",))
     assert set(weights) == {1}
     assert len(weights) == MAX_HASH_WEIGHT_SUM + 1
+    assert max(_weights(50, *[1] * 149, tags=("balance=hash:$uri",))) == 50 * 150 // 199
 
 
 def test_an_upstreams_name_tells_service_and_variant_apart() -> None:
@@ -436,7 +469,10 @@ def test_the_newest_is_the_one_that_was_changed_last_and_not_the_one_that_came_l
 
 def test_between_registrations_of_one_moment_node_and_id_decide() -> None:
     ones = [instance("web", number, WEB, f"retries={number}", modify_index=7) for number in (3, 1, 2)]
-    assert service(plan(*ones), "web").options.retries == 1
+    for instances in (ones, ones[::-1]):
+        found = plan_service(ones[0].service, instances, {}, None, Policy())
+        assert found is not None
+        assert found.options.retries == 1
 
 
 def test_each_option_is_taken_from_the_newest_that_states_it() -> None:
@@ -624,6 +660,29 @@ def test_the_range_of_ports_has_both_its_ends(port: int, reason: str) -> None:
     assert (found is None) is (reason == "")
     assert found is None or (found.place == "listen" and reason in found.reason)
     assert found is None or reason != "not in" or "1024-2000" in found.reason
+
+
+def test_a_quarantined_stream_holds_a_port_that_stands_in_meta() -> None:
+    in_meta = instance("db", 1, meta=(("proxygen-listen", "5432"), ("proxygen-protocol", "tcp")))
+    bad = instance("db", 2, "protocol=tcp", "listen=5433", "weight=x")
+    assert service(plan(in_meta, bad), "db").claims == (PortClaim("tcp", 5432), PortClaim("tcp", 5433))
+
+
+def test_of_several_problems_the_first_is_told_whole() -> None:
+    found = service(plan(instance("web", 1, WEB, "tls=nowhere", "auth=nobody")), "web").quarantine
+    assert found is not None
+    assert (found.place, "htpasswd" in found.reason) == ("auth", True)
+
+
+def test_what_instances_state_together_must_make_sense_too() -> None:
+    """Each of them does by itself."""
+    members = [
+        instance("web", 1, WEB, "protocol=fastcgi", modify_index=9),
+        instance("web", 2, WEB, "strip-prefix=true", modify_index=5),
+    ]
+    found = service(plan(*members), "web").quarantine
+    assert found is not None
+    assert found.place == "strip-prefix"
 
 
 def test_without_a_place_for_streams_in_nginx_there_are_none_and_http_goes_on() -> None:
