@@ -173,6 +173,19 @@ def test_a_released_pin_lets_nothing_else_go(story: Story) -> None:
     assert story.serves("mail")
 
 
+def test_a_released_pin_lets_nothing_else_go_where_the_plan_that_it_let_through_failed(story: Story) -> None:
+    """What comes instead of it loses servers, and nobody said that it may."""
+    story.tell(WEB, *FLEET)
+    story.go_back(1)
+    story.world.nginx.faults.is_signal_refused = True
+    assert story.release().outcome is Outcome.ROLLED_BACK
+    story.tell(WEB)
+    story.world.nginx.faults.is_signal_refused = False
+    story.world.wait(60)
+    assert story.world.reconciler.holds
+    assert story.serves("mail")
+
+
 def test_where_nothing_is_held_nothing_can_be_released(story: Story) -> None:
     with pytest.raises(Refused, match="nothing is held"):
         story.release()
