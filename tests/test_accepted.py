@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +14,7 @@ import pytest
 from proxygen.accepted import Accepted
 from proxygen.last_good import LastGood, load_last_good, save_last_good
 from proxygen.memory import recall
-from proxygen.model import Catalog, Instance
+from proxygen.model import Catalog, Health, Instance
 from proxygen.pipeline import Drafted, Pipeline
 from proxygen.plan.types import Memory, RouteClaim
 from proxygen.rendered import Rendered
@@ -71,6 +72,7 @@ async def test_a_catalog_is_written_once_for_each_generation(settings: Settings,
     await take(found, pipeline, WEB, generation=3)
     first = file.stat().st_ino
     await take(found, pipeline, WEB, *FLEET, generation=3)
+    await take(found, pipeline, WEB, *FLEET, generation=None)
     assert file.stat().st_ino == first
     await take(found, pipeline, WEB, *FLEET, generation=4)
     assert load_last_good(settings.output.directory).catalog == catalog(WEB, *FLEET)  # type: ignore[union-attr]
@@ -215,3 +217,20 @@ def test_a_damaged_state_is_no_memory(settings: Settings, pipeline: Pipeline) ->
     shutil.rmtree(settings.output.directory / "state")
     found.pin(3)
     assert found.pinned == 3
+
+
+def test_what_is_unchecked_since_a_restart_keeps_the_place_that_it_had_before(
+    settings: Settings, pipeline: Pipeline
+) -> None:
+    """An agent and its sidecar are often updated together."""
+    spoken = replace(WEB, speaks=True)
+    save_last_good(settings.output.directory, LastGood(catalog=catalog(spoken), generation=3, saved_at=SAVED_AT))
+    fallen = catalog(replace(spoken, health=Health.CRITICAL, unchecked=True, speaks=False))
+    found = accepted(settings)
+    assert found.keep_unchecked(fallen).catalog == fallen, "nobody knows yet what was served"
+    found = accepted(settings)
+    found.take_up(pipeline, 3)
+    kept = found.keep_unchecked(fallen)
+    assert kept.catalog.services["web"][0].health is Health.PASSING  # type: ignore[index]
+    assert [one.id for one in kept.begun] == ["web-1"]
+    assert kept.due == pytest.approx(200, abs=5)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from proxygen.journal import KEPT, Entry, Journal, load_journal
 
@@ -68,3 +69,37 @@ async def test_a_disk_that_takes_nothing_costs_nothing_but_the_file(tmp_path: Pa
     journal.add(entry(1))
     await written(journal)
     assert journal.entries == (entry(1),)
+
+
+async def test_what_is_added_while_others_are_gathered_is_written_at_the_end(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(output)
+    loop, wrote, write = asyncio.get_running_loop(), asyncio.Event(), journal._write
+
+    def noting(entries: tuple[Entry, ...]) -> None:
+        write(entries)
+        loop.call_soon_threadsafe(wrote.set)
+
+    monkeypatch.setattr(journal, "_write", noting)
+    task = asyncio.create_task(journal.run())
+    journal.add(entry(1))
+    await wrote.wait()
+    journal.add(entry(2))
+    task.cancel()
+    await asyncio.wait({task})
+    assert [each.generation for each in load_journal(output)] == [1, 2]
+
+
+async def test_each_trouble_of_the_disk_is_told_once_and_the_next_again(output: Path) -> None:
+    journal = Journal(output)
+    with capture_logs() as log:
+        for number, is_there in enumerate((False, False, True, False, False), 1):
+            if (output / "state").exists() is not is_there:
+                (output / ("state" if not is_there else "gone")).rename(output / ("gone" if not is_there else "state"))
+            journal.add(entry(number))
+            await written(journal)
+    assert [line["event"] for line in log] == ["journal not written"] * 2
+    assert [each.generation for each in load_journal(output)] == []
+    (output / "gone").rename(output / "state")
+    assert [each.generation for each in load_journal(output)] == [1, 2, 3]

@@ -14,7 +14,7 @@ from proxygen.journal import Journal
 from proxygen.model import ServiceName
 from proxygen.news import Reporter
 from proxygen.nginx.apply import Outcome
-from proxygen.plan.types import Plan
+from proxygen.plan.types import Plan, Policy
 from proxygen.steps import Step
 from tests.plan.catalogs import catalog, instance, plan
 
@@ -174,3 +174,34 @@ async def test_a_lost_consul_is_told_once_and_its_return_too(monkeypatch: pytest
         (Kind.CONSUL_LOST, "service web: no"),
         (Kind.CONSUL_BACK, "Consul answers again"),
     ]
+
+
+def test_another_cause_of_the_same_quarantine_or_conflict_is_news_and_the_end_names_it() -> None:
+    parts = Parts(plan=plan(TYPO))
+    parts.step(Outcome.APPLIED)
+    parts.plan = plan(instance("web", 1, "route=web.example.com", "weight=y"))
+    assert kinds(parts.step(Outcome.UNCHANGED)) == [Kind.QUARANTINED]
+    parts.plan = plan(WEB, THIEF)
+    ended, begun = parts.step(Outcome.UNCHANGED)
+    assert (ended.kind, ended.text) == (Kind.QUARANTINE_ENDED, "service web is served again, or gone")
+    assert begun.kind is Kind.CONFLICT
+    holder = instance("earlier", 0, "route=web.example.com")
+    parts.plan = plan(holder, THIEF)
+    (event,) = parts.step(Outcome.UNCHANGED)
+    assert (event.kind, event.text) == (
+        Kind.CONFLICT,
+        "service thief claims web.example.com/, which service earlier has",
+    )
+    parts.plan = plan(holder)
+    (event,) = parts.step(Outcome.UNCHANGED)
+    assert event.kind is Kind.CONFLICT_ENDED
+    assert "thief" in event.text
+
+
+def test_a_claim_that_nobody_has_is_told_with_why_it_is_refused() -> None:
+    policy = Policy(claims={"web.example.com": ("shop",)})
+    parts = Parts(plan=plan(WEB, policy=policy))
+    (event,) = (one for one in parts.step(Outcome.UNCHANGED) if one.kind is Kind.CONFLICT)
+    assert event.services == ("web",)
+    assert event.text.startswith("service web claims web.example.com/, ")
+    assert "which service" not in event.text

@@ -92,3 +92,33 @@ def test_setbacks_are_forgiven_to_what_went_live_or_is_gone() -> None:
     assert refusals.count_setback(DB) == 0
     refusals.review(Catalog(datacenter="dc1", services={}), 0)
     assert refusals.count_setback(DB) == 0
+
+
+def test_what_was_refused_is_kept_with_its_reason() -> None:
+    assert refused(by_reload=True).quarantines[DB].reason == "bind() failed"
+
+
+def test_a_service_that_the_catalog_does_not_know_is_refused_and_cured_like_any_other() -> None:
+    """Empty or never observed: what a gate refused costs a test to try again, what a reload did waits for its time."""
+    unknown = Catalog(datacenter="dc1", services={})
+    for nothing in (EMPTY, unknown):
+        assert not stands(refused(by_reload=False), nothing)
+        assert stands(refused(by_reload=True), nothing)
+    refusals = Refusals("proxygen")
+    refusals.refuse(Quarantine(service=DB, place="", reason="no"), unknown)
+    assert stands(refusals, unknown)
+    assert not stands(refusals, catalog(instance("db", 1, *TAGS)))
+
+
+def test_there_is_nothing_to_forgive_who_had_no_setback() -> None:
+    refusals = Refusals("proxygen")
+    refusals.forgive([DB])
+    assert refusals.count_setback(DB) == 0
+
+
+def test_other_files_give_every_refused_service_another_chance_and_forget_no_setback() -> None:
+    refusals = refused(by_reload=True)
+    refusals.count_setback(DB)
+    refusals.clear()
+    assert refusals.quarantines == {}
+    assert refusals.count_setback(DB) == 1

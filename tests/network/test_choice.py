@@ -167,7 +167,9 @@ def test_where_nothing_is_free_it_is_told_who_has_it() -> None:
 
 
 def test_without_a_config_its_problem_is_why() -> None:
-    assert step(view(config=None, config_problem="torn")) == Stay(standing=Standing.WAITING, reason="torn")
+    torn = view(record("64"), config=None, config_problem="torn")
+    assert step(torn) == Stay(standing=Standing.WAITING, reason="torn")
+    assert tally(torn) == Tally(subnets=0, free=0, live=1, orphaned=0, reserved=0, unreadable=0)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +177,12 @@ def test_without_a_config_its_problem_is_why() -> None:
     [
         ({"96": {ME}}, (), "10.9.0.96/27"),
         ({"96": {ME}, "128": {OTHER}}, (), "10.9.0.96/27"),
+        (
+            {"96": {ME}},
+            (record("96/28", session=""), record("112/28", "third")),
+            "10.9.0.96/27 is reserved for this host, but 10.9.0.96/28 is leased to host other-000000 (node of other); "
+            "10.9.0.112/28 is leased to host third (node of third)",
+        ),
         ({"96": {ME}, "128": {ME}}, (), "several subnets are reserved for this host: 10.9.0.96/27, 10.9.0.128/27"),
         ({"96": {ME, OTHER}}, (), f"10.9.0.96/27 is reserved for several hosts: {ME}, {OTHER}"),
         ({"0": {ME}}, (), "10.9.0.0/27 is reserved for this host, but the config does not offer it"),
@@ -248,6 +256,11 @@ def test_what_others_may_have_is_a_matter_for_people(seen: View, standing: Stand
     assert isinstance(found, Stay)
     assert found.standing is standing
     assert said in found.reason
+
+
+def test_its_own_key_stands_in_the_way_of_no_reservation() -> None:
+    own = view(reservations={net("96"): frozenset({ME})}, pointers={ME: Pointer(subnet=net("96"), index=53)})
+    assert step(own) == Claim(subnet=net("96"), config_index=31, pointer_index=53)
 
 
 def test_its_own_key_and_what_lies_beside_it_take_nothing_from_it() -> None:

@@ -123,6 +123,8 @@ def test_what_is_no_config_is_refused_in_one_way(text: bytes) -> None:
 def test_overlap_with_the_hosts_own_networks_is_refused_by_name() -> None:
     with pytest.raises(NetworkConfigError, match=r"overlaps 10\.5\.7\.0/24"):
         refuse_overlaps(config(), [net("192.168.0.0/24"), net("10.5.7.0/24")])
+    with pytest.raises(NetworkConfigError, match=r"overlaps 10\.5\.7\.0/24, 10\.5\.9\.1/32, which"):
+        refuse_overlaps(config(), [net("10.5.7.0/24"), net("10.5.9.1/32")])
 
 
 def test_default_route_overlaps_nothing() -> None:

@@ -62,3 +62,9 @@ def test_a_mount_point_is_told_from_what_lies_beside_it(tmp_path: Path, monkeypa
     assert not is_mounted(Path("/out"))
     assert not is_mounted(Path("/out/no"))
     assert not is_mounted(Path("/srv/elsewhere"))
+
+
+def test_where_the_table_cannot_be_read_the_system_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "Path", lambda path: tmp_path / "gone")
+    assert is_mounted(Path("/proc"))
+    assert not is_mounted(tmp_path)

@@ -70,3 +70,14 @@ def test_what_is_quoted_is_bounded(tmp_path: Path) -> None:
     tail.read()
     assert len(tail.lines) == 20
     assert all(len(str(line)) < 600 for line in tail.lines)
+
+
+def test_each_line_is_read_once_whatever_bytes_are_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "error.log"
+    path.write_text(_line("alert", "before"))
+    tail = LogTail(path)
+    for number in range(3):
+        with path.open("ab") as file:
+            file.write(_line("alert", f"{number} caf").encode()[:-1] + b"\xe9\n")
+        assert [line.text for line in tail.read()] == [f"{number} caf\ufffd"]
+    assert [line.text[0] for line in tail.lines] == ["0", "1", "2"]
