@@ -106,6 +106,7 @@ asyncio.run(main())
 
 
 @pytest.mark.incident("T21")
+@pytest.mark.timeout(300)
 async def test_t21_an_unchanged_registration_writes_nothing_and_wakes_nobody(
     make_consul: Callable[..., ConsulAgent],
 ) -> None:
