@@ -235,13 +235,14 @@ async def test_no_catalog_before_everything_was_observed() -> None:
 
 
 async def test_a_name_that_no_url_brings_back_harms_nobody() -> None:
-    """T6: a service called with a slash or a newline is left out and holds nothing back."""
+    """T6: a service called with an empty part or a newline is left out, is warned of, and holds nothing back."""
     async with fake_consul() as fake:
         fake.put("web", WEB)
-        fake.services["a/b"] = [entry("a/b", "x", 1, ROUTE)]
+        fake.services["a//b"] = [entry("a//b", "x", 1, ROUTE)]
         fake.services["a\nb"] = [entry("a\nb", "y", 1, ROUTE)]
         async with watching(settings_for(fake)) as one:
             await one.until(lambda catalog: set(catalog.services) == {"web"})
+            assert ["'a\\nb'" in one.watch.warnings[0], "'a//b'" in one.watch.warnings[1]] == [True, True]
 
 
 async def test_a_service_whose_instances_are_hidden_holds_back_nobody_else() -> None:

@@ -72,12 +72,19 @@ class Sidecar:
         try:
             process.wait_until(self._is_ready, what="the sidecar ready", timeout=timeout)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}\n{self.tail()}") from error
+            raise TimeoutError(f"{error}: {self._why_not()}\n{self.tail()}") from error
 
     def _is_ready(self) -> bool:
         if not self.running:
             raise RuntimeError(f"the sidecar ended:\n{self.tail()}")
         return self.request("/readyz")[0] == 200
+
+    def _why_not(self) -> object:
+        """What the sidecar says itself, where it says anything."""
+        try:
+            return self.request("/readyz")[1], self.status()["consul"]
+        except OSError as error:
+            return error
 
     @property
     def pid(self) -> int:
