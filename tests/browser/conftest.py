@@ -17,6 +17,7 @@ from tests.harness.tools import find_nginx, missing
 from tests.integration.certificates import Authority
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a module's tests in one process: they share a world."""
     for item in items:

@@ -29,6 +29,7 @@ _SHARED = {"yard", "reader"}
 """Fixtures that cost much and serve many tests: the engine, and Nomad's reader, which is compiled."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together what shares an engine; images are shared by all of a run."""
     for item in items:
