@@ -45,7 +45,7 @@ class Renderer:
         self._twins: Final = Twins(templates)
         self._servers: Final = ServerRenderer(self._twins, surroundings, snippets)
         self._services: dict[ServiceName, tuple[Service, Unit]] = {}
-        self._streams: dict[ServiceName, tuple[StreamServer, Unit]] = {}
+        self._streams: dict[tuple[ServiceName, str], tuple[StreamServer, Unit]] = {}
 
     def render(self, plan: Plan) -> Rendered:
         """Raise TemplateError where a template cannot be filled."""
@@ -55,7 +55,7 @@ class Renderer:
             for service in plan.services
             if service.upstreams and _speaks_http(service)
         }
-        self._streams = {stream.service.name: self._stream(stream) for stream in plan.streams}
+        self._streams = {_key(stream): self._stream(stream) for stream in plan.streams}
         servers, shared = self._servers.render(plan)
         streams = tuple(unit for _, unit in self._streams.values())
         files = [
@@ -109,13 +109,17 @@ class Renderer:
         return service, Unit(context="http", text=text, inert=twin, owners=owners, upstreams=_expected(service))
 
     def _stream(self, stream: StreamServer) -> tuple[StreamServer, Unit]:
-        known = self._streams.get(stream.service.name)
+        known = self._streams.get(_key(stream))
         if known is not None and known[0] == stream:
             return stream, known[1]
         text, twin = self._twins.pair("stream.conf.j2", stream_view(stream, self._around, self._snippets))
         owners = () if self._snippets["stream.conf"] else (stream.service.name,)
         upstreams = _expected(stream.service)
         return stream, Unit(context="stream", text=text, inert=twin, owners=((1, owners),), upstreams=upstreams)
+
+
+def _key(stream: StreamServer) -> tuple[ServiceName, str]:
+    return stream.service.name, stream.claims[0].protocol
 
 
 def _speaks_http(service: Service) -> bool:

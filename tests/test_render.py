@@ -311,3 +311,17 @@ def test_a_unit_says_which_upstreams_and_servers_the_plan_means() -> None:
     assert [unit.upstreams for unit in file.units] == [
         ((stable, ("10.0.0.1:8080",)), (canary, ("10.0.0.2:8080", "10.0.0.1:8080")))
     ]
+
+
+def test_a_quarantined_service_holds_its_ports_in_both_protocols() -> None:
+    bad = [
+        instance("db", 1, "protocol=tcp", "listen=5431", "weight=x"),
+        instance("db", 2, "protocol=udp", "listen=5432", "weight=x"),
+    ]
+    renderer = Renderer(TEMPLATES, Surroundings(), Snippets())
+    for _ in range(2):
+        streams = text(renderer.render(plan(*bad)), "stream.d/streams.conf")
+        assert [line.strip() for line in streams.splitlines() if "listen" in line] == [
+            "listen 5431;",
+            "listen 5432 udp;",
+        ]

@@ -105,11 +105,12 @@ def _is_answered(claim: Claim, service: Service) -> bool:
 
 
 def _streams(services: Mapping[ServiceName, Service], holders: Mapping[Claim, ServiceName]) -> tuple[StreamServer, ...]:
-    ports: dict[ServiceName, list[PortClaim]] = defaultdict(list)
+    # A service in quarantine may hold ports of both protocols.
+    ports: dict[tuple[ServiceName, str], list[PortClaim]] = defaultdict(list)
     for claim, name in holders.items():
         if isinstance(claim, PortClaim):
-            ports[name].append(claim)
-    return tuple(StreamServer(tuple(sorted(ports[name])), services[name]) for name in sorted(ports))
+            ports[name, claim.protocol].append(claim)
+    return tuple(StreamServer(tuple(sorted(ports[key])), services[key[0]]) for key in sorted(ports))
 
 
 def _overrides(catalog: Catalog, memory: Memory) -> tuple[Mapping[ServiceName, str], Mapping[ServiceName, str]]:

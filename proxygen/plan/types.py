@@ -256,7 +256,8 @@ class VirtualServer:
 
 @dataclass(frozen=True, slots=True)
 class StreamServer:
-    """The TCP or UDP ports of one service: more than one while a rolling deploy changes the port."""
+    """The TCP or UDP ports of one service: more than one while a rolling deploy changes the port. One in quarantine may
+    have both kinds, and then two of these."""
 
     claims: tuple[PortClaim, ...]
     """Never empty; sorted, and of one protocol."""

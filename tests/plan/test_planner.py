@@ -166,3 +166,18 @@ def test_services_streams_and_ports_stand_sorted() -> None:
     planned: Plan = plan_routes(seen, Policy())
     assert [each.name for each in planned.services] == ["a", "db", "udp", "z"]
     assert [stream.service.name for stream in planned.streams] == ["db", "udp"]
+
+
+def test_what_a_quarantined_service_asks_for_in_two_protocols_is_held_in_each() -> None:
+    """A udp port that were opened for tcp would stand beside the service that has it, and nginx refuses two."""
+    bad = [
+        instance("db", 1, "protocol=tcp", "listen=9000", "weight=x"),
+        instance("db", 2, "protocol=udp", "listen=5432", "weight=x"),
+        instance("db", 3, "protocol=tcp", "listen=10000", "weight=x"),
+    ]
+    planned = plan(*bad, instance("other", 4, "protocol=tcp", "listen=5432"))
+    assert [(stream.service.name, stream.claims) for stream in planned.streams] == [
+        ("db", (PortClaim("tcp", 9000), PortClaim("tcp", 10000))),
+        ("db", (PortClaim("udp", 5432),)),
+        ("other", (PortClaim("tcp", 5432),)),
+    ]
