@@ -34,7 +34,9 @@ class NginxBinary:
 Consul = Literal["first", "streaming"]
 """The Consul of this machine, whatever its version; and one of 1.10 or later, whose agents answer from views."""
 
-STREAMING_VERSION: Final = "1.14.0"
+_MODULE: Final = Path(__file__).parent / "consul_streaming" / "go.mod"
+STREAMING_VERSION: Final = _MODULE.read_text(encoding="utf-8").partition("hashicorp/consul v")[2].split()[0]
+"""What the set-up builds."""
 
 
 def find_consul(which: Consul = "first") -> Path | None:

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.harness.consul import choose_consul
-from tests.harness.tools import STREAMING_VERSION, consul_version, find_consul
+from tests.harness.tools import STREAMING_VERSION, Consul, consul_version, find_consul
 
 _TESTS: Final = Path(__file__).parents[1]
 
@@ -58,4 +58,5 @@ def _consuls() -> list[object]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture: those of the session too start the Consul of the test that is first to ask for them."""
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    choose_consul(parameters.get("which_consul", "first"))
+    which: Consul = parameters.get("which_consul", "first")  # type: ignore[assignment]
+    choose_consul(which)
