@@ -16,6 +16,7 @@ from proxygen.render import MAX_PAGE, Rendered, Renderer, Snippets, _hash_sizes
 from proxygen.templating import Templates
 from proxygen.viewing import Surroundings
 from tests import golden
+from tests.harness.examples import examples
 from tests.plan.catalogs import catalog, instance, plan
 
 TEMPLATES = Templates()
@@ -141,7 +142,7 @@ _POLICY = Policy(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(_INSTANCES, min_size=2, max_size=5), st.sampled_from([0, 1, 3]))
 def test_what_is_rendered_after_other_catalogs_is_what_is_rendered_alone(
     history: list[list[Instance]], share_from: int
@@ -160,7 +161,7 @@ def test_what_is_rendered_after_other_catalogs_is_what_is_rendered_alone(
         memory = planned.memory
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(_INSTANCES, st.randoms(use_true_random=False))
 def test_the_order_in_which_consul_lists_things_does_not_show(members: list[Instance], random: object) -> None:
     shuffled = list(members)

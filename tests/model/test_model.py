@@ -22,13 +22,14 @@ from proxygen.errors import ProxygenError
 from proxygen.model import Catalog, Health
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.publish import current
+from tests.harness.examples import examples
 from tests.model.catalogs import BYSTANDERS, PORTS, REFUSABLE, catalogs, host
 from tests.model.nginx_model import Loaded
 from tests.model.world import World
 
 EXAMPLES: Final = int(os.environ.get("PROXYGEN_MODEL_EXAMPLES", "0"))
 BOUNDED: Final = settings(
-    max_examples=EXAMPLES or 12,
+    max_examples=EXAMPLES or examples(12),
     stateful_step_count=25,
     # The same runs each time, unless somebody looks for new ones.
     derandomize=not EXAMPLES,

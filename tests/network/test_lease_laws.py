@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from proxygen.network.choice import Standing
+from tests.harness.examples import examples
 from tests.network.world import TERMS, Machine, World
 
 EXAMPLES: Final = int(os.environ.get("PROXYGEN_LEASE_EXAMPLES", "0"))
 STEPS: Final = int(os.environ.get("PROXYGEN_LEASE_STEPS", "30"))
 BOUNDED: Final = settings(
-    max_examples=EXAMPLES or 30,
+    max_examples=EXAMPLES or examples(30),
     stateful_step_count=STEPS,
     derandomize=not EXAMPLES,
     deadline=None,

@@ -17,6 +17,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.errors import ProxygenError
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
+from tests.harness.examples import examples
 from tests.network.model import ConsulModel, Link
 
 NAMES: Final = st.sampled_from("abc")
@@ -110,7 +111,7 @@ def numbers() -> Iterator[int]:
     return iter(range(1_000_000))
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEPS, min_size=3, max_size=15))
 def test_model_and_consul_agree(consul_session: ConsulAgent, numbers: Iterator[int], steps: list[Any]) -> None:
     """The same requests have the same results, and leave the same keys, locks and moves of their indexes."""

@@ -19,6 +19,7 @@ from proxygen.network.frr.design import (
     design_ospf,
 )
 from proxygen.network.frr.version import FrrVersion
+from tests.harness.examples import examples
 from tests.network.frr.fabrics import member, members, networks, seen_by, underlay
 
 OLD, NEW = FrrVersion(8, 4, 4), FrrVersion(10, 1)
@@ -40,7 +41,7 @@ def sessions(designs: dict[IPv4Address, BgpDesign]) -> dict[tuple[IPv4Address, I
     return {(own, peer.address): peer.group for own, design in designs.items() for peer in design.peers}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(networks(kind="frr-bgp"))
 def test_two_hosts_have_a_session_or_have_none_and_exactly_one_of_them_calls(everybody: list[Member]) -> None:
     pairs = sessions(bgp(everybody))
@@ -48,7 +49,7 @@ def test_two_hosts_have_a_session_or_have_none_and_exactly_one_of_them_calls(eve
         assert (group in _WAITS) != (pairs[other, one] in _WAITS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(networks(kind="frr-bgp"))
 def test_every_host_hears_of_every_other_directly_or_from_a_hub(everybody: list[Member]) -> None:
     """A host passes on what it heard of a session that is with a client, or to one (RFC 4456)."""
@@ -64,7 +65,7 @@ def test_every_host_hears_of_every_other_directly_or_from_a_hub(everybody: list[
             assert one == other or (one, other) in pairs or any(by_hub)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(networks(kind="frr-ospf", most=30))
 def test_every_router_is_adjacent_to_all_who_may_be_designated_and_they_to_it(everybody: list[Member]) -> None:
     """On a network without broadcast a router that a designated one does not know has no routes."""

@@ -12,6 +12,7 @@ from proxygen.network.fabric import Member
 from proxygen.network.frr.render import render_for
 from proxygen.network.frr.version import FrrVersion
 from proxygen.templating import Word, word
+from tests.harness.examples import examples
 from tests.network.frr import golden
 from tests.network.frr.fabrics import member, members, networks, seen_by, underlay
 
@@ -24,7 +25,7 @@ def test_small_networks_become_the_files_that_the_manual_shows() -> None:
     assert golden.rendered() == expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(networks(kind="frr-bgp", most=20))
 def test_what_leases_say_of_themselves_adds_no_word(everybody: list[Member]) -> None:
     """Of a lease only its subnet and its address are printed; names and data are not."""
