@@ -326,3 +326,20 @@ def test_a_quarantined_service_holds_its_ports_in_both_protocols() -> None:
             "listen 5431;",
             "listen 5432 udp;",
         ]
+
+
+def test_a_stream_that_changes_is_written_anew() -> None:
+    renderer = Renderer(TEMPLATES, Surroundings(), Snippets())
+    for tags in (("listen=5432",), ("listen=5433",), ("listen=5433", "timeout=500ms"), ("listen=5432",)):
+        planned = plan(instance("db", 1, "protocol=tcp", *tags))
+        assert renderer.render(planned).contents == render(planned).contents
+
+
+def test_a_stream_that_did_not_change_is_not_rendered_again() -> None:
+    renderer = Renderer(TEMPLATES, Surroundings(), Snippets())
+    first, second = (
+        renderer.render(plan(instance("db", 1, "protocol=tcp", "listen=5432"), *more)).files
+        for more in ((), (instance("web", 2, "route=web.example.com"),))
+    )
+    assert first[-1].path == second[-1].path == "stream.d/streams.conf"
+    assert first[-1].units[0] is second[-1].units[0]

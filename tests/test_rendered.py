@@ -25,8 +25,8 @@ def rendered(**files: str) -> Rendered:
 
 def test_a_line_belongs_to_the_last_owner_that_begins_at_or_before_it() -> None:
     assert [FIRST.owners_at(line) for line in (1, 2, 3, 9)] == [(A,), (B,), (), ()]
-    late = unit("1\n2\n", (2, (A,)))
-    assert [late.owners_at(line) for line in (1, 2)] == [(A,), (A,)]
+    late = unit("1\n2\n3\n", (2, (A,)), (3, (B,)))
+    assert [late.owners_at(line) for line in (1, 2, 3)] == [(A,), (A,), (B,)]
 
 
 def test_lines_of_a_file_are_counted_through_its_units() -> None:
@@ -53,4 +53,5 @@ def test_the_digest_is_of_all_files_their_names_and_what_stands_in_which() -> No
         rendered(a="1\n2\n", b=""),
     ):
         assert other.digest != base.digest
+    assert rendered(a="b1\n").digest != rendered(ab="1\n").digest
     assert base.contents == {"a": b"1\n", "b": b"2\n"}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from proxygen.model import Instance
-from proxygen.plan import Planner
+from proxygen.errors import TemplateError
+from proxygen.model import Health, Instance
+from proxygen.plan import Planner, plan_routes
 from proxygen.plan.types import Certificate, Memory, Policy
 from proxygen.render import Rendered, Renderer, Snippets
 from proxygen.rendered import Unit
@@ -123,3 +126,81 @@ def test_a_route_of_a_wider_host_is_no_claim_of_this_one() -> None:
     assert unit.owners_at(lines.index("    location = /own {") + 1) == ("web",)
     assert unit.owners_at(len(lines)) == ("web",)
     assert unit.paths == ("/own", "/own/", "/wild", "/wild/")
+
+
+def test_a_certificate_that_was_renewed_is_written_anew_though_no_tag_changed() -> None:
+    renderer, seen = Renderer(TEMPLATES, Surroundings(), Snippets()), catalog(*_web("tls=one"))
+    (one, two) = _POLICY.certificates
+    texts = [
+        renderer.render(plan_routes(seen, Policy(certificates=(certificate,)))).contents
+        for certificate in (one, replace(one, fingerprint="renewed"), replace(two, name="one"))
+    ]
+    assert len({text["http.d/20-servers.conf"] for text in texts}) == 3
+
+
+def test_a_service_that_is_quarantined_loses_the_operators_fragment_though_nobody_served_it_before() -> None:
+    """Nothing else of what its routes answer changes."""
+    renderer = Renderer(TEMPLATES, Surroundings(), Snippets(files={"location-web.conf": "# mine"}))
+    down, broken = ([instance("web", 1, WEB, *tag, health=Health.CRITICAL)] for tag in ((), ("weight=x",)))
+    found = [
+        b"# mine" in renderer.render(plan_routes(catalog(*ones), Policy())).contents["http.d/20-servers.conf"]
+        for ones in (down, broken, down)
+    ]
+    assert found == [True, False, True]
+
+
+def test_every_line_of_a_virtual_server_is_owned_from_its_first_to_its_last() -> None:
+    members = [instance("web", 1, f"{WEB}/own"), instance("wild", 2, "route=*.example.com/wild")]
+    (rendered,) = _one_after_the_other(Surroundings(), members)
+    unit = _units(rendered, "http.d/20-servers.conf")["web.example.com",]
+    lines = unit.text.splitlines()
+    first = lines.index("    location = /wild {")
+    last = next(
+        number for number in range(lines.index("    location /wild/ {"), len(lines)) if lines[number] == "    }"
+    )
+    owners = [unit.owners_at(number) for number in range(1, len(lines) + 1)]
+    assert owners == [("web",)] * first + [("wild",)] * (last + 1 - first) + [("web",)] * (len(lines) - last - 1)
+
+
+def test_a_frame_in_which_a_fragment_of_the_operators_stands_is_nobodys() -> None:
+    renderer = Renderer(TEMPLATES, Surroundings(), Snippets(files={"server.conf": "# mine"}))
+    rendered = renderer.render(plan_routes(catalog(*_web()), Policy()))
+    unit = _units(rendered, "http.d/20-servers.conf")["web.example.com",]
+    lines = unit.text.splitlines()
+    assert (unit.owners_at(1), unit.owners_at(lines.index("    location / {") + 1)) == ((), ("web",))
+
+
+def test_of_a_shared_virtual_server_the_location_is_everybodys_and_what_is_around_it_nobodys() -> None:
+    members = [instance(name, number, f"route={name}.example.com/p") for number, name in enumerate(("my web", "y"), 1)]
+    members = [replace(one, tags=(one.tags[0].replace("my web", "x"),)) for one in members]
+    (rendered,) = _one_after_the_other(Surroundings(share_from=1), members)
+    (unit,) = _units(rendered, "http.d/30-shared-servers.conf").values()
+    lines = unit.text.splitlines()
+    first = lines.index("    location = /p {")
+    last = next(number for number in range(lines.index("    location /p/ {"), len(lines)) if lines[number] == "    }")
+    everybody = ("my web", "y")
+    assert [unit.owners_at(number + 1) for number in (first - 1, first, last, last + 1, len(lines) - 1)] == [
+        (),
+        everybody,
+        everybody,
+        (),
+        (),
+    ]
+    assert unit.paths == ("/p", "/p/")
+    services = {service.name: service for service in rendered.plan.services}
+    labels = {"x.example.com": services[members[0].service].ident, "y.example.com": "y"}
+    assert dict(unit.labels) == labels, "a name that no log can hold is nginx's own"
+    for host, label in labels.items():
+        owned = [
+            lines[number] for number in range(len(lines)) if unit.owners_at(number + 1) == (everybody[host[0] == "y"],)
+        ]
+        assert f"    {host} {label};" in owned
+        assert f"    server_name {host};" in owned
+
+
+@pytest.mark.parametrize("printed", ["", "{{ locations | q }}{{ locations | q }}"])
+def test_a_template_prints_the_locations_once(printed: str, tmp_path: Path) -> None:
+    shipped = TEMPLATES.read("server.conf.j2")
+    (tmp_path / "server.conf.j2").write_text(shipped.replace("{{ locations | q }}", printed))
+    with pytest.raises(TemplateError, match="exactly once"):
+        Renderer(Templates(tmp_path), Surroundings(), Snippets()).render(plan_routes(catalog(*_web()), Policy()))

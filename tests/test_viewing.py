@@ -366,6 +366,22 @@ def test_what_needs_tls_is_left_out_where_the_host_has_none() -> None:
     )
 
 
+def test_what_a_wildcard_lends_to_a_host_without_its_certificate_needs_no_tls_there() -> None:
+    wild = Certificate(name="w", hosts=("*.example.com",), certificate="/w", key="/k", fingerprint="f")
+    seen = plan(
+        instance("wild", 1, "route=*.example.com", "tls=auto", "hsts=true", "redirect-https=true"),
+        instance("far", 2, "route=a.b.example.com/x"),
+        policy=Policy(certificates=(wild,)),
+    )
+    views = {
+        each.host: location_view(each.locations[0], each, AROUND, Snippets()) for each in seen.servers if each.locations
+    }
+    assert {host: (view.hsts, view.redirect is not None) for host, view in views.items()} == {
+        "*.example.com": (True, True),
+        "a.b.example.com": (False, False),
+    }
+
+
 @pytest.mark.parametrize(
     ("https", "port"),
     [(("443",), ""), (("8443", "443"), ":8443"), (("[::]:9443",), ":9443"), (("10.0.0.1:443",), ""), ((), "")],

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.model import Health, Instance, ServiceName
+from proxygen.plan import plan_routes
 from proxygen.plan.difference import MOST_NAMED, difference
-from proxygen.plan.types import Plan, Service
-from tests.plan.catalogs import instance, plan
+from proxygen.plan.types import Plan, Policy, Service
+from tests.plan.catalogs import catalog, instance, plan
 
 WEB = instance("web", 1, "route=web.example.com")
 CANARY = instance("web", 2, "route=web.example.com", "canary=10%")
@@ -37,7 +39,7 @@ def said(before: Plan, after: Plan) -> str:
         ((WEB,), (instance("web", 1, "route=other.example.com"),), "web: other routes"),
         ((WEB,), (instance("web", 1, "route=web.example.com", "weight=3"),), "web: 1 instance changed"),
         ((WEB,), (instance("web", 1, "route=web.example.com", "timeout=3s"),), "web: other options"),
-        ((WEB,), (instance("web", 1, "route=web.example.com", "weight=x"),), "web: quarantined"),
+        ((WEB,), (instance("web", 1, "route=web.example.com", "weight=x"),), "web: quarantined, 1 instance fewer"),
         (
             (WEB,),
             (instance("web", 1, "route=web.example.com", health=Health.CRITICAL),),
@@ -48,7 +50,7 @@ def said(before: Plan, after: Plan) -> str:
 def test_each_kind_of_change_has_its_words(
     before: tuple[Instance, ...], after: tuple[Instance, ...], text: str
 ) -> None:
-    assert said(plan(*before), plan(*after)).startswith(text)
+    assert said(plan(*before), plan(*after)) == text
 
 
 def test_of_many_services_the_first_are_named() -> None:
@@ -107,3 +109,14 @@ def test_a_new_service_in_quarantine_says_so() -> None:
     assert said(plan(), plan(instance("web", 1, "route=web.example.com", "weight=x"))) == "web: new, quarantined"
     good, bad = plan(WEB), plan(instance("web", 1, "route=web.example.com", "weight=x"))
     assert said(bad, good).startswith("web: served again")
+
+
+def test_instances_of_other_datacenters_count_too_and_are_told_apart() -> None:
+    def seen(*remote: Instance) -> Plan:
+        here = instance("web", 1, "route=web.example.com", "failover=dc2")
+        elsewhere = {"dc2": {WEB.service: tuple(replace(one, datacenter="dc2") for one in remote)}}
+        return plan_routes(replace(catalog(here), elsewhere=elsewhere), Policy())
+
+    one, two = instance("web", 1, address="10.9.0.1"), instance("web", 2)
+    assert said(seen(one), seen(one, two)) == "web: 1 instance more"
+    assert said(seen(one, two), seen(two)) == "web: 1 instance fewer"

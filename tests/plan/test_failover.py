@@ -71,6 +71,7 @@ def test_nobody_anywhere_is_nobody() -> None:
     planned = web(instance("web", 1, *WEB, health=DOWN), dc2=(remote(2, health=DOWN),))
     assert planned.state is ServiceState.NOBODY
     assert planned.upstreams == ()
+    assert planned.elsewhere == ()
 
 
 def test_without_the_tag_other_datacenters_are_nothing_to_a_service() -> None:

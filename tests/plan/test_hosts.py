@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,3 +134,23 @@ def test_what_a_wider_host_lends_at_one_path_does_not_close_the_next_path_to_it(
     found = _planned("app.example.com/own", "*.example.com", "*.example.com/deep")
     assert found["app.example.com/deep"] == "*.example.com/deep"
     assert found["app.example.com/"] == "*.example.com"
+
+
+def test_virtual_servers_stand_by_host_whoever_holds_them() -> None:
+    planned = plan(instance("a", 1, "route=z.example.com"), instance("b", 2, "route=c.example.com", "route=/any"))
+    assert [server.host for server in planned.servers] == [None, "c.example.com", "z.example.com"]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_claimed"),
+    [
+        ("web.example.com", True),
+        ("example.com", False),
+        ("eb.example.com", False),
+        ("", False),
+        ("*.example.org", True),
+    ],
+)
+def test_a_host_is_claimed_by_this_very_name(host: str, *, is_claimed: bool) -> None:
+    (found,) = plan(instance("web", 1, "route=web.example.com/x", "route=*.example.org")).services
+    assert found.claims_host(host) is is_claimed

@@ -131,7 +131,10 @@ def test_an_override_that_does_not_parse_says_what_stays_in_force() -> None:
     [warning] = service(planned, "web").warnings
     assert "the tags stays in force" in warning
     good = plan(ONE, CANARY, web='{"canary": "40%"}')
-    [warning] = service(plan(ONE, CANARY, memory=good.memory, web="{"), "web").warnings
+    bad = plan(ONE, CANARY, memory=good.memory, web="{")
+    assert shares(service(bad, "web"))["canary"] == 4000
+    assert bad.memory.overrides == good.memory.overrides
+    [warning] = service(bad, "web").warnings
     assert '{"canary": "40%"} stays in force' in warning
 
 
