@@ -77,7 +77,7 @@ def test_lint_says_per_tag_and_service_what_is_wrong(proxygen: Proxygen, tmp_pat
     assert code == 1
     lines = out.splitlines()
     assert lines[0] == "good: valid"
-    assert [line.split(":")[0] for line in lines[1:]] == ["bad", "bad", "bad", "evil\\nname"]
+    assert [line.split(":")[0] for line in lines[1:]] == ["bad", "bad", "bad", "evil\\nname", "evil\\nname"]
     assert "did you mean canary" in out
     assert "\x1b" not in out
 
