@@ -12,13 +12,14 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
+from proxygen.consul import client as client_module
 from proxygen.consul.address import parse_address
 from proxygen.consul.answers import read_reply
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.credentials import TokenSource
 from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable, SettingsError
 from proxygen.settings import ConsulSettings
-from tests.harness.fake_consul import fake_consul
+from tests.harness.fake_consul import FakeConsul, fake_consul
 
 SECRET = "7f9c1d5e-secret"
 
@@ -249,3 +250,32 @@ async def test_the_end_of_every_request_is_told() -> None:
         read.cancel()
         await asyncio.gather(read, return_exceptions=True)
     assert ends == [("answered", False), ("answered", True), ("denied", False), ("failed", False)]
+
+
+async def test_connections_are_kept_again_once_those_that_may_be_dead_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an answer that did not come, each request has a connection of its own for a while, and not for ever."""
+    monkeypatch.setattr(client_module, "_IDLE", 0.5)
+    path = "/v1/catalog/services"
+    async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
+        for _ in range(2):
+            fake.silent = True
+            with pytest.raises(ConsulUnreachable, match="nothing came within"):
+                await client.http.exchange("GET", path, deadline=0.1)
+            fake.silent = False
+            assert await _connections(fake, client, path) == 2
+            await asyncio.sleep(0.6)
+            assert await _connections(fake, client, path) == 1
+
+
+async def _connections(fake: FakeConsul, client: ConsulClient, path: str) -> int:
+    """How many connections two requests in a row use."""
+    sources = set()
+
+    def note(request: web.Request) -> None:
+        assert request.transport is not None
+        sources.add(request.transport.get_extra_info("peername"))
+
+    fake.fault = note
+    for _ in range(2):
+        await client.http.exchange("GET", path)
+    return len(sources)

@@ -16,7 +16,6 @@ from tests.harness.tools import STREAMING_VERSION, Consul, consul_version, find_
 _TESTS: Final = Path(__file__).parents[1]
 
 TWICE: Final = (
-    "consul/test_real_*.py",
     "faults/test_consul.py",
     "faults/test_cut_off.py",
     "faults/test_datacenters.py",
@@ -27,22 +26,24 @@ TWICE: Final = (
     "integration/test_acl_policy.py",
     "integration/test_acl_registration.py",
     "integration/test_consul_*.py",
-    "integration/test_demo.py",
-    "integration/test_failover.py",
+    "integration/test_demo.py::test_the_demo_measures_its_split_and_removes_itself",
     "integration/test_network_lease.py",
     "integration/test_registration.py",
 )
-"""What asks Consul something that another version may answer otherwise; see `which_consul`."""
+"""What asks Consul something that another version may answer otherwise: files, or a test of one; see `which_consul`."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "which_consul" in metafunc.fixturenames and is_run_twice(Path(metafunc.module.__file__)):
+    if "which_consul" in metafunc.fixturenames and _is_run_twice(
+        Path(metafunc.module.__file__), metafunc.function.__name__
+    ):
         metafunc.parametrize("which_consul", _consuls(), indirect=True, scope="session")
 
 
-def is_run_twice(path: Path) -> bool:
+def _is_run_twice(path: Path, test: str) -> bool:
     within = path.relative_to(_TESTS)
-    return any(within.match(pattern) for pattern in TWICE)
+    patterns = (pattern.partition("::") for pattern in TWICE)
+    return any(within.match(file) and name in ("", test) for file, _, name in patterns)
 
 
 def _consuls() -> list[object]:
