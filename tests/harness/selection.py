@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import pytest
+
+from tests.harness import scheduling
 
 _ENGINE: Final = "engine"
 """The fixture of tests with containers: the plain run asks for no engine."""
@@ -38,7 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--plain", action="store_true", help="leave out what is marked `whole` though tests are named")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.has_plugin("dsession"):
+        config.pluginmanager.register(scheduling)
     config.stash[_left_out] = Counter()
 
 
@@ -70,6 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             _group(item)
         items.sort(key=_longest_first)
+        scheduling.tell_groups(config, items)
     else:
         items.sort(key=_quickest_first)
 
@@ -137,16 +143,6 @@ def _shares(item: pytest.Item) -> bool:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Say how many workers ``-n auto`` means: none where tests are named, which one process is quicker to start."""
     return 0 if _are_named(config) else _WORKERS_PER_CORE * len(os.sched_getaffinity(0))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report a test by the id it can be run again by: pytest-xdist adds its group to it."""
-    report = yield
-    if "@" in item.nodeid:
-        groups = sorted({str(marker.args[0]) for marker in item.iter_markers("xdist_group")})
-        report.nodeid = report.nodeid.removesuffix(f"@{'_'.join(groups)}")
-    return report
 
 
 # --- telling ---------------------------------------------------------------------------------------------------------
