@@ -603,3 +603,106 @@ def test_applications_that_import_tags_load_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['proxygen']"
+
+
+# --- ends of ranges, and forms that are written though others are read too
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest", "highest"),
+    [
+        ("weight", 0, 1000),
+        ("listen", 1, 65_535),
+        ("max-fails", 0, 1000),
+        ("retries", 0, 20),
+        ("keepalive", 0, 10_000),
+    ],
+)
+def test_a_whole_number_has_both_its_ends(name: str, lowest: int, highest: int) -> None:
+    key = next(key for key in KEYS if key.name == name)
+    assert (key.parse(str(lowest)), key.parse(str(highest))) == (lowest, highest)
+    for beyond in (lowest - 1, highest + 1):
+        with pytest.raises(ValueError, match=f"from {lowest} to {highest}"):
+            key.parse(str(beyond))
+
+
+@pytest.mark.parametrize(
+    ("name", "longest", "too_long"),
+    [
+        ("timeout", "86400000ms", "86400001ms"),
+        ("body-size", "1024g", "1048577m"),
+        ("rate", "1000000r/s:1000000", "1000000r/s:1000001"),
+        ("tls", "a" * 128, "a" * 129),
+        ("sticky", "header:" + "a" * 64, "header:" + "a" * 65),
+        ("force", "cookie:a:" + "b" * 128, "cookie:a:" + "b" * 129),
+        ("failover", "a,b,c,d,e,f,g,h", "a,b,c,d,e,f,g,h,i"),
+        ("failover", "a" * 64, "a" * 65),
+        ("route", "/" + "a" * 253, "/" + "a" * 254),
+        ("route", ".".join(["a" * 63] * 3 + ["b" * 61]), ".".join(["a" * 63] * 3 + ["b" * 62])),
+        ("allow", ",".join(["1.1.1.1"] * 255 + ["1.1.1.10"]), ",".join(["1.1.1.1"] * 255 + ["1.1.1.100"])),
+    ],
+)
+def test_what_is_just_not_too_long_is_taken(name: str, longest: str, too_long: str) -> None:
+    field = next(key.field for key in KEYS if key.name == name)
+    assert getattr(parse_tags([f"proxygen.{name}={longest}"]), field)
+    assert lint_tags([f"proxygen.{name}={too_long}"])
+
+
+def test_networks_stand_by_version_then_address_then_width() -> None:
+    tags = parse_tags(["proxygen.allow=::/0,10.0.0.0/16,192.0.2.0/24,10.0.0.0/8,2001:db8::/32"])
+    assert format_tags(tags) == ("proxygen.allow=10.0.0.0/8,10.0.0.0/16,192.0.2.0/24,::/0,2001:db8::/32",)
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("route=App.example.com/", "route=app.example.com"),
+        ("route=app.example.com/a/", "route=app.example.com/a"),
+        ("route=/", "route=/"),
+        ("canary=10", "canary=10%"),
+        ("variant=canary:10%", "canary=10%"),
+        ("variant=blue:5.50%", "variant=blue:5.5%"),
+        ("sticky=cookie", "sticky=cookie:proxygen_client"),
+        ("sticky=header:X-User", "sticky=header:x-user"),
+        ("rate=10r/s:0", "rate=10r/s"),
+        ("rate=10r/m:7", "rate=10r/m:7"),
+        ("timeout=60s", "timeout=1m"),
+        ("body-size=1024k", "body-size=1m"),
+    ],
+)
+def test_a_tag_is_written_in_its_normal_form(written: str, normal: str) -> None:
+    assert format_tags(parse_tags([f"proxygen.{written}"])) == (f"proxygen.{normal}",)
+
+
+def test_an_application_cannot_belong_to_two_variants() -> None:
+    for values in ({"canary": "10%", "variant": "blue:5%"}, {"variant": "canary:5%", "canary": "10%"}):
+        with pytest.raises(TagError, match="one variant"):
+            ProxyTags(**values)  # type: ignore[arg-type]
+
+
+def test_a_tag_wins_over_meta_of_a_key_that_has_a_hyphen() -> None:
+    tags = ("proxygen.strip-prefix=true", "proxygen.max-fails=3")
+    meta = (("proxygen-strip-prefix", "false"), ("proxygen-max-fails", "4"), ("proxygen-fail-timeout", "7s"))
+    found = parse_tags(tags, meta)
+    assert (found.strip_prefix, found.max_fails, found.fail_timeout) == (True, 3, 7000)
+
+
+def test_meta_of_the_other_key_for_one_field_is_a_contradiction() -> None:
+    [problem] = lint_tags(["proxygen.canary=10%"], [("proxygen-variant", "blue:5%")])
+    assert (problem.place, "one variant" in problem.reason) == ("proxygen-variant", True)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("a\x7f", "control character"),
+        ("a\x9f", "control character"),
+        ("a\x1f", "control character"),
+        ("a ", "white space"),
+        (" a", "white space"),
+        ("a\u00a0", "white space"),
+    ],
+)
+def test_what_cannot_be_seen_is_told_as_that(value: str, reason: str) -> None:
+    [problem] = lint_tags([f"proxygen.tls={value}"])
+    assert reason in problem.reason

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from proxygen.errors import SettingsError
 from proxygen.settings import Settings
-from proxygen.traffic.listener import Pace, listening
+from proxygen.traffic import listener as module
+from proxygen.traffic import lost as lost_module
+from proxygen.traffic.listener import Listener, Pace, listening
 from proxygen.traffic.lost import LostLines
 from proxygen.traffic.place import Place, obstacle, place_of
 from proxygen.traffic.tally import Tally, Target
@@ -223,3 +228,162 @@ def test_a_socket_that_cannot_be_made_says_what_to_set(tmp_path: Path, tally: Ta
         listening(nowhere, tally, budget=1.0, lost=None),
     ):
         pass
+
+
+@pytest.fixture
+def idle(place: Place, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    """A listener that reads only when it is told to, with a queue of three lines."""
+    (tmp_path / "queue").write_text("3\n")
+    monkeypatch.setattr(module, "_QUEUE_FILE", tmp_path / "queue")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.setblocking(False)
+        receiver.bind(str(place.socket))
+        yield Listener(receiver, tally, budget=1.0, lost=None)
+
+
+def test_a_queue_is_full_that_holds_more_than_it_has_room_for(
+    idle: Listener, place: Place, sender: socket.socket, tally: Tally
+) -> None:
+    """The kernel takes one more than it says."""
+    sender.connect(str(place.socket))
+    assert idle.queue == 3
+    for lines, full in ((3, 0), (4, 1), (2, 1), (4, 2)):
+        for _ in range(lines):
+            sender.send(LINE)
+        idle._drain()
+        assert idle.full == full
+    assert tally.ends.counted == 13
+
+
+def test_what_keeps_a_listener_from_hearing_is_told(idle: Listener) -> None:
+    assert "has ended" in idle.problem
+    idle.start()
+    assert idle.problem == ""
+    idle.full = 1
+    assert "net.unix.max_dgram_qlen is 3 here" in idle.problem
+    idle.stop()
+    assert "has ended" in idle.problem
+
+
+@pytest.mark.parametrize(("queue", "is_small"), [("255", True), ("256", False), ("many", True)])
+def test_a_queue_is_small_below_256(
+    queue: str, place: Place, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_small: bool
+) -> None:
+    (tmp_path / "queue").write_text(queue)
+    monkeypatch.setattr(module, "_QUEUE_FILE", tmp_path / "queue")
+    with listening(place, tally, budget=1.0, lost=None) as listener:
+        assert listener.queue == (10 if queue == "many" else int(queue))
+        listener.full = 1
+        assert bool(listener.problem) is is_small
+
+
+def test_a_reckoning_is_of_the_second_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = SimpleNamespace(wall=100.0, used=5.0)
+    clock = SimpleNamespace(monotonic=lambda: now.wall, thread_time=lambda: now.used)
+    monkeypatch.setattr(module, "time", clock)
+    pace = Pace(0.1, shortest=0.001)
+    now.wall = 100.9
+    assert not pace.is_due()
+    now.wall, now.used = 102.0, 5.5
+    assert pace.is_due()
+    pace.reckon()
+    assert pace.pause == pytest.approx(0.0025), "a quarter of the time, of which a tenth was allowed"
+    assert not pace.is_due()
+    now.wall, now.used = 104.0, 5.5
+    pace.reckon()
+    assert pace.pause == pytest.approx(0.00125), "nothing since then"
+
+
+def test_a_line_that_is_not_whole_yet_is_not_counted(tmp_path: Path) -> None:
+    log = tmp_path / "error.log"
+    lost = LostLines(log)
+    log.write_text("send() to syslog failed while")
+    lost.read()
+    assert lost.count == 0
+    log.write_text("send() to syslog failed while logging\n")
+    lost.read()
+    assert lost.count == 1
+
+
+def test_of_a_log_that_grew_too_much_the_rest_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_module, "_AT_ONCE", 50)
+    log, warning = tmp_path / "error.log", "send() to syslog failed..\n"
+    lost = LostLines(log)
+    log.write_text(warning * 100)
+    lost.read()
+    assert lost.count == 16, "one whole line in each chunk"
+    with log.open("a") as file:
+        file.write(warning)
+    lost.read()
+    assert lost.count == 17
+
+
+# --- whether nginx's workers can look for the mark
+
+
+def test_a_log_that_is_off_beside_others_is_found() -> None:
+    place = Place(socket=Path("/traffic.sock"), through_proc=True)
+    assert "access_log off" in obstacle(place, worker="root", logs=("/var/log/nginx/access.log", "off"))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "closed"),
+    [
+        (0o711, 0o711, None),
+        (0o700, 0o711, "outer"),
+        (0o711, 0o766, "inner"),
+        (0o700, 0o700, "outer"),
+        (0o701, 0o701, None),
+    ],
+)
+def test_the_first_directory_that_workers_cannot_pass_is_named(
+    short_directory: Path, monkeypatch: pytest.MonkeyPatch, outer: int, inner: int, closed: str | None
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    directory = short_directory / "inner"
+    directory.mkdir()
+    directory.chmod(inner)
+    short_directory.chmod(outer)
+    said = obstacle(Place(socket=directory / "s", through_proc=True), worker="nobody", logs=())
+    short_directory.chmod(0o700)
+    named = {None: "", "outer": f"cannot pass {short_directory}:", "inner": f"cannot pass {directory}:"}[closed]
+    assert named in said
+    assert bool(said) is bool(closed)
+
+
+def test_root_passes_everywhere_and_what_does_not_exist_yet_is_made_for_all(
+    short_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = Place(socket=short_directory / "s", through_proc=True)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert obstacle(closed, worker="root", logs=()) == ""
+    assert "(nobody) cannot pass" in obstacle(closed, worker=None, logs=())
+    assert "(no-such-user) cannot pass" in obstacle(closed, worker="no-such-user", logs=())
+    short_directory.chmod(0o711)
+    later = Place(socket=short_directory / "later" / "s", through_proc=True)
+    assert obstacle(later, worker="nobody", logs=()) == ""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    short_directory.chmod(0o700)
+    assert obstacle(closed, worker="nobody", logs=()) == "", "who is not root cannot know"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize(
+    ("is_owner", "is_in_group", "mode", "may_pass"),
+    [
+        (True, False, 0o100, True),
+        (True, True, 0o011, False),
+        (False, True, 0o010, True),
+        (False, True, 0o101, False),
+        (False, False, 0o001, True),
+        (False, False, 0o110, False),
+    ],
+)
+def test_owner_group_and_others_have_a_bit_each(
+    short_directory: Path, mode: int, *, is_owner: bool, is_in_group: bool, may_pass: bool
+) -> None:
+    nobody = pwd.getpwnam("nobody")
+    os.chown(short_directory, nobody.pw_uid if is_owner else 0, nobody.pw_gid if is_in_group else 0)
+    short_directory.chmod(mode)
+    said = obstacle(Place(socket=short_directory / "s", through_proc=True), worker="nobody", logs=())
+    assert (said == "") is may_pass

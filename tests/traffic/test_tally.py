@@ -252,6 +252,33 @@ def test_ends_are_told_apart(world: World) -> None:
     assert (ends.counted, ends.thinned, ends.unknown, ends.malformed) == (9, 12, 5, 6)
 
 
+def test_what_nginx_answered_itself_is_not_timed_and_stays_while_its_service_does(world: World) -> None:
+    """Also where no name stands for it alone."""
+    world.targets = {"web_s": TARGETS["web_s"]}
+    world.hear("10000 http://web_s 403 ", 3)
+    world.targets = dict(world.targets)
+    figures = world.tally.totals()[NOBODY]
+    assert (figures.requests, figures.seconds, sum(figures.buckets)) == (3, 0, 0)
+
+
+def test_lines_of_one_step_add_up(world: World) -> None:
+    for times in (2, 3, 4):
+        world.hear("10000 http://web_s 500 0.500, 0.500", times)
+    figures = world.tally.window(1)[STABLE]
+    assert (figures.requests, figures.errors, figures.retried, figures.seconds) == (9, 9, 9, 9)
+
+
+def test_a_step_is_counted_once_however_many_are_asked_for(world: World) -> None:
+    world.hear("10000 http://web_s 200 0.001", 5)
+    assert world.tally.window(STEPS + 1)[STABLE].requests == 5
+
+
+def test_a_quantile_is_of_what_was_timed(world: World) -> None:
+    world.hear("10000 http://web_s 101 900.000", 90)
+    world.hear("10000 http://web_s 200 0.004", 10)
+    assert world.tally.totals()[STABLE].quantile(0.5) == pytest.approx(0.0025)
+
+
 # --- two threads
 
 
