@@ -25,9 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(f"browser {item.path.stem}"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for all; each test has contexts of its own."""
+    """One for a module, whose tests have contexts of their own. No longer: while it is open, Playwright has a loop that
+    runs, and no test of asyncio could follow in the same process."""
     with chromium() as browser:
         yield browser
 
