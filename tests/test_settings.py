@@ -338,3 +338,21 @@ def test_kinds_of_knobs_are_told_apart() -> None:
     assert {"consul.ssl", "network.docker_pools"} <= keys("is_boolean")
     assert {"reload.settle", "guard.hold"} <= keys("is_duration")
     assert not keys("is_duration") & {"guard.loss", "output.keep", "traffic.sample"}
+
+
+@pytest.mark.parametrize("table", ["consul", "admin"])
+def test_nothing_that_stands_beside_a_token_is_quoted(table: str, tmp_path: Path) -> None:
+    text = refusal(file=toml(tmp_path, f'[{table}]\ntokn = "{SECRET}"\n'))
+    assert SECRET not in text
+    assert f"unknown key {table}.tokn = (hidden); [{table}] has " in text
+
+
+@pytest.mark.parametrize(
+    ("document", "key"),
+    [
+        ('[proxy.claims]\n"*.example.com" = 3\n', "proxy.claims = 3 from settings file"),
+        ("[guard.minimum_instances]\nweb = 0\n", "guard.minimum_instances = 0 from settings file"),
+    ],
+)
+def test_a_wrong_value_in_a_table_is_told_by_the_tables_name(document: str, key: str, tmp_path: Path) -> None:
+    assert refusal(file=toml(tmp_path, document)).startswith(key)

@@ -180,3 +180,15 @@ def test_what_is_live_last_counts() -> None:
     assert health(known.keep(catalog(unchecked(served())), 0).catalog) == [Health.CRITICAL]
     known.accept(catalog(served(health=Health.WARNING)))
     assert health(known.keep(catalog(unchecked(served())), 1).catalog) == [Health.WARNING]
+
+
+def test_before_anything_is_live_nothing_is_kept() -> None:
+    seen = catalog(unchecked(served()))
+    assert Unchecked(LIMIT).keep(seen, 0) == Kept(catalog=seen)
+
+
+def test_a_limit_may_be_less_than_a_second() -> None:
+    known = Unchecked(0.5)
+    known.accept(catalog(served()))
+    found = [health(known.keep(catalog(unchecked(served())), now).catalog) for now in (0, 0.4, 0.5)]
+    assert found == [[Health.PASSING], [Health.PASSING], [Health.CRITICAL]]

@@ -141,10 +141,13 @@ def first_view(page: Page) -> dict[str, int]:
 def test_the_search_is_quick(many: World, open_tab: Callable[..., Tab], record_property: Record) -> None:
     """Each key hides and shows rows at once; the server is asked when the typing ends."""
     page = open_tab(many.sidecar).open("/")
-    times = [search(page, text) / slowdown(page) for text in ("s", "service-0", "service-01", "service-012", "")]
-    print(f"\nsearch among {SERVICES} services, ms by key: {[round(each) for each in times]}")
+    times = [search(page, text) for text in ("s", "service-0", "service-01", "service-012", "")]
+    slowed = slowdown(page)
+    print(
+        f"\nsearch among {SERVICES} services, ms by key: {[round(each) for each in times]}, slowed {slowed:.1f} times"
+    )
     record_property("search, ms", round(max(times)))
-    assert sorted(times)[len(times) // 2] < SEARCH_BAR
+    assert sorted(times)[len(times) // 2] / slowed < SEARCH_BAR
     page.fill("input[data-filter]", "service-0123")
     page.wait_for_url("**/?q=service-0123")
     page.locator("[data-rows] > [data-name]").nth(1).wait_for(state="detached")
