@@ -104,7 +104,8 @@ def test_what_is_named_runs(tmp_path: Path, named: list[str], passed: int) -> No
 def test_what_is_named_runs_without_workers(tmp_path: Path) -> None:
     """`tests/run FILE` answers at once, though tests/run asks for workers."""
     _, said = run(tmp_path, "-n", "auto", "-v", "integration/test_it.py::test_slow")
-    assert "gw0" not in said
+    assert "[gw0]" not in said, said
+    assert "bringing up nodes" not in said
     assert "1 passed" in said
 
 
