@@ -92,8 +92,10 @@ class NetworkStore:
         """Read all keys, as the servers agree on them at one moment."""
         return await self._view(await self._read(f"{self.prefix}/", recurse=True))
 
-    async def watch(self, index: int = 0) -> tuple[View, int]:
+    async def watch(self, index: int = 0, *, seen: View | None = None) -> tuple[View, int]:
         """Wait until a key is another than at an index, and read all. Return the index to wait from next.
+
+        ``seen`` is the view that came with the index; where its config was there, the loss of all keys is told at once.
 
         It answers at once from 0, which is also what it returns after Consul's index fell (a restart, a restored
         snapshot); and after ``consul.wait`` in any case. After a failure ask from 0. An answer may well be the same
@@ -101,7 +103,9 @@ class NetworkStore:
         """
         path = f"/v1/kv/{quote(self.prefix)}/"
         reading = self._client.read(path, [("recurse", "")], index=index, consistency="consistent")
-        reply = await (unless(reading, self._loss_of_config(index)) if index else reading)
+        # Only what was there can be lost: a question about a key that never was is answered at once, over and over.
+        bears_witness = index and seen is not None and seen.config_index
+        reply = await (unless(reading, self._loss_of_config(index)) if bears_witness else reading)
         if reply is None:
             return await self.watch()
         return await self._view(_entries(reply, path)), 0 if reply.index < index else reply.index

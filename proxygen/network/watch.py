@@ -186,7 +186,7 @@ class FabricWatch:
         patience = self._guard.pause(time.monotonic()) if self._index else None
         try:
             async with asyncio.timeout(patience):
-                self.view, self._index = await self._store.watch(self._index)
+                self.view, self._index = await self._store.watch(self._index, seen=self.view)
         except TimeoutError:
             self._index = 0
             return

@@ -189,8 +189,8 @@ async def test_t33_a_network_whose_keys_are_deleted_from_above_is_seen_to_be_gon
         await create_network(store, '{"Network": "10.99.0.0/16"}')
         consul.kv_put("proxygen/network/old", "")
         consul.kv_delete("proxygen/network/old")
-        _, index = await store.watch()
-        waiting = asyncio.create_task(store.watch(index))
+        seen, index = await store.watch()
+        waiting = asyncio.create_task(store.watch(index, seen=seen))
         # Both of its questions are on their way.
         await until(lambda: client.statistics.sockets == 2, "the question waits")
         consul.kv_delete("proxygen", recurse=True)

@@ -132,7 +132,7 @@ async def test_watch_tells_of_a_change_and_starts_again_where_the_index_falls(co
         store, other = NetworkStore(waiting, deadline=5), NetworkStore(acting, deadline=5)
         view, index = await store.watch()
         assert view.config is None
-        asked = asyncio.create_task(store.watch(index))
+        asked = asyncio.create_task(store.watch(index, seen=view))
         await create_network(other, CONFIG)
         view, later = await asyncio.wait_for(asked, 30)
         assert view.config is not None
@@ -144,6 +144,24 @@ async def test_watch_tells_of_a_change_and_starts_again_where_the_index_falls(co
         finally:
             await short.close()
         assert (same.config, index) == (view.config, 0)
+
+
+async def test_a_host_that_waits_for_its_network_asks_once(consul: ConsulAgent) -> None:
+    """What was never there is not lost, though Consul answers a question about it at once: a key below the network's
+    prefix left its tombstone, and others were written since."""
+    consul.kv_put("proxygen/network/old", "")
+    consul.kv_delete("proxygen/network/old")
+    consul.kv_put("elsewhere", "")
+    async with clients(consul, 2) as (waiting, acting):
+        store = NetworkStore(waiting, deadline=5)
+        view, index = await store.watch()
+        asked = asyncio.create_task(store.watch(index, seen=view))
+        for number in range(20):
+            await acting.read("/v1/kv/elsewhere")
+            assert not asked.done(), f"answered before answer {number} to another"
+        await create_network(NetworkStore(acting, deadline=5), CONFIG)
+        view, _ = await asyncio.wait_for(asked, 30)
+        assert view.config is not None
 
 
 class Host:

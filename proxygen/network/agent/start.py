@@ -14,6 +14,7 @@ from proxygen.network.agent.begin import choose_config, networks_of_others
 from proxygen.network.agent.known import Known
 from proxygen.network.config import NetworkConfig, refuse_overlaps
 from proxygen.network.kernel.netlink import Kernel
+from proxygen.network.records import View
 from proxygen.network.store import NetworkStore
 
 _log: Final = get_logger(__name__)
@@ -50,11 +51,12 @@ async def find_config(
 ) -> NetworkConfig:
     """Wait until there is a config to start with. Raise NetworkConfigError for one that cannot be used."""
     index = 0
+    view: View | None = None
 
     async def look() -> NetworkConfig | None:
-        nonlocal index
+        nonlocal index, view
         try:
-            view, index = await store.watch(index)
+            view, index = await store.watch(index, seen=view)
         except CatalogUnavailable as error:
             index = 0
             if live is not None and known is not None:
