@@ -45,7 +45,8 @@ def find_master(conf: OperatorConf, binary: Binary) -> Master | None:
 
     The number in the pid file is believed only if that process is an nginx master which is not known to run
     another conf, and which has this number in its own pid namespace: a pid file on a shared volume holds the number
-    of *nginx's* namespace, and the same number here may be anybody.
+    of *nginx's* namespace, and the same number here may be anybody. Without a number a master in another container
+    is ours only if it sees our conf at the path that it names: every image has an /etc/nginx/nginx.conf of its own.
     """
     written = _written_pid(conf.pid_path)
     if written is not None and _runs(written, conf, binary) is not _Runs.NOT and _own_number(written) == written:
@@ -106,14 +107,35 @@ def _runs(pid: int, conf: OperatorConf, binary: Binary) -> _Runs:
     title = _title(pid)
     if not title.startswith(_MASTER):
         return _Runs.NOT
-    words = title.removeprefix(_MASTER).split()
-    named = next((after for word, after in pairwise(words) if word == "-c"), None)
+    options = dict(pairwise(title.removeprefix(_MASTER).split()))
+    named = options.get("-c")
     if named is None:
-        return _Runs.SURELY if conf.path == binary.conf_path else _Runs.PERHAPS
+        ours = conf.path == binary.conf_path and not _is_moved(options.get("-p"), binary)
+        return _Runs.SURELY if ours and not _is_apart(pid, binary.conf_path, conf) else _Runs.PERHAPS
     if not named.startswith("/"):
         # Relative to nginx's -p, which may itself be relative: only the name can be compared.
         return _Runs.PERHAPS if Path(named).name == conf.path.name else _Runs.NOT
-    return _Runs.SURELY if os.path.realpath(named) == os.path.realpath(conf.path) else _Runs.NOT
+    if os.path.realpath(named) != os.path.realpath(conf.path):
+        return _Runs.NOT
+    return _Runs.PERHAPS if _is_apart(pid, named, conf) else _Runs.SURELY
+
+
+def _is_moved(prefix: str | None, binary: Binary) -> bool:
+    """Tell whether another prefix may stand before the compiled-in conf, which may be relative to it."""
+    return (
+        prefix is not None
+        and os.path.realpath(prefix) != os.path.realpath(binary.prefix)
+        and binary.conf_path.is_relative_to(binary.prefix)
+    )
+
+
+def _is_apart(pid: int, named: Path | str, conf: OperatorConf) -> bool:
+    """Tell whether a process lives in a pid namespace below ours and is not seen to have our conf at that path."""
+    if len(_numbers(pid)) < 2:
+        return False
+    with suppress(OSError):
+        return not os.path.samefile(Path(f"/proc/{pid}/root{named}"), conf.path)
+    return True
 
 
 def _written_pid(path: Path) -> int | None:
@@ -130,13 +152,19 @@ def _title(pid: int) -> str:
 
 def _own_number(pid: int) -> int | None:
     """The process's number in its own pid namespace."""
+    numbers = _numbers(pid)
+    return numbers[-1] if numbers else None
+
+
+def _numbers(pid: int) -> tuple[int, ...]:
+    """The process's numbers in each pid namespace that it is in, from ours down to its own; none where it is gone."""
     with suppress(OSError, ValueError):
         for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
             if line.startswith("NSpid:"):
-                return int(line.split()[-1])
+                return tuple(map(int, line.split()[1:]))
         # Kernels without the line have no namespaces to confuse.
-        return pid
-    return None
+        return (pid,)
+    return ()
 
 
 def _processes() -> Iterator[int]:

@@ -17,6 +17,7 @@ from proxygen.errors import NginxUnavailable
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import Master, send_reload
 from proxygen.nginx.publish import Output, current, generations, hold_output, publish
+from tests.harness import process
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.process import wait_until
@@ -385,6 +386,31 @@ async def test_an_absent_nginx_finds_nothing_that_may_keep_it_from_starting(prox
         proxy.server.start()
         assert await proxy.answers("one")
     assert (await proxy.apply("two", server=more)).outcome is Outcome.APPLIED
+
+
+async def test_an_absent_nginx_is_not_taken_for_one_in_a_container(proxy: Proxy, tmp_path: Path) -> None:
+    """Both run the compiled-in conf, each its own: the stranger is left alone."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a pid namespace")
+    stranger = NginxServer(proxy.server.binary, tmp_path / "stranger", output=tmp_path / "another")
+    # -p says where the compiled-in conf is, for the binary that was built with a relative one.
+    unnamed = [stranger.binary.path, "-p", stranger.directory, "-e", stranger.error_log]
+    if stranger.binary.name == "debian":
+        shown = ["mount", "--bind", stranger.conf, proxy.binary.conf_path]
+        unnamed = ["sh", "-c", '"$1" "$2" "$3" "$4"; shift 4; exec "$@"', "sh", *shown, *unnamed]
+    proxy.server.stop()
+    box = process.start(
+        ["unshare", "--pid", "--mount", "--fork", "--kill-child", *unnamed, "-g", "daemon off;"],
+        log=tmp_path / "unshare.log",
+    )
+    try:
+        wait_until(stranger.pid_file.read_text, what="the stranger's pid file")
+        with pytest.raises(NginxUnavailable, match="no nginx master"):
+            await proxy.apply("two")
+        assert "signal 1 (SIGHUP)" not in stranger.errors()
+    finally:
+        # unshare waits for its child whatever it is told; the child ends with it.
+        process.stop(box, signal.SIGKILL)
 
 
 async def test_a_port_that_only_a_crash_left_published_is_taken_back_too(proxy: Proxy) -> None:

@@ -42,6 +42,12 @@ class Processes:
         (folder / "status").write_text(f"Name:\tnginx\nPid:\t{pid}\n{told}Threads:\t1\n")
         (folder / f"task/{pid}/children").write_text(" ".join(map(str, children)))
 
+    def show(self, pid: int, path: str, file: Path) -> None:
+        """Let a process see a file at a path of its own."""
+        seen = self.root / f"proc/{pid}/root{path}"
+        seen.parent.mkdir(parents=True)
+        seen.hardlink_to(file)
+
     def rename(self, pid: int, title: str) -> None:
         (self.root / f"proc/{pid}/cmdline").write_bytes(title.encode())
 
@@ -133,8 +139,8 @@ def test_without_a_number_only_who_surely_runs_our_conf_is_believed(
     processes.add(40, PERHAPS, numbers=(40,))
     assert find(None) is None
     assert find("garbage") is None
-    processes.add(41, ours, numbers=(41, 5))
-    assert find("") == Master(pid=41, own_pid=5)
+    processes.add(41, ours, numbers=(41,))
+    assert find("") == Master(pid=41, own_pid=41)
     processes.add(42, ours, numbers=(42,))
     assert find("") is None, "two of them"
 
@@ -150,6 +156,33 @@ def test_a_master_without_a_conf_in_its_title_runs_the_compiled_in_one(
     processes.add(41, PERHAPS, numbers=(41,))
     assert find_master(conf, binary) is None
     assert find_master(conf, replace(binary, conf_path=conf.path)) == Master(pid=41, own_pid=41)
+
+
+@pytest.mark.parametrize(("prefix", "found"), [("elsewhere", False), ("etc", True)])
+def test_a_prefix_may_move_the_compiled_in_conf(
+    processes: Processes, conf: OperatorConf, binary: Binary, tmp_path: Path, prefix: str, found: bool
+) -> None:
+    binary = replace(binary, prefix=conf.path.parent, conf_path=conf.path)
+    processes.add(41, f"{PERHAPS} -p {tmp_path / prefix}/ -g daemon off;", numbers=(41,))
+    assert (find_master(conf, binary) is not None) is found
+    assert find_master(conf, replace(binary, prefix=tmp_path / "prefix")) is not None, "compiled in with its whole path"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_without_a_number_another_container_runs_our_conf_only_if_it_sees_it(
+    processes: Processes, conf: OperatorConf, binary: Binary, ours: str, tmp_path: Path, named: bool
+) -> None:
+    """Both images have an /etc/nginx/nginx.conf: HUP would reload somebody else's nginx while ours is away."""
+    binary = replace(binary, conf_path=conf.path)
+    processes.add(41, ours if named else PERHAPS, numbers=(41, 1))
+    assert find_master(conf, binary) is None
+    (tmp_path / "theirs.conf").write_text("")
+    processes.add(42, ours if named else PERHAPS, numbers=(42, 1))
+    processes.show(42, str(conf.path), tmp_path / "theirs.conf")
+    assert find_master(conf, binary) is None
+    processes.add(43, ours if named else PERHAPS, numbers=(43, 5))
+    processes.show(43, str(conf.path), conf.path)
+    assert find_master(conf, binary) == Master(pid=43, own_pid=5)
 
 
 @pytest.mark.parametrize(("named", "found"), [("conf/nginx.conf", True), ("conf/other.conf", False)])
