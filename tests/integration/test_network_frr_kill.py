@@ -42,8 +42,13 @@ def test_after_kill_at_any_moment_frr_is_as_it_should_be_and_nothing_of_others_w
     net.init()
     for host, router in zip(hosts[:2], routers, strict=True):
         place = router.place
+        # One that is killed before it looked finds most of the others gone at once, and holds them.
         net.agent(
-            host, frr_reload=str(place.reload), frr_sockets=str(place.sockets), frr_directory=str(place.directory)
+            host,
+            hold="2s",
+            frr_reload=str(place.reload),
+            frr_sockets=str(place.sockets),
+            frr_directory=str(place.directory),
         ).start()
     for agent in net.agents:
         agent.start_docker()
