@@ -21,10 +21,11 @@ from tests.harness.engine import Engine, own_engine
 from tests.harness.hosts import Host, Lab
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
+from tests.harness.prometheus import Prometheus
 from tests.harness.shelf import VARIABLE as SHELF
 from tests.harness.shelf import remove_shelf
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import Consul, NginxBinary, each_nginx, find_nginx, first_nginx, missing
+from tests.harness.tools import Consul, NginxBinary, each_nginx, find_nginx, find_prometheus, first_nginx, missing
 
 pytest_plugins = ("tests.harness.selection", "tests.harness.two_consuls")
 
@@ -261,6 +262,23 @@ def make_sidecar(tmp_path: Path) -> Iterator[Callable[..., Sidecar]]:
     yield make
     for sidecar in sidecars:
         sidecar.kill()
+
+
+@pytest.fixture
+def make_prometheus(tmp_path: Path) -> Iterator[Callable[[Sidecar], Prometheus]]:
+    """Start a real Prometheus that scrapes a sidecar and watches the shipped rules; stopped at the end."""
+    binary = find_prometheus("prometheus")
+    if binary is None:
+        missing("prometheus")
+    servers: list[Prometheus] = []
+
+    def make(sidecar: Sidecar) -> Prometheus:
+        servers.append(Prometheus(binary, tmp_path, scraped=sidecar.admin))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture

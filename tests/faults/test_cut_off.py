@@ -21,6 +21,7 @@ from tests.harness.consul import ConsulAgent, HostConsul, start_client, start_cl
 from tests.harness.hosts import Lab
 from tests.harness.nginx import NginxServer
 from tests.harness.outside import OutsideNode
+from tests.harness.prometheus import Prometheus
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import Consul
 from tests.integration.waiting import HOST, answers, call, said, steady_load, until
@@ -30,6 +31,7 @@ Saw = Callable[[str], None]
 
 FRESH = 4.0
 """admin.fresh, with a consul.wait of 2 s."""
+_STALE = "proxygen_consul_freshness_seconds > proxygen_consul_freshness_limit_seconds"
 CUT_OFF = {"consul__wait": "2s", "admin__fresh": f"{FRESH:g}s", **KEEP_ALL}
 
 
@@ -114,17 +116,23 @@ def _requests(sidecar: Sidecar) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
-    pair: Pair, running: NginxServer, make_sidecar: MakeSidecar, saw: Saw
+    pair: Pair,
+    running: NginxServer,
+    make_sidecar: MakeSidecar,
+    make_prometheus: Callable[[Sidecar], Prometheus],
+    saw: Saw,
 ) -> None:
     """Injects servers that are killed, and a network that loses every packet. Upstreams stay, no request fails, and
-    once admin.fresh has passed `/readyz`, status and metrics say so. When the agent has its servers again, so has the
-    sidecar within 2 s, and what changed meanwhile and what changes then is served."""
+    once admin.fresh has passed `/readyz`, status, metrics and the shipped alert say so. When the agent has its servers
+    again, so has the sidecar within 2 s, and what changed meanwhile and what changes then is served."""
     with App("web-1") as web, App("shop-1") as shop:
         outside = OutsideNode([pair.server])
         outside.register("web", web.port, f"route={HOST}")
         outside.register("shop", shop.port, "route=shop.example.com")
         sidecar = make_sidecar(pair.address, running, **CUT_OFF)
         await call(sidecar.start)
+        prometheus = make_prometheus(sidecar)
+        await until(lambda: prometheus.query(_STALE.replace(">", "<")), "Prometheus finds Consul's data fresh")
         # So that Consul's views are there before the servers are not.
         await until(lambda: _requests(sidecar) > 15, "every question waits")
         async with steady_load(sidecar), steady_load(sidecar, "shop.example.com"):
@@ -136,6 +144,8 @@ async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
             assert "Consul's data is" in reason
             assert sidecar.status()["state"] == "degraded"
             assert sidecar.status()["consul"]["freshness"] > FRESH
+            await until(lambda: prometheus.query(_STALE), "the metrics say so")
+            await until(lambda: "ProxygenConsulStale" in prometheus.alerts(), "the alert is on its way")
             # Long enough that Consul's views look for their servers only now and then.
             await until(lambda: sidecar.status()["consul"]["freshness"] > 5 * FRESH, "a long time", timeout=120)
             assert sidecar.generation() == 1
@@ -144,6 +154,7 @@ async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
             back = time.monotonic()
             await until(lambda: sidecar.request("/readyz")[0] == 200, "ready again")
             recovered = time.monotonic() - back
+            await until(lambda: "ProxygenConsulStale" not in prometheus.alerts(), "the alert is over")
             for number in range(3):
                 await call(outside.register, "web", web.port, f"route={HOST}", f"route=new-{number}.example.com")
                 began = time.monotonic()

@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -213,13 +213,8 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(promtool: Path, watched: 
 
 
 @pytest.fixture
-def prometheus(watched: Sidecar, tmp_path: Path) -> Iterator[Prometheus]:
-    binary = find_prometheus("prometheus")
-    if binary is None:
-        missing("prometheus")
-    server = Prometheus(binary, tmp_path, scraped=watched.admin)
-    yield server
-    server.stop()
+def prometheus(watched: Sidecar, make_prometheus: Callable[[Sidecar], Prometheus]) -> Prometheus:
+    return make_prometheus(watched)
 
 
 def request(sidecar: Sidecar, host: str) -> None:
