@@ -51,10 +51,12 @@ class Accepted:
         """The generation to which the operator went back; None: new plans may go live."""
         return self._remembered.pinned
 
-    def pin(self, number: int | None) -> None:
+    def pin(self, number: int | None) -> bool:
+        """Stay at a generation, or at none, and return whether the next run would know it."""
         if number != self.pinned:
             self._remembered = replace(self._remembered, pinned=number)
             self._save_memory()
+        return self._written.pinned == number
 
     def take_up(self, pipeline: Pipeline, live: int | None) -> None:
         """Go on from the catalog that an earlier run left; ``live`` is the generation that nginx serves."""

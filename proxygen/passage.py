@@ -16,7 +16,7 @@ from typing import Final
 
 from proxygen.accepted import Accepted
 from proxygen.delivery import Delivery
-from proxygen.errors import BadInput, CheckRefused, NginxUnavailable, ProxygenError
+from proxygen.errors import BadInput, CheckRefused, NginxUnavailable, OutputUnusable, ProxygenError
 from proxygen.files import state_of
 from proxygen.guard import Held
 from proxygen.log import get_logger
@@ -334,12 +334,16 @@ class Passage:
     # --- what the operator asks for
 
     async def go_back(self, number: int | None) -> Applied:
-        """Go back to an older generation, and stay there. Raise OutputUnusable where there is none of that number."""
+        """Go back to an older generation, and stay there. Raise OutputUnusable where there is none of that number, or
+        where that cannot be written down."""
         live, pinned = self.live_number(), self._accepted.pinned
         target = number if number is not None else self._delivery.served_before()
         if target not in (None, live):
             # Before the switch: killed in between, the next run must not undo what the operator asked for.
-            self._accepted.pin(target)
+            if not self._accepted.pin(target):
+                self._accepted.pin(pinned)
+                directory = self._settings.output.directory
+                raise OutputUnusable(f"{directory} takes no note of the hold, so nothing was changed; see the log")
         try:
             return await self._delivery.roll_back(target)
         except NginxUnavailable as error:

@@ -18,6 +18,7 @@ import pytest
 
 from proxygen.errors import ProxygenError
 from proxygen.memory import recall
+from proxygen.nginx.apply import Outcome
 from proxygen.nginx.publish import current
 from tests.model.world import World
 from tests.plan.catalogs import catalog, instance
@@ -143,6 +144,30 @@ def test_an_error_at_any_step_is_made_good(story: Story, quarter: int, code: int
     for world in steps_of(story, quarter, lambda world, step: world.disk.fail_in(step, code)):
         assert world.is_alive
         converges(world, is_consul_back=True)
+
+
+def test_a_way_back_that_was_answered_outlives_a_stop_at_once() -> None:
+    """Whatever the disk refused once: an operator who was told that nginx went back finds it so after the next start."""
+    answered = []
+    for step in worth_trying(going_back):
+        with world_before(going_back) as world:
+            world.disk.fail_in(step, errno.EIO)
+            try:
+                done = world.ask(world.reconciler.roll_back(None))
+            except ProxygenError:
+                done = None
+            if done is None or done.outcome is not Outcome.APPLIED:
+                # After the switch it is finished all the same.
+                assert recall(world.output).pinned in (None, current(world.output))
+                continue
+            answered.append(step)
+            world.stop()
+            world.disk.mend()
+            world.start()
+            world.wait(100)
+            assert (world.reconciler.pinned, current(world.output)) == (done.generation, done.generation), step
+            assert not world.laws.broken, world.laws.broken
+    assert answered
 
 
 def converges(world: World, is_consul_back: bool) -> None:
