@@ -338,12 +338,11 @@ class Passage:
         where that cannot be written down."""
         live, pinned = self.live_number(), self._accepted.pinned
         target = number if number is not None else self._delivery.served_before()
-        if target not in (None, live):
-            # Before the switch: killed in between, the next run must not undo what the operator asked for.
-            if not self._accepted.pin(target):
-                self._accepted.pin(pinned)
-                directory = self._settings.output.directory
-                raise OutputUnusable(f"{directory} takes no note of the hold, so nothing was changed; see the log")
+        # Before the switch: killed in between, the next run must not undo what the operator asked for.
+        if target not in (None, live) and not self._accepted.pin(target):
+            self._accepted.pin(pinned)
+            directory = self._settings.output.directory
+            raise OutputUnusable(f"{directory} takes no note of the hold, so nothing was changed; see the log")
         try:
             return await self._delivery.roll_back(target)
         except NginxUnavailable as error:
