@@ -147,7 +147,7 @@ def test_an_error_at_any_step_is_made_good(story: Story, quarter: int, code: int
 
 
 def test_a_way_back_that_was_answered_outlives_a_stop_at_once() -> None:
-    """An operator who was told that nginx went back finds it so after the next start, whatever the disk refused once."""
+    """An operator who was told that nginx went back finds it so at the next start, whatever the disk refused once."""
     answered = []
     for step in worth_trying(going_back):
         with world_before(going_back) as world:
