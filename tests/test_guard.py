@@ -142,6 +142,25 @@ def test_what_went_first_comes_back_once_it_is_known_what_follows() -> None:
     assert watchman.serving("b") == {"b-1", "b-2", "b-3"}
 
 
+def test_one_that_served_nobody_when_it_went_does_not_come_back() -> None:
+    """It was in maintenance; the rest of its service followed, and then so much that all of it is held."""
+    one, *others = FOUR.services[ServiceName("a")]
+    taken = {**FOUR.services, ServiceName("a"): (replace(one, health=Health.MAINTENANCE), *others)}
+    before = replace(FOUR, services=taken)
+    watchman = watching(before)
+    assert watchman.see(without(before, a=None), 1) is None
+    assert watchman.see(without(before, a=None, b=None, c=None), 2) is not None
+    assert watchman.live is not None
+    assert {one.id for one in watchman.live.services[ServiceName("a")]} == {"a-2", "a-3"}
+
+
+def test_a_service_that_is_gone_for_good_is_forgotten() -> None:
+    watchman = watching(FOUR)
+    for number in range(50):
+        watchman.see(fleet({"a": 3, "b": 3, "c": 3, f"passing-{number}": 1}), number * 1_000.0)
+    assert set(watchman.guard._known) == {"a", "b", "c", "passing-49"}
+
+
 def test_of_what_was_replaced_before_nothing_comes_back() -> None:
     watchman = watching(FOUR)
     deployed = without(FOUR, a=[1])
