@@ -123,8 +123,8 @@ async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
     saw: Saw,
 ) -> None:
     """Injects servers that are killed, and a network that loses every packet. Upstreams stay, no request fails, and
-    once admin.fresh has passed `/readyz`, status, metrics and the shipped alert say so. When the agent has its servers
-    again, so has the sidecar within 2 s, and what changed meanwhile and what changes then is served."""
+    once admin.fresh has passed `/readyz`, status, page, metrics and the shipped alert say so. When the agent has its
+    servers again, so has the sidecar within 2 s, and what changed meanwhile and what changes then is served."""
     with App("web-1") as web, App("shop-1") as shop:
         outside = OutsideNode([pair.server])
         outside.register("web", web.port, f"route={HOST}")
@@ -143,6 +143,7 @@ async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
             [reason] = sidecar.request("/readyz")[1]["reasons"]
             assert "Consul's data is" in reason
             assert sidecar.status()["state"] == "degraded"
+            assert ">stale<" in sidecar.page()
             assert sidecar.status()["consul"]["freshness"] > FRESH
             await until(lambda: prometheus.query(_STALE), "the metrics say so")
             await until(lambda: "ProxygenConsulStale" in prometheus.alerts(), "the alert is on its way")

@@ -103,6 +103,12 @@ class Sidecar:
     def status(self) -> Any:
         return self.request("/api/v1/status")[1]
 
+    def page(self) -> str:
+        """The overview in HTML, as a browser without scripts gets it."""
+        with _OPENER.open(f"http://127.0.0.1:{self.admin}/", timeout=20) as answer:
+            text: str = answer.read().decode()
+            return text
+
     def generation(self) -> int | None:
         """Return the number that ``current`` names."""
         link = self.output / "current"
