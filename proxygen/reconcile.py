@@ -252,7 +252,7 @@ class Reconciler:
 
     async def roll_back(self, number: int | None, *, confirm: Callable[[], None] = _always) -> Step:
         """Go back to an older generation and stay there until the hold is released. Raise OutputUnusable where
-        there is none of that number.
+        there is none of that number, or where the hold cannot be written down.
 
         ``confirm`` is called when no other pass is under way, and stops it by what it raises.
         """

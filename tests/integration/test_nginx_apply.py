@@ -21,7 +21,7 @@ from tests.harness import process
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.process import wait_until
-from tests.harness.tools import NginxBinary
+from tests.harness.tools import NginxBinary, each_nginx
 from tests.integration.proxy import Proxy
 
 MakeProxy = Callable[..., Awaitable[Proxy]]
@@ -388,20 +388,28 @@ async def test_an_absent_nginx_finds_nothing_that_may_keep_it_from_starting(prox
     assert (await proxy.apply("two", server=more)).outcome is Outcome.APPLIED
 
 
-async def test_an_absent_nginx_is_not_taken_for_one_in_a_container(proxy: Proxy, tmp_path: Path) -> None:
-    """Both run the compiled-in conf, each its own: the stranger is left alone."""
+@pytest.mark.parametrize(
+    ("nginx_binary", "how"),
+    [
+        *(pytest.param(*each.values, "named", marks=each.marks) for each in each_nginx()),
+        pytest.param("wheel", "moved", marks=pytest.mark.whole("a second nginx")),
+    ],
+    indirect=["nginx_binary"],
+)
+async def test_an_absent_nginx_is_not_taken_for_one_in_a_container(proxy: Proxy, tmp_path: Path, how: str) -> None:
+    """A stranger names the path of our conf, at which it has its own; or runs the compiled-in one, and its ``-p`` says
+    where that is, for a binary that was built with a relative one."""
     if os.geteuid() != 0:
         pytest.skip("needs root, for a pid namespace")
     stranger = NginxServer(proxy.server.binary, tmp_path / "stranger", output=tmp_path / "another")
-    # -p says where the compiled-in conf is, for the binary that was built with a relative one.
-    unnamed = [stranger.binary.path, "-p", stranger.directory, "-e", stranger.error_log]
-    if stranger.binary.name == "debian":
-        shown = ["mount", "--bind", stranger.conf, proxy.binary.conf_path]
-        unnamed = ["sh", "-c", '"$1" "$2" "$3" "$4"; shift 4; exec "$@"', "sh", *shown, *unnamed]
+    own = [stranger.binary.path, "-p", stranger.directory, "-e", stranger.error_log, "-g", "daemon off;"]
+    command = own
+    if how == "named":
+        shown = ["mount", "--bind", stranger.conf, proxy.server.conf]
+        command = ["sh", "-c", '"$1" "$2" "$3" "$4"; shift 4; exec "$@"', "sh", *shown, *own, "-c", proxy.server.conf]
     proxy.server.stop()
     box = process.start(
-        ["unshare", "--pid", "--mount", "--fork", "--kill-child", *unnamed, "-g", "daemon off;"],
-        log=tmp_path / "unshare.log",
+        ["unshare", "--pid", "--mount", "--fork", "--kill-child", *command], log=tmp_path / "unshare.log"
     )
     try:
         wait_until(stranger.pid_file.read_text, what="the stranger's pid file")
