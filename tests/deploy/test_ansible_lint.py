@@ -65,6 +65,7 @@ def test_secrets_are_declared_as_such() -> None:
         assert options[name]["no_log"] is True
 
 
+@pytest.mark.slow
 def test_the_example_inventory_has_the_groups_that_playbooks_name(tmp_path: Path) -> None:
     done = run(tmp_path, BIN / "ansible-inventory", "--inventory=inventory/hosts.yml", "--list")
     assert {"proxies", "applications"} <= set(json.loads(done.stdout))
