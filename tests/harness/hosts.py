@@ -14,7 +14,6 @@ All that a lab made is gone when it ends, processes included. Any number of labs
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -28,12 +27,12 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.harness import process
+from tests.harness.entering import set_namespace
 from tests.harness.tools import missing, unusable
 
 _NUMBERS: Final = itertools.count(1)
 """A namespace's name is never used again by this process."""
 _TOOLS: Final = ("ip", "nft", "ping")
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _FETCH: Final = (
     "import sys, urllib.request as web; opener = web.build_opener(web.ProxyHandler({}));"
     " sys.stdout.write(opener.open(sys.argv[1], timeout=5).read().decode())"
@@ -71,11 +70,11 @@ class Namespace:
     def entered(self) -> Iterator[None]:
         """Have this thread inside for a while, with what it starts. A socket stays where it was opened."""
         with open("/proc/thread-self/ns/net", "rb") as outside, open(f"/run/netns/{self.name}", "rb") as inside:
-            _set_namespace(inside.fileno())
+            set_namespace(inside.fileno())
             try:
                 yield
             finally:
-                _set_namespace(outside.fileno())
+                set_namespace(outside.fileno())
 
     def run(self, *command: str | Path, timeout: float = 180.0) -> str:
         """Run a command inside and return what it wrote. Raise RuntimeError with that if it fails."""
@@ -349,12 +348,6 @@ class Lab:
 def _cable(near: Namespace, near_link: str, far: Namespace, far_link: str) -> None:
     near_end = ("add", near_link, "netns", near.name, "type", "veth")
     _call("ip", "link", *near_end, "peer", "name", far_link, "netns", far.name)
-
-
-def _set_namespace(descriptor: int) -> None:
-    if _LIBC.setns(descriptor, 0):
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
 
 
 def _call(*command: str | Path, timeout: float = 180.0, stdin: str = "") -> str:

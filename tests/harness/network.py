@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import msgspec
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.agent.status import read_status
 from proxygen.network.files import SubnetFile, read_subnet_env
-from tests.harness import process
+from tests.harness import process, warm
 from tests.harness.hosts import Host
 from tests.harness.sidecar import to_toml
 
@@ -32,7 +31,7 @@ class NetworkAgent:
         self.log = self.directory / "agent.log"
         self.config = self.directory / "proxygen.toml"
         self.subnet_file = self.directory / "run" / "subnet.env"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: process.Started | None = None
         knobs: dict[str, object] = {
             # All namespaces have the machine's id.
             "network.host_id": f"id-of-{host.label}",
@@ -51,8 +50,8 @@ class NetworkAgent:
         self.config.write_text(to_toml(knobs), encoding="utf-8")
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "proxygen", "network", "up", "--config", str(self.config)]
-        self._process = process.start([*self.host.within, *command], log=self.log)
+        command: list[str | Path] = ["network", "up", "--config", self.config]
+        self._process = warm.start(command, log=self.log, namespace=self.host.name)
 
     @property
     def pid(self) -> int:
@@ -83,17 +82,8 @@ class NetworkAgent:
 
     def command(self, *arguments: str | Path, timeout: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run another command of ``proxygen network`` on the host, with the same settings."""
-        return subprocess.run(
-            [
-                *self.host.within,
-                *(sys.executable, "-m", "proxygen", "network", *map(str, arguments), "--config", str(self.config)),
-            ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        command = ["network", *arguments, "--config", self.config]
+        return warm.run(command, timeout=timeout, namespace=self.host.name)
 
     def status(self) -> dict[str, Any] | None:
         """Return what the running agent says, as ``proxygen network status --json`` has it under ``agent``.

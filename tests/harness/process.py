@@ -8,12 +8,23 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from tests.harness import seen
 
 PATIENCE: Final = 60.0
 """Seconds: no wait is shorter for it where things go well, and a machine may be busy with anything."""
+
+
+class Started(Protocol):
+    """What of `subprocess.Popen` a test needs."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def kill(self) -> None: ...
 
 
 def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
@@ -34,7 +45,7 @@ def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) 
     return started
 
 
-def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, *, patience: float = PATIENCE) -> int:
+def stop(process: Started, how: signal.Signals = signal.SIGTERM, *, patience: float = PATIENCE) -> int:
     """Signal, wait, and kill what does not go in time. Return the exit status."""
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.harness import process
+from tests.harness import process, warm
 from tests.harness.consul import ConsulAgent
 from tests.harness.engine import Engine
 from tests.harness.fake_engine import FakeEngine
@@ -19,14 +17,14 @@ class Registrator:
     def __init__(self, consul: ConsulAgent, engine: Engine | FakeEngine, log: Path, *options: object) -> None:
         self.log = log
         self._command = [
-            *(sys.executable, "-m", "proxygen", "registrator", "--consul-address", consul.address),
+            *("registrator", "--consul-address", consul.address),
             *("--registrator-engine", engine.url, "--registrator-address", "127.0.0.1"),
             *map(str, options),
         ]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: process.Started | None = None
 
     def start(self) -> None:
-        self._process = process.start(self._command, log=self.log)
+        self._process = warm.start(self._command, log=self.log)
 
     @property
     def said(self) -> str:

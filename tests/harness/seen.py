@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.harness.process import Started
 
 _LINES: Final = 40
 _WIDTH: Final = 400
@@ -23,7 +25,7 @@ class _Log:
     """A file that a part writes, from where it was when the test began."""
 
     path: Path
-    process: subprocess.Popen[bytes] | None
+    process: Started | None
     """While it runs, the next test may see the log grow too."""
     begin: int
 
@@ -41,7 +43,7 @@ _logs: Final[dict[Path, _Log]] = {}
 _sources: Final[dict[str, Callable[[], str]]] = {}
 
 
-def log(path: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+def log(path: Path, process: Started | None = None) -> None:
     """Show what is written to this file from now on, or from when the test began, should the test fail.
 
     That holds for this test, and for later ones while the process runs.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.harness import process
+from tests.harness import process, warm
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
@@ -39,7 +38,7 @@ class Sidecar:
         self.log = directory / "sidecar.log"
         self.config = directory / "proxygen.toml"
         self._lines = JsonLines(self.log)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: process.Started | None = None
         address = consul if isinstance(consul, str) else consul.address
         knobs: dict[str, object] = {
             "consul.address": address,
@@ -63,8 +62,11 @@ class Sidecar:
 
         ``within`` is a command that starts the one that follows it in another place, such as a namespace.
         """
-        command = [*within, sys.executable, "-m", "proxygen", "run", "--config", str(self.config)]
-        self._process = process.start(command, log=self.log)
+        command: list[str | Path] = ["run", "--config", self.config]
+        if within:
+            self._process = process.start([*within, *warm.COLD, *command], log=self.log)
+        else:
+            self._process = warm.start(command, log=self.log)
         if ready:
             self.wait_ready()
 
@@ -133,13 +135,7 @@ class Sidecar:
         self, *arguments: str, timeout: float = 2 * process.PATIENCE, config: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run another proxygen command with the same settings, or those of another file."""
-        return subprocess.run(
-            [sys.executable, "-m", "proxygen", *arguments, "--config", str(config or self.config)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return warm.run([*arguments, "--config", config or self.config], timeout=timeout)
 
     def stop(self) -> int:
         """Ask for a clean end and return the exit code."""

@@ -39,7 +39,9 @@ def heard(sidecar: Sidecar, service: str) -> dict[str, Any]:
     return {name: traffic for name, traffic in found.items() if traffic is not None}
 
 
-def until_heard(sidecar: Sidecar, service: str, requests: int, *, lost: Callable[[], int] = lambda: 0) -> dict[str, Any]:
+def until_heard(
+    sidecar: Sidecar, service: str, requests: int, *, lost: Callable[[], int] = lambda: 0
+) -> dict[str, Any]:
     """Wait until that many were told of. ``lost`` is how many of them are known to be lost until now."""
 
     def is_all() -> bool:
