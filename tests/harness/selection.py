@@ -27,7 +27,7 @@ _REASONS: Final[Mapping[str, str]] = MappingProxyType(
 _ORDER: Final = ("deploy", "browser", "faults", "integration", "model")
 """Directories whose tests take longest; started first, so that no worker is left with one of them at the end."""
 
-_WORKERS_PER_CORE: Final = 1.5
+_WORKERS_PER_CORE: Final = 2
 """Tests with real parts wait for them a third of the time. With two workers a core the processor is busy throughout
 (94 %, seen), so that more of them bring only longer waits."""
 

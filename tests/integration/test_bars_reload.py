@@ -55,7 +55,7 @@ class Site:
         """Clients with a short pause: connections are idle at any moment, which is when a reload hurts."""
         host = {"Host": f"{SERVICES[0]}.example.com"}
         clients = 40 if keepalive else 10
-        load = Load("127.0.0.1", self.sidecar.http, headers=host, clients=clients, keepalive=keepalive, pause=0.01)
+        load = Load("127.0.0.1", self.sidecar.http, headers=host, clients=clients, keepalive=keepalive, pause=0.03)
         sending = asyncio.create_task(load.send_for(300), name="load")
         await asyncio.sleep(0.3)
         try:
