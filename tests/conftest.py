@@ -89,12 +89,13 @@ def short_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def which_consul(request: pytest.FixtureRequest) -> Consul:
-    """Which Consul a test's agents run; every fixture that starts one asks for this.
+    """Which Consul a test's agents run; a fixture that starts one for tests that may differ asks for this.
 
     The files of `two_consuls.TWICE` run on both, this machine's and a streaming one (1.14), whose repetition carries
-    the marker ``second_consul``: what watches many services or few, faults, access rules, registration, a host's lease,
-    and the demo. What cannot differ runs once, on this machine's: units, all that is about nginx, tags, the page, files
-    for deployment, and how packets are carried. A newer Consul costs about half a second more for each start.
+    the marker ``second_consul``: what watches many services or few, faults of Consul's, access rules, registration, a
+    host's lease, and the demo. What cannot differ runs once, on this machine's: units, all that is about nginx, faults
+    of others, tags, the page, files for deployment, and how packets are carried. A newer Consul costs about half a
+    second more for each start.
     """
     which: Consul = getattr(request, "param", "first")
     return which

@@ -19,7 +19,7 @@ ROOT: Final = Path(__file__).parents[1]
 
 INI: Final = """
 [pytest]
-addopts = -m "not bench" --dist loadgroup --no-loadscope-reorder -p xdist -p tests.harness.selection
+addopts = -m "not bench" --dist load --no-loadscope-reorder -p xdist -p tests.harness.selection
 markers =
     whole(reason): .
     slow: .

@@ -60,14 +60,17 @@ def or_exit() -> Iterator[None]:
         sys.exit(130)
 
 
-def set_up(needs: Needs) -> dict[str, str]:
+def set_up(needs: Needs, also: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Install what is missing and return the environment in which the tools are found.
 
-    Until the program that this process becomes has ended, no other set-up replaces the virtual environment.
+    ``also`` makes further virtual environments, with `other_pythons` or `newest`. Until the program that this process
+    becomes has ended, no other set-up replaces any of them. For that reason all are made in one turn: who holds one and
+    then waited for the next turn would wait for somebody who waits for the first.
     """
     with alone(ROOT, "set-up of this checkout"):
         environment.provide(VENV, (*needs.groups, "install"))
         environment.keep_while_this_runs(VENV)
+        also()
     with alone(cache(), "set-up of this user"):
         for provide in needs.parts:
             provide()
@@ -76,7 +79,10 @@ def set_up(needs: Needs) -> dict[str, str]:
 
 
 def other_pythons() -> Iterator[Path]:
-    """Give the Python of an environment for unit tests, for each promised version that is not the main one's."""
+    """Give the Python of an environment for unit tests, for each promised version that is not the main one's.
+
+    Part of `set_up`.
+    """
     main = environment.version_of(str(VENV / "bin" / "python"))
     for version in PYTHONS:
         if environment.numbers(version) == main:
@@ -85,21 +91,17 @@ def other_pythons() -> Iterator[Path]:
         if python is None:
             say(f"the unit tests on Python {version} are skipped: this machine has no python{version}")
         else:
-            yield _other_python(version, python)
+            venv = VENV / f"python{version}"
+            environment.provide(venv, UNITS.groups, python=python, tools=VENV)
+            environment.keep_while_this_runs(venv)
+            yield venv / "bin" / "python"
 
 
-def _other_python(version: str, python: str) -> Path:
-    venv = VENV / f"python{version}"
-    with alone(ROOT, "set-up of this checkout"):
-        environment.provide(venv, UNITS.groups, python=python, tools=VENV)
-    return venv / "bin" / "python"
-
-
-def set_up_newest() -> Path:
-    """Return the Python of an environment with the newest versions of today, which no lock names."""
+def newest() -> Path:
+    """Return the Python of an environment with the newest versions of today, which no lock names. Part of `set_up`."""
     venv = VENV / "newest"
-    with alone(ROOT, "set-up of this checkout"):
-        environment.provide_newest(venv, TESTS.groups, tools=VENV)
+    environment.provide_newest(venv, TESTS.groups, tools=VENV)
+    environment.keep_while_this_runs(venv)
     return venv / "bin" / "python"
 
 

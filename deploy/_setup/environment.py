@@ -81,14 +81,21 @@ def provide(venv: Path, groups: Iterable[str], *, python: str | None = None, too
 
 
 def provide_newest(venv: Path, groups: Iterable[str], *, tools: Path) -> None:
-    """Have the groups in ``venv`` with the newest versions that pyproject.toml allows, whatever the lock says."""
-    python = str(venv / "bin" / "python")
-    if version_of(python) < NEEDED_PYTHON:
-        _make(venv, str(tools / "bin" / "python"))
-    say(f"installing today's newest versions ({', '.join(sorted(groups))}) into {venv}")
-    uv, settings = _uv_for(venv, tools)
-    run([*uv, "--upgrade", "--refresh", f"--requirement={PROJECT}", *choice_of(groups)], env=settings, cwd=ROOT)
-    run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
+    """Have the groups in ``venv`` with the newest versions that pyproject.toml allows, whatever the lock says.
+
+    Wait for the end of those who use what was the newest before.
+    """
+    venv.mkdir(parents=True, exist_ok=True)
+    descriptor = hold(venv, fcntl.LOCK_EX, f"the packages in {venv} change; waiting for the commands that use them")
+    try:
+        if version_of(str(venv / "bin" / "python")) < NEEDED_PYTHON:
+            _make(venv, str(tools / "bin" / "python"))
+        say(f"installing today's newest versions ({', '.join(sorted(groups))}) into {venv}")
+        uv, settings = _uv_for(venv, tools)
+        run([*uv, "--upgrade", "--refresh", f"--requirement={PROJECT}", *choice_of(groups)], env=settings, cwd=ROOT)
+        run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
+    finally:
+        os.close(descriptor)
 
 
 def keep_while_this_runs(venv: Path) -> None:

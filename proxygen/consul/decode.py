@@ -12,7 +12,6 @@ tells an output.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
@@ -169,7 +168,7 @@ def _text(value: str | None) -> str:
     """Decode a value of KV; Consul sends null for an empty one."""
     try:
         return base64.b64decode(value or "", validate=True).decode("utf-8", errors="replace")
-    except binascii.Error as error:
+    except ValueError as error:
         raise CatalogUnavailable(f"Consul sent a KV value that is not base64: {error}") from error
 
 

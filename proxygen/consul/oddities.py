@@ -1,4 +1,7 @@
-"""What is odd about the Consul that answers: said once in the log, and shown as a warning for as long as it lasts."""
+"""What is odd about the Consul that answers: said once in the log, and shown as a warning for as long as it lasts.
+
+The servers' version is as they told it when watching began.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,8 @@ class Oddities:
         return tuple({kind: text for (kind, _), text in sorted(self._now.items(), reverse=True)}.values())
 
     def heed(self, path: str, reply: Reply) -> None:
-        """Look at an answer to a standing question, which carries an index in every Consul."""
+        """Look at an answer to a standing question, which carries an index in every Consul. ``path`` is the question's,
+        with the datacenter where it is about another one."""
         self._note("no index", path, reply.index == 0, _NO_INDEX.format(path=path))
         said = {name.lower(): value for name, value in reply.headers.items()}.get(BACKEND_HEADER, "")
         unknown = reply.backend is Backend.UNKNOWN

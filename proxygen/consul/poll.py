@@ -68,6 +68,8 @@ class Poll:
         self._heed = heed
         self._source = source
         self._path = path
+        datacenter = client.settings.datacenter
+        self._where = f"{path}?dc={datacenter}" if datacenter else path
         self._params = tuple(params)
         self._pathfinder = pathfinder
         self._rate = rate
@@ -91,7 +93,7 @@ class Poll:
                 await pace.step()
         finally:
             self._ledger.forget(self._source)
-            self._client.oddities.forget(self._path)
+            self._client.oddities.forget(self._where)
 
     async def _ask(self) -> bool:
         """Ask once; return whether the index moved."""
@@ -99,7 +101,7 @@ class Poll:
         try:
             reply = await self._read(asked)
             if reply is not None:
-                self._client.oddities.heed(self._path, reply)
+                self._client.oddities.heed(self._where, reply)
             if reply is None or reply.index < asked:
                 self._begin_anew(asked, reply)
                 return True

@@ -78,7 +78,7 @@ class Proxygen:
 
     def start(self) -> None:
         self._nginx.start()
-        self._sidecar.start(ready=False)
+        self._sidecar.start(ready=False, cold=True)
 
     def usage(self) -> Usage:
         return usage_of(self._sidecar.pid, self._consul, self._nginx)

@@ -77,7 +77,7 @@ def serving(binary: NginxBinary, directory: Path, *, sample: float) -> Iterator[
     try:
         consul.register("web", port=port, tags=[f"proxygen.route={_HOST}"])
         nginx.start()
-        sidecar.start()
+        sidecar.start(cold=True)
         wait_until(lambda: sidecar.request("/api/v1/services/web")[0] == 200, what="the plan")
         yield nginx, sidecar
     finally:

@@ -10,6 +10,7 @@ from proxygen.cli import COMMANDS
 from proxygen.cli import proxygen as group
 from proxygen.cli.lazy import Command, Entry
 from tests.cli.conftest import Proxygen
+from tests.harness import warm
 
 HEAVY = ("pydantic", "aiohttp", "jinja2", "crossplane", "structlog", "msgspec", "consul", "asyncio")
 
@@ -103,9 +104,7 @@ def test_a_bug_is_code_70_and_shows_its_traceback_only_at_debug(failure: str, pr
 
 
 def test_a_reader_that_leaves_is_no_error_worth_a_word() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "proxygen", "status", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as started:
+    with subprocess.Popen([*warm.COLD, "status", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
         assert started.stdout is not None
         assert started.stderr is not None
         started.stdout.close()

@@ -176,6 +176,13 @@ def test_overrides_are_the_keys_below_the_prefix() -> None:
     assert found == {"web": '{"canary": "5%"}', "empty": ""}
 
 
+@pytest.mark.parametrize("value", ["%", "a", "\u00e9", "YQ==\u00e9"])
+def test_a_value_that_is_no_base64_is_no_answer(value: str) -> None:
+    """Consul writes base64 alone; what stands between may not, and must not end the watch."""
+    with pytest.raises(CatalogUnavailable, match="not base64"):
+        decode_overrides(json.dumps([{"Key": "p/canary/web", "Value": value}]).encode(), "p/canary/")
+
+
 def test_bytes_that_are_no_text_stay_one_services_trouble() -> None:
     pairs = [{"Key": "p/canary/web", "Value": base64.b64encode(b"\xff\x00").decode()}]
     assert decode_overrides(json.dumps(pairs).encode(), "p/canary/") == {"web": "�\x00"}

@@ -124,7 +124,7 @@ async def test_t10_killed_between_swap_and_reload(
             assert await status_of(sidecar, NEW) == 404
             if not is_consul_back:
                 consul.kill()
-            await asyncio.to_thread(sidecar.start, ready=is_consul_back)
+            await asyncio.to_thread(sidecar.start, ready=is_consul_back, cold=True)
             await answers(sidecar, NEW)
         assert sidecar.generation() == 2, "the pending reload was done, not another generation made"
 

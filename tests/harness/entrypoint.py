@@ -6,12 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.harness import process
+from tests.harness import process, warm
 from tests.harness.consul import ConsulAgent
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -35,7 +34,7 @@ class Entrypoint:
         named = [] if consul is None else ["--consul-address", consul.address]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxygen", "register", *named, *map(str, options)],
+                [*warm.COLD, "register", *named, *map(str, options)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -57,13 +57,14 @@ class Sidecar:
         directory.mkdir(parents=True, exist_ok=True)
         self.config.write_text(to_toml(knobs), encoding="utf-8")
 
-    def start(self, *, ready: bool = True, within: Sequence[str] = ()) -> None:
+    def start(self, *, ready: bool = True, within: Sequence[str] = (), cold: bool = False) -> None:
         """Start, and wait until a generation is live and Consul's data is fresh.
 
-        ``within`` is a command that starts the one that follows it in another place, such as a namespace.
+        ``within`` is a command that starts the one that follows it in another place, such as a namespace. ``cold``: by
+        an interpreter of its own (`tests.harness.warm`).
         """
         command: list[str | Path] = ["run", "--config", self.config]
-        if within:
+        if within or cold:
             self._process = process.start([*within, *warm.COLD, *command], log=self.log)
         else:
             self._process = warm.start(command, log=self.log)

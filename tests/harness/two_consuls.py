@@ -21,6 +21,7 @@ TWICE: Final = (
     "faults/test_datacenters.py",
     "faults/test_limits.py",
     "faults/test_losses.py",
+    "faults/test_names.py",
     "faults/test_registration.py",
     "harness/test_fake_consul.py",
     "integration/test_acl_policy.py",

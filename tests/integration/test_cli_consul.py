@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import pytest
 
 from proxygen.consul import kv
 from proxygen.consul.catalog_file import read_catalog_file
+from tests.harness import warm
 from tests.harness.consul import ConsulAgent
 
 
 def proxygen(consul: ConsulAgent, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "proxygen", *arguments, "--consul-address", consul.address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return warm.run([*arguments, "--consul-address", consul.address], timeout=60)
 
 
 def override(consul: ConsulAgent) -> Any:
@@ -208,6 +207,5 @@ def test_lint_says_what_would_clash_with_what_consul_holds(consul: ConsulAgent, 
 def test_lint_against_a_consul_that_does_not_answer_ends_with_3(tmp_path: Path) -> None:
     file = tmp_path / "cart.json"
     file.write_text(json.dumps(["proxygen.route=app.example.com"]))
-    command = [sys.executable, "-m", "proxygen", "tags", "lint", "--against-consul", str(file)]
-    ended = subprocess.run([*command, "--consul-address", "127.0.0.1:9"], capture_output=True, timeout=60, check=False)
+    ended = warm.run(["tags", "lint", "--against-consul", file, "--consul-address", "127.0.0.1:9"], timeout=60)
     assert ended.returncode == 3

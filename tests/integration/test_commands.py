@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,7 @@ def site(consul: ConsulAgent, any_nginx: NginxServer, any_sidecar: Sidecar) -> I
 
 
 def proxygen(site: Site, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "proxygen", *map(str, arguments), "--config", str(site.sidecar.config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return site.sidecar.command(*map(str, arguments))
 
 
 def served(site: Site, host: str, status: int = 200) -> None:

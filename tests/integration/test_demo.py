@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from proxygen.demo.load import Count, is_within_tolerance
 from proxygen.shares import Share
+from tests.harness import warm
 from tests.harness.consul import chosen_consul
 from tests.harness.tools import Consul, NginxBinary
 
@@ -47,7 +47,7 @@ def assert_nothing_is_left(environment: dict[str, str]) -> None:
 
 def test_the_demo_measures_its_split_and_removes_itself(environment: dict[str, str]) -> None:
     """Exit 0 and a last line of JSON: nothing failed, and the share is within tolerance of the asked one."""
-    command = [sys.executable, "-m", "proxygen", "demo", "--seconds", "2", "--canary", "20%"]
+    command = [*warm.COLD, "demo", "--seconds", "2", "--canary", "20%"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -59,9 +59,7 @@ def test_the_demo_measures_its_split_and_removes_itself(environment: dict[str, s
 
 
 def test_ctrl_c_ends_the_demo_and_all_that_it_started(environment: dict[str, str]) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "proxygen", "demo"], env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*warm.COLD, "demo"], env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("Ctrl-C"):
@@ -73,7 +71,7 @@ def test_ctrl_c_ends_the_demo_and_all_that_it_started(environment: dict[str, str
 
 
 def test_without_consul_the_demo_says_where_to_get_it(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "proxygen", "demo", "--seconds", "1"]
+    command = [*warm.COLD, "demo", "--seconds", "1"]
     done = subprocess.run(
         command, env={**environment, "PATH": "/nowhere"}, capture_output=True, text=True, timeout=90, check=False
     )

@@ -6,13 +6,13 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.harness import warm
 from tests.harness.app import App
 from tests.harness.beside import beside_nginx
 from tests.harness.consul import ConsulAgent
@@ -222,7 +222,7 @@ def test_an_output_directory_of_somebody_else_names_the_right_that_is_missing(se
     ended = subprocess.run(
         [
             *("setpriv", "--bounding-set=-all", "--inh-caps=-all"),
-            *(sys.executable, "-m", "proxygen", "run", "--config", served.sidecar.config, "--output", output),
+            *(*warm.COLD, "run", "--config", served.sidecar.config, "--output", output),
         ],
         capture_output=True,
         text=True,

@@ -7,13 +7,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import process
+from tests.harness import process, warm
 from tests.harness.prometheus import Prometheus, expressions, is_silent
 from tests.harness.tools import NginxBinary, find_consul, find_nginx, find_prometheus, missing
 
@@ -31,7 +30,7 @@ def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     if consul is None or nginx is None:
         missing("Consul or nginx")
     environment = {**os.environ, "PATH": f"{links(tmp_path, consul, nginx)}{os.pathsep}{os.environ['PATH']}"}
-    command = [sys.executable, "-m", "proxygen", "demo", "--seconds", str(SECONDS), "--canary", f"{SHARE:.0%}"]
+    command = [*warm.COLD, "demo", "--seconds", str(SECONDS), "--canary", f"{SHARE:.0%}"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as demo:
         try:
             yield demo

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import process
+from tests.harness import process, warm
 from tests.harness.consul import HostConsul
 from tests.harness.frr import FrrRouter
 from tests.harness.hosts import Container, Host, Lab
@@ -142,7 +142,7 @@ def register_in(container: Container, directory: Path) -> None:
     directory.mkdir()
     (directory / "index.html").write_text(container.label, encoding="utf-8")
     container.start(
-        *(sys.executable, "-m", "proxygen", "register", "--consul-address", f"{container.host.address}:8500"),
+        *(*warm.COLD, "register", "--consul-address", f"{container.host.address}:8500"),
         *("--name", "web", "--port", "8080", "--route", "/", "--check-http", "/", "--check-interval", "1s", "--"),
         *(sys.executable, "-m", "http.server", "8080", "--bind", str(container.address), "--directory", directory),
     )

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.harness import process
+from tests.harness import process, warm
 from tests.harness.consul import ConsulAgent
 from tests.harness.entrypoint import Entrypoint
 from tests.harness.ports import free_port
@@ -237,7 +237,7 @@ def test_it_is_fit_for_pid_1(consul: ConsulAgent, tmp_path: Path) -> None:
     options = map(str, process_only("sh", "-c", command))
     started = process.start(
         [
-            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "proxygen"),
+            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *warm.COLD),
             *("register", "--consul-address", consul.address, *options),
         ],
         log=log,

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness import process
+from tests.harness import process, warm
 from tests.harness.entrypoint import Entrypoint
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
@@ -245,7 +245,7 @@ def test_consul_answers_nobody_who_lacks_a_part(etc: Etc, consul: SecureConsul, 
         del variables["CONSUL_CLIENT_KEY"]
     if missing == "https":
         variables["CONSUL_HTTP_ADDR"] = f"http://{consul.address}"
-    command = [sys.executable, "-m", "proxygen", "snapshot"]
+    command = [*warm.COLD, "snapshot"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == (3 if missing else 0), done.stderr
     assert bool(done.stdout) == (not missing)
@@ -254,7 +254,7 @@ def test_consul_answers_nobody_who_lacks_a_part(etc: Etc, consul: SecureConsul, 
 def test_a_token_that_consul_does_not_know_is_not_told(etc: Etc, consul: SecureConsul) -> None:
     unknown = str(uuid.uuid4())
     (etc.own / "application.token").write_text(unknown)
-    command = [sys.executable, "-m", "proxygen", "snapshot", "--log-level", "debug"]
+    command = [*warm.COLD, "snapshot", "--log-level", "debug"]
     variables = etc.variables(consul.url)
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3

@@ -7,12 +7,12 @@ import pty
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.harness import warm
 from tests.harness.app import App
 from tests.harness.beside import Beside, beside_nginx
 from tests.harness.process import is_alive
@@ -51,7 +51,7 @@ def test_in_a_pipe_it_asks_for_once(running: Sidecar) -> None:
 def test_in_a_terminal_it_shows_services_until_q(running: Sidecar) -> None:
     terminal, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
-    command = [sys.executable, "-m", "proxygen", "top", "--config", str(running.config)]
+    command = [*warm.COLD, "top", "--config", str(running.config)]
     process = subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
     )
