@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.harness import process
 from tests.harness.consul import HostConsul
 from tests.harness.hosts import Lab
 from tests.harness.network import NetworkAgent
@@ -37,6 +38,7 @@ def test_a_host_lives_by_the_commands_from_init_to_cleanup(
     says("init", "--network", "10.99.0.0/16", "--backend", "host-gw")
     agent.start()
     subnet = agent.lease().subnet
+    process.wait_until(lambda: agent.command("status").returncode == 0, what="an agent that is no longer starting")
     assert str(subnet) in says("status")
     assert "0 errors" in says("doctor"), "no container yet, which is a warning"
     assert str(agent.lease().bridge) in says("docker", "render")
