@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import pytest
+from hypothesis import settings
 
 from tests.harness import scheduling
 
@@ -31,6 +32,9 @@ _WORKERS_PER_CORE: Final = 2
 """Tests with real parts wait for them a third of the time. With two workers a core the processor is busy throughout
 (94 %, seen), so that more of them bring only longer waits."""
 
+settings.register_profile("brisk", deadline=None, max_examples=40)
+"""Of the plain run: every law, with fewer examples than ``--all`` tries."""
+
 _left_out = pytest.StashKey[Counter[str]]()
 
 
@@ -45,6 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.has_plugin("dsession"):
         config.pluginmanager.register(scheduling)
+    if is_plain(config) and config.getoption("--hypothesis-profile", None) is None:
+        # Before any test is collected, which reads how many examples are usual.
+        settings.load_profile("brisk")
     config.stash[_left_out] = Counter()
 
 

@@ -15,7 +15,7 @@ from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
-from tests.harness.process import wait_until
+from tests.harness.process import wait_steady, wait_until
 from tests.harness.sidecar import Sidecar
 from tests.integration.certificates import Authority
 from tests.integration.site import Site
@@ -40,7 +40,7 @@ def proxygen(site: Site, *arguments: str | Path) -> subprocess.CompletedProcess[
 
 
 def served(site: Site, host: str, status: int = 200) -> None:
-    wait_until(lambda: site.ask(host).status == status, what=f"{host} answered with {status}")
+    wait_steady(lambda: site.ask(host).status == status, what=f"{host} answered with {status}")
 
 
 def make_generations(site: Site, count: int) -> None:
@@ -56,7 +56,8 @@ def make_generations(site: Site, count: int) -> None:
 
 def test_status_shows_what_is_served_and_what_is_not(site: Site) -> None:
     site.register("bad", site.apps[0], "route=bad.example.com", "weight=heavy")
-    wait_until(lambda: site.sidecar.status()["quarantined"], what="the quarantine")
+    # Its host answers 503 from then on.
+    wait_until(lambda: site.sidecar.proven() == [1, 2], what="the quarantine")
     shown = proxygen(site, "status")
     assert shown.returncode == 0
     assert "ready" in shown.stdout
@@ -247,7 +248,7 @@ async def test_the_canary_lever_is_seen_in_the_measured_split(site: Site) -> Non
 def test_tags_set_on_a_live_registration_reach_nginx(site: Site) -> None:
     done = proxygen(site, "tags", "set", "web-1", "route=other.example.com/api", "strip-prefix=true")
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: site.ask("other.example.com", "/api/x").status == 200, what="the new route")
+    wait_steady(lambda: site.ask("other.example.com", "/api/x").status == 200, what="the new route")
     assert site.ask("other.example.com", "/api/x").seen["path"] == "/x"
     unknown = proxygen(site, "tags", "set", "nobody", "canary=5%")
     assert unknown.returncode == 2
