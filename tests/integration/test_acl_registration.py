@@ -69,7 +69,10 @@ def test_an_application_lives_its_whole_life_with_its_policy(guarded: ConsulAgen
     first.kill()
     second = start(APPLICATION, "--check-http", "/", "--canary", "10%")
     process.wait_until(lambda: statuses(guarded) == {"web-1:http": "passing"}, what="one check less", timeout=30)
-    assert "proxygen.canary=10%" in guarded.instances("web")[0]["Service"]["Tags"]
+    # An agent may tell the catalog of a service and of its checks one after the other.
+    process.wait_until(
+        lambda: "proxygen.canary=10%" in guarded.instances("web")[0]["Service"]["Tags"], what="the new tags"
+    )
     assert second.stop() == 0
     assert "leaving" in second.said
     process.wait_until(lambda: not guarded.instances("web"), what="a catalog without it")

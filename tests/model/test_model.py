@@ -184,10 +184,17 @@ class Sidecar(RuleBasedStateMachine):
     def operator_goes_back(self, back: int | None) -> None:
         live = current(self.world.output)
         number = max(1, live - back) if live is not None and back is not None else None
-        with suppress(ProxygenError):
+        # Meanwhile nginx may serve what the operator went back to before, or what he goes back to now.
+        laws = self.world.laws
+        before, laws.pinned = laws.pinned, None
+        try:
             step = self.world.ask(self.world.reconciler.roll_back(number))
             if step is not None and step.outcome is Outcome.APPLIED:
-                self.world.laws.pinned = step.generation
+                before = step.generation
+        except ProxygenError:
+            pass
+        finally:
+            laws.pinned = before
 
     @precondition(lambda self: self.world.is_alive)
     @rule()
