@@ -312,6 +312,21 @@ async def test_without_an_index_it_is_asked_again_and_again_and_nothing_is_empti
     assert capsys.readouterr().out.count("consul is odd") == 1
 
 
+async def test_what_is_odd_here_is_not_over_with_a_question_about_another_datacenter() -> None:
+    async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
+        put(fake, 8001)
+        fake.says_index = False
+        here, there = Asking(client, Ledger()), Asking(client.at("dc2"), Ledger())
+        tasks = [asyncio.create_task(one.poll.run()) for one in (here, there)]
+        await until(lambda: here.ports and there.ports, "both answered")
+        for task in reversed(tasks):
+            assert PATH in client.oddities.warnings[0]
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        assert client.oddities.warnings == ()
+
+
 @pytest.mark.parametrize("leads", [True, False])
 async def test_an_unknown_backend_is_said_and_its_leader_taken_at_its_word(
     leads: bool, capsys: pytest.CaptureFixture[str]
