@@ -1,0 +1,1 @@
+"""What a request gets: sent by raw sockets through what proxygen renders, and through a bare nginx."""

@@ -1,0 +1,366 @@
+"""Who the client is, and what of its headers the instance sees."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.conformance.case import BALANCER, STRANGER, Case, Group, Outcome, Sent
+
+_SETTINGS: Final = "AAMAAABkAARAAAAAAAIAAAAA"
+"""What curl sends when it would rather speak HTTP/2."""
+
+_FORGED: Final = (
+    "Proxy",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Server",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Scheme",
+    "X-Original-Host",
+    "X-Host",
+    "X-Client-IP",
+    "True-Client-IP",
+    "X-Cluster-Client-IP",
+)
+
+
+def _replaced(name: str, forged: str, real: str) -> Case:
+    return Case(
+        name=f"forged-{name.lower()}",
+        title=f"`{name}: {forged}`",
+        sent=Sent(headers=(f"{name}: {forged}",)),
+        expected=Outcome(reaches=(f"{name}: {real}",)),
+        bare=Outcome(reaches=(f"{name}: {forged}",)),
+        incident="T81",
+    )
+
+
+def _dropped(name: str) -> Case:
+    return Case(
+        name=f"forged-{name.lower()}",
+        title=f"`{name}: /admin`",
+        sent=Sent(headers=(f"{name}: /admin",)),
+        expected=Outcome(without=(name,)),
+        bare=Outcome(reaches=(f"{name}: /admin",)),
+        incident="T81",
+    )
+
+
+STRANGERS: Final = Group(
+    title="A stranger says who it is",
+    text="The client's address is not in `proxy.trusted_proxies`: what it says of itself is replaced, or dropped.",
+    cases=(
+        Case(
+            name="plain-request",
+            title="`GET` without any of them",
+            sent=Sent(),
+            expected=Outcome(
+                reaches=(
+                    "Host: {host}",
+                    f"X-Forwarded-For: {STRANGER}",
+                    "X-Forwarded-Proto: {scheme}",
+                    "X-Forwarded-Host: {host}",
+                    "X-Forwarded-Port: {port}",
+                    f"X-Real-IP: {STRANGER}",
+                )
+            ),
+            bare=Outcome(
+                reaches=("Host: {upstream}",),
+                without=("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-IP"),
+            ),
+            incident="T81",
+        ),
+        _replaced("X-Forwarded-For", "203.0.113.9", STRANGER),
+        _replaced("X-Forwarded-Proto", "gopher", "{scheme}"),
+        _replaced("X-Forwarded-Host", "evil.example.org", "{host}"),
+        _replaced("X-Forwarded-Port", "1", "{port}"),
+        _replaced("X-Real-IP", "203.0.113.9", STRANGER),
+        _replaced("Forwarded", "for=203.0.113.9;proto=gopher", f"for={STRANGER};host={{host}};proto={{scheme}}"),
+        Case(
+            name="forged-twice",
+            title="`X-Forwarded-For` on two lines",
+            sent=Sent(headers=("X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 203.0.113.10")),
+            expected=Outcome(reaches=(f"X-Forwarded-For: {STRANGER}",)),
+            bare=Outcome(reaches=("X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 203.0.113.10")),
+            incident="T81",
+        ),
+        *map(_dropped, _FORGED),
+    ),
+)
+
+
+def _believed(name: str, said: str) -> Case:
+    return Case(
+        name=f"told-{name.lower()}",
+        title=f"`{name}: {said}`",
+        sent=Sent(headers=(f"{name}: {said}",), source=BALANCER),
+        expected=Outcome(reaches=(f"{name}: {said}",)),
+        bare=Outcome(reaches=(f"{name}: {said}",)),
+        incident="T77",
+    )
+
+
+BALANCERS: Final = Group(
+    title="A trusted balancer says who the client is",
+    text=(
+        f"`proxy.trusted_proxies = 127.0.9.0/24`, and the request comes from {BALANCER}: "
+        "it is believed, whole and once."
+    ),
+    cases=(
+        Case(
+            name="told-x-forwarded-for",
+            title="`X-Forwarded-For: 203.0.113.9`",
+            sent=Sent(headers=("X-Forwarded-For: 203.0.113.9",), source=BALANCER),
+            expected=Outcome(reaches=(f"X-Forwarded-For: 203.0.113.9, {BALANCER}", "X-Real-IP: 203.0.113.9")),
+            bare=Outcome(reaches=("X-Forwarded-For: 203.0.113.9",), without=("X-Real-IP",)),
+            incident="T77",
+        ),
+        Case(
+            name="told-chain",
+            title="`X-Forwarded-For: 198.51.100.7, 203.0.113.9`",
+            sent=Sent(headers=("X-Forwarded-For: 198.51.100.7, 203.0.113.9",), source=BALANCER),
+            expected=Outcome(
+                reaches=(f"X-Forwarded-For: 198.51.100.7, 203.0.113.9, {BALANCER}", "X-Real-IP: 203.0.113.9")
+            ),
+            bare=Outcome(reaches=("X-Forwarded-For: 198.51.100.7, 203.0.113.9",)),
+            incident="T77",
+        ),
+        Case(
+            name="told-lines",
+            title="`X-Forwarded-For` on two lines, `198.51.100.7` and `203.0.113.9`",
+            sent=Sent(headers=("X-Forwarded-For: 198.51.100.7", "X-Forwarded-For: 203.0.113.9"), source=BALANCER),
+            expected=Outcome(
+                reaches=(f"X-Forwarded-For: 198.51.100.7, 203.0.113.9, {BALANCER}", "X-Real-IP: 203.0.113.9")
+            ),
+            bare=Outcome(reaches=("X-Forwarded-For: 198.51.100.7", "X-Forwarded-For: 203.0.113.9")),
+            incident="T77",
+        ),
+        Case(
+            name="told-nothing",
+            title="none of them",
+            sent=Sent(source=BALANCER),
+            expected=Outcome(
+                reaches=(
+                    f"X-Forwarded-For: {BALANCER}",
+                    "X-Forwarded-Proto: {scheme}",
+                    "X-Forwarded-Host: {host}",
+                    "X-Forwarded-Port: {port}",
+                    f"X-Real-IP: {BALANCER}",
+                )
+            ),
+            bare=Outcome(without=("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port")),
+            incident="T77",
+        ),
+        _believed("X-Forwarded-Proto", "https"),
+        _believed("X-Forwarded-Host", "shop.example.org"),
+        _believed("X-Forwarded-Port", "443"),
+        _believed("X-Forwarded-Prefix", "/shop"),
+        _believed("X-Original-URL", "/shop/cart"),
+        Case(
+            name="told-https",
+            title="`X-Forwarded-Proto: https`; `redirect-https=true`",
+            sent=Sent(headers=("X-Forwarded-Proto: https",), source=BALANCER),
+            tags=("redirect-https=true",),
+            expected=Outcome(reaches=("X-Forwarded-Proto: https",)),
+            bare=None,
+            incident="T77",
+        ),
+        Case(
+            name="told-http",
+            title="`X-Forwarded-Proto: http`; `redirect-https=true`",
+            sent=Sent(headers=("X-Forwarded-Proto: http",), source=BALANCER),
+            tags=("redirect-https=true",),
+            expected=Outcome(status=308, times=0, answer=("Location: https://{host}*",)),
+            bare=None,
+            incident="T77",
+        ),
+        Case(
+            name="told-https-hsts",
+            title="`X-Forwarded-Proto: https`; `hsts=true`",
+            sent=Sent(headers=("X-Forwarded-Proto: https",), source=BALANCER),
+            tags=("hsts=true",),
+            expected=Outcome(answer=("Strict-Transport-Security: *",)),
+            bare=None,
+            incident="T77",
+        ),
+    ),
+)
+
+HOSTS: Final = Group(
+    title="Host",
+    text="The instance sees the host that the client asked for, with its port.",
+    cases=(
+        Case(
+            name="host-port",
+            title="`Host: app.example.com:20000`",
+            sent=Sent(headers=("Host: {host}:20000",)),
+            expected=Outcome(reaches=("Host: {host}:20000",)),
+            bare=Outcome(reaches=("Host: {upstream}",)),
+            incident="T78",
+        ),
+        Case(
+            name="host-capitals",
+            title="`Host: APP.example.com`",
+            sent=Sent(headers=("Host: {HOST}",)),
+            expected=Outcome(times=1),
+            bare=Outcome(reaches=("Host: {upstream}",)),
+            incident="T78",
+        ),
+        Case(
+            name="host-in-target",
+            title="`GET http://app.example.com/page` with `Host: evil.example.org`",
+            sent=Sent(target="http://{host}/page", headers=("Host: evil.example.org",)),
+            expected=Outcome(line="GET /page", reaches=("Host: {host}",)),
+            bare=Outcome(line="GET /page", reaches=("Host: {upstream}",)),
+            ways=("http", "tls"),
+            incident="T78",
+        ),
+    ),
+)
+
+
+def _prefixed(name: str, title: str, does: str, answer: str) -> Case:
+    header = does.partition(":")[0]
+    names = {"location": "Location", "cookie": "Set-Cookie"}
+    return Case(
+        name=f"prefix-{name}",
+        title=f"`GET /api/page`; the answer has `{names[header]}: {title}`",
+        sent=Sent(target="/api/page", does=does),
+        tags=("strip-prefix=true",),
+        path="/api",
+        expected=Outcome(status=302 if header == "location" else 200, answer=(f"{names[header]}: {answer}",)),
+        bare=None,
+        incident="T82",
+    )
+
+
+PREFIXES: Final = Group(
+    title="A prefix that is taken off",
+    text="The route is `app.example.com/api` with `strip-prefix=true`: what the instance answers gets the prefix back.",
+    cases=(
+        Case(
+            name="prefix-told",
+            title="`GET /api/page`",
+            sent=Sent(target="/api/page"),
+            tags=("strip-prefix=true",),
+            path="/api",
+            expected=Outcome(line="GET /page", reaches=("X-Forwarded-Prefix: /api",)),
+            bare=None,
+            incident="T82",
+        ),
+        Case(
+            name="prefix-alone",
+            title="`GET /api`",
+            sent=Sent(target="/api"),
+            tags=("strip-prefix=true",),
+            path="/api",
+            expected=Outcome(line="GET /", reaches=("X-Forwarded-Prefix: /api",)),
+            bare=None,
+            incident="T82",
+        ),
+        _prefixed("location", "/login", "location:/login", "/api/login"),
+        _prefixed("location-has", "/api/login", "location:/api/login", "/api/login"),
+        _prefixed("location-alike", "/apiary", "location:/apiary", "/api/apiary"),
+        _prefixed(
+            "location-else",
+            "https://elsewhere.example.org/",
+            "location:https://elsewhere.example.org/",
+            "https://elsewhere.example.org/",
+        ),
+        _prefixed("cookie", "a=b; Path=/", "cookie:a=b%3B%20Path=/", "a=b; Path=/api*"),
+        _prefixed("cookie-deep", "a=b; Path=/x", "cookie:a=b%3B%20Path=/x", "a=b; Path=/api/x"),
+        _prefixed("cookie-has", "a=b; Path=/api", "cookie:a=b%3B%20Path=/api", "a=b; Path=/api"),
+    ),
+)
+
+
+def _hop(name: str, value: str, *, dropped_by: tuple[str, ...] = ()) -> Case:
+    """``dropped_by``: which bare nginx drop it too, "old" or "new"."""
+    passes = Outcome(reaches=(f"{name}: {value}",))
+    drops = Outcome(without=(name,))
+    return Case(
+        name=f"hop-{name.lower()}",
+        title=f"`{name}: {value}`",
+        sent=Sent(headers=(f"{name}: {value}",)),
+        expected=Outcome(without=(name,)),
+        bare=drops if "new" in dropped_by else passes,
+        bare_old=drops if "old" in dropped_by else passes,
+        ways=("http", "tls"),
+        incident="T86",
+    )
+
+
+HOP_BY_HOP: Final = Group(
+    title="What is meant for the next hop only",
+    text=(
+        "nginx cannot drop a header whose name it does not know beforehand: a request that names one in `Connection` "
+        "is refused."
+    ),
+    cases=(
+        _hop("Keep-Alive", "timeout=5", dropped_by=("old", "new")),
+        _hop("Proxy-Connection", "keep-alive", dropped_by=("new",)),
+        _hop("TE", "trailers", dropped_by=("old", "new")),
+        _hop("HTTP2-Settings", _SETTINGS),
+        Case(
+            name="connection-keep-alive",
+            title="`Connection: keep-alive`",
+            sent=Sent(headers=("Connection: keep-alive",)),
+            expected=Outcome(),
+            bare=Outcome(),
+            ways=("http", "tls"),
+            incident="T86",
+        ),
+        Case(
+            name="connection-close",
+            title="`Connection: close`",
+            sent=Sent(headers=("Connection: close",)),
+            expected=Outcome(answer=("Connection: close",)),
+            bare=Outcome(answer=("Connection: close",)),
+            ways=("http", "tls"),
+            incident="T86",
+        ),
+        Case(
+            name="connection-te",
+            title="`Connection: TE` and `TE: trailers`",
+            sent=Sent(headers=("Connection: TE", "TE: trailers")),
+            expected=Outcome(without=("TE",)),
+            bare=Outcome(without=("TE",)),
+            ways=("http", "tls"),
+            incident="T86",
+        ),
+        Case(
+            name="connection-h2c",
+            title="`Connection: Upgrade, HTTP2-Settings` with `Upgrade: h2c`",
+            sent=Sent(
+                headers=(
+                    "Connection: Upgrade, HTTP2-Settings",
+                    "Upgrade: h2c",
+                    f"HTTP2-Settings: {_SETTINGS}",
+                )
+            ),
+            expected=Outcome(without=("Upgrade", "HTTP2-Settings")),
+            bare=Outcome(without=("Upgrade",), reaches=(f"HTTP2-Settings: {_SETTINGS}",)),
+            ways=("http", "tls"),
+            incident="T86",
+        ),
+        Case(
+            name="connection-names",
+            title="`Connection: close, X-Secret` and `X-Secret: 1`",
+            sent=Sent(headers=("Connection: close, X-Secret", "X-Secret: 1")),
+            expected=Outcome(status=400, times=0),
+            bare=Outcome(reaches=("X-Secret: 1",)),
+            ways=("http", "tls"),
+            incident="T86",
+        ),
+        Case(
+            name="connection-real-ip",
+            title="`Connection: close, X-Forwarded-For`",
+            sent=Sent(headers=("Connection: close, X-Forwarded-For",)),
+            expected=Outcome(status=400, times=0),
+            bare=Outcome(),
+            ways=("http", "tls"),
+            incident="T86",
+        ),
+    ),
+)
