@@ -119,7 +119,7 @@ def proxied(
         "nginx.prefix": str(nginx.directory),
         # Not where it is rendered to, which it refuses to touch.
         "output.directory": str(directory / "live"),
-        "traffic.enabled": False,
+        "traffic.sample": 0,
         **(settings or {}),
     }
     said = _render(directory, knobs, services)

@@ -40,7 +40,6 @@ PROTOCOLS: Final = Group(
             expected=Outcome(says=("hello",)),
             old=Outcome(status=None),
             bare=Outcome(says=("hello",)),
-            bare_old=Outcome(status=None),
             incident="T84",
         ),
     ),
