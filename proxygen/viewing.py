@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from proxygen.plan.types import (
     Authorities,
     ForceRule,
     Location,
+    Server,
     Service,
     ServiceState,
     Split,
@@ -18,7 +20,7 @@ from proxygen.plan.types import (
     Upstream,
     VirtualServer,
 )
-from proxygen.shares import WHOLE, Share
+from proxygen.shares import STABLE, WHOLE, Share
 from proxygen.tags import BalanceBy, Protocol, ProxyTags, StickyBy
 from proxygen.templating import Expression, Regex, Variable
 from proxygen.views import (
@@ -56,6 +58,9 @@ CONNECT_TIMEOUT: Final = 3_000
 """Milliseconds; nginx's own minute would keep a request waiting for a host that is gone."""
 
 TRIES: Final = 3
+
+REST: Final = 5
+"""Seconds that an instance rests after a failure, while there is another."""
 
 STREAM_TIMEOUT: Final = {Protocol.TCP: 600_000, Protocol.UDP: 30_000}
 """Milliseconds; nginx's own 10 minutes would keep a session per UDP client for that long."""
@@ -196,25 +201,40 @@ def _upstreams(service: Service, keepalive: int | None) -> tuple[UpstreamView, .
 def _upstream(upstream: Upstream, options: ProxyTags, keepalive: int | None) -> UpstreamView:
     balance = options.balance
     method = balance.by if balance and upstream.balanced else BalanceBy.ROUND_ROBIN
-    fail_timeout = options.fail_timeout
     return UpstreamView(
         name=upstream.name,
         least_conn=method is BalanceBy.LEAST_CONN,
         random=method is BalanceBy.RANDOM,
         ip_hash=method is BalanceBy.IP_HASH,
         hash=_hash_key(options) if upstream.balanced else None,
-        servers=tuple(
-            ServerLine(
-                address=str(server.endpoint),
-                weight=server.weight,
-                max_fails=options.max_fails,
-                # nginx counts fail_timeout in whole seconds.
-                fail_timeout=None if fail_timeout is None else -(-fail_timeout // 1000),
-                backup=server.backup,
-            )
-            for server in upstream.servers
-        ),
+        servers=_server_lines(upstream, options, may_rest=method.may_back_up),
         keepalive=keepalive,
+    )
+
+
+def _server_lines(upstream: Upstream, options: ProxyTags, *, may_rest: bool) -> tuple[ServerLine, ...]:
+    """A server that failed rests for a while; the last ones to ask never do.
+
+    Where all of them have failed, nginx would answer 502 without asking anybody: to everybody, for the failures of one
+    client's requests. So each stands in the upstream once more, as a backup that never rests. Behind a named variant
+    stable does.
+    """
+    if not may_rest or options.max_fails == 0 or len(upstream.servers) == 1:
+        return tuple(_server_line(server) for server in upstream.servers)
+    fails = 1 if options.max_fails is None else options.max_fails
+    # nginx counts it in whole seconds.
+    rest = REST if options.fail_timeout is None else -(-options.fail_timeout // 1000)
+    own = [server for server in upstream.servers if not server.backup]
+    behind = [server for server in upstream.servers if server.backup]
+    if upstream.variant == STABLE or not behind:
+        behind += [replace(server, backup=True) for server in own]
+    lines = [replace(_server_line(server), max_fails=fails, fail_timeout=rest) for server in own]
+    return (*lines, *map(_server_line, behind))
+
+
+def _server_line(server: Server) -> ServerLine:
+    return ServerLine(
+        address=str(server.endpoint), weight=server.weight, max_fails=0, fail_timeout=None, backup=server.backup
     )
 
 
@@ -387,7 +407,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     protocol = options.protocol or Protocol.HTTP
     secure = server.certificate is not None
     return LocationView(
-        matches=_matches(location.path),
+        matches=_matches(location.path, once=_once(service)),
         service=_label(service),
         variant=_variant(service),
         told=around.traffic is not None,
@@ -411,6 +431,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         connect_timeout=_connect_timeout(options),
         timeout=options.timeout,
         no_retries=options.retries == 0,
+        retries_unsafe=bool(options.retries_unsafe),
         tries=tries(service),
         target=_target(service, _SCHEMES[protocol])
         if service.state is ServiceState.SERVED
@@ -464,16 +485,31 @@ def _target(service: Service, scheme: str) -> Expression:
     return Expression((scheme, service.upstreams[0].name if service.upstreams else "nobody"))
 
 
-def _matches(path: str) -> tuple[MatchView, ...]:
+def _once(service: Service) -> bool:
+    """Whether nginx would send a PUT or DELETE again: it does so with all but POST, PATCH and LOCK, for which it has a
+    switch. gRPC knows POST alone."""
+    options = service.options
+    is_grpc = options.protocol in (Protocol.GRPC, Protocol.GRPCS)
+    return service.state is ServiceState.SERVED and options.retries != 0 and not (options.retries_unsafe or is_grpc)
+
+
+def _matches(path: str, *, once: bool) -> tuple[MatchView, ...]:
     """A prefix takes whole segments: /api takes /api and /api/x, not /apix."""
     pattern = _literal(path)
     if path == "/":
-        return (MatchView(path="/", exact=False, strip=Regex("^/(.*)$")),)
+        return tuple(_forms("/", Regex("^/(.*)$"), exact=False, once=once))
     return (
-        MatchView(path=path, exact=True, strip=Regex(f"^{pattern}()$")),
+        *_forms(path, Regex(f"^{pattern}()$"), exact=True, once=once),
         # (?s): a %0a in the request's path must not keep the prefix on it.
-        MatchView(path=f"{path}/", exact=False, strip=Regex(f"(?s)^{pattern}/(.*)$")),
+        *_forms(f"{path}/", Regex(f"(?s)^{pattern}/(.*)$"), exact=False, once=once),
     )
+
+
+def _forms(path: str, strip: Regex, *, exact: bool, once: bool) -> Iterator[MatchView]:
+    name = f"@once_{path}" if once else None
+    yield MatchView(path=path, exact=exact, strip=strip, once=name, is_once=False)
+    if name is not None:
+        yield MatchView(path=name, exact=False, strip=strip, once=None, is_once=True)
 
 
 # --- streams

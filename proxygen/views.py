@@ -142,8 +142,12 @@ class ServiceView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchView:
     path: str
+    """Of a named location its name."""
     exact: bool
     strip: Regex
+    once: str | None
+    """The named location of requests that must not be sent twice; None where there is none or this is it."""
+    is_once: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +196,7 @@ class LocationView:
     """Milliseconds, as all time-outs here."""
     timeout: int | None
     no_retries: bool
+    retries_unsafe: bool
     tries: int
     target: Expression
     """Where requests go; the service itself where they go nowhere."""

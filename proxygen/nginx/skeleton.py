@@ -24,7 +24,7 @@ _PROXY = frozenset(
 
 _LOCATION = frozenset(
     {
-        "set", "if", "return", "default_type", "add_header", "deny", "allow", "auth_basic", "auth_basic_user_file",
+        "set", "if", "return", "error_page", "recursive_error_pages", "default_type", "add_header", "deny", "allow", "auth_basic", "auth_basic_user_file",
         "limit_req", "limit_req_status", "client_max_body_size", "rewrite", "proxy_pass", "proxy_ssl_server_name",
         "proxy_ssl_name", "grpc_pass", "grpc_set_header", "grpc_ssl_server_name", "grpc_ssl_name",
         "grpc_connect_timeout", "grpc_read_timeout", "grpc_send_timeout", "grpc_next_upstream",
@@ -55,7 +55,7 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     },
     ("http", "server", "if"): frozenset({"set"}),
     ("http", "server", "location"): _PROXY | _LOCATION,
-    ("http", "server", "location", "if"): frozenset({"return"}),
+    ("http", "server", "location", "if"): frozenset({"return", "error_page"}),
     ("stream",): frozenset(
         {"upstream", "server", "split_clients", "variables_hash_bucket_size", "variables_hash_max_size"}
     ),

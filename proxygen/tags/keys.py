@@ -271,7 +271,7 @@ KEYS: Final = (
         meaning="failures within fail-timeout after which an instance rests; 0 never",
         syntax="0 to 1000",
         example="3",
-        default="1, as nginx has it",
+        default="1; the last instances to ask never rest",
         parse=_whole_number(0, 1000),
     ),
     Key(
@@ -280,7 +280,7 @@ KEYS: Final = (
         meaning="the window in which failures count, and how long an instance then rests",
         syntax="duration (1ms to 24h)",
         example="10s",
-        default="10s, as nginx has it",
+        default="5s",
         parse=_duration,
         format=format_duration,
     ),
@@ -292,6 +292,17 @@ KEYS: Final = (
         example="2",
         default="2",
         parse=_whole_number(0, 20),
+    ),
+    Key(
+        name="retries-unsafe",
+        field="retries_unsafe",
+        meaning="send POST, PUT, PATCH and the like to another instance too after one hung up or timed out, which may "
+        "have done what they ask; without it only where nothing of the request was sent",
+        syntax="true or false",
+        example="true",
+        default="false",
+        parse=_boolean,
+        format=_format_boolean,
     ),
     Key(
         name="keepalive",

@@ -50,6 +50,7 @@ class TagValues(TypedDict, total=False):
     max_fails: str | int | None
     fail_timeout: str | int | None
     retries: str | int | None
+    retries_unsafe: str | bool | None
     keepalive: str | int | None
     rate: str | Rate | None
     allow: str | Iterable[str | IPNetwork] | None
@@ -91,6 +92,7 @@ class ProxyTags:
     max_fails: int | None = None
     fail_timeout: int | None = None
     retries: int | None = None
+    retries_unsafe: bool | None = None
     keepalive: int | None = None
     rate: Rate | None = None
     allow: tuple[IPNetwork, ...] | None = None
@@ -144,6 +146,7 @@ _HTTP_ONLY: Final = (
     "websocket",
     "tls",
     "body-size",
+    "retries-unsafe",
     "keepalive",
     "rate",
     "auth",
