@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from proxygen.defaults import RequestDefaults
 from proxygen.errors import BadInput, CheckRefused
 from proxygen.guard import Held
 from proxygen.model import Catalog, ServiceName
@@ -356,16 +357,31 @@ def _surroundings(
         trusted_proxies=proxy.trusted_proxies,
         hsts_max_age=int(proxy.hsts_max_age),
         retry_after=int(proxy.retry_after),
+        requests=RequestDefaults(
+            body_size=proxy.body_size,
+            header_size=proxy.header_size,
+            any_header_names=proxy.any_header_names,
+            timeout=_milliseconds(proxy.timeout),
+            idle_timeout=_milliseconds(proxy.idle_timeout),
+            keepalive_timeout=_milliseconds(proxy.keepalive_timeout),
+            request_buffering=proxy.request_buffering,
+            response_buffering=proxy.response_buffering,
+            retries_unsafe=proxy.retries_unsafe,
+        ),
         keepalive_min_timeout=binary is not None and binary.keepalive_min_timeout,
         keepalive_by_default=binary is not None and binary.keepalive_by_default,
         http2_directive=binary is not None and binary.http2_directive,
         upstream_ca=read_authorities(proxy.upstream_ca),
         reject_handshake=binary is None or binary.reject_handshake,
         share_from=proxy.share_servers_from,
-        operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
+        operator_directives=frozenset() if conf is None else conf.http_directives,
         operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
         operator_defaults=frozenset() if conf is None else _default_listens(conf),
     )
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1_000))
 
 
 def _default_listens(conf: OperatorConf) -> frozenset[str]:

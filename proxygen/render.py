@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,9 +13,9 @@ from proxygen.model import ServiceName
 from proxygen.plan.types import Plan, RouteClaim, Service, StreamServer
 from proxygen.rendered import Rendered, RenderedFile, Unit
 from proxygen.servers import ServerRenderer
-from proxygen.templating import Block, Page, Templates
+from proxygen.templating import Block, Expression, Templates, Variable
 from proxygen.twins import MAX_SHAPES, Twins
-from proxygen.viewing import Surroundings, service_view, stream_view, traffic_view
+from proxygen.viewing import Surroundings, service_view, stream_view, traffic_view, vouched_headers
 from proxygen.views import HashSize, HttpView, StreamDefaultsView
 
 __all__ = ["MAX_SHAPES", "SMALLEST_BUCKETS", "Rendered", "RenderedFile", "Renderer", "Snippets", "Unit"]
@@ -32,6 +33,11 @@ class Snippets:
 
 
 MAX_PAGE: Final = 3_800
+_MARKED: Final = {
+    name: Variable(f"proxygen_{name}" if name != "status" else name) for name in ("status", "reason", "request_id")
+}
+_MARKS: Final = re.compile(r"\{\{(status|reason|request_id)\}\}")
+"""What a page may say of the request that it answers."""
 
 
 class Renderer:
@@ -41,7 +47,7 @@ class Renderer:
         self._templates: Final = templates
         self._around: Final = surroundings
         self._snippets: Final = snippets
-        self._pages: Final = {name: self._page(name) for name in ("404.html", "503.html")}
+        self._pages: Final = {name: self._page(name) for name in ("404.html", "503.html", "error.html")}
         self._twins: Final = Twins(templates)
         self._servers: Final = ServerRenderer(self._twins, surroundings, snippets)
         self._services: dict[ServiceName, tuple[Service, Unit]] = {}
@@ -68,11 +74,12 @@ class Renderer:
         ]
         return Rendered(plan=plan, files=tuple(file for file in files if file.units))
 
-    def _page(self, name: str) -> Page:
+    def _page(self, name: str) -> Expression:
         page = self._templates.read(name)
         if "$" in page or len(page.encode()) > MAX_PAGE:
             raise TemplateError(f"page {name}: at most {MAX_PAGE} bytes and no $ (nginx would read a variable)")
-        return Page(page)
+        parts = _MARKS.split(page)
+        return Expression(tuple(_MARKED[part] if place % 2 else part for place, part in enumerate(parts) if part))
 
     def _http(self, plan: Plan) -> Unit:
         around = self._around
@@ -84,6 +91,10 @@ class Renderer:
             tls_listens=around.https_listens(default=True),
             hsts=f"max-age={around.hsts_max_age}",
             trusted_proxies=around.networks_trusted,
+            vouched=vouched_headers(around),
+            redirect_port=around.https_port,
+            retry_after=around.retry_after,
+            error_html=self._pages["error.html"],
             not_found=self._pages["404.html"],
             unavailable=self._pages["503.html"],
             traffic=None if around.traffic is None else traffic_view(around.traffic),

@@ -50,7 +50,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """Literals and variables in one token, such as ``https://${host}:8443``."""
+    """Literals and variables in one token, such as ``https://${host}:8443``; a page too, which may run over lines."""
 
     parts: tuple[str | Variable, ...]
 
@@ -65,13 +65,6 @@ class Regex:
 @dataclass(frozen=True, slots=True)
 class Word:
     """A name in FRR's configuration, such as a link's."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of the operator's or ours; the only literal that may run over several lines."""
 
     text: str
 
@@ -98,8 +91,6 @@ def quote(value: object) -> Quoted:
         )
     if isinstance(value, Regex):
         return _token(_escape(value.pattern, dollar=True))
-    if isinstance(value, Page):
-        return _token(_escape(value.text))
     if isinstance(value, Enum):
         return quote(value.value)
     if isinstance(value, str):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from proxygen.defaults import RequestDefaults, error_pages, server_lines, stated
 from proxygen.plan.types import (
     Authorities,
     ForceRule,
     Location,
+    Server,
     Service,
     ServiceState,
     Split,
@@ -18,11 +20,12 @@ from proxygen.plan.types import (
     Upstream,
     VirtualServer,
 )
-from proxygen.shares import WHOLE, Share
+from proxygen.shares import STABLE, WHOLE, Share
 from proxygen.tags import BalanceBy, Protocol, ProxyTags, StickyBy
 from proxygen.templating import Expression, Regex, Variable
 from proxygen.views import (
     CertificateView,
+    Kind,
     LimitView,
     ListenView,
     LocationView,
@@ -30,6 +33,7 @@ from proxygen.views import (
     MapView,
     MatchView,
     Piece,
+    Rewrite,
     ServerLine,
     ServiceLabel,
     ServiceView,
@@ -41,6 +45,7 @@ from proxygen.views import (
     UpstreamView,
     Value,
     VirtualServerView,
+    VouchedHeader,
     Zone,
 )
 
@@ -56,6 +61,9 @@ CONNECT_TIMEOUT: Final = 3_000
 """Milliseconds; nginx's own minute would keep a request waiting for a host that is gone."""
 
 TRIES: Final = 3
+
+REST: Final = 5
+"""Seconds that an instance rests after a failure, while there is another."""
 
 STREAM_TIMEOUT: Final = {Protocol.TCP: 600_000, Protocol.UDP: 30_000}
 """Milliseconds; nginx's own 10 minutes would keep a session per UDP client for that long."""
@@ -114,6 +122,7 @@ class Surroundings:
     """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
     operator_defaults: frozenset[str] = frozenset()
     """Listen addresses for which nginx.conf already has a default server."""
+    requests: RequestDefaults = field(default_factory=RequestDefaults)
     traffic: TrafficLog | None = None
     upstream_ca: Authorities | None = None
 
@@ -177,7 +186,7 @@ def service_view(service: Service, around: Surroundings) -> ServiceView:
     maps, splits = _division(service)
     return ServiceView(
         service=ServiceLabel(label=service.ident),
-        upstreams=_upstreams(service, _keepalive(service.options, around)),
+        upstreams=_upstreams(service, around),
         maps=maps,
         splits=splits,
         zones=_zones(service),
@@ -189,32 +198,50 @@ def _keepalive(options: ProxyTags, around: Surroundings) -> int | None:
     return size if size or around.keepalive_by_default else None
 
 
-def _upstreams(service: Service, keepalive: int | None) -> tuple[UpstreamView, ...]:
-    return tuple(_upstream(upstream, service.options, keepalive) for upstream in service.upstreams)
+def _upstreams(service: Service, around: Surroundings) -> tuple[UpstreamView, ...]:
+    keepalive = None if (service.options.protocol or Protocol.HTTP).is_stream else _keepalive(service.options, around)
+    timeout = _or(service.options.keepalive_timeout, around.requests.keepalive_timeout)
+    return tuple(_upstream(upstream, service.options, keepalive, timeout) for upstream in service.upstreams)
 
 
-def _upstream(upstream: Upstream, options: ProxyTags, keepalive: int | None) -> UpstreamView:
+def _upstream(upstream: Upstream, options: ProxyTags, keepalive: int | None, keepalive_timeout: int) -> UpstreamView:
     balance = options.balance
     method = balance.by if balance and upstream.balanced else BalanceBy.ROUND_ROBIN
-    fail_timeout = options.fail_timeout
     return UpstreamView(
         name=upstream.name,
         least_conn=method is BalanceBy.LEAST_CONN,
         random=method is BalanceBy.RANDOM,
         ip_hash=method is BalanceBy.IP_HASH,
         hash=_hash_key(options) if upstream.balanced else None,
-        servers=tuple(
-            ServerLine(
-                address=str(server.endpoint),
-                weight=server.weight,
-                max_fails=options.max_fails,
-                # nginx counts fail_timeout in whole seconds.
-                fail_timeout=None if fail_timeout is None else -(-fail_timeout // 1000),
-                backup=server.backup,
-            )
-            for server in upstream.servers
-        ),
+        servers=_server_lines(upstream, options, may_rest=method.may_back_up),
         keepalive=keepalive,
+        keepalive_timeout=keepalive_timeout,
+    )
+
+
+def _server_lines(upstream: Upstream, options: ProxyTags, *, may_rest: bool) -> tuple[ServerLine, ...]:
+    """A server that failed rests for a while; the last ones to ask never do.
+
+    Where all of them have failed, nginx would answer 502 without asking anybody: to everybody, for the failures of one
+    client's requests. So each stands in the upstream once more, as a backup that never rests. Behind a named variant
+    stable does.
+    """
+    if not may_rest or options.max_fails == 0 or len(upstream.servers) == 1:
+        return tuple(_server_line(server) for server in upstream.servers)
+    fails = 1 if options.max_fails is None else options.max_fails
+    # nginx counts it in whole seconds.
+    rest = REST if options.fail_timeout is None else -(-options.fail_timeout // 1000)
+    own = [server for server in upstream.servers if not server.backup]
+    behind = [server for server in upstream.servers if server.backup]
+    if upstream.variant == STABLE or not behind:
+        behind += [replace(server, backup=True) for server in own]
+    lines = [replace(_server_line(server), max_fails=fails, fail_timeout=rest) for server in own]
+    return (*lines, *map(_server_line, behind))
+
+
+def _server_line(server: Server) -> ServerLine:
+    return ServerLine(
+        address=str(server.endpoint), weight=server.weight, max_fails=0, fail_timeout=None, backup=server.backup
     )
 
 
@@ -325,12 +352,14 @@ def _key(service: Service) -> tuple[list[MapView], Variable]:
     key = Variable(f"{service.ident}_key")
     maps = [MapView(source=source, variable=key, default=source, lines=(MapLine(match="", value=request),))]
     if sticky.by is StickyBy.COOKIE:
-        # Sent only to a client that has none, and not where the application sets it itself.
-        both = Expression((source, Variable(f"upstream_cookie_{sticky.name}")))
-        cookie = Expression((f"{sticky.name}=", request, "; Path=/; HttpOnly; SameSite=Lax"))
+        # Sent only to a client that has none, and neither where the application sets it itself nor with a redirect.
+        answer = Expression((source, Variable(f"upstream_cookie_{sticky.name}"), Variable("proxygen_moved")))
+        cookie = Expression(
+            (f"{sticky.name}=", request, "; Path=/; HttpOnly; SameSite=Lax", Variable("proxygen_secure"))
+        )
         maps.append(
             MapView(
-                source=both, variable=_cookie_variable(service), default="", lines=(MapLine(match="", value=cookie),)
+                source=answer, variable=_cookie_variable(service), default="", lines=(MapLine(match="", value=cookie),)
             )
         )
     return maps, key
@@ -349,6 +378,12 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
     listens = around.http_listens(default=default)
     if certificate is not None:
         listens += around.https_listens(default=default)
+    fragments = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
+    said = stated(fragments) | around.operator_directives
+    of_services = stated(
+        fragment for location in server.locations for fragment in snippets[f"location-{location.service.name}.conf"]
+    )
+    spoken = {_template(location.service) for location in server.locations}
     return VirtualServerView(
         names=(server.host or "_",),
         targets=None,
@@ -364,8 +399,13 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         trusted_proxies=around.trusted_proxies,
         heard=None if around.traffic is None else around.traffic.mark,
         trust=_trust(server, around),
+        defaults=server_lines(around, spoken, said, of_services),
+        grpc=Template.GRPC in spoken,
+        vouched=vouched_headers(around),
+        hsts=certificate is not None and any(location.service.options.hsts for location in server.locations),
+        error_page="error_page" not in said,
         has_root=any(location.path == "/" for location in server.locations),
-        snippets=snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ()),
+        snippets=fragments,
     )
 
 
@@ -386,14 +426,29 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     service, options = location.service, location.service.options
     protocol = options.protocol or Protocol.HTTP
     secure = server.certificate is not None
+    # In quarantine a fragment is left out too: it may be what nginx refuses.
+    fragments = snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else ()
+    said = stated(fragments)
+    template = _TEMPLATES[protocol]
+    tells = {
+        name: f"{template.module}_{name}" not in said for name in ("read_timeout", "buffering", "request_buffering")
+    }
+    strip = bool(options.strip_prefix) and location.path != "/"
+    apart = _apart(service, around) if said.isdisjoint(_NEVER_NAMED) else ()
+    outer = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
     return LocationView(
-        matches=_matches(location.path),
+        matches=_matches(location.path, apart),
         service=_label(service),
         variant=_variant(service),
         told=around.traffic is not None,
         unavailable=service.state is not ServiceState.SERVED,
-        retry_after=around.retry_after,
-        redirect=Expression(("https://", Variable("host"), around.https_port, Variable("request_uri")))
+        redirect=Expression(
+            (
+                "https://",
+                *(Variable(f"proxygen_{part}") for part in ("asked_name", "https_port")),
+                Variable("request_uri"),
+            )
+        )
         if options.redirect_https and secure
         else None,
         hsts=bool(options.hsts) and secure,
@@ -404,19 +459,30 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         limit=_limit(service),
         body_size=options.body_size,
         cookie=_cookie_variable(service) if _sets_cookie(service) else None,
-        strip=bool(options.strip_prefix) and location.path != "/",
-        protocol=_TEMPLATES[protocol],
+        strip=strip,
+        prefix=location.path,
+        redirects=_redirects(location.path) if strip and "proxy_redirect" not in said else (),
+        cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in said else (),
+        error_pages=error_pages(outer),
+        grpc_errors=template is Template.GRPC and "error_page" not in said,
+        apart_by=Variable("proxygen_apart" if Kind.ONCE in apart else "proxygen_waits"),
+        vouched=vouched_headers(around) if template in (Template.FASTCGI, Template.UWSGI) else (),
+        protocol=template,
         tls_upstream=protocol in (Protocol.HTTPS, Protocol.GRPCS),
         plain_connection=options.websocket is False,
         connect_timeout=_connect_timeout(options),
-        timeout=options.timeout,
+        timeout=options.timeout if tells["read_timeout"] else None,
+        idle_timeout=_idle_timeout(options, around) if tells["read_timeout"] else None,
+        request_buffering=options.request_buffering if tells["request_buffering"] else None,
+        response_buffering=options.response_buffering if tells["buffering"] else None,
+        tells_buffering=tells["buffering"],
         no_retries=options.retries == 0,
+        retries_unsafe=_or(options.retries_unsafe, around.requests.retries_unsafe),
         tries=tries(service),
         target=_target(service, _SCHEMES[protocol])
         if service.state is ServiceState.SERVED
         else Expression((service.ident,)),
-        # In quarantine a fragment is left out too: it may be what nginx refuses.
-        snippets=snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else (),
+        snippets=fragments,
     )
 
 
@@ -464,16 +530,122 @@ def _target(service: Service, scheme: str) -> Expression:
     return Expression((scheme, service.upstreams[0].name if service.upstreams else "nobody"))
 
 
-def _matches(path: str) -> tuple[MatchView, ...]:
+def _apart(service: Service, around: Surroundings) -> tuple[Kind, ...]:
+    """Whose requests have named locations of their own. nginx has a switch for whether it sends a POST, PATCH or LOCK
+    twice, but none for a PUT or a DELETE; its time-outs hold for a whole location. gRPC knows POST alone, and waits
+    always."""
+    options = service.options
+    if service.state is not ServiceState.SERVED or _template(service) is Template.GRPC:
+        return ()
+    if options.retries == 0 or _or(options.retries_unsafe, around.requests.retries_unsafe):
+        return (Kind.WAIT,)
+    return (Kind.ONCE, Kind.WAIT)
+
+
+_NEVER_NAMED: Final = frozenset({"location", "alias"})
+"""What nginx refuses in a named location; a fragment of the operator's may say it."""
+
+
+def _matches(path: str, apart: tuple[Kind, ...]) -> tuple[MatchView, ...]:
     """A prefix takes whole segments: /api takes /api and /api/x, not /apix."""
     pattern = _literal(path)
-    if path == "/":
-        return (MatchView(path="/", exact=False, strip=Regex("^/(.*)$")),)
+    by = Variable("proxygen_apart" if Kind.ONCE in apart else "proxygen_waits")
+    to = Expression(("@", by, f"_{path}")) if apart else None
+    strip = Regex(f"^{pattern}()$")
+    # (?s): a %0a in the request's path must not keep the prefix on it.
+    below = Regex("^/(.*)$" if path == "/" else f"(?s)^{pattern}/(.*)$")
+    ways = [(path, False, below)] if path == "/" else [(path, True, strip), (f"{path}/", False, below)]
     return (
-        MatchView(path=path, exact=True, strip=Regex(f"^{pattern}()$")),
-        # (?s): a %0a in the request's path must not keep the prefix on it.
-        MatchView(path=f"{path}/", exact=False, strip=Regex(f"(?s)^{pattern}/(.*)$")),
+        *(MatchView(path=way, exact=exact, strip=regex, apart=to, kind=Kind.ALL) for way, exact, regex in ways),
+        *(MatchView(path=f"@{kind.value}_{path}", exact=False, strip=strip, apart=None, kind=kind) for kind in apart),
     )
+
+
+_REST: Final = Variable("proxygen_rest")
+
+
+def _redirects(prefix: str) -> tuple[Rewrite, ...]:
+    """Where an answer leads, with the prefix that the instance did not see; not twice where it knows it after all. The
+    first that matches counts."""
+    host = Variable("proxygen_host")
+    absolute = [
+        Rewrite(match=Expression((scheme, host, before)), value=Expression((scheme, host, f"{prefix}/")))
+        for scheme in ("http://", "https://")
+        for before in (f"{prefix}/", "/")
+    ]
+    unprefixed = Regex(f"~^/(?!{_literal(prefix[1:])}(?:[/?#]|$)|/)(?<proxygen_rest>.*)$")
+    return (*absolute, Rewrite(match=unprefixed, value=Expression((f"{prefix}/", _REST))))
+
+
+def _cookie_paths(prefix: str) -> tuple[Rewrite, ...]:
+    unprefixed = Regex(f"~^/(?!{_literal(prefix[1:])}(?:/|$))(?<proxygen_rest>.+)$")
+    return (
+        Rewrite(match=Regex("~^/$"), value=prefix),
+        Rewrite(match=unprefixed, value=Expression((f"{prefix}/", _REST))),
+    )
+
+
+_VOUCHED: Final = (
+    "CF-Connecting-IP",
+    "Client-IP",
+    "Front-End-Https",
+    "True-Client-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Forwarded",
+    "X-Forwarded-Client-Cert",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-Method",
+    "X-Forwarded-Path",
+    "X-Forwarded-Protocol",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Server",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Uri",
+    "X-Forwarded-User",
+    "X-Host",
+    "X-HTTP-Host-Override",
+    "X-Original-Forwarded-For",
+    "X-Original-Host",
+    "X-Original-Method",
+    "X-Original-URI",
+    "X-Original-URL",
+    "X-Originating-IP",
+    "X-Remote-IP",
+    "X-Rewrite-URL",
+    "X-Url-Scheme",
+)
+"""What proxies tell instances, and instances believe: from a stranger it is forged."""
+
+
+def vouched_headers(around: Surroundings) -> tuple[VouchedHeader, ...]:
+    def view(name: str) -> VouchedHeader:
+        variable = name.lower().replace("-", "_")
+        given: Value = Variable(f"proxygen_given_{variable}") if around.trusted_proxies else ""
+        return VouchedHeader(
+            name=name, parameter=f"HTTP_{variable.upper()}", sent=Variable(f"http_{variable}"), given=given
+        )
+
+    return tuple(map(view, _VOUCHED))
+
+
+def _template(service: Service) -> Template:
+    return _TEMPLATES.get(service.options.protocol or Protocol.HTTP, Template.PROXY)
+
+
+def _idle_timeout(options: ProxyTags, around: Surroundings) -> int:
+    """gRPC has one time-out for all its calls."""
+    is_grpc = options.protocol in (Protocol.GRPC, Protocol.GRPCS)
+    stated_here = _or(options.idle_timeout, options.timeout) if is_grpc else options.idle_timeout
+    return _or(stated_here, around.requests.idle_timeout)
+
+
+_T = TypeVar("_T")
+
+
+def _or(stated_here: _T | None, otherwise: _T) -> _T:
+    return otherwise if stated_here is None else stated_here
 
 
 # --- streams
@@ -489,7 +661,7 @@ def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) 
     address = around.stream_address
     return StreamView(
         service=ServiceLabel(label=service.ident),
-        upstreams=_upstreams(service, None),
+        upstreams=_upstreams(service, around),
         splits=splits,
         listens=tuple(
             ListenView(

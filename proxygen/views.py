@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from proxygen.templating import Block, Expression, Page, Regex, Variable
+from proxygen.templating import Block, Expression, Regex, Variable
 
 Value = str | int | Variable | Expression | Regex
 
@@ -18,6 +18,14 @@ class HashSize:
 
     directive: str
     value: int
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultLine:
+    """A line whose words are ours or an operator's number."""
+
+    directive: str
+    words: tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +68,8 @@ class UpstreamView:
     hash: Variable | None
     servers: tuple[ServerLine, ...]
     keepalive: int | None
+    keepalive_timeout: int | None
+    """Milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +115,18 @@ class TrafficView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VouchedHeader:
+    """A header that reaches an instance only where a trusted proxy sent it."""
+
+    name: str
+    parameter: str
+    """How FastCGI and uwsgi call it."""
+    sent: Variable
+    given: Value
+    """What the instance gets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpView:
     """http.conf.j2"""
 
@@ -114,8 +136,15 @@ class HttpView:
     hsts: str
     trusted_proxies: tuple[str, ...]
     """Networks, each once."""
-    not_found: Page
-    unavailable: Page
+    vouched: tuple[VouchedHeader, ...]
+    redirect_port: str
+    """``:PORT`` where HTTPS has another than its own."""
+    retry_after: int
+    """Seconds."""
+    not_found: Expression
+    unavailable: Expression
+    error_html: Expression
+    """The page for every other error."""
     traffic: TrafficView | None
     snippets: tuple[Block, ...]
 
@@ -139,11 +168,38 @@ class ServiceView:
     zones: tuple[Zone, ...]
 
 
+class Kind(Enum):
+    """Whose requests a location takes; an Enum so that inert values keep it."""
+
+    ALL = ""
+    ONCE = "once"
+    """Those that nginx would send to a second instance, after one may have done what they ask."""
+    WAIT = "wait"
+    """Those that are meant to wait: WebSockets, event streams, long polls."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchView:
     path: str
+    """Of a named location its name."""
     exact: bool
     strip: Regex
+    apart: Expression | None
+    """The named location of a request that `kind` tells apart; None where there is none, and in those."""
+    kind: Kind
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether requests come here by their path."""
+        return self.kind is Kind.ALL
+
+    @property
+    def is_once(self) -> bool:
+        return self.kind is Kind.ONCE
+
+    @property
+    def waits(self) -> bool:
+        return self.kind is Kind.WAIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +217,17 @@ class Template(Enum):
     FASTCGI = "fastcgi.conf.j2"
     UWSGI = "uwsgi.conf.j2"
 
+    @property
+    def module(self) -> str:
+        """By which its directives begin."""
+        return self.value.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrite:
+    match: Value
+    value: Value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocationView:
@@ -173,9 +240,9 @@ class LocationView:
     told: bool
     """Whether the sidecar is told of its requests."""
     unavailable: bool
-    retry_after: int
-    """Seconds."""
     redirect: Expression | None
+    error_pages: tuple[Block, ...]
+    """The operator's own, which stand first."""
     hsts: bool
     deny: tuple[str, ...]
     allow: tuple[str, ...]
@@ -185,13 +252,30 @@ class LocationView:
     body_size: int | None
     cookie: Variable | None
     strip: bool
+    prefix: str
+    """What `strip` takes away."""
+    redirects: tuple[Rewrite, ...]
+    """How an answer's Location gets it back; ``cookie_paths`` likewise."""
+    cookie_paths: tuple[Rewrite, ...]
     protocol: Template
     tls_upstream: bool
     plain_connection: bool
+    apart_by: Variable
+    """Tells which requests have a named location of their own."""
+    grpc_errors: bool
+    vouched: tuple[VouchedHeader, ...]
+    tells_buffering: bool
+    """Whether what waits says that it is not buffered; not where a fragment of the operator's says something."""
     connect_timeout: int
     """Milliseconds, as all time-outs here."""
     timeout: int | None
+    """None: as the virtual server says. ``idle_timeout``: None where a fragment of the operator's says one."""
+    idle_timeout: int | None
+    request_buffering: bool | None
+    response_buffering: bool | None
+    """None: as the virtual server says."""
     no_retries: bool
+    retries_unsafe: bool
     tries: int
     target: Expression
     """Where requests go; the service itself where they go nowhere."""
@@ -237,6 +321,14 @@ class VirtualServerView:
     heard: str | None
     """Path that exists while a sidecar listens to what it is told; None where it is told nothing."""
     trust: TrustView | None
+    defaults: tuple[DefaultLine, ...]
+    grpc: bool
+    vouched: tuple[VouchedHeader, ...]
+    """Headers that only trusted proxies may send."""
+    hsts: bool
+    """Whether a location of it has HSTS: its errors then say so too."""
+    error_page: bool
+    """Whether it names pages for errors; not where the operator's fragments name them."""
     has_root: bool
     snippets: tuple[Block, ...]
 
@@ -276,7 +368,7 @@ def inert(view: _T) -> _T:
 
 def _inert(value: Any) -> Any:
     match value:
-        case Block() | Enum() | Page() | bool() | int() | None:
+        case Block() | Enum() | bool() | int() | None:
             return value
         case str():
             return "inert" if value else ""
@@ -291,7 +383,7 @@ def _inert(value: Any) -> Any:
         case ServerLine():
             # One address looks like any other: upstreams that differ in addresses and weights only share a shape.
             return dataclasses.replace(value, address="inert", weight=min(value.weight, 2))
-        case HashSize():
+        case HashSize() | DefaultLine():
             return value
     return dataclasses.replace(
         value, **{field.name: _inert(getattr(value, field.name)) for field in dataclasses.fields(value)}

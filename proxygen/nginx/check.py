@@ -103,8 +103,9 @@ def _unplanned(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
     for directive in tree:
         block = directive.get("block") or ()
         if directive["directive"] == "upstream":
-            addresses = tuple(line["args"][0] for line in block if line["directive"] == "server")
-            upstreams.append((directive["args"][0], addresses))
+            # Once more each as a backup, where they rest.
+            addresses = dict.fromkeys(line["args"][0] for line in block if line["directive"] == "server")
+            upstreams.append((directive["args"][0], tuple(addresses)))
         elif directive["directive"] == "server":
             names += [name for line in block if line["directive"] == "server_name" for name in line["args"]]
             paths += [line["args"][-1] for line in block if line["directive"] == "location"]

@@ -18,19 +18,32 @@ _NOT_VALUES: Final = frozenset({"include", "hostnames", "volatile", "ranges", "p
 _PROXY = frozenset(
     {
         "proxy_http_version", "proxy_set_header", "proxy_connect_timeout", "proxy_read_timeout", "proxy_send_timeout",
-        "proxy_next_upstream", "proxy_next_upstream_tries", "proxy_next_upstream_timeout",
+        "proxy_next_upstream", "proxy_next_upstream_tries", "proxy_next_upstream_timeout", "proxy_buffer_size",
+        "proxy_buffers", "proxy_busy_buffers_size", "proxy_buffering", "proxy_request_buffering",
+        "proxy_socket_keepalive", "client_max_body_size", "error_page", "grpc_set_header", "add_header",
+        *(
+            f"{module}_{name}"
+            for module in ("grpc", "fastcgi", "uwsgi")
+            for name in ("read_timeout", "send_timeout", "next_upstream_timeout", "socket_keepalive", "buffer_size")
+        ),
+        *(
+            f"{module}_{name}"
+            for module in ("fastcgi", "uwsgi")
+            for name in ("buffers", "busy_buffers_size", "buffering", "request_buffering")
+        ),
     }
 )  # fmt: skip
 
 _LOCATION = frozenset(
     {
-        "set", "if", "return", "default_type", "add_header", "deny", "allow", "auth_basic", "auth_basic_user_file",
-        "limit_req", "limit_req_status", "client_max_body_size", "rewrite", "proxy_pass", "proxy_ssl_server_name",
-        "proxy_ssl_name", "grpc_pass", "grpc_set_header", "grpc_ssl_server_name", "grpc_ssl_name",
-        "grpc_connect_timeout", "grpc_read_timeout", "grpc_send_timeout", "grpc_next_upstream",
+        "set", "if", "return", "recursive_error_pages", "default_type", "deny", "allow", "auth_basic",
+        "auth_basic_user_file", "internal", "types", "limit_req", "limit_req_status", "rewrite", "proxy_pass",
+        "proxy_redirect", "proxy_cookie_path", "client_body_timeout", "proxy_ssl_server_name",
+        "proxy_ssl_name", "grpc_pass", "grpc_ssl_server_name", "grpc_ssl_name", "grpc_connect_timeout",
+        "grpc_next_upstream",
         "grpc_next_upstream_tries", "fastcgi_pass", "fastcgi_param", "fastcgi_connect_timeout",
-        "fastcgi_read_timeout", "fastcgi_send_timeout", "fastcgi_next_upstream", "fastcgi_next_upstream_tries",
-        "uwsgi_pass", "uwsgi_param", "uwsgi_connect_timeout", "uwsgi_read_timeout", "uwsgi_send_timeout",
+        "fastcgi_next_upstream", "fastcgi_next_upstream_tries",
+        "uwsgi_pass", "uwsgi_param", "uwsgi_connect_timeout",
         "uwsgi_next_upstream", "uwsgi_next_upstream_tries",
     }
 )  # fmt: skip
@@ -43,19 +56,23 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
             "variables_hash_bucket_size", "log_format", "access_log",
         }
     ),
-    ("http", "upstream"): frozenset({"server", "least_conn", "random", "ip_hash", "hash", "keepalive"}),
+    ("http", "upstream"): frozenset(
+        {"server", "least_conn", "random", "ip_hash", "hash", "keepalive", "keepalive_timeout"}
+    ),
     ("http", "server"): _PROXY
     | {
         "listen", "server_name", "http2", "ssl_certificate", "ssl_certificate_key", "ssl_protocols",
         "ssl_session_timeout", "ssl_session_tickets", "ssl_reject_handshake", "keepalive_min_timeout",
         "keepalive_timeout", "access_log", "set_real_ip_from", "real_ip_header", "real_ip_recursive",
-        "location", "if",
+        "location", "if", "server_tokens", "large_client_header_buffers", "underscores_in_headers",
+        "ignore_invalid_headers",
         "proxy_ssl_verify", "proxy_ssl_verify_depth", "proxy_ssl_trusted_certificate",
         "grpc_ssl_verify", "grpc_ssl_verify_depth", "grpc_ssl_trusted_certificate",
     },
-    ("http", "server", "if"): frozenset({"set"}),
+    ("http", "server", "if"): frozenset({"set", "return"}),
     ("http", "server", "location"): _PROXY | _LOCATION,
-    ("http", "server", "location", "if"): frozenset({"return"}),
+    ("http", "server", "location", "if"): frozenset({"return", "rewrite"}),
+    ("http", "server", "location", "types"): frozenset({"text/html", "application/json", "application/grpc"}),
     ("stream",): frozenset(
         {"upstream", "server", "split_clients", "variables_hash_bucket_size", "variables_hash_max_size"}
     ),
@@ -120,7 +137,8 @@ def forbidden(parsed: Sequence[Mapping[str, Any]], context: tuple[str, ...]) -> 
             yield Oddity(directive["line"], f'unexpected directive "{name}"')
         elif name in _VALUES:
             for line in directive.get("block") or ():
-                if line["directive"] in _NOT_VALUES:
+                # With an argument it would be a value, which nginx takes for the word all the same.
+                if line["directive"] in _NOT_VALUES and (line["args"] or line["directive"] != "volatile"):
                     yield Oddity(line["line"], f'unexpected word "{line["directive"]}" in a {name}')
         else:
             yield from forbidden(directive.get("block") or (), (*context, name))

@@ -35,17 +35,6 @@ from proxygen.shares import CANARY, STABLE, Share, ranges, settle_shares
 from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination, parse_route, parse_tags
 
 _PER_INSTANCE: Final = frozenset({"route", "force", "variant", "weight"})
-_NO_BACKUP: Final = frozenset(
-    {
-        BalanceBy.IP_HASH,
-        BalanceBy.RANDOM,
-        BalanceBy.HASH_URI,
-        BalanceBy.HASH_HEADER,
-        BalanceBy.HASH_COOKIE,
-    }
-)
-"""Methods with which nginx refuses ``backup``."""
-
 _NAMED: Final = 3
 
 MAX_WEIGHT_SUM: Final = 10_000
@@ -125,7 +114,13 @@ def plan_service(
         split=_split(variants, upstreams, members),
         instances=tuple(report(member) for member in members),
         elsewhere=standby.reports(),
-        warnings=(*_disagreements(members), *share_warnings, *standby_warnings, *_unchecked(members)),
+        warnings=(
+            *_disagreements(members),
+            *_without_effect(options),
+            *share_warnings,
+            *standby_warnings,
+            *_unchecked(members),
+        ),
     )
 
 
@@ -158,6 +153,14 @@ def _disagreements(members: Sequence[Member]) -> list[str]:
             name = field.name.replace("_", "-")
             warnings.append(f"instances disagree on {name}; the newest registration's value is used")
     return warnings
+
+
+def _without_effect(options: ProxyTags) -> Iterator[str]:
+    """Where nginx knows no backup, a server that rests could leave nobody to ask, so none does."""
+    if options.balance is not None and not options.balance.by.may_back_up:
+        for name, value in (("max-fails", options.max_fails), ("fail-timeout", options.fail_timeout)):
+            if value:
+                yield f"{name} has no effect with balance={options.balance}: there no instance ever rests"
 
 
 def _unchecked(members: Iterable[Member]) -> list[str]:
@@ -296,7 +299,7 @@ def _upstreams(
     balance = options.balance
     is_hashed = balance is not None and balance.by in _HASHES
     stable = _servers(groups.get(STABLE, {}), seed, is_hashed=is_hashed)
-    may_back_up = balance is None or balance.by not in _NO_BACKUP
+    may_back_up = balance is None or balance.by.may_back_up
     behind = _servers(standby.behind, seed, is_hashed=is_hashed) if may_back_up else ()
     upstreams = []
     for variant in sorted(groups, key=lambda name: (name != STABLE, name != CANARY, name)):

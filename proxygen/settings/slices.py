@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from proxygen.settings.values import (
     AdminListen,
+    Bytes,
     IpAddress,
     Ipv4Address,
     Listens,
@@ -125,7 +126,59 @@ class ProxySettings(Slice):
             "who may claim which hosts: host pattern to service name patterns; hosts that no pattern names are free"
         ),
     )
-    trusted_proxies: Networks = Field(default=(), description="networks whose X-Forwarded-For is believed")
+    trusted_proxies: Networks = Field(
+        default=(),
+        description="networks whose X-Forwarded-… headers and Forwarded are believed; what others send is replaced",
+    )
+    body_size: Bytes = Field(
+        default=0,
+        ge=0,
+        description="largest request body where no body-size tag says otherwise; 0: no limit, as for all gRPC",
+    )
+    header_size: Bytes = Field(
+        default=32_768,
+        ge=4_096,
+        le=262_144,
+        description="longest request line, longest header of a request, and all headers of an answer",
+    )
+    any_header_names: bool = Field(
+        default=False,
+        description=(
+            "pass on headers whose names hold underscores or dots; instances that read them as CGI does cannot tell "
+            "them from those with hyphens"
+        ),
+    )
+    timeout: Seconds = Field(
+        default=300.0, gt=0, description="longest silence of an instance where no timeout tag says otherwise"
+    )
+    idle_timeout: Seconds = Field(
+        default=3_600.0,
+        gt=0,
+        description=(
+            "longest silence of what is meant to wait: WebSockets, event streams, requests with Prefer: wait, gRPC; "
+            "tag idle-timeout"
+        ),
+    )
+    keepalive_timeout: Seconds = Field(
+        default=1.0,
+        gt=0,
+        description=(
+            "how long an idle connection to an instance is kept, where no keepalive-timeout tag says otherwise; shorter "
+            "than instances keep theirs, or a POST meets a connection that is being closed"
+        ),
+    )
+    request_buffering: bool = Field(
+        default=True, description="wait for a request's whole body before an instance is asked; tag request-buffering"
+    )
+    response_buffering: bool = Field(
+        default=True, description="take answers as fast as instances send them; tag response-buffering"
+    )
+    retries_unsafe: bool = Field(
+        default=False,
+        description=(
+            "send POST, PUT and the like to a second instance after the first hung up or timed out; tag retries-unsafe"
+        ),
+    )
     certificates: Path | None = Field(
         default=None,
         description="directory of NAME.crt (or .pem) and NAME.key files for the tls tag",
@@ -167,7 +220,7 @@ class ProxySettings(Slice):
     retry_after: Seconds = Field(
         default=5.0,
         ge=1,
-        description="Retry-After of the page that answers for a route without instances",
+        description="Retry-After of the pages for 429, 502, 503 and 504",
     )
 
 

@@ -9,11 +9,15 @@ from typing import Annotated, Final
 from pydantic import BeforeValidator
 
 from proxygen.syslog import parse_receiver
-from proxygen.units import parse_duration
+from proxygen.units import parse_duration, parse_size
 
 
 def _seconds(value: object) -> object:
     return parse_duration(value) / 1000 if isinstance(value, str) else value
+
+
+def _bytes(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
 
 
 def _split(value: object) -> object:
@@ -88,6 +92,9 @@ def _syslog(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 """Seconds; a text carries its unit (``25ms``, ``2s``, ``1m``), a bare number is seconds."""
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+"""Bytes; a text may carry k, m or g, each 1 024 of the one before."""
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """Several values; one text is split at commas and white space."""

@@ -45,12 +45,17 @@ class TagValues(TypedDict, total=False):
     websocket: str | bool | None
     tls: str | None
     timeout: str | int | None
+    idle_timeout: str | int | None
     connect_timeout: str | int | None
     body_size: str | int | None
+    request_buffering: str | bool | None
+    response_buffering: str | bool | None
     max_fails: str | int | None
     fail_timeout: str | int | None
     retries: str | int | None
+    retries_unsafe: str | bool | None
     keepalive: str | int | None
+    keepalive_timeout: str | int | None
     rate: str | Rate | None
     allow: str | Iterable[str | IPNetwork] | None
     deny: str | Iterable[str | IPNetwork] | None
@@ -84,14 +89,19 @@ class ProxyTags:
     websocket: bool | None = None
     tls: FileName | None = None
     timeout: int | None = None
+    idle_timeout: int | None = None
     """Milliseconds, as the other two."""
     connect_timeout: int | None = None
     body_size: int | None = None
+    request_buffering: bool | None = None
+    response_buffering: bool | None = None
     """Bytes; 0 is unlimited."""
     max_fails: int | None = None
     fail_timeout: int | None = None
     retries: int | None = None
+    retries_unsafe: bool | None = None
     keepalive: int | None = None
+    keepalive_timeout: int | None = None
     rate: Rate | None = None
     allow: tuple[IPNetwork, ...] | None = None
     deny: tuple[IPNetwork, ...] | None = None
@@ -143,8 +153,13 @@ _HTTP_ONLY: Final = (
     "hsts",
     "websocket",
     "tls",
+    "idle-timeout",
     "body-size",
+    "request-buffering",
+    "response-buffering",
+    "retries-unsafe",
     "keepalive",
+    "keepalive-timeout",
     "rate",
     "auth",
 )

@@ -94,6 +94,11 @@ class BalanceBy(StrEnum):
     HASH_HEADER = "hash:header"
     HASH_COOKIE = "hash:cookie"
 
+    @property
+    def may_back_up(self) -> bool:
+        """Whether nginx takes ``backup`` with it."""
+        return self in (BalanceBy.ROUND_ROBIN, BalanceBy.LEAST_CONN)
+
 
 @dataclass(frozen=True, slots=True)
 class RouteTag:

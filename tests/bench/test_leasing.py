@@ -10,7 +10,7 @@ from tests.bench.leasing import measure, tell
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_thousand_hosts_at_once_get_a_thousand_subnets(tmp_path: Path) -> None:
     """All different, which `measure` sees to; few of them need a second try, which is three requests more."""
     crowd = measure(1000, tmp_path)

@@ -10,7 +10,7 @@ from tests.bench.propagation import compare, fleet_of, makers_for
 from tests.bench.report import as_json, quantile, table
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_every_kind_of_change_is_felt_and_told(tmp_path: Path) -> None:
     """Each contender that is here feels each change; proxygen stays below the aims for memory and sockets."""
     with fleet_of(3, tmp_path) as fleet:

@@ -15,7 +15,7 @@ import pytest
 from proxygen.settings import TrafficSettings
 from tests.harness.tools import find_nginx, missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TRUE = 0.02
 """Part of wrk's count by which the sidecar's may be off."""

@@ -20,7 +20,7 @@ from tests.harness.load import Load
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not os.environ.get("PROXYGEN_SCREENSHOTS"), reason="only where PROXYGEN_SCREENSHOTS is set"),
 ]
 

@@ -114,7 +114,7 @@ def _requests(sidecar: Sidecar) -> int:
 
 @pytest.mark.incident("T32")
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_t32_an_agent_that_is_cut_off_changes_nothing_and_is_told_of(
     pair: Pair,
     running: NginxServer,

@@ -106,7 +106,7 @@ asyncio.run(main())
 
 
 @pytest.mark.incident("T21")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_t21_an_unchanged_registration_writes_nothing_and_wakes_nobody(
     make_consul: Callable[..., ConsulAgent],
 ) -> None:
@@ -147,7 +147,7 @@ async def start_application(consul: ConsulAgent, app: App) -> asyncio.subprocess
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.incident("T22")
 async def test_t22_five_instances_are_replaced_in_turn_under_load(
     consul: ConsulAgent,

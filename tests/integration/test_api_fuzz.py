@@ -44,7 +44,7 @@ CHECKS = [
 STREAM = "/api/v1/events"
 """It does not end; tests of it are elsewhere."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def register(consul: ConsulAgent, *tags: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_production_is_checked_elsewhere_as_the_page_says(shell: Shell, consul: ConsulAgent) -> None:
     """Snapshot there; in CI, without Consul: precedence, exit codes, stand-ins, and what a change would do."""
     register(consul, "proxygen.tls=auto")

@@ -16,7 +16,7 @@ from tests.harness import process, warm
 from tests.harness.prometheus import Prometheus, expressions, is_silent
 from tests.harness.tools import NginxBinary, find_consul, find_nginx, find_prometheus, missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SHARE = 0.2
 SECONDS = 20

@@ -11,7 +11,7 @@ from tests.harness.consul import HostConsul
 from tests.harness.hosts import Lab
 from tests.harness.network import NetworkAgent
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
