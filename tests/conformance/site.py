@@ -153,7 +153,11 @@ def pair(record: Record, stack: ExitStack) -> tuple[int, int]:
 def service_of(case: Case, ports: Sequence[int]) -> Service:
     """A service of the case's own, so that no case meets what another left."""
     tags = (f"route={case.host}{case.path}", "tls=auto", *case.tags)
-    return Service(name=case.name, tags=tags, second=case.second, ports=tuple(ports))
+    return Service(name=case.name, tags=tags, second=case.second, ports=_ports_of(case, ports))
+
+
+def _ports_of(case: Case, ports: Sequence[int]) -> tuple[int, ...]:
+    return (free_port(), *ports[1:]) if case.closed else tuple(ports)
 
 
 @contextmanager
@@ -173,7 +177,7 @@ def bare(binary: NginxBinary, directory: Path, cases: Iterable[Case], record: Re
             f"ssl_certificate_key {certificate.with_suffix('.key')};",
         ]
         for case in cases:
-            servers = " ".join(f"server 127.0.0.1:{port};" for port in ports)
+            servers = " ".join(f"server 127.0.0.1:{port};" for port in _ports_of(case, ports))
             lines += [
                 f"upstream {case.name} {{ {servers} }}",
                 f"server {{ listen 127.0.0.1:{http}; listen 127.0.0.1:{https} ssl; server_name {case.host};"

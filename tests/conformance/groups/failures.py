@@ -90,6 +90,18 @@ def _timed_out(method: str, *, bare_times: int) -> Case:
     )
 
 
+def _refused(method: str) -> Case:
+    return Case(
+        name=f"{method.lower()}-refused",
+        title=f"`{method}`; nobody listens on the first instance's port",
+        sent=Sent(method=method, target="/a%2Fb//c?d=%20", body=b"x"),
+        closed=True,
+        expected=Outcome(line=f"{method} /a%2Fb//c?d=%20", body=1),
+        bare=Outcome(line=f"{method} /a%2Fb//c?d=%20", body=1),
+        incident="T85",
+    )
+
+
 def _asked_for(method: str) -> Case:
     return Case(
         name=f"{method.lower()}-retried",
@@ -126,6 +138,14 @@ SENT_AGAIN: Final = Group(
             incident="T85",
         ),
         Case(
+            name="put-waiting-once",
+            title="`PUT` with `Accept: text/event-stream`; the first instance hangs up",
+            sent=Sent(method="PUT", body=b"x", headers=("Accept: text/event-stream",), does="hang-up,ok"),
+            expected=Outcome(status=502),
+            bare=Outcome(times=2),
+            incident="T85",
+        ),
+        Case(
             name="get-timed-out",
             title="`GET`; the first instance says nothing within `timeout`",
             sent=Sent(does="silent,ok"),
@@ -140,9 +160,11 @@ SENT_AGAIN: Final = Group(
         _hung_up_on("PATCH", bare_times=1),
         _hung_up_on("PUT", bare_times=2),
         _hung_up_on("DELETE", bare_times=2),
+        _hung_up_on("MKCOL", bare_times=2),
         _timed_out("POST", bare_times=1),
         _timed_out("PUT", bare_times=2),
         _timed_out("DELETE", bare_times=2),
+        *map(_refused, ("POST", "PUT", "PATCH", "DELETE")),
         *map(_asked_for, ("POST", "PUT", "PATCH", "DELETE")),
     ),
 )

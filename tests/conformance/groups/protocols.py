@@ -6,8 +6,10 @@ from typing import Final
 
 from tests.conformance.case import Case, Group, Outcome, Sent
 
+_PASSED: Final = ('If-None-Match: "a"', "Range: bytes=0-1", "Accept-Encoding: gzip, br", "Authorization: Basic YTpi")
+
 PROTOCOLS: Final = Group(
-    title="Protocols",
+    title="Protocols and targets",
     text="On nginx 1.22 as on the newest, where nginx can.",
     cases=(
         Case(
@@ -29,6 +31,36 @@ PROTOCOLS: Final = Group(
             old=Outcome(status=None, times=0),
             bare=Outcome(status=None, times=0),
             incident="",
+        ),
+        Case(
+            name="expect-continue",
+            title="`POST` with `Expect: 100-continue`",
+            sent=Sent(method="POST", body=b"x", headers=("Expect: 100-continue",)),
+            expected=Outcome(body=1, without=("Expect",)),
+            bare=Outcome(body=1, without=("Expect",)),
+            ways=("http", "tls"),
+        ),
+        Case(
+            name="conditional",
+            title="`If-None-Match`, `Range`, `Accept-Encoding`, `Authorization`",
+            sent=Sent(headers=_PASSED),
+            expected=Outcome(reaches=_PASSED),
+            bare=Outcome(reaches=_PASSED),
+        ),
+        *(
+            Case(
+                name=f"target-{name}",
+                title=f"`{method} /a%2Fb//c/./d?e=%20&f=g+h`{more}",
+                sent=Sent(method=method, target="/a%2Fb//c/./d?e=%20&f=g+h", headers=headers),
+                expected=Outcome(line=f"{method} /a%2Fb//c/./d?e=%20&f=g+h"),
+                bare=Outcome(line=f"{method} /a%2Fb//c/./d?e=%20&f=g+h"),
+            )
+            for name, method, headers, more in (
+                ("get", "GET", (), ""),
+                ("put", "PUT", (), ""),
+                ("post", "POST", (), ""),
+                ("events", "GET", ("Accept: text/event-stream",), " with `Accept: text/event-stream`"),
+            )
         ),
         Case(
             name="early-hints",

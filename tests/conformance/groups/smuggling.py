@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from tests.conformance.case import Case, Group, Outcome, Sent
@@ -22,12 +23,14 @@ def _case(
     bare_old: Outcome | None = None,
     old: Outcome | None = None,
 ) -> Case:
+    refusals = {400, 501}
+    quiet = replace(expected, answer=("Server: nginx",)) if expected.status in refusals else expected
     raw = method + b" /?{query} HTTP/" + version + b"\r\nHost: {host}\r\n" + lines + b"\r\n\r\n" + rest
     return Case(
         name=f"smuggle-{name}",
         title=title,
         sent=Sent(raw=raw, method=method.decode()),
-        expected=expected,
+        expected=quiet,
         old=old,
         bare=bare or expected,
         bare_old=bare_old or old,
