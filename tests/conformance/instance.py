@@ -294,3 +294,30 @@ class Switch:
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None
+
+
+class Hanging:
+    """A TCP instance that reads something from whoever connects, and hangs up."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.asked = 0
+        self._listener: socket.socket | None = None
+
+    def __enter__(self) -> Hanging:
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._listener is not None
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                guest, _ = listener.accept()
+                if guest.recv(65_536):
+                    self.asked += 1
+                guest.close()

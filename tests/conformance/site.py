@@ -33,6 +33,7 @@ class Service:
     ports: tuple[int, ...]
     second: tuple[str, ...] = ()
     """More tags of all instances but the first."""
+    status: str = "passing"
 
     def entries(self) -> list[dict[str, object]]:
         return [self._entry(number, port) for number, port in enumerate(self.ports)]
@@ -53,7 +54,7 @@ class Service:
                 "CreateIndex": 10,
                 "ModifyIndex": 10,
             },
-            "Checks": [{"CheckID": f"service:{name}", "Status": "passing", "Node": "node", "ServiceID": name}],
+            "Checks": [{"CheckID": f"service:{name}", "Status": self.status, "Node": "node", "ServiceID": name}],
         }
 
 
@@ -103,11 +104,12 @@ def proxied(
     *,
     settings: Mapping[str, object] | None = None,
     workers: int = 2,
+    names: Sequence[str] = ("*.req.example.com",),
 ) -> Iterator[Site]:
     """Render the services once, as ``proxygen render`` does, and start nginx on the result."""
     authority, certificates = Authority(), directory / "certificates"
     certificates.mkdir(parents=True)
-    authority.issue(certificates, "all", "*.req.example.com")
+    authority.issue(certificates, "all", *names)
     http, https = free_port(), free_port()
     nginx = NginxServer(binary, directory / "nginx", output=directory / "output", workers=workers)
     knobs: dict[str, object] = {

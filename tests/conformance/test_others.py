@@ -36,6 +36,7 @@ _POISONS: Final = (
     Sent(method="POST", body=b"x", does="headers:40960"),
     Sent(does="half"),
     Sent(method="POST", body=b"x", does="silent"),
+    Sent(does="silent"),
     Sent(headers=("Accept: text/event-stream",), does="hang-up"),
 )
 _SHAPES: Final = {
@@ -72,7 +73,8 @@ _CASES: Final = [
     *((workers, "plain", count) for workers in _WORKERS for count in _COUNTS),
     *((2, shape, 2) for shape in _SHAPES if shape != "plain"),
 ]
-"""Each number of workers and instances for the plain service; for the others the smallest, where a failure costs most."""
+"""Each number of workers and instances for the plain service; for the others two instances, where a failure costs
+most."""
 
 
 @pytest.fixture(scope="module")
