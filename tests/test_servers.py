@@ -163,7 +163,7 @@ def test_every_line_of_a_virtual_server_is_owned_from_its_first_to_its_last() ->
     lines = unit.text.splitlines()
     first = lines.index("    location = /wild {")
     last = next(
-        number for number in range(lines.index("    location @wait_/wild {"), len(lines)) if lines[number] == "    }"
+        number for number in range(lines.index('    location "@wait_/wild" {'), len(lines)) if lines[number] == "    }"
     )
     owners = [unit.owners_at(number) for number in range(1, len(lines) + 1)]
     assert owners == [("web",)] * first + [("wild",)] * (last + 1 - first) + [("web",)] * (len(lines) - last - 1)
@@ -184,9 +184,8 @@ def test_of_a_shared_virtual_server_the_location_is_everybodys_and_what_is_aroun
     (unit,) = _units(rendered, "http.d/30-shared-servers.conf").values()
     lines = unit.text.splitlines()
     first = lines.index("    location = /p {")
-    last = next(
-        number for number in range(lines.index("    location @wait_/p {"), len(lines)) if lines[number] == "    }"
-    )
+    below = range(lines.index('    location "@wait_/p" {'), len(lines))
+    last = next(number for number in below if lines[number] == "    }")
     everybody = ("my web", "y")
     assert [unit.owners_at(number + 1) for number in (first - 1, first, last, last + 1, len(lines) - 1)] == [
         (),

@@ -181,7 +181,7 @@ def test_what_stands_in_addresses_and_names_needs_no_quotes(character: str) -> N
     assert quote(f"a{character}b") == f"a{character}b"
 
 
-@pytest.mark.parametrize("value", ["x" * MAX_TOKEN, "ä" * (MAX_TOKEN // 2), Expression(("x" * MAX_TOKEN, "y"))])
+@pytest.mark.parametrize("value", ["x" * MAX_TOKEN, "ä" * (MAX_TOKEN // 2), Expression(("x" * MAX_TOKEN,))])
 def test_a_token_may_have_as_many_bytes_as_nginx_reads(value: object) -> None:
     assert len(quote(value).encode()) >= MAX_TOKEN
 
