@@ -374,7 +374,8 @@ def _surroundings(
         upstream_ca=read_authorities(proxy.upstream_ca),
         reject_handshake=binary is None or binary.reject_handshake,
         share_from=proxy.share_servers_from,
-        operator_directives=frozenset() if conf is None else conf.http_directives,
+        operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
+        operator_says=frozenset() if conf is None else conf.http_directives,
         operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
         operator_defaults=frozenset() if conf is None else _default_listens(conf),
     )

@@ -117,6 +117,8 @@ class Surroundings:
     reject_handshake: bool = False
     operator_directives: frozenset[str] = frozenset()
     """http-level directives that nginx.conf already holds and that may stand only once."""
+    operator_says: frozenset[str] = frozenset()
+    """All that stands in nginx.conf's ``http`` itself."""
     operator_stream_directives: frozenset[str] = frozenset()
     share_from: int = 0
     """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
@@ -379,7 +381,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
     if certificate is not None:
         listens += around.https_listens(default=default)
     fragments = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
-    said = stated(fragments) | around.operator_directives
+    said = stated(fragments) | around.operator_says
     of_services = stated(
         fragment for location in server.locations for fragment in snippets[f"location-{location.service.name}.conf"]
     )

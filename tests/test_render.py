@@ -80,7 +80,8 @@ def test_operators_snippets_stand_where_their_names_say() -> None:
     assert text(rendered, "http.d/00-http.conf").count("# in http\n") == 1
     servers = text(rendered)
     assert servers.count("# in every server\n") == servers.count("server {")
-    assert servers.count("# in api\n") == 1
+    api = servers.index("# in api\n")
+    assert servers.rindex("server {", 0, api) == servers.rindex("server {", 0, servers.rindex("# in api\n"))
     assert text(rendered, "stream.d/streams.conf").count("# in stream\n") == 1
 
 
@@ -90,6 +91,14 @@ def test_a_page_that_nginx_could_not_take_is_refused(page: str, tmp_path_factory
     (directory / "404.html").write_text(page)
     with pytest.raises(TemplateError, match=r"404\.html"):
         Renderer(Templates(directory), Surroundings(), Snippets())
+
+
+def test_a_page_says_what_became_of_its_request(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("templates")
+    (directory / "404.html").write_text("<b>{{status}} {{reason}}</b>\n{{request_id}} {{other}}")
+    rendered = Renderer(Templates(directory), Surroundings(), Snippets()).render(plan())
+    page = '"<b>${status} ${proxygen_reason}</b>\n${proxygen_request_id} {{other}}"'
+    assert page in text(rendered, "http.d/00-http.conf")
 
 
 # --- the same bytes

@@ -49,6 +49,11 @@ def _one_after_the_other(around: Surroundings, *histories: Sequence[Instance]) -
             "connect-timeout": "500ms",
             "retries": "5",
             "body-size": "7k",
+            "idle-timeout": "500ms",
+            "request-buffering": "false",
+            "response-buffering": "false",
+            "retries-unsafe": "true",
+            "keepalive-timeout": "500ms",
             "websocket": "false",
             "keepalive": "3",
             "max-fails": "3",
@@ -73,6 +78,8 @@ def test_nothing_of_the_last_plan_is_left(after: list[Instance], share_from: int
     """There and back again: whatever changes alone."""
     # Two more hosts, so that there is somebody to share with.
     others = [instance(name, 20 + number, f"route={name}.example.com") for number, name in enumerate(("x", "y"))]
+    # An instance alone never rests.
+    others.append(instance("web", 30, WEB))
     around = Surroundings(share_from=share_from)
     before, after = [*others, *_web()], [*others, *after]
     first, changed, again = _one_after_the_other(around, before, after, before)
@@ -125,7 +132,7 @@ def test_a_route_of_a_wider_host_is_no_claim_of_this_one() -> None:
     assert unit.owners_at(lines.index("    location = /wild {") + 1) == ("wild",)
     assert unit.owners_at(lines.index("    location = /own {") + 1) == ("web",)
     assert unit.owners_at(len(lines)) == ("web",)
-    assert unit.paths == ("/own", "/own/", "/wild", "/wild/")
+    assert [path for path in unit.paths if path[0] == "/"] == ["/own", "/own/", "/wild", "/wild/"]
 
 
 def test_a_certificate_that_was_renewed_is_written_anew_though_no_tag_changed() -> None:
@@ -156,7 +163,7 @@ def test_every_line_of_a_virtual_server_is_owned_from_its_first_to_its_last() ->
     lines = unit.text.splitlines()
     first = lines.index("    location = /wild {")
     last = next(
-        number for number in range(lines.index("    location /wild/ {"), len(lines)) if lines[number] == "    }"
+        number for number in range(lines.index('    location "@wait_/wild" {'), len(lines)) if lines[number] == "    }"
     )
     owners = [unit.owners_at(number) for number in range(1, len(lines) + 1)]
     assert owners == [("web",)] * first + [("wild",)] * (last + 1 - first) + [("web",)] * (len(lines) - last - 1)
@@ -177,7 +184,8 @@ def test_of_a_shared_virtual_server_the_location_is_everybodys_and_what_is_aroun
     (unit,) = _units(rendered, "http.d/30-shared-servers.conf").values()
     lines = unit.text.splitlines()
     first = lines.index("    location = /p {")
-    last = next(number for number in range(lines.index("    location /p/ {"), len(lines)) if lines[number] == "    }")
+    below = range(lines.index('    location "@wait_/p" {'), len(lines))
+    last = next(number for number in below if lines[number] == "    }")
     everybody = ("my web", "y")
     assert [unit.owners_at(number + 1) for number in (first - 1, first, last, last + 1, len(lines) - 1)] == [
         (),
@@ -186,7 +194,7 @@ def test_of_a_shared_virtual_server_the_location_is_everybodys_and_what_is_aroun
         (),
         (),
     ]
-    assert unit.paths == ("/p", "/p/")
+    assert unit.paths == ("/p", "/p/", "@once_/p", "@wait_/p")
     services = {service.name: service for service in rendered.plan.services}
     labels = {"x.example.com": services[members[0].service].ident, "y.example.com": "y"}
     assert dict(unit.labels) == labels, "a name that no log can hold is nginx's own"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.templating import Block, Expression, Page, Regex, Templates, Variable
+from proxygen.templating import Block, Expression, Regex, Templates, Variable
 from proxygen.twins import MAX_SHAPES, Twins
 from proxygen.views import HashSize, ListenView, ServerLine, StreamDefaultsView, Template, as_context, inert
 
@@ -89,7 +89,6 @@ def test_numbers_flags_and_emptiness_stay_and_no_text_does() -> None:
         (Regex("^a$"), Regex("inert")),
         (Expression(("a", Variable("host"))), Expression(("inert",))),
         (Block("mine\n"), Block("mine\n")),
-        (Page("<p>"), Page("<p>")),
         (Template.GRPC, Template.GRPC),
         (True, True),
         (7, 7),

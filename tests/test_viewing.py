@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import Any, Final
 
 import pytest
 
+from proxygen.defaults import RequestDefaults
 from proxygen.model import Health
 from proxygen.plan.types import Authorities, Certificate, Plan, Policy, Service
 from proxygen.render import Snippets
@@ -22,13 +25,14 @@ from proxygen.viewing import (
     tries,
 )
 from proxygen.views import (
+    Kind,
     LimitView,
     ListenView,
     LocationView,
     MapLine,
     MapView,
-    MatchView,
     Piece,
+    ServerLine,
     ServiceView,
     SplitView,
     StreamView,
@@ -89,15 +93,60 @@ def stream(*tags: str, around: Surroundings = AROUND, **fields: Any) -> StreamVi
 )
 def test_a_rest_is_told_in_whole_seconds_and_never_in_none(written: str, seconds: int) -> None:
     """``fail_timeout=0`` would be no rest at all, and 500 of its unit eight minutes."""
-    [line] = upstream(f"fail-timeout={written}").servers
-    assert line.fail_timeout == seconds
+    members = [instance("web", number, WEB, f"fail-timeout={written}") for number in (1, 2)]
+    (found,) = service_view(service(plan(*members), "web"), AROUND).upstreams
+    assert [line.fail_timeout for line in found.servers] == [seconds, seconds, None, None]
 
 
 def test_a_servers_line_has_each_value_in_its_place() -> None:
-    [line] = upstream("fail-timeout=7s", "max-fails=3", "timeout=8s", "connect-timeout=9s", "retries=4").servers
-    assert (line.address, line.weight, line.max_fails, line.fail_timeout) == ("10.0.0.1:8080", 1, 3, 7)
-    [line] = upstream("max-fails=0").servers
-    assert (line.max_fails, line.fail_timeout, line.backup) == (0, None, False)
+    tags = ("fail-timeout=7s", "max-fails=3", "timeout=8s", "connect-timeout=9s", "retries=4", "keepalive-timeout=6s")
+    [line] = upstream(*tags).servers
+    assert (line.address, line.weight, line.max_fails, line.fail_timeout) == ("10.0.0.1:8080", 1, 0, None)
+    assert (upstream(*tags).keepalive_timeout, upstream().keepalive_timeout) == (6_000, 1_000)
+    first, second, *_ = servers(*tags)
+    assert (first.address, first.weight, first.max_fails, first.fail_timeout) == ("10.0.0.1:8080", 1, 3, 7)
+    assert (second.address, second.max_fails, second.fail_timeout) == ("10.0.0.2:8080", 3, 7)
+
+
+def servers(*tags: str, count: int = 2) -> tuple[ServerLine, ...]:
+    """The lines of the upstream of so many instances."""
+    seen = plan(*(instance("web", number, WEB, *tags) for number in range(1, count + 1)))
+    (found,) = service_view(service(seen, "web"), AROUND).upstreams
+    return found.servers
+
+
+def resting(lines: Iterable[ServerLine]) -> list[tuple[int, int | None, bool]]:
+    return [(line.max_fails, line.fail_timeout, line.backup) for line in lines]
+
+
+@pytest.mark.parametrize("tags", [(), ("balance=least_conn",), ("balance=round_robin",)])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_whoever_failed_rests_while_there_is_somebody_who_never_does(tags: tuple[str, ...], count: int) -> None:
+    lines = servers(*tags, count=count)
+    assert resting(lines) == [(1, 5, False)] * count + [(0, None, True)] * count
+    assert [line.address for line in lines[:count]] == [line.address for line in lines[count:]]
+    assert [line.weight for line in lines[:count]] == [line.weight for line in lines[count:]]
+
+
+@pytest.mark.parametrize(
+    "tags", [("balance=ip_hash",), ("balance=random",), ("balance=hash:$uri",), ("max-fails=0",)], ids=str
+)
+def test_where_nginx_knows_no_backup_nobody_rests(tags: tuple[str, ...]) -> None:
+    assert resting(servers(*tags)) == [(0, None, False)] * 2
+    assert resting(servers(*tags, "fail-timeout=9s")) == [(0, None, False)] * 2
+
+
+def test_an_instance_alone_never_rests() -> None:
+    assert resting(servers("max-fails=5", count=1)) == [(0, None, False)]
+
+
+def test_behind_a_canary_stands_stable_alone_and_never_rests() -> None:
+    members = [instance("web", number, WEB) for number in (1, 2)]
+    seen = service(plan(*members, instance("web", 3, WEB, "canary=1%"), instance("web", 4, WEB, "canary=1%")), "web")
+    stable, canary = service_view(seen, AROUND).upstreams
+    assert resting(stable.servers) == [(1, 5, False)] * 2 + [(0, None, True)] * 2
+    assert resting(canary.servers) == [(1, 5, False)] * 2 + [(0, None, True)] * 2
+    assert {line.address for line in canary.servers[2:]} == {line.address for line in stable.servers}
 
 
 def test_weights_and_backups_are_those_of_the_plan() -> None:
@@ -105,8 +154,9 @@ def test_weights_and_backups_are_those_of_the_plan() -> None:
     seen = service(plan(*members, instance("web", 3, WEB, "canary=1%")), "web")
     stable, canary = service_view(seen, AROUND).upstreams
     assert {(line.address, line.weight, line.backup) for line in stable.servers} == {
-        ("10.0.0.1:8080", 2, False),
-        ("10.0.0.2:8080", 3, False),
+        (address, weight, backup)
+        for address, weight in (("10.0.0.1:8080", 2), ("10.0.0.2:8080", 3))
+        for backup in (False, True)
     }
     assert next((line.weight, line.backup) for line in canary.servers) == (1, False)
     assert {(line.address, line.weight) for line in canary.servers if line.backup} == {
@@ -246,10 +296,15 @@ def test_a_client_without_the_cookie_is_sent_the_key_that_it_got() -> None:
         lines=(MapLine(match="", value=request),),
     )
     assert cookie == MapView(
-        source=Expression((Variable("cookie_sid"), Variable("upstream_cookie_sid"))),
+        source=Expression((Variable("cookie_sid"), Variable("upstream_cookie_sid"), Variable("proxygen_moved"))),
         variable=Variable(f"{seen.ident}_cookie"),
         default="",
-        lines=(MapLine(match="", value=Expression(("sid=", request, "; Path=/; HttpOnly; SameSite=Lax"))),),
+        lines=(
+            MapLine(
+                match="",
+                value=Expression(("sid=", request, "; Path=/; HttpOnly; SameSite=Lax", Variable("proxygen_secure"))),
+            ),
+        ),
     )
     assert variant.lines == tuple(MapLine(match=each.name, value=each.variant) for each in seen.upstreams)
     assert (variant.source, variant.variable) == (Variable(seen.ident), Variable(f"{seen.ident}_variant"))
@@ -358,7 +413,9 @@ def test_a_service_is_called_by_its_name_where_a_log_can_hold_it(name: str, labe
 def test_what_needs_tls_is_left_out_where_the_host_has_none() -> None:
     secure = location("tls=auto", "hsts=true", "redirect-https=true")
     assert secure.hsts
-    assert secure.redirect == Expression(("https://", Variable("host"), "", Variable("request_uri")))
+    assert secure.redirect == Expression(
+        ("https://", Variable("proxygen_asked_name"), Variable("proxygen_https_port"), Variable("request_uri"))
+    )
     assert (location("tls=auto").hsts, location("tls=auto").redirect) == (False, None)
     assert (location("tls=auto", "hsts=false").hsts, location("tls=auto", "redirect-https=false").redirect) == (
         False,
@@ -406,19 +463,91 @@ def test_upgrades_are_passed_on_unless_the_tag_says_no(stated: tuple[str, ...], 
 def test_a_prefix_takes_whole_segments_and_is_stripped_with_its_slash() -> None:
     view = location("route=web.example.com/a.b", "strip-prefix=true")
     assert view.strip
-    assert view.matches == (
-        MatchView(path="/a.b", exact=True, strip=Regex("^/a[.]b()$")),
-        MatchView(path="/a.b/", exact=False, strip=Regex("(?s)^/a[.]b/(.*)$")),
-    )
+    assert [(match.path, match.exact, match.strip) for match in view.matches if match.takes_all] == [
+        ("/a.b", True, Regex("^/a[.]b()$")),
+        ("/a.b/", False, Regex("(?s)^/a[.]b/(.*)$")),
+    ]
     root = location("strip-prefix=true")
     assert not root.strip
-    assert root.matches == (MatchView(path="/", exact=False, strip=Regex("^/(.*)$")),)
+    assert [(match.path, match.strip) for match in root.matches if match.takes_all] == [("/", Regex("^/(.*)$"))]
+
+
+@pytest.mark.parametrize(
+    ("tags", "apart"),
+    [
+        ((), [Kind.ONCE, Kind.WAIT]),
+        (("retries=0",), [Kind.WAIT]),
+        (("retries-unsafe=true",), [Kind.WAIT]),
+        (("retries-unsafe=false",), [Kind.ONCE, Kind.WAIT]),
+        (("protocol=fastcgi",), [Kind.ONCE, Kind.WAIT]),
+        (("protocol=grpc",), []),
+    ],
+)
+def test_who_must_not_be_sent_twice_or_is_meant_to_wait_has_a_location_of_its_own(
+    tags: tuple[str, ...], apart: list[Kind]
+) -> None:
+    view = location("route=web.example.com/p", *tags)
+    assert [match.kind for match in view.matches] == [Kind.ALL, Kind.ALL, *apart]
+    assert [match.path for match in view.matches[2:]] == [f"@{kind.value}_/p" for kind in apart]
+    by = Variable("proxygen_apart" if Kind.ONCE in apart else "proxygen_waits")
+    assert view.apart_by == by
+    assert {match.apart for match in view.matches if match.takes_all} == {
+        Expression(("@", by, "_/p")) if apart else None
+    }
+
+
+@pytest.mark.parametrize("fragment", ["location ~ x { }", "  alias /srv/;"])
+def test_what_no_named_location_may_hold_leaves_the_service_without_them(fragment: str) -> None:
+    view = location(snippets=Snippets(files={"location-web.conf": fragment}))
+    assert [match.kind for match in view.matches] == [Kind.ALL]
+    assert view.matches[0].apart is None
+
+
+def test_a_stripped_prefix_is_given_back_once() -> None:
+    view = location("route=web.example.com/a.b", "strip-prefix=true")
+    assert view.prefix == "/a.b"
+    assert [rewrite.value for rewrite in view.redirects[:-1]] == [
+        Expression((scheme, Variable("proxygen_host"), "/a.b/")) for scheme in ("http://", "https://") for _ in (1, 2)
+    ]
+    relative = view.redirects[-1].match
+    assert isinstance(relative, Regex)
+    pattern = relative.pattern.removeprefix("~").replace("?<", "?P<")
+    assert {to: bool(re.search(pattern, to)) for to in _TARGETS} == _TARGETS
+    assert (location("route=web.example.com/p").redirects, location("strip-prefix=true").redirects) == ((), ())
+    own = Snippets(files={"location-web.conf": "proxy_redirect off;\nproxy_cookie_path off;"})
+    view = location("route=web.example.com/p", "strip-prefix=true", snippets=own)
+    assert (view.redirects, view.cookie_paths) == ((), ())
+
+
+_TARGETS: Final = {
+    "/login": True,
+    "/": True,
+    "/a.bc": True,
+    "/a.b": False,
+    "/a.b/x": False,
+    "/a.b?x": False,
+    "//elsewhere.example/": False,
+    "https://elsewhere.example/": False,
+    "relative": False,
+}
+"""Where an answer leads, and whether the prefix belongs before it."""
+
+
+def test_a_tag_wins_over_a_setting_and_a_fragment_over_both() -> None:
+    around = Surroundings(requests=RequestDefaults(idle_timeout=7_000, retries_unsafe=True))
+    view, own_view = location(around=around), location("idle-timeout=9s", "retries-unsafe=false", around=around)
+    assert (view.idle_timeout, own_view.idle_timeout) == (7_000, 9_000)
+    assert (view.retries_unsafe, own_view.retries_unsafe) == (True, False)
+    grpc = location("protocol=grpc", "timeout=5s", around=around)
+    assert (grpc.idle_timeout, location("protocol=grpc", around=around).idle_timeout) == (5_000, 7_000)
+    own = Snippets(files={"location-web.conf": "proxy_read_timeout 1s;\n  proxy_buffering on;"})
+    view = location("timeout=5s", "response-buffering=false", snippets=own)
+    assert (view.timeout, view.idle_timeout, view.response_buffering, view.tells_buffering) == (None, None, None, False)
 
 
 def test_surroundings_are_handed_on() -> None:
-    view = location(around=Surroundings(retry_after=17, traffic=TrafficLog(socket="/s", mark="/m", sample=WHOLE)))
-    assert (view.retry_after, view.told) == (17, True)
-    assert (location().retry_after, location().told) == (5, False)
+    view = location(around=Surroundings(traffic=TrafficLog(socket="/s", mark="/m", sample=WHOLE)))
+    assert (view.told, location().told) == (True, False)
 
 
 # --- virtual servers

@@ -158,14 +158,23 @@ def _with_one_that_hangs_up(site: Site, name: str, *tags: str) -> tuple[HangUp, 
 
 def test_a_request_that_may_be_repeated_is_and_another_is_not(site: Site) -> None:
     broken, good = _with_one_that_hangs_up(site, "repeat", "max-fails=0")
-    for method in ("GET", "PUT", "DELETE", "HEAD"):
+    for method in ("GET", "OPTIONS", "HEAD"):
         statuses = {site.ask(_host("repeat"), method=method, body=b"x").status for _ in range(6)}
         assert statuses == {200}, method
-    before = broken.served + good.requests
-    statuses = Counter(site.ask(_host("repeat"), method="POST", body=b"pay").status for _ in range(10))
-    assert statuses == {200: 5, 502: 5}
-    # Each was sent once.
-    assert broken.served + good.requests - before == 10
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        before = broken.served + good.requests
+        statuses = Counter(site.ask(_host("repeat"), method=method, body=b"pay").status for _ in range(10))
+        assert statuses == {200: 5, 502: 5}, method
+        # Each was sent once.
+        assert broken.served + good.requests - before == 10, method
+
+
+def test_whoever_says_so_has_every_request_repeated(site: Site) -> None:
+    broken, good = _with_one_that_hangs_up(site, "unsafe", "max-fails=0", "retries-unsafe=true")
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        assert {site.ask(_host("unsafe"), method=method, body=b"pay").status for _ in range(6)} == {200}, method
+    assert broken.served == 12
+    assert good.requests == 24
 
 
 def test_retries_zero_sends_a_request_once(site: Site) -> None:
