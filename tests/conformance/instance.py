@@ -54,6 +54,8 @@ class Record:
     def __init__(self) -> None:
         self._lock = threading.Condition()
         self._received: defaultdict[str, list[Received]] = defaultdict(list)
+        self._begun: set[str] = set()
+        self._opened: set[str] = set()
         self._closed: set[int] = set()
         self._connections = 0
 
@@ -73,6 +75,27 @@ class Record:
             self._received[name].append(received)
             self._lock.notify_all()
             return len(self._received[name]) - 1
+
+    def begin(self, name: str) -> None:
+        """Note that the head of a request came."""
+        with self._lock:
+            self._begun.add(name)
+            self._lock.notify_all()
+
+    def wait_begun(self, name: str, timeout: float = 60.0) -> None:
+        """Wait until a request's head reached an instance, whatever of its body is still on the way."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: name in self._begun, timeout), f"{name} never came"
+
+    def open(self, name: str) -> None:
+        """Let an answer that waits go on."""
+        with self._lock:
+            self._opened.add(name)
+            self._lock.notify_all()
+
+    def wait_opened(self, name: str, timeout: float = 60.0) -> None:
+        with self._lock:
+            self._lock.wait_for(lambda: name in self._opened, timeout)
 
     def close(self, connection: int) -> None:
         with self._lock:
@@ -169,6 +192,7 @@ class _Handler(socketserver.StreamRequestHandler):
         if steps[0] == "hang-up-early":
             self._keep(name, head, b"")
             raise _HangUp
+        self.server.record.begin(name[1] if name else "")
         body = self._body(head)
         seen = self._keep(name, head, body)
         step, _, argument = steps[min(seen, len(steps) - 1)].partition(":")
@@ -236,6 +260,12 @@ class _Handler(socketserver.StreamRequestHandler):
         self._say("200 OK", body=b"half", length=1000)
         raise _HangUp
 
+    def _gated(self, name: str, head: bytes) -> None:
+        """Send half of the answer, and the rest when the test has seen that."""
+        self._say("200 OK", body=b"first\n", length=12)
+        self.server.record.wait_opened(name)
+        self.wfile.write(b"other\n")
+
     def _events(self, _: str, head: bytes) -> None:
         self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\ndata: 1\n\n")
         time.sleep(SILENCE)
@@ -264,6 +294,7 @@ class _Handler(socketserver.StreamRequestHandler):
         "location": _location,
         "cookie": _cookie,
         "half": _half,
+        "gated": _gated,
         "events": _events,
         "websocket": _websocket,
     }

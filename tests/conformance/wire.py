@@ -76,6 +76,14 @@ class Connection:
             return self._file.read(count)
         return b""
 
+    def read_until(self, text: bytes) -> bytes:
+        """Read line by line to the one with this text, or to the end."""
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            while text not in data and (line := self._file.readline()):
+                data += line
+        return data
+
     def reply(self, method: str = "GET") -> Reply:
         """Read the next final answer."""
         interim: list[int] = []
