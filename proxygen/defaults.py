@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxygen.viewing import Surroundings
 
 _STATED: Final = re.compile(r"(?:^|[;{}])[ \t]*([a-z][a-z0-9_]*)(?=[ \t\r\n])", re.MULTILINE)
-_ERROR_PAGE: Final = re.compile(r"^[ \t]*(error_page[ \t][^;{}#]*;)", re.MULTILINE)
+_LINE: Final = r"""^[ \t]*({}[ \t](?:"[^"\n]*"|'[^'\n]*'|[^;{{}}#"'\n])*;)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +44,10 @@ def stated(fragments: Iterable[Block]) -> frozenset[str]:
     return frozenset(name for fragment in fragments for name in _STATED.findall(fragment))
 
 
-def error_pages(fragments: Iterable[Block]) -> tuple[Block, ...]:
-    """The lines in which fragments name pages of their own: a location that names any hides those around it."""
-    return tuple(Block(line) for fragment in fragments for line in _ERROR_PAGE.findall(fragment))
+def lines_of(directive: str, fragments: Iterable[Block]) -> tuple[Block, ...]:
+    """What fragments say by one directive, to be said again where a level of ours would hide it."""
+    pattern = re.compile(_LINE.format(directive), re.MULTILINE)
+    return tuple(Block(line) for fragment in fragments for line in pattern.findall(fragment))
 
 
 def server_lines(

@@ -27,7 +27,7 @@ from proxygen.render import SMALLEST_BUCKETS, Rendered, Renderer, Snippets
 from proxygen.settings import ProxySettings, Settings
 from proxygen.shares import Share
 from proxygen.tags import IPNetwork
-from proxygen.templating import Templates
+from proxygen.templating import Block, Templates
 from proxygen.traffic.place import obstacle, place_of
 from proxygen.viewing import Surroundings, TrafficLog
 
@@ -375,10 +375,20 @@ def _surroundings(
         reject_handshake=binary is None or binary.reject_handshake,
         share_from=proxy.share_servers_from,
         operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
+        operator_error_pages=() if conf is None else tuple(_error_pages(conf)),
         operator_says=frozenset() if conf is None else conf.http_directives,
         operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
         operator_defaults=frozenset() if conf is None else _default_listens(conf),
     )
+
+
+def _error_pages(conf: OperatorConf) -> Iterator[Block]:
+    """The pages that nginx.conf names for all virtual servers."""
+    for statement in conf.statements:
+        if statement.context == ("http",) and statement.directive.name == "error_page":
+            escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in statement.directive.arguments)
+            words = " ".join(f'"{word}"' for word in escaped)
+            yield Block(f"error_page {words};")
 
 
 def _milliseconds(seconds: float) -> int:

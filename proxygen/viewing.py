@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from proxygen.defaults import RequestDefaults, error_pages, server_lines, stated
+from proxygen.defaults import RequestDefaults, lines_of, server_lines, stated
 from proxygen.plan.types import (
     Authorities,
     ForceRule,
@@ -22,7 +22,7 @@ from proxygen.plan.types import (
 )
 from proxygen.shares import STABLE, WHOLE, Share
 from proxygen.tags import BalanceBy, Protocol, ProxyTags, StickyBy
-from proxygen.templating import Expression, Regex, Variable
+from proxygen.templating import Block, Expression, Regex, Variable
 from proxygen.views import (
     CertificateView,
     Kind,
@@ -119,6 +119,7 @@ class Surroundings:
     """http-level directives that nginx.conf already holds and that may stand only once."""
     operator_says: frozenset[str] = frozenset()
     """All that stands in nginx.conf's ``http`` itself."""
+    operator_error_pages: tuple[Block, ...] = ()
     operator_stream_directives: frozenset[str] = frozenset()
     share_from: int = 0
     """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
@@ -405,7 +406,8 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         grpc=Template.GRPC in spoken,
         vouched=vouched_headers(around),
         hsts=certificate is not None and any(location.service.options.hsts for location in server.locations),
-        error_page="error_page" not in said,
+        error_headers=lines_of("add_header", fragments),
+        error_pages=() if lines_of("error_page", fragments) else around.operator_error_pages,
         has_root=any(location.path == "/" for location in server.locations),
         snippets=fragments,
     )
@@ -465,7 +467,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         prefix=location.path,
         redirects=_redirects(location.path) if strip and "proxy_redirect" not in said else (),
         cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in said else (),
-        error_pages=error_pages(outer),
+        error_pages=lines_of("error_page", outer) or around.operator_error_pages,
         grpc_errors=template is Template.GRPC and "error_page" not in said,
         apart_by=Variable("proxygen_apart" if Kind.ONCE in apart else "proxygen_waits"),
         vouched=vouched_headers(around) if template in (Template.FASTCGI, Template.UWSGI) else (),

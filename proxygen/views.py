@@ -327,8 +327,10 @@ class VirtualServerView:
     """Headers that only trusted proxies may send."""
     hsts: bool
     """Whether a location of it has HSTS: its errors then say so too."""
-    error_page: bool
-    """Whether it names pages for errors; not where the operator's fragments name them."""
+    error_headers: tuple[Block, ...]
+    """The operator's own: a location that adds any hides those around it."""
+    error_pages: tuple[Block, ...]
+    """Those that nginx.conf names for all virtual servers, which ours would hide."""
     has_root: bool
     snippets: tuple[Block, ...]
 

@@ -161,6 +161,8 @@ def _without_effect(options: ProxyTags) -> Iterator[str]:
         for name, value in (("max-fails", options.max_fails), ("fail-timeout", options.fail_timeout)):
             if value:
                 yield f"{name} has no effect with balance={options.balance}: there no instance ever rests"
+    if options.protocol in (Protocol.GRPC, Protocol.GRPCS) and options.body_size is not None:
+        yield f"body-size has no effect with protocol={options.protocol}: a stream is as long as it lasts"
 
 
 def _unchecked(members: Iterable[Member]) -> list[str]:

@@ -203,7 +203,7 @@ class ProxySettings(Slice):
         ),
     )
     share_servers_from: int = Field(
-        default=2000,
+        default=500,
         ge=0,
         description=(
             "from so many hosts on, those that need nothing of their own share virtual servers: nginx reloads in a third "

@@ -194,6 +194,8 @@ def parse_path(text: str) -> Path:
     segments = text.split("/")[1:]
     if "" in segments[:-1] or "." in segments or ".." in segments:
         raise ValueError(f"{quoted(text)} holds //, /./ or /../; nginx removes those from a request before it looks")
+    if segments[0] == ".proxygen":
+        raise ValueError(f"{quoted(text)} is where errors lead to; write another path")
     return Path(text.rstrip("/") or "/")
 
 
