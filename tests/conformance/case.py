@@ -85,8 +85,8 @@ class Case:
     """More tags of the second instance."""
     path: str = ""
     """The route's path."""
-    closed: bool = False
-    """Whether nobody listens on the first instance's port."""
+    closed: int = 0
+    """On how many of the two instances' ports nobody listens."""
     ways: tuple[Way, ...] = EVERY_WAY
     before: int = 0
     """How many equal requests were sent just before."""

@@ -186,5 +186,6 @@ def _of_headers(
 
 
 def _alike(wanted: str, found: str) -> bool:
-    """Compare; ``*`` stands for anything."""
-    return re.fullmatch(".*".join(map(re.escape, wanted.split("*"))), found) is not None
+    """Compare; ``*`` stands for anything, ``<id>`` for a request's id of nginx's own."""
+    pattern = re.escape(wanted).replace(r"\*", ".*").replace("<id>", "[0-9a-f]{32}")
+    return re.fullmatch(pattern, found) is not None

@@ -15,7 +15,7 @@ from tests.conformance.instance import Record, Scripted
 from tests.conformance.wire import Connection
 from tests.harness import warm
 from tests.harness.nginx import NginxServer
-from tests.harness.ports import free_port
+from tests.harness.ports import free_port, free_ports
 from tests.harness.sidecar import to_toml
 from tests.harness.tools import NginxBinary
 from tests.integration.certificates import Authority
@@ -159,7 +159,7 @@ def service_of(case: Case, ports: Sequence[int]) -> Service:
 
 
 def _ports_of(case: Case, ports: Sequence[int]) -> tuple[int, ...]:
-    return (free_port(), *ports[1:]) if case.closed else tuple(ports)
+    return (*free_ports(case.closed), *ports[case.closed :])
 
 
 @contextmanager

@@ -44,7 +44,7 @@ BODIES: Final = Group(
             name="put-upload",
             title="`PUT` with 1.1 MB; nobody listens on the first instance's port",
             sent=Sent(method="PUT", body=b"u" * _LARGE),
-            closed=True,
+            closed=1,
             expected=Outcome(body=_LARGE),
             bare=Outcome(status=413, times=0),
             incident="T74",

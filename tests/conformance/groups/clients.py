@@ -78,6 +78,14 @@ STRANGERS: Final = Group(
         _replaced("X-Real-IP", "203.0.113.9", STRANGER),
         _replaced("Forwarded", "for=203.0.113.9;proto=gopher", f'for={STRANGER};host="{{host}}";proto={{scheme}}'),
         Case(
+            name="forged-id",
+            title="`X-Request-ID: forged-00001`",
+            sent=Sent(headers=("X-Request-ID: forged-00001",)),
+            expected=Outcome(reaches=("X-Request-ID: <id>",)),
+            bare=Outcome(reaches=("X-Request-ID: forged-00001",)),
+            incident="T81",
+        ),
+        Case(
             name="forged-twice",
             title="`X-Forwarded-For` on two lines",
             sent=Sent(headers=("X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 203.0.113.10")),
@@ -194,6 +202,39 @@ BALANCERS: Final = Group(
             path="/api",
             expected=Outcome(status=302, answer=("Location: /api/login",)),
             bare=None,
+            incident="T77",
+        ),
+        Case(
+            name="told-prefix-host",
+            title="`X-Forwarded-Host: shop.example.org`; `strip-prefix=true`; `Location: https://shop.example.org/login`",
+            sent=Sent(
+                target="/api/page",
+                headers=("X-Forwarded-Proto: https", "X-Forwarded-Host: shop.example.org"),
+                source=BALANCER,
+                does="location:https://shop.example.org/login",
+            ),
+            tags=("strip-prefix=true",),
+            path="/api",
+            expected=Outcome(status=302, answer=("Location: https://shop.example.org/api/login",)),
+            bare=None,
+            incident="T82",
+        ),
+        Case(
+            name="told-id",
+            title="`X-Request-ID: balancer-0001`",
+            sent=Sent(headers=("X-Request-ID: balancer-0001",), source=BALANCER),
+            expected=Outcome(reaches=("X-Request-ID: balancer-0001",)),
+            bare=Outcome(reaches=("X-Request-ID: balancer-0001",)),
+            incident="T77",
+        ),
+        Case(
+            name="told-two-hops",
+            title="`X-Forwarded-For: 203.0.113.9, 127.0.9.2`, both balancers trusted",
+            sent=Sent(headers=("X-Forwarded-For: 203.0.113.9, 127.0.9.2",), source=BALANCER),
+            expected=Outcome(
+                reaches=(f"X-Forwarded-For: 203.0.113.9, 127.0.9.2, {BALANCER}", "X-Real-IP: 203.0.113.9")
+            ),
+            bare=Outcome(reaches=("X-Forwarded-For: 203.0.113.9, 127.0.9.2",)),
             incident="T77",
         ),
         Case(
@@ -360,6 +401,18 @@ PREFIXES: Final = Group(
             "//elsewhere.example.org/",
             "location://elsewhere.example.org/",
             "//elsewhere.example.org/",
+        ),
+        *(
+            _prefixed(
+                f"location-own-{name}", f"http://app.example.com{said}", f"location:{own}{said}", f"{own}{wanted}"
+            )
+            for name, own, said, wanted in (
+                ("a", "http://prefix-location-own-a.req.example.com", "/login", "/api/login"),
+                ("b", "http://prefix-location-own-b.req.example.com", "/api/login", "/api/login"),
+                ("c", "http://prefix-location-own-c.req.example.com", "/api", "/api"),
+                ("d", "http://prefix-location-own-d.req.example.com", "/apiary", "/api/apiary"),
+                ("e", "http://prefix-location-own-e.req.example.com", "/", "/api/"),
+            )
         ),
         _prefixed("location-relative", "login", "location:login", "login"),
         _prefixed("location-query", "/login?next=/x", "location:/login%3Fnext=/x", "/api/login?next=/x"),

@@ -95,7 +95,7 @@ def _refused(method: str) -> Case:
         name=f"{method.lower()}-refused",
         title=f"`{method}`; nobody listens on the first instance's port",
         sent=Sent(method=method, target="/a%2Fb//c?d=%20", body=b"x"),
-        closed=True,
+        closed=1,
         expected=Outcome(line=f"{method} /a%2Fb//c?d=%20", body=1),
         bare=Outcome(line=f"{method} /a%2Fb//c?d=%20", body=1),
         incident="T85",

@@ -164,6 +164,90 @@ MANNERS: Final = Group(
             bare=Outcome(status=500, says=("the application's own words",)),
             incident="T86",
         ),
+        *(
+            Case(
+                name=f"own-{status}-{method.lower()}",
+                title=f"`{method}`; the application answers {status}",
+                sent=Sent(method=method, body=b"x", does=f"status:{status},ok", headers=("Accept: application/json",)),
+                expected=Outcome(
+                    status=status, says=("the application's own words",), bare_of=("Retry-After",), body=1
+                ),
+                bare=Outcome(status=status, says=("the application's own words",)),
+                incident="T86",
+            )
+            for status, method in (
+                (502, "POST"),
+                (504, "PUT"),
+                (418, "PUT"),
+                (400, "PATCH"),
+                (404, "DELETE"),
+                (429, "POST"),
+            )
+        ),
+        *(
+            Case(
+                name=f"error-closed-{method.lower()}",
+                title=f"`{method}` with `Accept: application/json`; nobody listens on any instance's port",
+                sent=Sent(method=method, body=b"x", headers=("Accept: application/json",)),
+                closed=2,
+                expected=Outcome(
+                    status=502, times=0, answer=("Retry-After: *", "Server: nginx"), says=('"status": 502',)
+                ),
+                bare=Outcome(status=502, times=0, bare_of=("Retry-After",)),
+                incident="T86",
+            )
+            for method in ("GET", "PUT", "POST")
+        ),
+        Case(
+            name="error-trace",
+            title="`TRACE`",
+            sent=Sent(method="TRACE"),
+            expected=Outcome(status=405, times=0, answer=("Server: nginx",)),
+            bare=Outcome(status=405, times=0, answer=("Server: nginx/*",)),
+            incident="T86",
+        ),
+        Case(
+            name="hsts-put",
+            title="`PUT`; `hsts=true`, over TLS",
+            sent=Sent(method="PUT", body=b"x"),
+            tags=("hsts=true",),
+            ways=("tls",),
+            expected=Outcome(answer=("Strict-Transport-Security: *",)),
+            bare=None,
+            incident="T86",
+        ),
+        Case(
+            name="hsts-error",
+            title="`PUT`; `hsts=true`, over TLS; the instance hangs up",
+            sent=Sent(method="PUT", body=b"x", does="hang-up"),
+            tags=("hsts=true",),
+            ways=("tls",),
+            expected=Outcome(status=502, answer=("Strict-Transport-Security: *", "Retry-After: *")),
+            bare=None,
+            incident="T86",
+        ),
+        Case(
+            name="sticky-put",
+            title="`PUT`; `sticky=cookie`, over TLS",
+            sent=Sent(method="PUT", body=b"x"),
+            tags=_STICKY,
+            second=_CANARY,
+            ways=("tls",),
+            expected=Outcome(answer=("Set-Cookie: *; HttpOnly; SameSite=Lax; Secure",)),
+            bare=None,
+            incident="T86",
+        ),
+        Case(
+            name="sticky-error",
+            title="`GET`; `sticky=cookie`; the application answers 500",
+            sent=Sent(does="status:500"),
+            tags=_STICKY,
+            second=_CANARY,
+            ways=("http",),
+            expected=Outcome(status=500, answer=("Set-Cookie: *",)),
+            bare=None,
+            incident="T86",
+        ),
         Case(
             name="own-503",
             title="`GET`; the application answers 503",
