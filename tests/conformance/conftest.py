@@ -46,6 +46,18 @@ def trusting(binary: NginxBinary, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="session")
+def sharing(binary: NginxBinary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The same as `trusting`, in the layout of a large catalog: hosts share virtual servers."""
+    with ExitStack() as stack:
+        record = Record()
+        ports = pair(record, stack)
+        services = [service_of(case, ports) for case in CASES]
+        directory = tmp_path_factory.mktemp(f"sharing-{binary.name}")
+        settings = {"proxy.trusted_proxies": "127.0.9.0/24", "proxy.share_servers_from": 1}
+        yield stack.enter_context(proxied(binary, directory, services, record, settings=settings))
+
+
+@pytest.fixture(scope="session")
 def bare_site(binary: NginxBinary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The same cases on an nginx that only says proxy_pass."""
     directory = tmp_path_factory.mktemp(f"bare-{binary.name}")

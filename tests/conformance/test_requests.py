@@ -35,6 +35,13 @@ def test_a_request_where_a_balancer_is_trusted(trusting: Site, case: Case, way: 
     _check(trusting, case, way)
 
 
+@pytest.mark.whole("hosts that share virtual servers")
+@pytest.mark.parametrize(("case", "way"), [row for row in _rows() if row.values[1] == row.values[0].ways[0]])
+def test_a_request_where_hosts_share_virtual_servers(sharing: Site, case: Case, way: Way) -> None:
+    """As in a large catalog; nobody can tell."""
+    _check(sharing, case, way)
+
+
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES if case.bare is not None])
 def test_a_request_through_a_bare_nginx(bare_site: Site, case: Case) -> None:
     """The page's last column is seen, not claimed. By the first way, which is HTTP/1.1 where there is a choice."""
