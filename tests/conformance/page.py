@@ -21,6 +21,7 @@ _VALUES: Final = {
     "upstream": "upstream",
     "request_id": "X-Request-ID",
 }
+_LONGEST: Final = 120
 _COLUMNS: Final = ("Sent", "Reaches the instance as", "Answered as", "A bare nginx")
 _TIMES: Final = {0: "not at all", 2: "twice"}
 
@@ -107,4 +108,6 @@ def _answered(outcome: Outcome) -> str:
 
 def _code(text: str) -> str:
     filled = re.sub(r"\{(\w+)\}", lambda match: _VALUES[match[1]], text)
+    if len(filled) > _LONGEST:
+        filled = f"{filled[: _LONGEST // 2]}*{filled[-_LONGEST // 2 :]}"
     return f"`{filled.replace('*', '…')}`"

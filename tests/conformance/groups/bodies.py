@@ -118,6 +118,23 @@ HEADERS: Final = Group(
             incident="T79",
         ),
         Case(
+            name="accept-30k",
+            title="`Accept` and `Prefer` of 30 kB",
+            sent=Sent(headers=("Accept: " + "a/b, |wait|" * 2700, "Prefer: " + "a=b, " * 5900)),
+            expected=Outcome(),
+            bare=Outcome(status=400, times=0),
+            incident="T79",
+        ),
+        Case(
+            name="crumbs",
+            title="A cookie of 20 kB in two fields of HTTP/2",
+            sent=Sent(headers=("Cookie: a=" + "1" * 10_000, "Cookie: b=" + "2" * 10_000)),
+            expected=Outcome(reaches=("Cookie: a=" + "1" * 10_000 + "; b=" + "2" * 10_000,)),
+            bare=None,
+            ways=("h2",),
+            incident="T79",
+        ),
+        Case(
             name="target-9k",
             title="A target of 9 kB",
             sent=Sent(target="/" + "t" * 9000),

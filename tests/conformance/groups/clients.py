@@ -9,6 +9,8 @@ from tests.conformance.case import BALANCER, STRANGER, Case, Group, Outcome, Sen
 _SETTINGS: Final = "AAMAAABkAARAAAAAAAIAAAAA"
 """What curl sends when it would rather speak HTTP/2."""
 
+_CHAIN: Final = ", ".join(["198.51.100.7"] * 1499 + ["203.0.113.9"])
+
 _FORGED: Final = (
     "Proxy",
     "X-Original-URL",
@@ -122,6 +124,14 @@ BALANCERS: Final = Group(
             sent=Sent(headers=("X-Forwarded-For: 203.0.113.9",), source=BALANCER),
             expected=Outcome(reaches=(f"X-Forwarded-For: 203.0.113.9, {BALANCER}", "X-Real-IP: 203.0.113.9")),
             bare=Outcome(reaches=("X-Forwarded-For: 203.0.113.9",), without=("X-Real-IP",)),
+            incident="T77",
+        ),
+        Case(
+            name="told-long",
+            title="`X-Forwarded-For` with 1,500 addresses",
+            sent=Sent(headers=(f"X-Forwarded-For: {_CHAIN}",), source=BALANCER),
+            expected=Outcome(reaches=(f"X-Forwarded-For: {_CHAIN}, {BALANCER}", "X-Real-IP: 203.0.113.9")),
+            bare=Outcome(status=400, times=0),
             incident="T77",
         ),
         Case(
@@ -518,6 +528,24 @@ HOP_BY_HOP: Final = Group(
             sent=Sent(headers=("Connection: , Keep-Alive,,  close ",)),
             expected=Outcome(),
             bare=Outcome(),
+            ways=("http", "tls"),
+            incident="T86",
+        ),
+        Case(
+            name="connection-long",
+            title="`Connection: close` 4,000 times in one line",
+            sent=Sent(headers=("Connection: " + "close, " * 4000 + "close",)),
+            expected=Outcome(),
+            bare=Outcome(status=400, times=0),
+            ways=("http", "tls"),
+            incident="T86",
+        ),
+        Case(
+            name="connection-long-names",
+            title="`Connection: X-Secret` behind 4,000 times `close`",
+            sent=Sent(headers=("Connection: " + "close, " * 4000 + "X-Secret", "X-Secret: 1")),
+            expected=Outcome(status=400, times=0),
+            bare=Outcome(status=400, times=0),
             ways=("http", "tls"),
             incident="T86",
         ),
