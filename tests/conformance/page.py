@@ -19,7 +19,7 @@ _VALUES: Final = {
     "port": "80",
     "scheme": "http",
     "upstream": "upstream",
-    "request_id": "X-Request-ID",
+    "request_id": "ID",
 }
 _LONGEST: Final = 120
 _COLUMNS: Final = ("Sent", "Reaches the instance as", "Answered as", "A bare nginx")
@@ -39,7 +39,8 @@ def _lines() -> Iterator[str]:
     yield "configuration says `proxy_pass` to two servers and nothing else, over HTTP/1.1."
     yield ""
     yield "The values are for `app.example.com` over plain HTTP on port 80; over TLS, scheme and port are TLS's."
-    yield "Headers that a row does not name are passed on as they are. An instance that fails does so as the row says."
+    yield "Headers that a row does not name are passed on as they are; `…` stands for anything, `ID` for the request's id,"
+    yield "which the instance sees as `X-Request-ID`."
     for group in GROUPS:
         yield from ("", f"## {group.title}", "", group.text, "")
         yield from _table(group)
@@ -100,7 +101,8 @@ def _answered(outcome: Outcome) -> str:
         parts.append("broken off")
     parts += map(_code, outcome.answer)
     parts += (f"no {_code(name)}" for name in outcome.bare_of)
-    parts += (f"the body has {_code(part)}" for part in outcome.says)
+    if outcome.says:
+        parts.append(f"the body has {' and '.join(map(_code, outcome.says))}")
     if outcome.others is not None:
         parts.append(f"the next client gets {_code(str(outcome.others))}")
     return ", ".join(parts)
@@ -108,6 +110,8 @@ def _answered(outcome: Outcome) -> str:
 
 def _code(text: str) -> str:
     filled = re.sub(r"\{(\w+)\}", lambda match: _VALUES[match[1]], text)
+    # Each case has a host of its own.
+    filled = re.sub(r"[a-z0-9-]+\.req\.example\.com", _VALUES["host"], filled)
     if len(filled) > _LONGEST:
         filled = f"{filled[: _LONGEST // 2]}*{filled[-_LONGEST // 2 :]}"
     return f"`{filled.replace('*', '…')}`"
