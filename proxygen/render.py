@@ -15,7 +15,7 @@ from proxygen.rendered import Rendered, RenderedFile, Unit
 from proxygen.servers import ServerRenderer
 from proxygen.templating import Block, Expression, Templates, Variable
 from proxygen.twins import MAX_SHAPES, Twins
-from proxygen.viewing import Surroundings, service_view, stream_view, traffic_view, vouched_headers
+from proxygen.viewing import Surroundings, client_view, service_view, stream_view, traffic_view, vouched_headers
 from proxygen.views import HashSize, HttpView, StreamDefaultsView
 
 __all__ = ["MAX_SHAPES", "SMALLEST_BUCKETS", "Rendered", "RenderedFile", "Renderer", "Snippets", "Unit"]
@@ -92,6 +92,7 @@ class Renderer:
             hsts=f"max-age={around.hsts_max_age}",
             trusted_proxies=around.networks_trusted,
             vouched=vouched_headers(around),
+            client=client_view(around),
             redirect_port=around.https_port,
             retry_after=around.retry_after,
             error_html=self._pages["error.html"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import re
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from proxygen.tags import BalanceBy, Protocol, ProxyTags, StickyBy
 from proxygen.templating import Block, Expression, Regex, Variable
 from proxygen.views import (
     CertificateView,
+    ClientView,
     Kind,
     LimitView,
     ListenView,
@@ -404,6 +406,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         trust=_trust(server, around),
         defaults=server_lines(around, spoken, said, of_services),
         grpc=Template.GRPC in spoken,
+        client=client_view(around),
         vouched=vouched_headers(around),
         hsts=certificate is not None and any(location.service.options.hsts for location in server.locations),
         error_headers=lines_of("add_header", fragments),
@@ -470,6 +473,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         error_pages=lines_of("error_page", outer) or around.operator_error_pages,
         grpc_errors=template is Template.GRPC and "error_page" not in said,
         apart_by=Variable("proxygen_apart" if Kind.ONCE in apart else "proxygen_waits"),
+        client=client_view(around),
         vouched=vouched_headers(around) if template in (Template.FASTCGI, Template.UWSGI) else (),
         protocol=template,
         tls_upstream=protocol in (Protocol.HTTPS, Protocol.GRPCS),
@@ -571,9 +575,9 @@ _REST: Final = Variable("proxygen_rest")
 def _redirects(prefix: str) -> tuple[Rewrite, ...]:
     """Where an answer leads, with the prefix that the instance did not see; not twice where it knows it after all. The
     first that matches counts."""
-    host = Variable("proxygen_host")
+    host = (Variable("host"), Variable("proxygen_written_port"))
     absolute = [
-        Rewrite(match=Expression((scheme, host, before)), value=Expression((scheme, host, f"{prefix}/")))
+        Rewrite(match=Expression((scheme, *host, before)), value=Expression((scheme, *host, f"{prefix}/")))
         for scheme in ("http://", "https://")
         for before in (f"{prefix}/", "/")
     ]
@@ -621,6 +625,29 @@ _VOUCHED: Final = (
     "X-Url-Scheme",
 )
 """What proxies tell instances, and instances believe: from a stranger it is forged."""
+
+
+def client_view(around: Surroundings) -> ClientView:
+    """Where nobody is trusted there is nothing to decide, and no map to be asked at every request."""
+    if around.trusted_proxies:
+        names = {"address": "for", "host": "asked_host"}
+        return ClientView(
+            **{
+                field.name: Variable(f"proxygen_{names.get(field.name, field.name)}")
+                for field in dataclasses.fields(ClientView)
+            }
+        )
+    host = (Variable("host"), Variable("proxygen_written_port"))
+    return ClientView(
+        address=Variable("remote_addr"),
+        scheme=Variable("scheme"),
+        host=Expression(host),
+        port=Variable("server_port"),
+        forwarded=Expression(
+            ("for=", Variable("proxygen_client_node"), ';host="', *host, '";proto=', Variable("scheme"))
+        ),
+        prefix=Variable("proxygen_stripped"),
+    )
 
 
 def vouched_headers(around: Surroundings) -> tuple[VouchedHeader, ...]:

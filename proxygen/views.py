@@ -115,6 +115,20 @@ class TrafficView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientView:
+    """Who the client is and what it asked for: as a trusted proxy says it, or as this nginx saw."""
+
+    address: Value
+    """With those of the proxies before us."""
+    scheme: Value
+    host: Value
+    """With its port, where one was written."""
+    port: Value
+    forwarded: Value
+    prefix: Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VouchedHeader:
     """A header that reaches an instance only where a trusted proxy sent it."""
 
@@ -137,6 +151,7 @@ class HttpView:
     trusted_proxies: tuple[str, ...]
     """Networks, each once."""
     vouched: tuple[VouchedHeader, ...]
+    client: ClientView
     redirect_port: str
     """``:PORT`` where HTTPS has another than its own."""
     retry_after: int
@@ -263,6 +278,7 @@ class LocationView:
     apart_by: Variable
     """Tells which requests have a named location of their own."""
     grpc_errors: bool
+    client: ClientView
     vouched: tuple[VouchedHeader, ...]
     tells_buffering: bool
     """Whether what waits says that it is not buffered; not where a fragment of the operator's says something."""
@@ -323,6 +339,7 @@ class VirtualServerView:
     trust: TrustView | None
     defaults: tuple[DefaultLine, ...]
     grpc: bool
+    client: ClientView
     vouched: tuple[VouchedHeader, ...]
     """Headers that only trusted proxies may send."""
     hsts: bool

@@ -1,0 +1,224 @@
+"""What passing a request on costs nginx, next to a bare ``proxy_pass``: ``python -m tests.bench.passing``.
+
+Both nginx pass the same requests on to the same two instances, second by second in turns: one by what proxygen renders
+for one service, the other by ``upstream`` with ``keepalive 16``, ``proxy_http_version 1.1`` and nothing else. Then each
+holds many connections in three states, and its worker's memory is read: idle; waiting for an answer; and with an answer
+that the client does not take. ``--rendered DIRECTORY`` is another checkout whose rendering takes the bare one's place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from tests.bench.upstreams import Upstreams
+from tests.harness.nginx import NginxServer
+from tests.harness.ports import free_port
+from tests.harness.tools import NginxBinary, find_nginx, missing
+
+HOST: Final = "app.example.com"
+STATES: Final = ("idle", "waiting", "unread")
+_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000
+_RENDER: Final = """
+import sys
+from pathlib import Path
+from proxygen.plan import plan_routes
+from proxygen.plan.types import Policy
+from proxygen.render import Renderer, Snippets
+from proxygen.templating import Templates
+from proxygen.viewing import Surroundings
+from tests.plan.catalogs import catalog, instance
+from dataclasses import replace
+listen, directory, *ports = sys.argv[1:]
+members = [
+    replace(instance("app", number, "route=app.example.com"), address="127.0.0.1", port=int(port))
+    for number, port in enumerate(ports, 1)
+]
+around = Surroundings(http=(listen,), https=())
+rendered = Renderer(Templates(), around, Snippets()).render(plan_routes(catalog(*members), Policy()))
+for path, content in rendered.contents.items():
+    target = Path(directory) / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Ours as a multiple of the other's."""
+
+    throughput: float
+    """Median of pairs."""
+    memory: dict[str, float]
+    """By state."""
+    kilobytes: dict[str, tuple[float, float]]
+    """A connection's, ours and the other's."""
+
+    def __str__(self) -> str:
+        states = "   ".join(
+            f"{state} {self.kilobytes[state][0]:.1f} / {self.kilobytes[state][1]:.1f} kB (x{ratio:.2f})"
+            for state, ratio in self.memory.items()
+        )
+        return f"requests a second x{self.throughput:.3f}   a connection's memory: {states}"
+
+
+def measure(
+    binary: NginxBinary, directory: Path, *, pairs: int, connections: int, rendered: Path | None = None
+) -> Figures:
+    with Upstreams(directory / "upstreams", ["one", "two"]) as upstreams:
+        ports = list(upstreams.ports.values())
+        with (
+            _serving(binary, directory / "ours", ports, Path.cwd(), connections) as ours,
+            _serving(binary, directory / "other", ports, rendered, connections) as other,
+        ):
+            found = []
+            for _ in range(pairs):
+                before, between = _requests(other[1]), _requests(ours[1])
+                found.append(2 * between / (before + _requests(other[1])))
+    memory, kilobytes = {}, {}
+    for state in STATES:
+        sizes = [
+            asyncio.run(_held(binary, directory / f"{state}-{name}", which, state, connections))
+            for name, which in (("ours", Path.cwd()), ("other", rendered))
+        ]
+        memory[state], kilobytes[state] = sizes[0][0] / sizes[1][0], (sizes[0][1], sizes[1][1])
+    return Figures(throughput=median(found), memory=memory, kilobytes=kilobytes)
+
+
+@contextmanager
+def _serving(
+    binary: NginxBinary, directory: Path, ports: Sequence[int], rendered: Path | None, connections: int
+) -> Iterator[tuple[NginxServer, int]]:
+    """An nginx of one worker: what a checkout renders, or a bare one where there is none."""
+    port, output = free_port(), directory / "output"
+    nginx = NginxServer(
+        binary,
+        directory / "nginx",
+        output=output,
+        workers=1,
+        connections=3 * connections,
+        main=f"worker_rlimit_nofile {4 * connections};",
+        http="keepalive_timeout 1h; keepalive_requests 1000000000; access_log off; client_body_timeout 1h;",
+    )
+    nginx.conf.write_text(nginx.conf.read_text().replace(f"    access_log {nginx.directory}/access.log;\n", ""))
+    if rendered is None:
+        (output / "current" / "http.d").mkdir(parents=True)
+        servers = "".join(f"server 127.0.0.1:{each};" for each in ports)
+        (output / "current" / "http.d" / "bare.conf").write_text(
+            f"upstream app {{ {servers} keepalive 16; }}\n"
+            f"server {{ listen 127.0.0.1:{port}; server_name {HOST}; proxy_http_version 1.1;"
+            " proxy_set_header Connection ''; location / { proxy_pass http://app; } }\n"
+        )
+    else:
+        command = [sys.executable, "-c", _RENDER, f"127.0.0.1:{port}", str(output / "current"), *map(str, ports)]
+        subprocess.run(command, check=True, cwd=rendered, env={**os.environ, "PYTHONPATH": str(rendered)})
+    nginx.start()
+    try:
+        yield nginx, port
+    finally:
+        nginx.stop()
+
+
+def _requests(port: int) -> int:
+    """How many requests are answered in a second."""
+    command = ["wrk", "-t1", "-c16", "-d1s", "-H", f"Host: {HOST}", f"http://127.0.0.1:{port}/"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"(\d+) requests in", text)
+    assert found is not None
+    assert "Non-2xx" not in text
+    return int(found[1])
+
+
+async def _held(
+    binary: NginxBinary, directory: Path, rendered: Path | None, state: str, connections: int
+) -> tuple[float, float]:
+    """Return the worker's memory while it holds so many connections, in kB, and what each of them added."""
+    async with _instance(state) as instance:
+        with _serving(binary, directory, [instance], rendered, connections) as (nginx, port):
+            (worker,) = nginx.workers()
+            empty = _memory(worker)
+            held = [await _begun(port, state) for _ in range(connections)]
+            await _settled(worker)
+            size = _memory(worker)
+            for writer in held:
+                writer.transport.abort()
+            return size, (size - empty) / connections
+
+
+@asynccontextmanager
+async def _instance(state: str) -> AsyncIterator[int]:
+    """Answers at once, never, or more than a client that does not read can take."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                if state != "waiting":
+                    writer.write(_ANSWER if state == "unread" else b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=4096)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+
+
+async def _begun(port: int, state: str) -> asyncio.StreamWriter:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    if state == "unread":
+        # Nothing is taken beyond what the kernel's buffer holds.
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(f"GET / HTTP/1.1\r\nHost: {HOST}\r\nCookie: {'c' * 500}\r\n\r\n".encode())
+    if state == "idle":
+        await reader.readuntil(b"ok")
+    return writer
+
+
+async def _settled(worker: int) -> None:
+    """Wait until the worker's memory does not grow any more."""
+    last = -1.0
+    while (size := _memory(worker)) != last:
+        last = size
+        await asyncio.sleep(1)
+
+
+def _memory(pid: int) -> float:
+    found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nginx", default="debian", choices=("debian", "wheel"))
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--connections", type=int, default=4000)
+    parser.add_argument("--rendered", type=Path, help="another checkout, in place of a bare nginx")
+    arguments = parser.parse_args()
+    binary = find_nginx(arguments.nginx)
+    if binary is None:
+        missing(f"nginx ({arguments.nginx})")
+    with tempfile.TemporaryDirectory() as directory:
+        figures = measure(
+            binary,
+            Path(directory),
+            pairs=arguments.pairs,
+            connections=arguments.connections,
+            rendered=arguments.rendered,
+        )
+    print(figures)
+
+
+if __name__ == "__main__":
+    main()
