@@ -39,8 +39,8 @@ def _lines() -> Iterator[str]:
     yield "configuration says `proxy_pass` to two servers and nothing else, over HTTP/1.1."
     yield ""
     yield "The values are for `app.example.com` over plain HTTP on port 80; over TLS, scheme and port are TLS's."
-    yield "Headers that a row does not name are passed on as they are; `…` stands for anything, `ID` for the request's id,"
-    yield "which the instance sees as `X-Request-ID`."
+    yield "Headers that a row does not name are passed on as they are; `…` stands for anything, `ID` for the request's"
+    yield "id, which the instance sees as `X-Request-ID`."
     for group in GROUPS:
         yield from ("", f"## {group.title}", "", group.text, "")
         yield from _table(group)
