@@ -69,6 +69,8 @@ def server_lines(
 def _every_server(requests: RequestDefaults) -> tuple[DefaultLine, ...]:
     lines = [
         DefaultLine("server_tokens", ("off",)),
+        # An instance's relative Location would name this nginx's own scheme and port, which a balancer hides.
+        DefaultLine("absolute_redirect", ("off",)),
         DefaultLine("client_max_body_size", (requests.body_size,)),
         DefaultLine("large_client_header_buffers", (4, requests.header_size)),
     ]

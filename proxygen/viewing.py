@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import itertools
 import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -408,6 +409,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         grpc=Template.GRPC in spoken,
         client=client_view(around),
         vouched=vouched_headers(around),
+        other_spellings=other_spellings(around),
         hsts=certificate is not None and any(location.service.options.hsts for location in server.locations),
         error_headers=lines_of("add_header", fragments),
         error_pages=() if lines_of("error_page", fragments) else around.operator_error_pages,
@@ -464,11 +466,11 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         htpasswd=service.htpasswd,
         realm="restricted",
         limit=_limit(service),
-        body_size=options.body_size,
+        body_size=None if template is Template.GRPC else options.body_size,
         cookie=_cookie_variable(service) if _sets_cookie(service) else None,
         strip=strip,
         prefix=location.path,
-        redirects=_redirects(location.path) if strip and "proxy_redirect" not in said else (),
+        redirects=_redirects(location.path, around) if strip and "proxy_redirect" not in said else (),
         cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in said else (),
         error_pages=lines_of("error_page", outer) or around.operator_error_pages,
         grpc_errors=template is Template.GRPC and "error_page" not in said,
@@ -480,7 +482,9 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         plain_connection=options.websocket is False,
         connect_timeout=_connect_timeout(options),
         timeout=options.timeout if tells["read_timeout"] else None,
-        idle_timeout=_idle_timeout(options, around) if tells["read_timeout"] else None,
+        idle_timeout=_idle_timeout(options, around)
+        if tells["read_timeout"] and "client_body_timeout" not in said
+        else None,
         request_buffering=options.request_buffering if tells["request_buffering"] else None,
         response_buffering=options.response_buffering if tells["buffering"] else None,
         tells_buffering=tells["buffering"],
@@ -569,27 +573,35 @@ def _matches(path: str, apart: tuple[Kind, ...]) -> tuple[MatchView, ...]:
     )
 
 
-_REST: Final = Variable("proxygen_rest")
+_REST_OF_PATH: Final = Variable("proxygen_rest")
 
 
-def _redirects(prefix: str) -> tuple[Rewrite, ...]:
+def _redirects(prefix: str, around: Surroundings) -> tuple[Rewrite, ...]:
     """Where an answer leads, with the prefix that the instance did not see; not twice where it knows it after all. The
     first that matches counts."""
-    host = (Variable("host"), Variable("proxygen_written_port"))
-    absolute = [
-        Rewrite(match=Expression((scheme, *host, before)), value=Expression((scheme, *host, f"{prefix}/")))
-        for scheme in ("http://", "https://")
-        for before in (f"{prefix}/", "/")
-    ]
-    unprefixed = Regex(f"~^/(?!{_literal(prefix[1:])}(?:[/?#]|$)|/)(?<proxygen_rest>.*)$")
-    return (*absolute, Rewrite(match=unprefixed, value=Expression((f"{prefix}/", _REST))))
+    pattern = _literal(prefix)
+    kept = Variable("proxygen_kept")
+    knows_it = Regex(f"~^(?<{kept.name}>https?://[^/?#]+{pattern}(?:[/?#].*)?)$")
+    unprefixed = Regex(f"~^/(?!{pattern[1:]}(?:[/?#]|$)|/)(?<{_REST_OF_PATH.name}>.*)$")
+    hosts: list[tuple[Variable, ...]] = [(Variable("host"), Variable("proxygen_written_port"))]
+    if around.trusted_proxies:
+        hosts.append((Variable("proxygen_asked_host"),))
+    return (
+        Rewrite(match=knows_it, value=kept),
+        *(
+            Rewrite(match=Expression((scheme, *host, "/")), value=Expression((scheme, *host, f"{prefix}/")))
+            for host in hosts
+            for scheme in ("http://", "https://")
+        ),
+        Rewrite(match=unprefixed, value=Expression((f"{prefix}/", _REST_OF_PATH))),
+    )
 
 
 def _cookie_paths(prefix: str) -> tuple[Rewrite, ...]:
     unprefixed = Regex(f"~^/(?!{_literal(prefix[1:])}(?:/|$))(?<proxygen_rest>.+)$")
     return (
         Rewrite(match=Regex("~^/$"), value=prefix),
-        Rewrite(match=unprefixed, value=Expression((f"{prefix}/", _REST))),
+        Rewrite(match=unprefixed, value=Expression((f"{prefix}/", _REST_OF_PATH))),
     )
 
 
@@ -659,6 +671,26 @@ def vouched_headers(around: Surroundings) -> tuple[VouchedHeader, ...]:
         )
 
     return tuple(map(view, _VOUCHED))
+
+
+def other_spellings(around: Surroundings) -> tuple[str, ...]:
+    """With underscores, names that an instance which reads them as CGI does takes for the ones that we answer for."""
+    if not around.requests.any_header_names:
+        return ()
+    names = (*_OURS, *_VOUCHED)
+    return tuple(
+        spelling
+        for name in names
+        for hyphens in itertools.product("-_", repeat=name.count("-"))
+        if "_" in hyphens
+        for spelling in ["".join(itertools.chain(*itertools.zip_longest(name.split("-"), hyphens, fillvalue="")))]
+    )
+
+
+_OURS: Final = (
+    *(f"X-Forwarded-{part}" for part in ("For", "Proto", "Host", "Port", "Prefix")),
+    *("X-Real-IP", "X-Request-ID"),
+)
 
 
 def _template(service: Service) -> Template:

@@ -342,6 +342,8 @@ class VirtualServerView:
     client: ClientView
     vouched: tuple[VouchedHeader, ...]
     """Headers that only trusted proxies may send."""
+    other_spellings: tuple[str, ...]
+    """Of those headers and of ours: dropped."""
     hsts: bool
     """Whether a location of it has HSTS: its errors then say so too."""
     error_headers: tuple[Block, ...]

@@ -64,7 +64,7 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
         "listen", "server_name", "http2", "ssl_certificate", "ssl_certificate_key", "ssl_protocols",
         "ssl_session_timeout", "ssl_session_tickets", "ssl_reject_handshake", "keepalive_min_timeout",
         "keepalive_timeout", "access_log", "set_real_ip_from", "real_ip_header", "real_ip_recursive",
-        "location", "if", "server_tokens", "large_client_header_buffers", "underscores_in_headers",
+        "location", "if", "server_tokens", "absolute_redirect", "large_client_header_buffers", "underscores_in_headers",
         "ignore_invalid_headers",
         "proxy_ssl_verify", "proxy_ssl_verify_depth", "proxy_ssl_trusted_certificate",
         "grpc_ssl_verify", "grpc_ssl_verify_depth", "grpc_ssl_trusted_certificate",

@@ -72,17 +72,6 @@ def test_an_upload_is_passed_on_as_it_comes(site: Site, method: str, line: str) 
     assert received.body == b"helloworld"
 
 
-def test_who_stops_sending_is_not_waited_for_longer_than_timeout(site: Site) -> None:
-    name = unique("stalled")
-    with site.connect("") as connection:
-        _send(connection, "brief", f"id={name}", "Content-Length: 10", method="POST")
-        connection.send(b"hello")
-        # nginx's own limit is a minute.
-        connection.socket.settimeout(20)
-        assert connection.reply().status in {None, 408}
-    assert site.record.of(name) == ()
-
-
 def test_who_is_meant_to_wait_may_stop_sending_for_longer(site: Site) -> None:
     name = unique("pausing")
     with site.connect("") as connection:
