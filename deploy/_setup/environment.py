@@ -31,6 +31,8 @@ class Stamp(NamedTuple):
 
     digest: str = ""
     """Of what the packages were installed from; empty where no set-up of ours was here."""
+    folder: str = ""
+    """Where it was made: its scripts name the folder, and proxygen in it is the checkout beside it."""
     groups: frozenset[str] = frozenset()
 
     @staticmethod
@@ -40,13 +42,18 @@ class Stamp(NamedTuple):
     @classmethod
     def read(cls, venv: Path) -> Stamp:
         try:
-            digest, *groups = cls.path(venv).read_text(encoding="utf-8").split()
+            digest, folder, *groups = cls.path(venv).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return cls()
-        return cls(digest, frozenset(groups))
+        return cls(digest, folder, frozenset(groups))
 
     def write(self, venv: Path) -> None:
-        self.path(venv).write_text("\n".join([self.digest, *sorted(self.groups)]) + "\n", encoding="utf-8")
+        lines = [self.digest, self.folder, *sorted(self.groups)]
+        self.path(venv).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def is_of(self, venv: Path) -> bool:
+        """Whether ``venv`` was made where it is now; one without a stamp is its user's own, and left as it is."""
+        return not self.digest or self.folder == str(venv)
 
 
 def digest_of_sources() -> str:
@@ -59,12 +66,12 @@ def provide(venv: Path, groups: Iterable[str], *, python: str | None = None, too
 
     ``python`` is the one to make it with; ``tools`` is an environment that has uv and pip, by default this one.
 
-    What an interrupted set-up left is made anew. An environment that others use is only added to; a changed lock
-    waits for their end.
+    What an interrupted set-up left is made anew, and so is one that came here with a moved or copied checkout. An
+    environment that others use is only added to; a changed lock waits for their end.
     """
     stamp, digest = Stamp.read(venv), digest_of_sources()
     wanted = stamp.groups.intersection(GROUPS).union(groups)
-    works = version_of(str(venv / "bin" / "python")) >= NEEDED_PYTHON
+    works = version_of(str(venv / "bin" / "python")) >= NEEDED_PYTHON and stamp.is_of(venv)
     if works and stamp.digest == digest and stamp.groups.issuperset(groups):
         return
     venv.mkdir(parents=True, exist_ok=True)
@@ -106,13 +113,13 @@ def keep_while_this_runs(venv: Path) -> None:
 def _install(venv: Path, tools: Path, digest: str, groups: frozenset[str], *, exact: bool) -> None:
     """Install by hash what the lock names for these groups; ``exact`` takes out what it does not name."""
     say(f"installing proxygen and its dependencies ({', '.join(sorted(groups))}) by {LOCK.name} into {venv}")
-    Stamp(UNFINISHED, groups).write(venv)
+    Stamp(UNFINISHED, str(venv), groups).write(venv)
     locked = ["--require-hashes", "--no-build", f"--constraints={LOCK}", f"--requirements={PROJECT}"]
     uv, settings = _uv_for(venv, tools)
     run([*uv, *locked, *choice_of(groups), *(["--exact"] if exact else [])], env=settings, cwd=ROOT)
     # The build backend is the one that was just installed: isolation would fetch another one, which no lock names.
     run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
-    Stamp(digest, groups).write(venv)
+    Stamp(digest, str(venv), groups).write(venv)
 
 
 def _uv_for(venv: Path, tools: Path) -> tuple[list[str], dict[str, str]]:

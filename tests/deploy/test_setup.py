@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -308,6 +309,29 @@ def test_an_environment_that_is_gone_is_made_again(tmp_path: Path, commands: lis
     (venv / "bin" / "python").unlink()
     environment.provide(venv, ("demo",))
     assert made(commands) == (True, 1)
+
+
+@pytest.mark.parametrize("how", [partial(shutil.copytree, symlinks=True), Path.rename], ids=["copied", "moved"])
+def test_an_environment_of_another_folder_is_made_anew(
+    tmp_path: Path, commands: list[list[str]], how: Callable[[Path, Path], object]
+) -> None:
+    """Its scripts, and proxygen itself, name the folder that the checkout was set up in."""
+    first, second = tmp_path / "one checkout" / ".venv", tmp_path / "two" / ".venv"
+    environment.provide(first, ("demo",))
+    how(first.parent, second.parent)
+    commands.clear()
+    environment.provide(second, ("test",))
+    assert {"--group=demo", "--group=test"} <= set(commands[-2])
+    assert made(commands) == (True, 1)
+    environment.provide(second, ("demo", "test"))
+    assert made(commands) == (False, 0)
+
+
+def test_an_environment_that_its_user_made_is_only_added_to(tmp_path: Path, commands: list[list[str]]) -> None:
+    environment.run([sys.executable, "-m", "venv", str(tmp_path / "venv")])
+    commands.clear()
+    environment.provide(tmp_path / "venv", ("demo",))
+    assert made(commands) == (False, 1)
 
 
 @contextmanager
