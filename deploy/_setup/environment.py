@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple
 
-from .basics import ROOT, CannotSetUp, hold, run, say
+from .basics import ROOT, CannotSetUp, hold, run, say, variables
 from .debian import require_apt, unpack_package
 
 NEEDED_PYTHON = (3, 11)
@@ -24,6 +24,9 @@ GROUPS = ("build", "demo", "deploy", "image", "install", "lint", "test", "units"
 """The dependency groups of pyproject.toml, which Python 3.8 cannot read."""
 BUILD = "build"
 """The dependency group without which proxygen itself cannot be installed."""
+EDITABLE = ("--no-deps", "--no-build-isolation", "--no-require-hashes", f"--editable={ROOT}")
+"""uv's options for proxygen itself, after the build backend: isolation would fetch another one, which no lock names.
+A checkout has no hash, whatever its user's uv.toml requires."""
 
 
 class Stamp(NamedTuple):
@@ -100,7 +103,7 @@ def provide_newest(venv: Path, groups: Iterable[str], *, tools: Path) -> None:
         say(f"installing today's newest versions ({', '.join(sorted(groups))}) into {venv}")
         uv, settings = _uv_for(venv, tools)
         run([*uv, "--upgrade", "--refresh", f"--requirement={PROJECT}", *choice_of(groups)], env=settings, cwd=ROOT)
-        run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
+        run([*uv, *EDITABLE], env=settings, cwd=ROOT)
     finally:
         os.close(descriptor)
 
@@ -117,15 +120,14 @@ def _install(venv: Path, tools: Path, digest: str, groups: frozenset[str], *, ex
     locked = ["--require-hashes", "--no-build", f"--constraints={LOCK}", f"--requirements={PROJECT}"]
     uv, settings = _uv_for(venv, tools)
     run([*uv, *locked, *choice_of(groups), *(["--exact"] if exact else [])], env=settings, cwd=ROOT)
-    # The build backend is the one that was just installed: isolation would fetch another one, which no lock names.
-    run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
+    run([*uv, *EDITABLE], env=settings, cwd=ROOT)
     Stamp(digest, str(venv), groups).write(venv)
 
 
 def _uv_for(venv: Path, tools: Path) -> tuple[list[str], dict[str, str]]:
     """Return the command with which the uv of ``tools`` installs into ``venv``, and the variables to run it with."""
     with _pip(str(tools / "bin" / "python")) as pip:
-        settings = {**os.environ, **settings_of(pip)}
+        settings = {**variables(), **settings_of(pip)}
         return [_installer(tools, pip), "pip", "install", "--quiet", f"--python={venv}"], settings
 
 
@@ -192,7 +194,9 @@ def _installer(venv: Path, pip: list[str]) -> str:
         requirement = Path(folder) / "uv.txt"
         requirement.write_text(entry, encoding="utf-8")
         options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", f"--requirement={requirement}"]
-        run([*pip, "install", *options])
+        # pip.conf may have a place of its user's.
+        here = ["--no-user", "--target=", f"--prefix={venv}", "--root=/"]
+        run([*pip, "install", *options, *here])
     return str(uv)
 
 
@@ -237,8 +241,16 @@ for folder in filter(None, [*own, sysconfig.get_config_var("WHEEL_PKG_DIR"), "/u
 
 def settings_of(pip: list[str]) -> dict[str, str]:
     """Return as uv's variables where this machine's pip gets packages from; uv does not read pip's configuration."""
-    wanted = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
-    # A line is such as `global.index-url='…'`; those of the environment come last, and win.
-    found = re.findall(r"^\S+?\.(\S+?)='(.*)'$", run([*pip, "config", "list"]), re.MULTILINE)
-    settings = {wanted[key]: value for key, value in found if key in wanted}
-    return {variable: value for variable, value in settings.items() if variable not in os.environ}
+    wanted = {
+        "index-url": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
+        "extra-index-url": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
+        "cert": ("SSL_CERT_FILE",),
+    }
+    # --verbose, lest `quiet` in its configuration leave no line. A line is such as `global.index-url='…'`.
+    said = run([*pip, "config", "list", "--verbose"])
+    found = re.findall(r"^(global|install|:env:)\.(\S+?)='(.*)'$", said, re.MULTILINE)
+    found.sort(key=lambda line: ("global", "install", ":env:").index(line[0]))
+    values = {key: " ".join(value.replace("\\n", " ").split()) for _, key, value in found}
+    # Either name of a setting may be set for uv already; the first would win over the second.
+    free = {key: names[0] for key, names in wanted.items() if os.environ.keys().isdisjoint(names)}
+    return {free[key]: value for key, value in values.items() if key in free}
