@@ -29,13 +29,19 @@ _OF_THE_SITE = re.compile(
 )
 """In the names of pip's and uv's variables that say where packages come from, and how they get here."""
 
+_OF_ANOTHER_PYTHON = {"PYTHONHOME", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONWARNINGS"}
+"""Other packages before the locked ones, no assertions in the tests, warnings as errors, a prompt at the end."""
+
 
 def variables() -> dict[str, str]:
-    """Return our environment without what changes how pip and uv install; how they reach packages is the site's."""
+    """Return our environment without what changes how pip and uv install, and what Python runs.
+
+    How packages are reached is the site's, and stays.
+    """
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PIP_", "UV_")) or _OF_THE_SITE.search(name)
+        if name not in _OF_ANOTHER_PYTHON and (not name.startswith(("PIP_", "UV_")) or _OF_THE_SITE.search(name))
     }
 
 

@@ -148,6 +148,7 @@ def version_of(python: str) -> tuple[int, ...]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             universal_newlines=True,
+            env=variables(),
         )
     except OSError:
         return ()
@@ -212,7 +213,8 @@ def entry_of(package: str, lock: str) -> str:
 def _pip(python: str) -> Iterator[list[str]]:
     """Give the command of a pip that works for ``python``, which may have none."""
     own = [python, "-m", "pip", "--disable-pip-version-check"]
-    if subprocess.run([*own, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if subprocess.run([*own, "--version"], env=variables(), **quiet).returncode == 0:
         yield own
         return
     # A wheel runs from where it is, so neither ensurepip's seconds nor root are needed.

@@ -426,7 +426,7 @@ SITE = {
 }
 OWN = (
     *("PIP_CONSTRAINT", "PIP_NO_BINARY", "PIP_PREFIX", "PIP_PYTHON", "PIP_QUIET", "PIP_REQUIRE_HASHES", "PIP_ROOT"),
-    *("PIP_TARGET", "PIP_USER"),
+    *("PIP_TARGET", "PIP_USER", "PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONWARNINGS"),
     *("UV_CONSTRAINT", "UV_EXCLUDE_NEWER", "UV_NO_BINARY", "UV_REQUIRE_HASHES", "UV_RESOLUTION"),
 )
 
@@ -440,6 +440,19 @@ def test_what_a_set_up_runs_knows_the_site_and_not_its_users_habits(monkeypatch:
     said = dict(line.split("=", 1) for line in basics.run(["/usr/bin/env"]).splitlines())
     assert {name: said.get(name) for name in SITE} == SITE
     assert said.keys().isdisjoint(OWN)
+
+
+def test_a_python_is_asked_without_another_ones_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    assert environment.version_of(sys.executable) == sys.version_info[:2]
+
+
+def test_what_a_set_up_starts_has_no_other_pythons_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PYTHONPATH of the user's would put other versions before those that the lock names."""
+    monkeypatch.setattr(environment, "provide", lambda *_: None)
+    monkeypatch.setattr(environment, "keep_while_this_runs", lambda _: None)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    assert "PYTHONPATH" not in _setup.set_up(_setup.Needs(groups=()))
 
 
 def test_pip_fetches_uv_into_the_environment_whatever_its_user_says(
