@@ -437,7 +437,7 @@ def test_what_a_set_up_runs_knows_the_site_and_not_its_users_habits(monkeypatch:
         monkeypatch.setenv(name, value)
     for name in OWN:
         monkeypatch.setenv(name, "1")
-    said = dict(line.split("=", 1) for line in basics.run(["/usr/bin/env"]).splitlines())
+    said = dict(line.partition("=")[::2] for line in basics.run(["/usr/bin/env"]).splitlines())
     assert {name: said.get(name) for name in SITE} == SITE
     assert said.keys().isdisjoint(OWN)
 
