@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
 from . import debian, environment, locking, programs, streaming
-from .basics import ROOT, CannotSetUp, alone, cache, say, search_path
+from .basics import ROOT, CannotSetUp, alone, cache, say, search_path, variables
 
 VENV = ROOT / ".venv"
 
@@ -75,7 +75,7 @@ def set_up(needs: Needs, also: Callable[[], None] = lambda: None) -> dict[str, s
         for provide in needs.parts:
             provide()
         folders = programs.folders(VENV)
-    return {**os.environ, "PATH": os.pathsep.join([search_path(), *map(str, folders)])}
+    return {**variables(), "PATH": os.pathsep.join([search_path(), *map(str, folders)])}
 
 
 def other_pythons() -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,37 @@ def say(text: str) -> None:
     print(f"set-up: {text}", file=sys.stderr, flush=True)
 
 
+_OF_THE_SITE = re.compile(
+    "CACHE|CERT|CONCURRENT|CONFIG|CREDENTIALS|DEPRECATED|FEATURE|FIND_LINKS|HOST|HTTP|INDEX|KEYRING|LINK_MODE|NETRC|OFFLINE"
+    "|PROXY|RETRIES|TIMEOUT|TLS"
+)
+"""In the names of pip's and uv's variables that say where packages come from, and how they get here."""
+
+_OF_ANOTHER_PYTHON = {"PYTHONHOME", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONWARNINGS"}
+"""Other packages before the locked ones, no assertions in the tests, warnings as errors, a prompt at the end."""
+
+
+def variables() -> dict[str, str]:
+    """Return our environment without what changes how pip and uv install, and what Python runs.
+
+    How packages are reached is the site's, and stays.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OF_ANOTHER_PYTHON and (not name.startswith(("PIP_", "UV_")) or _OF_THE_SITE.search(name))
+    }
+
+
 def run(command: list[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run quietly; on failure raise with the last lines that the command wrote."""
+    """Run quietly, with `variables` or ``env``; on failure raise with the last lines that the command wrote."""
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, env=env, cwd=cwd
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        env=variables() if env is None else env,
+        cwd=cwd,
     )
     if done.returncode:
         tail = "\n".join(done.stdout.strip().splitlines()[-12:])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple
 
-from .basics import ROOT, CannotSetUp, hold, run, say
+from .basics import ROOT, CannotSetUp, hold, run, say, variables
 from .debian import require_apt, unpack_package
 
 NEEDED_PYTHON = (3, 11)
@@ -24,6 +24,9 @@ GROUPS = ("build", "demo", "deploy", "image", "install", "lint", "test", "units"
 """The dependency groups of pyproject.toml, which Python 3.8 cannot read."""
 BUILD = "build"
 """The dependency group without which proxygen itself cannot be installed."""
+EDITABLE = ("--no-deps", "--no-build-isolation", "--no-require-hashes", f"--editable={ROOT}")
+"""uv's options for proxygen itself, after the build backend: isolation would fetch another one, which no lock names.
+A checkout has no hash, whatever its user's uv.toml requires."""
 
 
 class Stamp(NamedTuple):
@@ -31,6 +34,8 @@ class Stamp(NamedTuple):
 
     digest: str = ""
     """Of what the packages were installed from; empty where no set-up of ours was here."""
+    folder: str = ""
+    """Where it was made: its scripts name the folder, and proxygen in it is the checkout beside it."""
     groups: frozenset[str] = frozenset()
 
     @staticmethod
@@ -40,13 +45,18 @@ class Stamp(NamedTuple):
     @classmethod
     def read(cls, venv: Path) -> Stamp:
         try:
-            digest, *groups = cls.path(venv).read_text(encoding="utf-8").split()
+            digest, folder, *groups = cls.path(venv).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return cls()
-        return cls(digest, frozenset(groups))
+        return cls(digest, folder, frozenset(groups))
 
     def write(self, venv: Path) -> None:
-        self.path(venv).write_text("\n".join([self.digest, *sorted(self.groups)]) + "\n", encoding="utf-8")
+        lines = [self.digest, self.folder, *sorted(self.groups)]
+        self.path(venv).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def is_of(self, venv: Path) -> bool:
+        """Whether ``venv`` was made where it is now; one without a stamp is its user's own, and left as it is."""
+        return not self.digest or self.folder == str(venv)
 
 
 def digest_of_sources() -> str:
@@ -59,12 +69,12 @@ def provide(venv: Path, groups: Iterable[str], *, python: str | None = None, too
 
     ``python`` is the one to make it with; ``tools`` is an environment that has uv and pip, by default this one.
 
-    What an interrupted set-up left is made anew. An environment that others use is only added to; a changed lock
-    waits for their end.
+    What an interrupted set-up left is made anew, and so is one that came here with a moved or copied checkout. An
+    environment that others use is only added to; a changed lock waits for their end.
     """
     stamp, digest = Stamp.read(venv), digest_of_sources()
     wanted = stamp.groups.intersection(GROUPS).union(groups)
-    works = version_of(str(venv / "bin" / "python")) >= NEEDED_PYTHON
+    works = version_of(str(venv / "bin" / "python")) >= NEEDED_PYTHON and stamp.is_of(venv)
     if works and stamp.digest == digest and stamp.groups.issuperset(groups):
         return
     venv.mkdir(parents=True, exist_ok=True)
@@ -93,7 +103,7 @@ def provide_newest(venv: Path, groups: Iterable[str], *, tools: Path) -> None:
         say(f"installing today's newest versions ({', '.join(sorted(groups))}) into {venv}")
         uv, settings = _uv_for(venv, tools)
         run([*uv, "--upgrade", "--refresh", f"--requirement={PROJECT}", *choice_of(groups)], env=settings, cwd=ROOT)
-        run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
+        run([*uv, *EDITABLE], env=settings, cwd=ROOT)
     finally:
         os.close(descriptor)
 
@@ -106,19 +116,18 @@ def keep_while_this_runs(venv: Path) -> None:
 def _install(venv: Path, tools: Path, digest: str, groups: frozenset[str], *, exact: bool) -> None:
     """Install by hash what the lock names for these groups; ``exact`` takes out what it does not name."""
     say(f"installing proxygen and its dependencies ({', '.join(sorted(groups))}) by {LOCK.name} into {venv}")
-    Stamp(UNFINISHED, groups).write(venv)
+    Stamp(UNFINISHED, str(venv), groups).write(venv)
     locked = ["--require-hashes", "--no-build", f"--constraints={LOCK}", f"--requirements={PROJECT}"]
     uv, settings = _uv_for(venv, tools)
     run([*uv, *locked, *choice_of(groups), *(["--exact"] if exact else [])], env=settings, cwd=ROOT)
-    # The build backend is the one that was just installed: isolation would fetch another one, which no lock names.
-    run([*uv, "--no-deps", "--no-build-isolation", f"--editable={ROOT}"], env=settings, cwd=ROOT)
-    Stamp(digest, groups).write(venv)
+    run([*uv, *EDITABLE], env=settings, cwd=ROOT)
+    Stamp(digest, str(venv), groups).write(venv)
 
 
 def _uv_for(venv: Path, tools: Path) -> tuple[list[str], dict[str, str]]:
     """Return the command with which the uv of ``tools`` installs into ``venv``, and the variables to run it with."""
     with _pip(str(tools / "bin" / "python")) as pip:
-        settings = {**os.environ, **settings_of(pip)}
+        settings = {**variables(), **settings_of(pip)}
         return [_installer(tools, pip), "pip", "install", "--quiet", f"--python={venv}"], settings
 
 
@@ -139,6 +148,7 @@ def version_of(python: str) -> tuple[int, ...]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             universal_newlines=True,
+            env=variables(),
         )
     except OSError:
         return ()
@@ -185,7 +195,9 @@ def _installer(venv: Path, pip: list[str]) -> str:
         requirement = Path(folder) / "uv.txt"
         requirement.write_text(entry, encoding="utf-8")
         options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", f"--requirement={requirement}"]
-        run([*pip, "install", *options])
+        # pip.conf may have a place of its user's.
+        here = ["--no-user", "--target=", f"--prefix={venv}", "--root=/"]
+        run([*pip, "install", *options, *here])
     return str(uv)
 
 
@@ -201,7 +213,8 @@ def entry_of(package: str, lock: str) -> str:
 def _pip(python: str) -> Iterator[list[str]]:
     """Give the command of a pip that works for ``python``, which may have none."""
     own = [python, "-m", "pip", "--disable-pip-version-check"]
-    if subprocess.run([*own, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if subprocess.run([*own, "--version"], env=variables(), **quiet).returncode == 0:
         yield own
         return
     # A wheel runs from where it is, so neither ensurepip's seconds nor root are needed.
@@ -230,8 +243,16 @@ for folder in filter(None, [*own, sysconfig.get_config_var("WHEEL_PKG_DIR"), "/u
 
 def settings_of(pip: list[str]) -> dict[str, str]:
     """Return as uv's variables where this machine's pip gets packages from; uv does not read pip's configuration."""
-    wanted = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
-    # A line is such as `global.index-url='…'`; those of the environment come last, and win.
-    found = re.findall(r"^\S+?\.(\S+?)='(.*)'$", run([*pip, "config", "list"]), re.MULTILINE)
-    settings = {wanted[key]: value for key, value in found if key in wanted}
-    return {variable: value for variable, value in settings.items() if variable not in os.environ}
+    wanted = {
+        "index-url": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
+        "extra-index-url": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
+        "cert": ("SSL_CERT_FILE",),
+    }
+    # --verbose, lest `quiet` in its configuration leave no line. A line is such as `global.index-url='…'`.
+    said = run([*pip, "config", "list", "--verbose"])
+    found = re.findall(r"^(global|install|:env:)\.(\S+?)='(.*)'$", said, re.MULTILINE)
+    found.sort(key=lambda line: ("global", "install", ":env:").index(line[0]))
+    values = {key: " ".join(value.replace("\\n", " ").split()) for _, key, value in found}
+    # Either name of a setting may be set for uv already; the first would win over the second.
+    free = {key: names[0] for key, names in wanted.items() if os.environ.keys().isdisjoint(names)}
+    return {free[key]: value for key, value in values.items() if key in free}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from .basics import ROOT, run, say
+from .basics import ROOT, run, say, variables
 from .environment import GROUPS, LOCK, PROJECT, settings_of
 
 SUBSETS = {
@@ -28,6 +27,6 @@ def _compile(venv: Path, file: Path, *choice: str) -> None:
     """Have uv resolve for every Python from 3.11 on and every system; the file names no registry and no path."""
     silent = ["--quiet", "--no-header", "--no-emit-index-url", "--no-emit-find-links"]
     how = ["--universal", "--python-version=3.11", "--generate-hashes", "--no-build"]
-    settings = {**os.environ, **settings_of([str(venv / "bin" / "python"), "-m", "pip"])}
+    settings = {**variables(), **settings_of([str(venv / "bin" / "python"), "-m", "pip"])}
     command = [str(venv / "bin" / "uv"), "pip", "compile", *how, *silent, f"--output-file={file}", *choice]
     run(command, env=settings, cwd=ROOT)

@@ -70,12 +70,13 @@ async def _show(seconds: float | None, share: Share, port: int | None, stop: asy
 
 
 def _print_places(demo: Demo) -> None:
-    config = demo.settings_file
+    # The address with its scheme, as a flag: CONSUL_HTTP_ADDR in the user's shell would win over the file.
+    own = f"--config {demo.settings_file} --consul-address {demo.consul.removesuffix('/ui/')}"
     click.echo(f"application   curl -H 'Host: {HOST}' http://127.0.0.1:{demo.http}/")
     click.echo(f"Consul        {demo.consul}")
     click.echo(f"status page   {demo.page}")
     click.echo(f"steer it      there, with the token {demo.token}")
-    click.echo(f"              or: proxygen canary set {SERVICE} 50% --config {config}")
+    click.echo(f"              or: proxygen canary set {SERVICE} 50% {own}")
 
 
 def _print_split(count: Count, share: Share) -> None:

@@ -107,11 +107,26 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def _variables() -> dict[str, str]:
+    """Our environment without the user's settings, which would win over the demo's file, and without NGINX, from which
+    nginx takes listening sockets."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CONSUL_", "PROXYGEN_")) and name != "NGINX"
+    }
+
+
 async def _start(stack: AsyncExitStack, command: Sequence[str], log: Path) -> None:
     """Start a process; at the end it is asked to stop, then killed."""
     output = stack.enter_context(log.open("ab"))
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=_variables(),
+        start_new_session=True,
     )
 
     async def end() -> None:

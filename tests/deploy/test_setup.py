@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -310,6 +313,29 @@ def test_an_environment_that_is_gone_is_made_again(tmp_path: Path, commands: lis
     assert made(commands) == (True, 1)
 
 
+@pytest.mark.parametrize("how", [partial(shutil.copytree, symlinks=True), Path.rename], ids=["copied", "moved"])
+def test_an_environment_of_another_folder_is_made_anew(
+    tmp_path: Path, commands: list[list[str]], how: Callable[[Path, Path], object]
+) -> None:
+    """Its scripts, and proxygen itself, name the folder that the checkout was set up in."""
+    first, second = tmp_path / "one checkout" / ".venv", tmp_path / "two" / ".venv"
+    environment.provide(first, ("demo",))
+    how(first.parent, second.parent)
+    commands.clear()
+    environment.provide(second, ("test",))
+    assert {"--group=demo", "--group=test"} <= set(commands[-2])
+    assert made(commands) == (True, 1)
+    environment.provide(second, ("demo", "test"))
+    assert made(commands) == (False, 0)
+
+
+def test_an_environment_that_its_user_made_is_only_added_to(tmp_path: Path, commands: list[list[str]]) -> None:
+    environment.run([sys.executable, "-m", "venv", str(tmp_path / "venv")])
+    commands.clear()
+    environment.provide(tmp_path / "venv", ("demo",))
+    assert made(commands) == (False, 1)
+
+
 @contextmanager
 def another(code: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that has `basics`, and has said a line by now."""
@@ -361,10 +387,113 @@ def test_a_changed_lock_waits_for_the_commands_that_use_the_packages(
         assert made(commands) == (False, 1)
 
 
+# --- the user's own settings
+
+
 def test_uv_asks_where_pip_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uv reads none of pip's settings; its own go first."""
-    said = "global.index-url='https://old.test/'\n:env:.index-url='https://mirror.test/'\n:env:.cert='/ca.pem'\n"
+    """uv reads none of pip's settings; its own go first. Of two, pip takes the variable's, in whatever order it lists
+    them."""
+    said = (
+        ":env:.index-url='https://mirror.test/'\n:env:.cert='/ca.pem'\nglobal.index-url='https://old.test/'\n"
+        "install.extra-index-url='\\nhttps://a.test/\\nhttps://b.test/'\nlist.index-url='https://other.test/'\n"
+    )
     monkeypatch.setattr(environment, "run", lambda _: said)
-    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", "/own.pem")
-    assert environment.settings_of(["pip"]) == {"UV_DEFAULT_INDEX": "https://mirror.test/"}
+    assert environment.settings_of(["pip"]) == {
+        "UV_DEFAULT_INDEX": "https://mirror.test/",
+        "UV_INDEX": "https://a.test/ https://b.test/",
+    }
+    monkeypatch.setenv("UV_INDEX_URL", "https://uvs.test/")
+    assert environment.settings_of(["pip"]).keys() == {"UV_INDEX"}
+
+
+SITE = {
+    "HTTPS_PROXY": "http://proxy.test:3128",
+    "PIP_CERT": "/ca.pem",
+    "PIP_CONFIG_FILE": "/pip.conf",
+    "PIP_FIND_LINKS": "/wheels",
+    "PIP_INDEX_URL": "https://mirror.test/",
+    "PIP_TRUSTED_HOST": "mirror.test",
+    "PIP_USE_FEATURE": "truststore",
+    "SSL_CERT_FILE": "/ca.pem",
+    "UV_DEFAULT_INDEX": "https://mirror.test/",
+    "UV_INDEX_MIRROR_PASSWORD": "secret",
+    "UV_INDEX_URL": "https://mirror.test/",
+    "UV_INSECURE_HOST": "mirror.test",
+    "UV_NATIVE_TLS": "1",
+}
+OWN = (
+    *("PIP_CONSTRAINT", "PIP_NO_BINARY", "PIP_PREFIX", "PIP_PYTHON", "PIP_QUIET", "PIP_REQUIRE_HASHES", "PIP_ROOT"),
+    *("PIP_TARGET", "PIP_USER", "PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONWARNINGS"),
+    *("UV_CONSTRAINT", "UV_EXCLUDE_NEWER", "UV_NO_BINARY", "UV_REQUIRE_HASHES", "UV_RESOLUTION"),
+)
+
+
+def test_what_a_set_up_runs_knows_the_site_and_not_its_users_habits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where packages come from is the site's; how and where its user has them installed otherwise is no matter here."""
+    for name, value in SITE.items():
+        monkeypatch.setenv(name, value)
+    for name in OWN:
+        monkeypatch.setenv(name, "1")
+    said = dict(line.partition("=")[::2] for line in basics.run(["/usr/bin/env"]).splitlines())
+    assert {name: said.get(name) for name in SITE} == SITE
+    assert said.keys().isdisjoint(OWN)
+
+
+def test_a_python_is_asked_without_another_ones_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    assert environment.version_of(sys.executable) == sys.version_info[:2]
+
+
+def test_what_a_set_up_starts_has_no_other_pythons_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PYTHONPATH of the user's would put other versions before those that the lock names."""
+    monkeypatch.setattr(environment, "provide", lambda *_: None)
+    monkeypatch.setattr(environment, "keep_while_this_runs", lambda _: None)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    assert "PYTHONPATH" not in _setup.set_up(_setup.Needs(groups=()))
+
+
+def test_pip_fetches_uv_into_the_environment_whatever_its_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real pip, with a pip.conf of its user's that names the index and every other place to install into."""
+    wheel(tmp_path / "index", "uv", "1")
+    config, elsewhere = tmp_path / "pip.conf", tmp_path / "elsewhere"
+    places = f"target = {elsewhere}\nprefix = {elsewhere}\nroot = {elsewhere}\nuser = yes\n"
+    config.write_text(f"[global]\nno-index = yes\nfind-links = {tmp_path / 'index'}\n[install]\n{places}")
+    digest = hashlib.sha256(next((tmp_path / "index").iterdir()).read_bytes()).hexdigest()
+    lock = tmp_path / "lock"
+    lock.write_text(f"uv==1 \\\n    --hash=sha256:{digest}\n")
+    monkeypatch.setattr(environment, "LOCK", lock)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
+    monkeypatch.setenv("PIP_TARGET", str(elsewhere))
+    monkeypatch.setenv("PIP_USER", "1")
+    venv = tmp_path / "venv"
+    environment._make(venv, sys.executable)
+    with environment._pip(str(venv / "bin" / "python")) as pip:
+        environment._installer(venv, pip)
+    assert not elsewhere.exists()
+    assert [path.name for path in venv.glob("lib/python3*/site-packages/uv*")] == ["uv-1.dist-info"]
+
+
+def wheel(folder: Path, name: str, version: str) -> None:
+    """Write a package of nothing but its name and version."""
+    folder.mkdir()
+    files = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        for file, text in files.items():
+            archive.writestr(f"{name}-{version}.dist-info/{file}", text)
+
+
+def test_a_users_hash_rule_leaves_the_editable_installation_alone(tmp_path: Path, commands: list[list[str]]) -> None:
+    """uv.toml may say `require-hashes`, and a checkout has no hash."""
+    environment.provide(tmp_path / "venv", ("demo",))
+    assert "--no-require-hashes" in next(command for command in commands if f"--editable={environment.ROOT}" in command)

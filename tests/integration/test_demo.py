@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -20,14 +21,21 @@ from tests.harness.tools import Consul, NginxBinary
 
 @pytest.fixture
 def environment(which_consul: Consul, tmp_path: Path, any_nginx_binary: NginxBinary) -> dict[str, str]:
-    """PATH with nginx and Consul, and a temporary directory of the demo's own."""
+    """PATH with nginx and Consul, a temporary directory of the demo's own, and what a user may have set for a system of
+    their own."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "consul").symlink_to(chosen_consul())
     (tools / "nginx").symlink_to(any_nginx_binary.path)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    return {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(scratch)}
+    users = {
+        "CONSUL_HTTP_ADDR": "127.0.0.1:1",
+        "CONSUL_HTTP_SSL": "true",
+        "PROXYGEN_PROXY_TAG_PREFIX": "edge",
+        "NGINX": str(any_nginx_binary.path),
+    }
+    return {**os.environ, **users, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(scratch)}
 
 
 def processes_in(folder: str) -> Iterator[int]:
@@ -59,11 +67,16 @@ def test_the_demo_measures_its_split_and_removes_itself(environment: dict[str, s
 
 
 def test_ctrl_c_ends_the_demo_and_all_that_it_started(environment: dict[str, str]) -> None:
+    """Until then the command that it prints steers it, and never its user's own system."""
     with subprocess.Popen([*warm.COLD, "demo"], env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("Ctrl-C"):
                 break
+            if "or: proxygen" in line:
+                steer = shlex.split(line.partition("or: proxygen ")[2])
+        steered = subprocess.run([*warm.COLD, *steer], env=environment, capture_output=True, text=True, timeout=90)
+        assert steered.returncode == 0, steered.stderr
         assert len(list(processes_in(environment["TMPDIR"]))) >= 3
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 0
