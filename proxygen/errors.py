@@ -10,7 +10,7 @@
     │   ├── NetworkConfigError       the containers' network: its config in KV, or this host's identity
     │   └── TagError                 one tag, Meta key or combination of them
     ├── CatalogUnavailable       exit 3: Consul gave no answer to believe
-    │   ├── ConsulUnreachable        no connection, time-out, 429, 5xx, no leader
+    │   ├── ConsulUnreachable        no connection, time-out, 429, 5xx, no body, no leader
     │   └── AccessDenied             the token lacks a rule
     ├── Refused                  exit 1: a gate said no; what was live stays live
     │   ├── CheckRefused             crossplane or ``nginx -t``
@@ -82,7 +82,7 @@ class CatalogUnavailable(ProxygenError):
 
 
 class ConsulUnreachable(CatalogUnavailable):
-    """No connection, a time-out, a 429, a 5xx, or an answer from a server without a leader."""
+    """No connection, a time-out, a 429, a 5xx, an answer without a body, or one from a server without a leader."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)

@@ -18,6 +18,8 @@ _LONGEST_RETRY_AFTER: Final = 60.0
 """Nobody may send us away for longer."""
 _QUOTED: Final = 200
 """Characters of Consul's own words in a message."""
+_EMPTY: Final = frozenset({101, 204, 304})
+"""Answers without a body: no Consul gives them, only what stands between."""
 _ROLLED_BACK: Final = 409
 """Of a transaction: one of its operations said no, and the body says which."""
 
@@ -97,13 +99,14 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
 def refuse_failure(reply: Reply, *, method: str, path: str, address: str, hide: Callable[[str], str]) -> None:
     """Raise for every status that is no answer; ``hide`` removes secrets from Consul's words."""
     status = reply.status
-    if status < 300 or status == 404 or (status == _ROLLED_BACK and path == TRANSACTION):
+    is_outage = status == 429 or status >= 500 or status in _EMPTY
+    if not is_outage and (status < 300 or status == 404 or (status == _ROLLED_BACK and path == TRANSACTION)):
         return
     said = hide(" ".join(reply.body[: 4 * _QUOTED].decode("utf-8", errors="replace").split()))[:_QUOTED]
     words = f"{status} {said}".strip()
     if status in (401, 403):
         raise AccessDenied(f"Consul at {address} refused {method} {path}: {words}; {_advice(method, path, said)}")
-    if status == 429 or status >= 500:
+    if is_outage:
         raise ConsulUnreachable(
             f"Consul at {address} answered {words} to {method} {path}", retry_after=reply.retry_after
         )

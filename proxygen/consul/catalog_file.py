@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from proxygen.consul.decode import Entry, instances_of
+from proxygen.consul.decode import UNREADABLE, Entry, instances_of
 from proxygen.errors import CatalogFileError
 from proxygen.model import Catalog, Instance, ServiceName
 
@@ -66,7 +66,7 @@ def read_catalog_file(text: str | bytes) -> Catalog:
     """Read a catalog file. Raise CatalogFileError that names the service and the field."""
     try:
         document = _FILE.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise CatalogFileError(f"catalog file: {error}") from error
     return catalog_of(
         RawCatalog(
@@ -99,7 +99,7 @@ def _instances(name: str, entries: Sequence[msgspec.Raw], place: str) -> tuple[I
     for number, entry in enumerate(entries):
         try:
             decoded.append(_ENTRY.decode(entry))
-        except (msgspec.DecodeError, UnicodeError) as error:
+        except UNREADABLE as error:
             raise CatalogFileError(f"catalog file: {place}.{name}[{number}]: {error}") from error
     return instances_of(name, decoded)
 

@@ -162,7 +162,8 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
                 server_hostname=self._settings.tls_server_name if self._tls is not None else None,
             ) as response:
                 body = await response.read()
-                self._received += response.content.total_raw_bytes
+                # The content of an answer that has none, such as a 204, counts nothing at all.
+                self._received += response.content.total_raw_bytes if body else 0
                 self._refused += response.status == _TOO_MANY
                 return answers.read_reply(response.status, response.headers, body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

@@ -39,6 +39,10 @@ _SUCCESS: Final = re.compile(
 
 T = TypeVar("T")
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What msgspec raises for a text that cannot be read. Nesting of some thousand levels is a RecursionError, also in a
+field that is skipped, and Consul keeps a Proxy.Config of any depth."""
+
 
 class Node(msgspec.Struct, rename="pascal"):
     node: str
@@ -121,11 +125,21 @@ _NODES: Final = msgspec.json.Decoder(tuple[Node, ...])
 _NODE_SERVICES: Final = msgspec.json.Decoder(NodeServices | None)
 _PAIRS: Final = msgspec.json.Decoder(tuple[_Pair, ...])
 _NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
+_RAW_ENTRIES: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_RAW: Final = msgspec.json.Decoder(msgspec.Raw)
+_ROOM: Final = 100
+"""Levels by which an entry may come to lie deeper than in the answer, counting our own calls."""
 
 
 def decode_entries(body: bytes) -> tuple[Entry, ...]:
     """Decode ``/v1/health/service/NAME``."""
     return _decoded(_ENTRIES, body, "health/service")
+
+
+def decode_raw_entries(body: bytes) -> list[msgspec.Raw]:
+    """Take ``/v1/health/service/NAME`` apart into entries that can also be written into a file and read back."""
+    _decoded(_RAW, b"[" * _ROOM + body + b"]" * _ROOM, "health/service")
+    return _decoded(_RAW_ENTRIES, body, "health/service")
 
 
 def decode_listing(body: bytes) -> dict[str, tuple[str, ...]]:
@@ -175,7 +189,7 @@ def _text(value: str | None) -> str:
 def _decoded(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise CatalogUnavailable(f"Consul's answer to {what} cannot be read: {error}") from error
 
 

@@ -16,6 +16,7 @@ from proxygen.consul.decode import (
     CONSUL_SERVICE,
     carries_proxy_keys,
     decode_entries,
+    decode_raw_entries,
     instances_of,
     routed_names,
     unservable_names,
@@ -39,7 +40,6 @@ from proxygen.model import Catalog
 _log: Final = get_logger(__name__)
 
 _READERS: Final = 10
-_RAW_ENTRIES: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 async def fetch_catalog(client: ConsulClient, *, tag_prefix: str) -> Catalog:
@@ -154,4 +154,4 @@ async def _read_routed(client: ConsulClient, name: str, tag_prefix: str, *, is_t
     if is_tagged and not entries and await read_service(client, name, "consistent"):
         body = (await client.read(service_path(name), consistency="consistent")).body
     routed = is_tagged or carries_proxy_keys(instances_of(name, entries), tag_prefix)
-    return _RAW_ENTRIES.decode(body) if routed else []
+    return decode_raw_entries(body) if routed else []

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from proxygen.errors import CatalogUnavailable
 from proxygen.registration.checks import Status
 from proxygen.registration.service import Held
 
@@ -33,12 +34,12 @@ class Agent:
             return None
         own = [("filter", f'ServiceID == "{service_id}"')]
         checks = await self._http.exchange("GET", "/v1/agent/checks", own, deadline=_DEADLINE)
-        return Held(service=json.loads(reply.body), checks=json.loads(checks.body))
+        return Held(service=read_answer(reply.body), checks=read_answer(checks.body))
 
     async def services(self) -> Mapping[str, Mapping[str, Any]]:
         """Return all services of this agent by id."""
         reply = await self._http.exchange("GET", "/v1/agent/services", deadline=_DEADLINE)
-        services: Mapping[str, Mapping[str, Any]] = json.loads(reply.body)
+        services: Mapping[str, Mapping[str, Any]] = read_answer(reply.body)
         return services
 
     async def register(self, body: Mapping[str, Any]) -> None:
@@ -63,3 +64,12 @@ class Agent:
     ) -> None:
         data = b"" if body is None else json.dumps(body).encode()
         await self._http.exchange("PUT", path, (params or {}).items(), data=data, deadline=_DEADLINE)
+
+
+def read_answer(body: bytes) -> Any:
+    """Read what the agent answered. Raise CatalogUnavailable for what is no JSON, or nested too deep by whoever
+    registered it."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise CatalogUnavailable(f"the agent's answer cannot be read: {error}") from error

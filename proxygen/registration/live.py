@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from proxygen.errors import BadInput
+from proxygen.registration.agent import read_answer
 from proxygen.tags import lint_tags
 
 if TYPE_CHECKING:
@@ -97,5 +98,5 @@ async def _read(client: ConsulClient, service_id: str) -> Mapping[str, Any]:
             f"the agent at {client.http.address} has no service with the id {service_id!r}; "
             "ids, not names, and only of services registered on this very agent"
         )
-    service: Mapping[str, Any] = json.loads(reply.body)
+    service: Mapping[str, Any] = read_answer(reply.body)
     return service

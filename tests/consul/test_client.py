@@ -127,6 +127,16 @@ async def test_a_failure_is_raised_with_consuls_words_and_without_the_token(
     assert SECRET not in str(refusal.value)
 
 
+@pytest.mark.parametrize("status", [101, 204, 304])
+async def test_an_answer_without_a_body_is_an_outage_and_no_content(status: int) -> None:
+    """Consul never gives one; what stands between, such as a gateway, does."""
+    async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
+        fake.fault = lambda request: web.Response(status=status)
+        with pytest.raises(ConsulUnreachable, match=f"answered {status}"):
+            await client.read("/v1/catalog/services")
+        assert client.statistics.failures == 1
+
+
 async def test_retry_after_is_passed_on_within_reason() -> None:
     async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
         for value, seconds in (("7", 7.0), ("86400", 60.0), ("soon", None)):

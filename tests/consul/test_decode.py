@@ -149,7 +149,15 @@ def test_meta_is_sorted_and_tags_keep_their_order() -> None:
     assert found.meta == (("a", "2"), ("z", "1"))
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"{}", b'[{"Node": {}}]', b'[{"Node": 1}]', b"\xff", b"[" * 10_000])
+_SKIPPED = b'[{"Node": {"Node": "n1", "Meta": %s}}]'
+"""With a field that nobody reads."""
+_DEEP = b"[" * 5_000 + b"]" * 5_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"null", b"{}", b'[{"Node": {}}]', b'[{"Node": 1}]', b"\xff", b"[" * 10_000, _SKIPPED % _DEEP],
+)
 def test_what_cannot_be_read_is_a_failure_and_no_absence(body: bytes) -> None:
     with pytest.raises(CatalogUnavailable):
         decode_entries(body)

@@ -97,6 +97,21 @@ async def test_an_answer_without_a_leader_is_not_believed() -> None:
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=3.0)
 
 
+@pytest.mark.parametrize("status", [101, 204, 304])
+async def test_a_gateway_that_answers_without_a_body_changes_nothing(status: int) -> None:
+    """It is waited out like any other outage."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake, wait=1.0)) as one:
+            await settled(one)
+            fake.fault = lambda request: web.Response(status=status)
+            assert await one.nothing_comes(1.5)
+            assert f"answered {status}" in (one.watch.problem or "")
+            fake.fault = lambda request: None
+            fake.put("web", WEB, entry("web", "web-2", 8002, ROUTE))
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=3.0)
+
+
 async def test_an_answer_of_a_lagging_server_is_not_believed() -> None:
     """LastContact above consul.max_staleness freezes what was known."""
     async with fake_consul() as fake:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from proxygen.consul.snapshot import fetch_catalog
+from proxygen.consul.catalog_file import read_catalog_file
+from proxygen.consul.client import ConsulClient
+from proxygen.consul.snapshot import fetch_catalog, take_snapshot
 from proxygen.model import Catalog, Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, health, ids, watching
 from tests.harness.consul import ConsulAgent
 from tests.harness.outside import OutsideNode
+from tests.integration.waiting import call, until
 
 
 def settings_for(agent: ConsulAgent, **knobs: Any) -> ConsulSettings:
     return ConsulSettings(address=agent.address, **knobs)
-
-
-async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call the harness, which blocks, beside the loop."""
-    return await asyncio.to_thread(function, *args, **kwargs)
 
 
 async def test_a_registration_and_each_of_its_changes_arrive_at_once(consul: ConsulAgent) -> None:
@@ -255,3 +254,45 @@ async def test_hostile_names_harm_nobody(consul: ConsulAgent, sockets: int) -> N
         assert "a//b" not in catalog.services
         once = await fetch_catalog(one.client, tag_prefix="proxygen")
         assert once.services == catalog.services
+
+
+@pytest.mark.parametrize("sockets", [4, 64])
+async def test_what_is_nested_without_end_is_its_own_services_trouble(consul: ConsulAgent, sockets: int) -> None:
+    """Consul keeps a Proxy.Config of any depth, and nobody reads JSON of any depth: of that service alone nothing is
+    known, whether it came before the watch or after, and whether or not it has a route."""
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE])
+    consul.put("/v1/agent/service/register", nested("stranger", 1100))
+    try:
+        async with watching(settings_for(consul, max_connections=sockets)) as one:
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
+            consul.put("/v1/agent/service/register", nested("tenant", 5000, ROUTE))
+            await until(lambda: "service tenant" in (one.watch.problem or ""), "the failure said")
+            await call(consul.register, "web", id="web-2", port=8002, tags=[ROUTE])
+            # Without a question for each service the node's answer would tell, and cannot be read either.
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=40.0)
+            assert "tenant" not in (one.slot.peek() or pytest.fail("no catalog")).services
+            once = await fetch_catalog(one.client, tag_prefix="proxygen")
+            assert once.services.keys() == {"web"}
+            assert read_catalog_file(await take_snapshot(one.client, tag_prefix="proxygen")) == once
+    finally:
+        consul.deregister("stranger")
+        consul.deregister("tenant")
+
+
+async def test_no_depth_of_nesting_ends_a_snapshot(consul: ConsulAgent) -> None:
+    """A file nests an entry deeper than its answer did: there is no depth that can be read and not be written."""
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE])
+    async with ConsulClient(settings_for(consul)) as client:
+        for depth in range(840, 1000, 8):
+            consul.put("/v1/agent/service/register", nested("tenant", depth, ROUTE))
+            try:
+                assert ids(read_catalog_file(await take_snapshot(client, tag_prefix="proxygen")), "web") == ["web-1"]
+            finally:
+                consul.deregister("tenant")
+
+
+def nested(name: str, depth: int, *tags: str) -> bytes:
+    """The registration of a service whose Proxy.Config is this deep."""
+    config = '{"a":' * depth + "1" + "}" * depth
+    proxied = f'"Kind": "connect-proxy", "Proxy": {{"DestinationServiceName": "other", "Config": {config}}}'
+    return f'{{"Name": "{name}", "Port": 81, "Tags": {json.dumps(tags)}, {proxied}}}'.encode()
