@@ -655,9 +655,7 @@ def client_view(around: Surroundings) -> ClientView:
         scheme=Variable("scheme"),
         host=Expression(host),
         port=Variable("server_port"),
-        forwarded=Expression(
-            ("for=", Variable("proxygen_client_node"), ';host="', *host, '";proto=', Variable("scheme"))
-        ),
+        forwarded="",
         prefix=Variable("proxygen_stripped"),
     )
 

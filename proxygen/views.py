@@ -125,6 +125,7 @@ class ClientView:
     """With its port, where one was written."""
     port: Value
     forwarded: Value
+    """Only what trusted proxies say: the others stand in the headers of their own."""
     prefix: Value
 
 

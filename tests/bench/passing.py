@@ -1,7 +1,7 @@
 """What passing a request on costs nginx, next to a bare ``proxy_pass``: ``python -m tests.bench.passing``.
 
 Both nginx pass the same requests on to the same two instances, second by second in turns: one by what proxygen renders
-for one service, the other by ``upstream`` with ``keepalive 16``, ``proxy_http_version 1.1`` and nothing else. Then each
+for one service (nobody listens to what it tells of requests), the other by ``upstream`` with ``keepalive 16``, ``proxy_http_version 1.1`` and nothing else. Then each
 holds many connections in three states, and its worker's memory is read: idle; waiting for an answer; and with an answer
 that the client does not take. ``--rendered DIRECTORY`` is another checkout whose rendering takes the bare one's place.
 """
@@ -37,7 +37,8 @@ from proxygen.plan import plan_routes
 from proxygen.plan.types import Policy
 from proxygen.render import Renderer, Snippets
 from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
+from proxygen.shares import WHOLE
+from proxygen.viewing import Surroundings, TrafficLog
 from tests.plan.catalogs import catalog, instance
 from dataclasses import replace
 listen, directory, *ports = sys.argv[1:]
@@ -45,7 +46,8 @@ members = [
     replace(instance("app", number, "route=app.example.com"), address="127.0.0.1", port=int(port))
     for number, port in enumerate(ports, 1)
 ]
-around = Surroundings(http=(listen,), https=())
+traffic = TrafficLog(socket="/nobody", mark="/nobody.live", sample=WHOLE)
+around = Surroundings(http=(listen,), https=(), traffic=traffic)
 rendered = Renderer(Templates(), around, Snippets()).render(plan_routes(catalog(*members), Policy()))
 for path, content in rendered.contents.items():
     target = Path(directory) / path
