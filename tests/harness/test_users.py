@@ -10,6 +10,9 @@ import urllib.request
 from pathlib import Path
 from typing import Final
 
+import pytest
+
+from tests.harness.pipeline import Repository
 from tests.harness.users import OF_TESTS, forget_settings
 
 TESTS: Final = Path(__file__).parents[1]
@@ -52,6 +55,17 @@ def test_what_is_no_setting_stays() -> None:
 def test_what_runs_on_this_machine_is_asked_without_a_proxy() -> None:
     assert urllib.request.proxy_bypass("127.0.0.1:8500")
     assert urllib.request.proxy_bypass("localhost:8500")
+
+
+def test_no_hook_of_the_users_runs_in_a_repository_of_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """git's own configuration may name hooks for every repository."""
+    hook = tmp_path / "hooks" / "pre-commit"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    (tmp_path / "gitconfig").write_text(f"[core]\nhooksPath = {hook.parent}\n[commit]\ngpgSign = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    assert Repository(tmp_path / "repository").commit("Start")
 
 
 def test_every_variable_that_tells_the_tests_something_is_named() -> None:
