@@ -26,6 +26,7 @@ from tests.harness.shelf import VARIABLE as SHELF
 from tests.harness.shelf import remove_shelf
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import Consul, NginxBinary, each_nginx, find_nginx, find_prometheus, first_nginx, missing
+from tests.harness.users import forget_settings
 
 pytest_plugins = ("tests.harness.selection", "tests.harness.two_consuls")
 
@@ -33,6 +34,7 @@ pytest_plugins = ("tests.harness.selection", "tests.harness.two_consuls")
 # with each command that a test starts.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+forget_settings(os.environ)
 
 # An example that takes long says that the machine is busy; pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("unhurried", deadline=None)

@@ -13,6 +13,8 @@ from .basics import ROOT, CannotSetUp, cache, run, say, search
 MODULE = ROOT / "tests" / "harness" / "consul_streaming"
 """The folder of go.mod and go.sum; go.mod alone names the version."""
 PACKAGE = "github.com/hashicorp/consul"
+_FOR_THIS_MACHINE = {"GO111MODULE": "on", "GOARCH": "", "GOOS": "", "GOWORK": "off"}
+"""Go's variables against a user's own: a module, for this system, in no workspace."""
 
 
 def provide_consul() -> None:
@@ -49,6 +51,6 @@ def _build(binary: Path) -> None:
         module = Path(shutil.copytree(MODULE, Path(scratch) / "module"))
         built = Path(scratch) / "consul"
         # go.sum has every hash, so that no database of hashes is asked.
-        env = {**os.environ, "GONOSUMDB": f"{PACKAGE},{PACKAGE}/*"}
+        env = {**os.environ, **_FOR_THIS_MACHINE, "GONOSUMDB": f"{PACKAGE},{PACKAGE}/*"}
         run(["go", "build", "-mod=mod", "-ldflags=-s -w", "-o", str(built), PACKAGE], env=env, cwd=module)
         built.replace(binary)

@@ -225,6 +225,19 @@ def test_the_streaming_consul_is_built_once_and_appears_whole(
     assert "//" not in (streaming.MODULE / "go.mod").read_text()
 
 
+def test_the_streaming_consul_is_built_for_this_machine_outside_any_workspace(
+    own_tools: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the user builds otherwise: Go refuses `-mod=mod` in a workspace, and would build for another system."""
+    monkeypatch.setenv("CI", "true")
+    theirs = {"GO111MODULE": "off", "GOARCH": "arm", "GOOS": "plan9", "GOWORK": "/their/go.work"}
+    for name, value in {**theirs, "GOPROXY": "https://mirror.test/"}.items():
+        monkeypatch.setenv(name, value)
+    own_tools("go", '#!/bin/sh\necho "[$GO111MODULE|$GOARCH|$GOOS|$GOWORK|$GOPROXY]"\nexit 1\n')
+    with pytest.raises(_setup.CannotSetUp, match=r"\[on\|\|\|off\|https://mirror\.test/\]"):
+        streaming.provide_consul()
+
+
 # --- the virtual environment
 
 

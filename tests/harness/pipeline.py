@@ -49,6 +49,7 @@ class Repository:
 
     def git(self, *arguments: str) -> str:
         own = ["-c", "user.name=A Developer", "-c", "user.email=developer@example.com", "-c", "commit.gpgsign=false"]
+        own += ["-c", "core.hooksPath=/dev/null"]
         command = ["git", *own, *arguments]
         return subprocess.run(command, cwd=self.directory, check=True, capture_output=True, text=True).stdout.strip()
 
