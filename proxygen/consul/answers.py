@@ -13,6 +13,7 @@ from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 
 TRANSACTION: Final = "/v1/txn"
 BACKEND_HEADER: Final = "x-consul-query-backend"
+_KEYS: Final = "/v1/kv/"
 
 _LONGEST_RETRY_AFTER: Final = 60.0
 """Nobody may send us away for longer."""
@@ -71,6 +72,8 @@ class Reply:
     filtered_by_acls: bool = False
     """The token hid something; Consul tells since 1.11."""
     retry_after: float | None = None
+    is_signed: bool = True
+    """Whether it has any of Consul's own headers. A gateway may leave out some; its own answers have none."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """As sent; looking up ignores case where the transport's mapping does."""
 
@@ -92,13 +95,19 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
         last_contact=_whole(lowered.get("x-consul-lastcontact")) / 1000,
         filtered_by_acls=lowered.get("x-consul-results-filtered-by-acls", "").strip().lower() == "true",
         retry_after=_retry_after(lowered.get("retry-after")),
+        is_signed=any(name.startswith("x-consul-") for name in lowered),
         headers=headers,
     )
 
 
 def refuse_failure(reply: Reply, *, method: str, path: str, address: str, hide: Callable[[str], str]) -> None:
-    """Raise for every status that is no answer; ``hide`` removes secrets from Consul's words."""
+    """Raise for every status that is no answer; ``hide`` removes secrets from Consul's words.
+
+    Of a key a 404 says that it is not there, where Consul itself says so.
+    """
     status = reply.status
+    if status == 404 and path.startswith(_KEYS) and not reply.is_signed:
+        raise ConsulUnreachable(f"Consul at {address} answered {method} {path} with a 404 that is not Consul's own")
     is_outage = status == 429 or status >= 500 or status in _EMPTY
     if not is_outage and (status < 300 or status == 404 or (status == _ROLLED_BACK and path == TRANSACTION)):
         return

@@ -117,7 +117,8 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
     ) -> Reply:
         """Send one request. Raise ConsulUnreachable or AccessDenied for every answer that is no answer.
 
-        A 404 is returned: for a key it means "not there". ``waits`` says that the answer may be long in coming.
+        A 404 of Consul's own is returned: for a key it means "not there". ``waits`` says that the answer may be long
+        in coming.
         """
         started = time.monotonic()
         url = URL(self.uri(path, [*params, *self._tenancy()]), encoded=True)

@@ -112,6 +112,25 @@ async def test_a_gateway_that_answers_without_a_body_changes_nothing(status: int
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=3.0)
 
 
+async def test_a_gateways_own_404_removes_no_override(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only Consul can say that there are none. The failure is logged once for each question."""
+    async with fake_consul() as fake:
+        fake.kv["proxygen/canary/web"] = "{}"
+        fake.put("web", WEB)
+        async with watching(settings_for(fake, wait=1.0)) as one:
+            await settled(one)
+            fake.fault = lambda request: web.Response(status=404, text="404 page not found")
+            fake.change()
+            assert await one.nothing_comes(2.0)
+            assert one.watch.problem is not None
+            fake.fault = lambda request: None
+            del fake.kv["proxygen/canary/web"]
+            fake.change()
+            await one.until(lambda catalog: not catalog.overrides, within=3.0)
+    said = [line for line in capsys.readouterr().out.splitlines() if "consul read failed" in line]
+    assert len([line for line in said if "a 404 that is not Consul's own" in line]) == 1, said
+
+
 async def test_an_answer_of_a_lagging_server_is_not_believed() -> None:
     """LastContact above consul.max_staleness freezes what was known."""
     async with fake_consul() as fake:
