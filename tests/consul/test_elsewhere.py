@@ -221,7 +221,9 @@ async def test_what_an_earlier_run_knew_stands_until_the_datacenter_answers() ->
         fake.put("web", entry("web", "web-1", 8001, ROUTE, "proxygen.failover=dc2,dc3,unlisted"))
         slot: Latest[Catalog] = Latest()
         async with ConsulClient(settings_for(fake)) as client:
-            watch = CatalogWatch(client, tag_prefix="proxygen", into=slot, known=known)
+            watch = CatalogWatch(
+                client, tag_prefix="proxygen", into=slot, known=Catalog(datacenter="dc1", services={}, elsewhere=known)
+            )
             task = asyncio.create_task(watch.run())
             try:
                 async with asyncio.timeout(60):
