@@ -142,7 +142,9 @@ class CatalogWatch:
         prefix = overrides_prefix(self._settings.kv_prefix)
 
         def witness() -> str | None:
-            name = min(self._view.overrides, default=None) if is_affordable(self._client) else None
+            if not is_affordable(self._client):
+                return None
+            name = min(filter(is_askable, self._view.overrides), default=None)
             return None if name is None else f"{prefix}{name}"
 
         return Poll(
