@@ -30,7 +30,7 @@ from proxygen.consul.decode import (
 from proxygen.consul.detect import DetectChanges
 from proxygen.consul.elsewhere import Elsewhere
 from proxygen.consul.follow import Follower, PollEach
-from proxygen.consul.ledger import Ledger
+from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.names import is_askable, name_problem
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import (
@@ -110,7 +110,8 @@ class CatalogWatch:
     async def run(self) -> None:
         """Watch until cancelled; Consul's failures are waited out."""
         self._ledger.expect(_CATALOG)
-        datacenter: str = await retrying(CatalogUnavailable, longest=1.0)(self._read_datacenter)
+        caller = retrying(CatalogUnavailable, longest=1.0, at_least=stay_away)
+        datacenter: str = await caller(self._read_datacenter)
         self._view = View(datacenter, self._into)
         async with asyncio.TaskGroup() as group:
             self._group = group

@@ -222,6 +222,17 @@ async def test_429_is_waited_out_as_long_as_it_says() -> None:
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=4.0)
 
 
+async def test_429_at_the_start_is_waited_out_as_long_as_it_says() -> None:
+    async with fake_consul() as fake:
+        fake.fault = lambda request: web.Response(status=429, headers={"Retry-After": "2"})
+        async with watching(settings_for(fake)) as one:
+            await asyncio.sleep(1.5)
+            assert len(fake.requests) == 1
+            fake.put("web", WEB)
+            fake.fault = lambda request: None
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1"], within=4.0)
+
+
 @pytest.mark.incident("T12")
 async def test_half_the_calls_failing_loses_nothing() -> None:
     """T12: every second answer is a 429; what is known stays and changes still arrive."""
