@@ -6,7 +6,6 @@ leaves an older catalog beside a newer generation, and nobody may go back to tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,14 +32,16 @@ class LastGood:
     saved_at: datetime
 
 
-class _Elsewhere(msgspec.Struct, frozen=True):
+class _Known(msgspec.Struct, frozen=True):
+    datacenter: str = ""
+    services: dict[ServiceName, tuple[Instance, ...]] = {}
     elsewhere: dict[str, dict[ServiceName, tuple[Instance, ...]]] = {}
 
 
 class _Part(msgspec.Struct, frozen=True):
     """The same file, of which only this is read."""
 
-    catalog: _Elsewhere
+    catalog: _Known
 
 
 _PART_DECODER: Final = msgspec.json.Decoder(_Part)
@@ -61,12 +62,16 @@ def load_last_good(output: Path) -> LastGood | None:
         return None
 
 
-def load_elsewhere(output: Path) -> Mapping[str, Mapping[ServiceName, tuple[Instance, ...]]]:
-    """Read what was known of other datacenters, which may be out of reach when this one is not."""
+def load_known(output: Path) -> Catalog:
+    """Read what was known of services, here and in other datacenters: some may be out of reach when others are not.
+
+    Nothing where nothing can be read, which `load_last_good` tells.
+    """
     try:
-        return _PART_DECODER.decode((output / FILE).read_bytes()).catalog.elsewhere
+        known = _PART_DECODER.decode((output / FILE).read_bytes()).catalog
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return {}
+        known = _Known()
+    return Catalog(datacenter=known.datacenter, services=known.services, elsewhere=known.elsewhere)
 
 
 def save_last_good(output: Path, last_good: LastGood) -> None:

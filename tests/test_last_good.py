@@ -1,4 +1,4 @@
-"""The catalog on disk: other datacenters read back by themselves."""
+"""The catalog on disk, and what of it reads back by itself."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxygen.last_good import FILE, LastGood, load_elsewhere, load_last_good, save_last_good
+from proxygen.last_good import FILE, LastGood, load_known, load_last_good, save_last_good
 from proxygen.model import Catalog, Instance, ServiceName
 
 WEB = Instance(service=ServiceName("web"), id="web-1", node="n1", datacenter="dc2", address="10.0.0.1", port=80)
 
 
-def test_other_datacenters_read_back(tmp_path: Path) -> None:
+def test_what_was_known_reads_back(tmp_path: Path) -> None:
     (tmp_path / FILE).parent.mkdir()
     elsewhere = {"dc2": {ServiceName("web"): (WEB,), ServiceName("gone"): ()}}
-    catalog = Catalog(datacenter="dc1", services={}, elsewhere=elsewhere)
+    catalog = Catalog(datacenter="dc1", services={ServiceName("web"): (WEB,)}, elsewhere=elsewhere)
     save_last_good(tmp_path, LastGood(catalog=catalog, generation=1, saved_at=datetime(2026, 1, 2, tzinfo=UTC)))
-    assert load_elsewhere(tmp_path) == elsewhere
+    assert load_known(tmp_path) == catalog
     last_good = load_last_good(tmp_path)
     assert last_good is not None
     assert last_good.catalog == catalog
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", '{"catalog": {"elsewhere": 1}}', '{"catalog": {"services": {}}}'])
+@pytest.mark.parametrize("text", [None, "", "{}", '{"catalog": {"elsewhere": 1}}', '{"catalog": {"services": 1}}'])
 def test_nothing_that_can_be_read_is_nothing_known(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / FILE).parent.mkdir()
         (tmp_path / FILE).write_text(text)
-    assert load_elsewhere(tmp_path) == {}
+    assert load_known(tmp_path) == Catalog(datacenter="", services={})
 
 
 def test_what_cannot_be_read_is_told_and_what_is_not_there_is_not(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, 
 from proxygen.events import EventLog
 from proxygen.files import watching
 from proxygen.journal import Journal
-from proxygen.last_good import load_elsewhere
+from proxygen.last_good import load_known
 from proxygen.log import configure, get_logger
 from proxygen.model import Catalog
 from proxygen.news import Reporter
@@ -169,7 +169,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
     catalogs: Latest[Catalog] = Latest()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ConsulClient(settings.consul))
-        known = load_elsewhere(output.directory)
+        known = load_known(output.directory)
         watch = CatalogWatch(client, tag_prefix=settings.proxy.tag_prefix, into=catalogs, known=known)
         reconciler = Reconciler(
             settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh

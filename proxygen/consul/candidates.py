@@ -15,7 +15,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import Entry, Registration, carries_proxy_keys, decode_entries, instances_of
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger
-from proxygen.consul.reads import is_about_one_service, service_path
+from proxygen.consul.reads import service_path
 from proxygen.consul.registrations import RegistrationScan
 from proxygen.errors import CatalogUnavailable
 
@@ -26,7 +26,7 @@ _FOR_EVER: Final = 86_400.0
 class Candidates:
     """Asks whether a service's Meta carries a route, and gives those that do to ``route``.
 
-    ``observed`` is called whenever another one was asked for the first time.
+    ``observed`` is called whenever one was read, ``failed`` whenever one could not be.
     """
 
     def __init__(
@@ -38,13 +38,16 @@ class Candidates:
         tag_prefix: str,
         route: Callable[[str, tuple[Entry, ...]], None],
         observed: Callable[[], None],
+        failed: Callable[[str, CatalogUnavailable], None],
     ) -> None:
         self._client = client
         self._tag_prefix = tag_prefix
         self._route = route
         self._observed = observed
+        self._failed = failed
         self._names: set[str] = set()
         self._asked: set[str] = set()
+        self._read_once: set[str] = set()
         self._since: int | None = None
         gap = client.settings.meta_sweep
         workers = min(_MOST_READERS, max(1, client.settings.max_connections // 16))
@@ -64,17 +67,19 @@ class Candidates:
         start_eternal(group, sweep.run(), name="sweep over services without proxy tags")
 
     @property
-    def is_observed(self) -> bool:
-        """Whether every one of them has been asked."""
-        return not self._names - self._asked
+    def unread(self) -> set[str]:
+        """Those of which nothing is known yet."""
+        return self._names - self._read_once
 
     def listed(self, names: set[str], index: int) -> None:
         """Take in which services without proxy tags there are, by the listing of this index."""
         for name in self._names - names:
             self._reader.forget(name)
-        self._asked &= names
+        self._read_once &= names
         self._names = names
+        # The reader tries again by itself what failed.
         self._reader.ask(sorted(names - self._asked))
+        self._asked = set(names)
         if self._since is None:
             self._since = index
         elif names:
@@ -102,11 +107,9 @@ class Candidates:
             reply = await self._client.read(service_path(name), consistency="default" if urgent else "any")
             entries = decode_entries(reply.body)
         except CatalogUnavailable as error:
-            if is_about_one_service(error):
-                self._asked.add(name)
-                self._observed()
+            self._failed(name, error)
             raise
-        self._asked.add(name)
+        self._read_once.add(name)
         is_routed = name in self._names and carries_proxy_keys(instances_of(name, entries), self._tag_prefix)
         if is_routed:
             self._route(name, entries)

@@ -11,6 +11,7 @@ from proxygen.aio import retrying, start_eternal
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.errors import CatalogUnavailable, ConsulUnreachable
 
+_FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 30.0
 _REFUSED_AGAIN: Final = 15.0
 """Seconds until a service is asked for again that Consul refused to show; the others do not wait for it."""
@@ -32,15 +33,22 @@ class Fetcher:
         self._urgent: dict[str, None] = {}
         self._idle: dict[str, None] = {}
         self._busy: set[str] = set()
+        self._resting: set[str] = set()
+        """Names whose reads failed and that are asked for again after a while."""
+        self._failures: dict[str, int] = {}
+        """How often a name failed in a row."""
         self._moved = asyncio.Event()
 
     def ask(self, names: Iterable[str], *, urgent: bool = True) -> None:
-        """Read these services, in this order. One that is being read right now is read again afterwards."""
+        """Read these services, in this order. One that is being read right now is read again afterwards.
+
+        One that failed is tried again by itself, and before that only where it is urgent.
+        """
         for name in names:
             if urgent:
                 self._idle.pop(name, None)
                 self._urgent.setdefault(name)
-            elif name not in self._urgent:
+            elif name not in self._urgent and name not in self._resting:
                 self._idle.setdefault(name)
         self._moved.set()
 
@@ -48,19 +56,21 @@ class Fetcher:
         """Do not read this service after all."""
         self._urgent.pop(name, None)
         self._idle.pop(name, None)
+        self._resting.discard(name)
+        self._failures.pop(name, None)
         self._ledger.forget(self._source(name))
         self._moved.set()
 
     async def drained(self) -> None:
-        """Wait until nothing is asked for or being read."""
+        """Wait until nothing is asked for or being read. What failed was read; its next try is not waited for."""
         while self._urgent or self._idle or self._busy:
             await self._wait_for_move()
 
     async def run(self) -> None:
         """Read until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as self._group:
             for number in range(self._workers):
-                start_eternal(group, self._work(), name=f"reader {number + 1} of {self._what}s")
+                start_eternal(self._group, self._work(), name=f"reader {number + 1} of {self._what}s")
 
     async def _work(self) -> NoReturn:
         while True:
@@ -70,21 +80,36 @@ class Fetcher:
 
     async def _read_next(self) -> None:
         name, urgent = await self._next()
-        source = self._source(name)
+        source, started = self._source(name), time.monotonic()
         try:
             is_new = await self._read(name, urgent)
             self.found += is_new and not urgent
             self._ledger.believed(source)
-        except ConsulUnreachable as error:
-            self._ledger.failed(source, error)
-            self.ask((name,))
-            raise
+            self._failures.pop(name, None)
         except CatalogUnavailable as error:
             self._ledger.failed(source, error)
-            asyncio.get_running_loop().call_later(_REFUSED_AGAIN, self.ask, (name,))
+            seconds = self._pause_after(name, error, took=time.monotonic() - started)
+            self._resting.add(name)
+            self._group.create_task(self._rest(name, seconds), name=f"rest of {source}")
+            if isinstance(error, ConsulUnreachable):
+                raise
         finally:
             self._busy.discard(name)
             self._moved.set()
+
+    def _pause_after(self, name: str, error: CatalogUnavailable, *, took: float) -> float:
+        """Return the seconds until a name is read again: ever more, and no less than it took to fail, so that one that
+        is too slow costs its reader half of the time at most."""
+        if not isinstance(error, ConsulUnreachable):
+            return _REFUSED_AGAIN
+        failures = self._failures[name] = self._failures.get(name, 0) + 1
+        return max(min(_FIRST_PAUSE * 2.0 ** min(failures, 16), _LONGEST_PAUSE), took, stay_away(error))
+
+    async def _rest(self, name: str, seconds: float) -> None:
+        await self._ledger.pause(seconds)
+        if name in self._resting:
+            self._resting.discard(name)
+            self.ask((name,))
 
     async def _next(self) -> tuple[str, bool]:
         while True:

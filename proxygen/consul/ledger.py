@@ -30,6 +30,10 @@ class Ledger:
         """The newest failure that nothing has healed yet, in one line."""
         return next(reversed(self._problems.values()), None)
 
+    def fails(self, source: str) -> bool:
+        """Tell whether the source's last answer was a failure."""
+        return source in self._problems
+
     def freshness(self) -> float:
         """Return the age in seconds of the oldest last answer among the standing questions.
 

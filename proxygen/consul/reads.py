@@ -20,6 +20,7 @@ from proxygen.consul.decode import (
     decode_listing,
     decode_overrides,
 )
+from proxygen.consul.names import is_askable
 from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 from proxygen.model import ServiceName
 
@@ -122,13 +123,14 @@ async def confirm_absence(
 async def confirm_overrides(client: ConsulClient, known: Sequence[str]) -> dict[ServiceName, str]:
     """Read the overrides consistently after keys seemed to be gone.
 
-    Consul leaves keys that the token may not read out of a list; asked for one key, it says 403.
+    Consul leaves keys that the token may not read out of a list; asked for one key, it says 403. Where a key cannot be
+    asked for (`name_problem`), the list alone is believed.
     """
     prefix = overrides_prefix(client.settings.kv_prefix)
     reply = await client.read(f"/v1/kv/{prefix}", [("recurse", "")], consistency="consistent")
     overrides = {} if reply.status == 404 else decode_overrides(reply.body, prefix)
     for name in known:
-        if name not in overrides:
+        if name not in overrides and is_askable(name):
             await client.read(f"/v1/kv/{prefix}{name}", consistency="consistent")
             break
     return overrides

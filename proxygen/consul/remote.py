@@ -48,7 +48,9 @@ class Remote:
         self._group = group
         self._ledger = Ledger(f"datacenter {name}: ")
         self._services: frozenset[str] = frozenset()
-        self._is_down = False
+        self._failing: set[str] = set()
+        """Services that could not be read. The datacenter is back once one of them can be: that others can be read all
+        the while says nothing of these."""
         # One reader each: a datacenter that does not answer keeps no reader from the others.
         self._reader = Fetcher(self._read, self._ledger, workers=1)
         self._tasks = [
@@ -123,7 +125,7 @@ class Remote:
                 # The leader is behind nobody: without an index there is no telling what another server missed.
                 reply = await self._client.read(service_path(name))
                 if name == CONSUL_SERVICE:
-                    self._is_back()
+                    self._is_back(name)
                     return False
                 return await self._heed(name, reply)
             except CatalogUnavailable as error:
@@ -135,16 +137,17 @@ class Remote:
         if not entries and self._view.instances_elsewhere(self._name, name) != ():
             entries = await confirm_absence(self._client, name, partial(confirm_listing, self._client))
         if reply.tells_contact:
-            self._is_back()
+            self._is_back(name)
         is_new = name in self._services and self._view.observe_elsewhere(self._name, name, instances_of(name, entries))
         self._answered((self._name, name))
         return is_new
 
-    def _is_back(self) -> None:
-        if self._is_down:
-            self._is_down = False
+    def _is_back(self, name: str) -> None:
+        if name in self._failing:
+            self._failing.clear()
             self._ledger.recover()
 
     def _failed(self, name: str, error: CatalogUnavailable) -> None:
-        self._is_down = self._is_down or isinstance(error, ConsulUnreachable)
+        if isinstance(error, ConsulUnreachable):
+            self._failing.add(name)
         self._answered((self._name, name))

@@ -20,7 +20,7 @@ class View:
     """Observations by service. Puts a catalog into the slot when it was opened and the content is another."""
 
     def __init__(self, datacenter: str, into: Latest[Catalog]) -> None:
-        self._datacenter = datacenter
+        self.datacenter: Final = datacenter
         self._into = into
         self._services: dict[ServiceName, tuple[Instance, ...]] = {}
         self._nodes: dict[str, set[ServiceName]] = {}
@@ -124,7 +124,7 @@ class View:
             self._services.pop(name, None)
         self._into.put(
             Catalog(
-                datacenter=self._datacenter,
+                datacenter=self.datacenter,
                 services=MappingProxyType(dict(self._services)),
                 overrides=MappingProxyType(dict(self._overrides)),
                 index=self.index,

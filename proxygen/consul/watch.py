@@ -8,6 +8,8 @@ more, consistently, before it is believed.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable, Iterator
 from types import MappingProxyType
 from typing import Final
 
@@ -26,9 +28,9 @@ from proxygen.consul.decode import (
     unservable_names,
 )
 from proxygen.consul.detect import DetectChanges
-from proxygen.consul.elsewhere import Elsewhere, Known
+from proxygen.consul.elsewhere import Elsewhere
 from proxygen.consul.follow import Follower, PollEach
-from proxygen.consul.ledger import Ledger
+from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.names import is_askable, name_problem
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import (
@@ -46,21 +48,29 @@ from proxygen.consul.view import View
 from proxygen.consul.witness import is_affordable
 from proxygen.errors import CatalogUnavailable
 from proxygen.log import get_logger
-from proxygen.model import Catalog
+from proxygen.model import Catalog, ServiceName
 
 _log: Final = get_logger(__name__)
+
+_PATIENCE: Final = 10.0
+"""Seconds for which a service whose reads fail holds back the first catalog. Longer than for another datacenter, which
+serves only in need: while servers elect a leader, any read may fail."""
+_CATALOG: Final = "catalog"
+_NOTHING: Final = Catalog(datacenter="", services=MappingProxyType({}))
 
 
 class CatalogWatch:
     """Watches services, health and overrides until it is cancelled.
 
-    The first catalog comes once every routed service has been observed and the overrides have been read.
+    The first catalog comes once every routed service has been observed and the overrides have been read. A service
+    that cannot be read holds it back for some time only: it keeps the instances of an earlier run, and where there are
+    none it is missing, which is not the same as empty.
     """
 
     def __init__(
-        self, client: ConsulClient, *, tag_prefix: str, into: Latest[Catalog], known: Known = MappingProxyType({})
+        self, client: ConsulClient, *, tag_prefix: str, into: Latest[Catalog], known: Catalog = _NOTHING
     ) -> None:
-        """``known`` is what an earlier run knew of other datacenters."""
+        """``known`` is what an earlier run knew."""
         self._client = client
         self._settings = client.settings
         self._tag_prefix = tag_prefix
@@ -71,16 +81,22 @@ class CatalogWatch:
         self._listing_index = 0
         self._tagged: set[str] = set()
         self._routed: set[str] = set()
+        self._known = known
+        self._recalled: set[str] = set()
+        """Services that have the instances of an earlier run, for they could not be read."""
         self._refused: set[str] = set()
+        self._failing_since: dict[str, float] = {}
         self._has_overrides = False
-        self._elsewhere = Elsewhere(client, tag_prefix=tag_prefix, known=known, observed=self._open_when_ready)
+        self._elsewhere = Elsewhere(
+            client, tag_prefix=tag_prefix, known=known.elsewhere, observed=self._open_when_ready
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What makes nothing here less fresh: names that cannot be served, what is wrong in other datacenters, or odd
-        about this Consul."""
+        """What makes nothing here less fresh: names that cannot be served, services that could not be read since the
+        start, what is wrong in other datacenters, or odd about this Consul."""
         unservable = (f"service {name!r} is left out: {name_problem(name)}" for name in self._unservable)
-        return (*unservable, *self._elsewhere.problems, *self._client.oddities.warnings)
+        return (*unservable, *self._unread_lines(), *self._elsewhere.problems, *self._client.oddities.warnings)
 
     @property
     def problem(self) -> str | None:
@@ -93,8 +109,9 @@ class CatalogWatch:
 
     async def run(self) -> None:
         """Watch until cancelled; Consul's failures are waited out."""
-        self._ledger.expect("catalog")
-        datacenter: str = await retrying(CatalogUnavailable, longest=1.0)(self._read_datacenter)
+        self._ledger.expect(_CATALOG)
+        caller = retrying(CatalogUnavailable, longest=1.0, at_least=stay_away)
+        datacenter: str = await caller(self._read_datacenter)
         self._view = View(datacenter, self._into)
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -106,6 +123,7 @@ class CatalogWatch:
                 tag_prefix=self._tag_prefix,
                 route=self._route_by_meta,
                 observed=self._open_when_ready,
+                failed=self.failed,
             )
             start_eternal(group, self._listing_poll().run(), name="watch of catalog/services")
             start_eternal(group, self._overrides_poll().run(), name="watch of the overrides in KV")
@@ -115,19 +133,19 @@ class CatalogWatch:
         try:
             return await read_datacenter(self._client)
         except CatalogUnavailable as error:
-            self._ledger.failed("catalog", error)
+            self._ledger.failed(_CATALOG, error)
             raise
 
     def _listing_poll(self) -> Poll:
-        return Poll(
-            self._client, self._ledger, self._heed_listing, source="catalog", path=LISTING_PATH, pathfinder=True
-        )
+        return Poll(self._client, self._ledger, self._heed_listing, source=_CATALOG, path=LISTING_PATH, pathfinder=True)
 
     def _overrides_poll(self) -> Poll:
         prefix = overrides_prefix(self._settings.kv_prefix)
 
         def witness() -> str | None:
-            name = min(self._view.overrides, default=None) if is_affordable(self._client) else None
+            if not is_affordable(self._client):
+                return None
+            name = min(filter(is_askable, self._view.overrides), default=None)
             return None if name is None else f"{prefix}{name}"
 
         return Poll(
@@ -210,6 +228,7 @@ class CatalogWatch:
     def _unroute(self, name: str) -> None:
         self._routed.discard(name)
         self._refused.discard(name)
+        self._recalled.discard(name)
         self._follower.unfollow(name)
         self._elsewhere.follow(name, ())
         _log.info("service no longer routed", service=name)
@@ -241,6 +260,7 @@ class CatalogWatch:
     def observe(self, name: str, entries: tuple[Entry, ...]) -> bool:
         instances = instances_of(name, entries)
         self._refused.discard(name)
+        self._recalled.discard(name)
         is_new = self._view.observe(name, instances)
         self._elsewhere.follow(name, instances)
         self._choose_follower(len(self._routed))
@@ -254,21 +274,64 @@ class CatalogWatch:
         return await confirm_absence(self._client, name, self._confirm_listing)
 
     def failed(self, name: str, error: CatalogUnavailable) -> None:
-        if name in self._routed and is_about_one_service(error):
+        if self._view.is_open:
+            return
+        if is_about_one_service(error):
             self._refused.add(name)
-            self._open_when_ready()
+        elif name not in self._failing_since:
+            self._failing_since[name] = time.monotonic()
+            asyncio.get_running_loop().call_later(_PATIENCE, self._open_when_ready)
+        self._open_when_ready()
+
+    # The first catalog.
 
     def _open_when_ready(self) -> None:
         """Show the catalog once everything routed was observed.
 
-        A service that Consul does not show to us does not hold back the others, unless it is all there are.
+        A service that Consul does not show to us, or for too long cannot, does not hold back the others, unless it is
+        all there are.
         """
-        if self._view.is_open or self._listing is None or not self._has_overrides or not self._candidates.is_observed:
+        if self._view.is_open or self._listing is None or not self._has_overrides:
             return
-        waits = any(name not in self._view and name not in self._refused for name in self._routed)
+        unread = self._unread()
         sees_none = self._routed and not any(name in self._view for name in self._routed)
-        if not waits and not sees_none and self._elsewhere.is_observed:
+        if sees_none or not all(self._is_given_up(name) for name in unread):
+            return
+        self._recall(unread)
+        if self._elsewhere.is_observed:
+            self._known = _NOTHING
             self._view.open()
+
+    def _unread(self) -> set[str]:
+        return {name for name in self._routed if name not in self._view} | self._candidates.unread
+
+    def _is_given_up(self, name: str) -> bool:
+        if name in self._refused:
+            return True
+        since = self._failing_since.get(name)
+        # While Consul as a whole fails, a service's failure is not its own.
+        return since is not None and time.monotonic() - since >= _PATIENCE and not self._ledger.fails(_CATALOG)
+
+    def _recall(self, unread: Iterable[str]) -> None:
+        """Start from what an earlier run knew of services that cannot be read: what nginx has of them stays."""
+        if self._known.datacenter != self._view.datacenter:
+            return
+        for name in sorted(unread):
+            instances = self._known.services.get(ServiceName(name), ())
+            if carries_proxy_keys(instances, self._tag_prefix):
+                self._recalled.add(name)
+                self._view.observe(name, instances)
+                self._elsewhere.follow(name, instances)
+                if name not in self._routed:
+                    self._route(name)
+
+    def _unread_lines(self) -> Iterator[str]:
+        if self._listing is None or not self._view.is_open:
+            return
+        for name in sorted(self._recalled):
+            yield f"service {name!r} could not be read since the start; its last known instances stay"
+        for name in sorted(self._unread() & (self._failing_since.keys() | self._refused)):
+            yield f"service {name!r} could not be read since the start; if it has a route, that is left out until then"
 
 
 def _capacity(max_connections: int) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.harness.consul import choose_consul
+from tests.harness.tools import consul_version
 
 
 class _Choose(argparse.Action):
@@ -20,6 +22,10 @@ class _Choose(argparse.Action):
         path = Path(str(values))
         if not path.is_file():
             parser.error(f"{option_string}: {path} is no file")
+        try:
+            consul_version(path.absolute())
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
+            parser.error(f"{option_string}: {path} is no Consul: {error}")
         choose_consul(path.absolute())
         setattr(namespace, self.dest, path)
 

@@ -137,6 +137,22 @@ async def test_a_node_that_cannot_be_asked_for_hides_no_change(node: str) -> Non
         await one.until(lambda c: c.services[ServiceName("s8")][0].port == 9999)
 
 
+async def test_a_node_that_consul_cannot_read_hides_no_change_on_another() -> None:
+    async with many_services() as (fake, one):
+        fake.put("other", on_node("n2", entry("other", "other-1", 7000)))
+        fake.fault = lambda request: (
+            web.Response(status=500, text="rpc error making call: EOF") if request.path == f"{NODE_PATH}n2" else None
+        )
+        for number in range(3):
+            name = f"s{number}"
+            fake.put(name, entry(name, f"{name}-1", 9000, ROUTE))
+            await one.until(
+                lambda catalog, name=name: catalog.services[ServiceName(name)][0].port == 9000,  # type: ignore[misc]
+                within=5.0,
+            )
+            assert "node n2" in (one.watch.problem or "")
+
+
 async def test_a_node_that_is_gone_takes_its_instances_along() -> None:
     async with many_services() as (fake, one):
         fake.put("s7", entry("s7", "s7-1", 8007, ROUTE), on_node("n2", entry("s7", "s7-2", 8107, ROUTE)))

@@ -221,7 +221,9 @@ async def test_what_an_earlier_run_knew_stands_until_the_datacenter_answers() ->
         fake.put("web", entry("web", "web-1", 8001, ROUTE, "proxygen.failover=dc2,dc3,unlisted"))
         slot: Latest[Catalog] = Latest()
         async with ConsulClient(settings_for(fake)) as client:
-            watch = CatalogWatch(client, tag_prefix="proxygen", into=slot, known=known)
+            watch = CatalogWatch(
+                client, tag_prefix="proxygen", into=slot, known=Catalog(datacenter="dc1", services={}, elsewhere=known)
+            )
             task = asyncio.create_task(watch.run())
             try:
                 async with asyncio.timeout(60):
@@ -294,6 +296,38 @@ async def test_more_services_than_sockets_are_read_in_turn(monkeypatch: pytest.M
             assert len(waiting) <= share_of(16)
             assert one.client.statistics.waiting == 0
             assert one.watch.problem is None
+
+
+@pytest.mark.parametrize("takes", [0.0, 1.0])
+async def test_a_service_that_cannot_be_read_there_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, takes: float
+) -> None:
+    """Those that are read in turn are read on, and the one that fails is named and not asked for without end."""
+    monkeypatch.setattr("proxygen.consul.remote._ROUND", 0.2)
+    async with fake_consul() as fake:
+        dc2, _ = with_others(fake)
+        for number in range(20):
+            dc2.services[f"s{number}"] = [entry(f"s{number}", "a", 8000)]
+            fake.services[f"s{number}"] = [entry(f"s{number}", "local", 9000, ROUTE, "proxygen.failover=dc2")]
+        answer, tries = dc2._answer, 0
+
+        async def fail(request: web.Request) -> web.Response:
+            nonlocal tries
+            if request.path != "/v1/health/service/s9":
+                return await answer(request)
+            tries += 1
+            await asyncio.sleep(takes)
+            return web.Response(status=500, text="rpc error: msgpack decode error")
+
+        monkeypatch.setattr(dc2, "_answer", fail)
+        fake.change()
+        async with watching(settings_for(fake, max_connections=16)) as one:
+            await one.until(lambda catalog: len(catalog.elsewhere.get("dc2", {})) == 19, within=20.0)
+            await until_warned(one, "dc2", "s9")
+            for ident in ("b", "c"):
+                dc2.put("s8", entry("s8", ident, 8000))
+                await one.until(lambda catalog, ident=ident: there(catalog, "dc2", "s8") == [ident])  # type: ignore[misc]
+            assert tries < 15
 
 
 async def test_a_datacenter_that_is_silent_takes_no_turn_from_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from proxygen.consul.fetch import Fetcher, Read, Sweep
 from proxygen.consul.ledger import Ledger
 from proxygen.errors import AccessDenied, ConsulUnreachable
+from tests.integration.waiting import until
 from tests.model.clock import simulated_time
 
 
@@ -89,8 +90,25 @@ async def test_a_failed_read_is_tried_again() -> None:
 
     async with fetching(read) as fetcher:
         fetcher.ask(["web"])
-        await asyncio.wait_for(fetcher.drained(), 10)
+        await until(lambda: done, "a read that succeeds")
     assert done == ["web"]
+
+
+async def test_one_that_fails_for_ever_holds_up_no_sweep_over_the_others() -> None:
+    """A sweep is over once each was tried; the one that failed is tried again by itself."""
+    reads: list[str] = []
+
+    async def read(name: str, urgent: bool) -> bool:
+        reads.append(name)
+        if name == "broken":
+            raise ConsulUnreachable("500")
+        return False
+
+    async with fetching(read, workers=1) as fetcher:
+        for _ in range(3):
+            fetcher.ask(["broken", "web"], urgent=False)
+            await asyncio.wait_for(fetcher.drained(), 2)
+    assert reads.count("web") == 3
 
 
 async def test_sweeps_that_find_nothing_become_rarer() -> None:

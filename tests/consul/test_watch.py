@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from proxygen.model import Health, ServiceName
+from proxygen.consul.decode import decode_entries, instances_of
+from proxygen.model import Catalog, Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, health, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul
@@ -221,6 +222,17 @@ async def test_429_is_waited_out_as_long_as_it_says() -> None:
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=4.0)
 
 
+async def test_429_at_the_start_is_waited_out_as_long_as_it_says() -> None:
+    async with fake_consul() as fake:
+        fake.fault = lambda request: web.Response(status=429, headers={"Retry-After": "2"})
+        async with watching(settings_for(fake)) as one:
+            await asyncio.sleep(1.5)
+            assert len(fake.requests) == 1
+            fake.put("web", WEB)
+            fake.fault = lambda request: None
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1"], within=4.0)
+
+
 @pytest.mark.incident("T12")
 async def test_half_the_calls_failing_loses_nothing() -> None:
     """T12: every second answer is a 429; what is known stays and changes still arrive."""
@@ -266,6 +278,71 @@ async def test_no_catalog_before_everything_was_observed() -> None:
             fake.put("web", WEB, entry("web", "web-2", 8003, ROUTE))
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=2.0)
             assert ids(one.slot.peek() or pytest.fail("no catalog"), "slow") == ["slow-1"]
+
+
+@pytest.mark.parametrize(("name", "tags"), [("slow", [ROUTE]), ("stranger", [])])
+async def test_a_service_that_is_never_readable_holds_back_the_first_catalog_for_some_time_only(
+    monkeypatch: pytest.MonkeyPatch, name: str, tags: list[str]
+) -> None:
+    """It is missing, which empties nothing, and named; once it can be read it comes."""
+    monkeypatch.setattr("proxygen.consul.watch._PATIENCE", 1.5)
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        fake.put(name, entry(name, "other-1", 8002, *tags))
+        broken = f"/v1/health/service/{name}"
+        fake.fault = lambda request: web.Response(status=500, text="EOF") if request.path == broken else None
+        async with watching(settings_for(fake)) as one:
+            assert await one.nothing_comes(1.0)
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1"] and name not in catalog.services)
+            assert [f"service {name!r}" in warning for warning in one.watch.warnings] == [True]
+            fake.fault = lambda request: None
+            fake.put(name, entry(name, "other-1", 8002, ROUTE))
+            await one.until(lambda catalog: ids(catalog, name) == ["other-1"], within=20.0)
+            assert one.watch.warnings == ()
+
+
+@pytest.mark.parametrize("tags", [[ROUTE], []])
+async def test_a_service_that_cannot_be_read_keeps_what_an_earlier_run_knew(
+    monkeypatch: pytest.MonkeyPatch, tags: list[str]
+) -> None:
+    """Nothing of it is taken out of nginx at a restart. What it said before tells that it is routed, also by Meta."""
+    monkeypatch.setattr("proxygen.consul.watch._PATIENCE", 0.5)
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        fake.put("slow", entry("slow", "slow-1", 8002, *tags))
+        broken = "/v1/health/service/slow"
+        fake.fault = lambda request: web.Response(status=500, text="EOF") if request.path == broken else None
+        before = [entry("slow", "slow-0", 8000, ROUTE)]
+        instances = instances_of("slow", decode_entries(json.dumps(before).encode()))
+        known = Catalog(datacenter="dc1", services={ServiceName("slow"): instances, ServiceName("gone"): instances})
+        async with watching(settings_for(fake), known=known) as one:
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1"] and ids(catalog, "slow") == ["slow-0"])
+            assert "gone" not in (one.slot.peek() or pytest.fail("no catalog")).services
+            assert ["last known instances stay" in warning for warning in one.watch.warnings] == [True]
+            fake.fault = lambda request: None
+            await one.until(lambda catalog: ids(catalog, "slow") != ["slow-0"], within=20.0)
+            assert one.watch.warnings == ()
+            # Without a route by now, it is seen so once, and then let go of.
+            assert ids(one.slot.peek() or pytest.fail("no catalog"), "slow") == ["slow-1"]
+
+
+async def test_while_all_of_consul_fails_no_service_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxygen.consul.watch._PATIENCE", 0.5)
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        fake.put("slow", entry("slow", "slow-1", 8002, ROUTE))
+        begun = False
+
+        def loses_its_leader(request: web.Request) -> web.Response | None:
+            nonlocal begun
+            begun = begun or request.path == "/v1/health/service/slow"
+            return web.Response(status=500, text="No cluster leader") if begun else None
+
+        fake.fault = loses_its_leader
+        async with watching(settings_for(fake, wait=1.0)) as one:
+            assert await one.nothing_comes(3.0)
+            fake.fault = lambda request: None
+            await one.until(lambda catalog: catalog.services.keys() == {"web", "slow"})
 
 
 async def test_a_name_that_no_url_brings_back_harms_nobody() -> None:

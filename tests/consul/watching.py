@@ -14,15 +14,16 @@ from proxygen.model import Catalog, Health, ServiceName
 from proxygen.settings import ConsulSettings
 
 ROUTE = "proxygen.route=app.example.com"
+NOTHING = Catalog(datacenter="", services={})
 
 
 class Watching:
     """A watch, its client, and the catalogs that it put."""
 
-    def __init__(self, client: ConsulClient) -> None:
+    def __init__(self, client: ConsulClient, known: Catalog) -> None:
         self.client = client
         self.slot: Latest[Catalog] = Latest()
-        self.watch = CatalogWatch(client, tag_prefix="proxygen", into=self.slot)
+        self.watch = CatalogWatch(client, tag_prefix="proxygen", into=self.slot, known=known)
 
     async def until(self, condition: Callable[[Catalog], bool], *, within: float = 10.0) -> float:
         """Wait for a catalog that meets the condition; return the seconds that it took."""
@@ -51,9 +52,9 @@ class Watching:
 
 
 @asynccontextmanager
-async def watching(settings: ConsulSettings) -> AsyncIterator[Watching]:
+async def watching(settings: ConsulSettings, *, known: Catalog = NOTHING) -> AsyncIterator[Watching]:
     async with ConsulClient(settings) as client:
-        one = Watching(client)
+        one = Watching(client, known)
         task = asyncio.create_task(one.watch.run())
         try:
             yield one

@@ -50,9 +50,11 @@ def find_consul(which: Consul = "first") -> Path | None:
 
 @cache
 def consul_version(binary: Path) -> tuple[int, int, int]:
+    """Raise ValueError, OSError or CalledProcessError for a program that is no Consul."""
     answer = subprocess.run([binary, "version"], capture_output=True, text=True, check=True)
     match = re.search(r"v?(\d+)\.(\d+)\.(\d+)", answer.stdout)
-    assert match, answer.stdout
+    if match is None:
+        raise ValueError(f"no version in {answer.stdout!r}")
     return int(match[1]), int(match[2]), int(match[3])
 
 

@@ -79,6 +79,24 @@ async def test_overrides_arrive_and_go(consul: ConsulAgent) -> None:
         await one.until(lambda c: not c.overrides, within=1.0)
 
 
+@pytest.mark.parametrize("key", ["a//b", "..", "x/../y"])
+async def test_an_override_that_cannot_be_asked_for_goes_and_freezes_nobody(consul: ConsulAgent, key: str) -> None:
+    """A transaction writes any key, and deletes it again."""
+    consul.register("web", id="web-1", port=8001, tags=[ROUTE])
+    consul.kv_put("proxygen/canary/web", "{}")
+    async with watching(settings_for(consul)) as one:
+        await call(transact, consul, Verb="set", Key=f"proxygen/canary/{key}", Value="e30=")
+        await one.until(lambda catalog: catalog.overrides.keys() == {"web", key})
+        await call(transact, consul, Verb="delete", Key=f"proxygen/canary/{key}")
+        await one.until(lambda catalog: catalog.overrides.keys() == {"web"}, within=2.0)
+        await call(consul.kv_delete, "proxygen/canary/web")
+        await one.until(lambda catalog: not catalog.overrides, within=2.0)
+
+
+def transact(consul: ConsulAgent, **operation: str) -> None:
+    consul.put("/v1/txn", [{"KV": operation}])
+
+
 async def test_unrouted_services_and_other_keys_are_left_out(consul: ConsulAgent) -> None:
     """Only services with proxy tags or proxy Meta are in the catalog."""
     consul.register("db", id="db-1", port=5432, tags=["primary"])
