@@ -17,8 +17,9 @@ from proxygen.views import DefaultLine, Template
 if TYPE_CHECKING:
     from proxygen.viewing import Surroundings
 
-_STATED: Final = re.compile(r"(?:^|[;{}])[ \t]*([a-z][a-z0-9_]*)(?=[ \t\r\n])", re.MULTILINE)
-_LINE: Final = r"""^[ \t]*({}[ \t](?:"[^"\n]*"|'[^'\n]*'|[^;{{}}#"'\n])*;)"""
+_WORD: Final = r"""(?:\$\{[^}]*\}|[^\s;{}"'#])(?:\$\{[^}]*\}|[^\s;{}])*"""
+_TOKEN: Final = re.compile(rf"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|{_WORD}|[;{{}}]|\s+""", re.DOTALL)
+"""A comment, a text in quotes, a word, an end, or white space (ngx_conf_read_token)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +41,26 @@ class RequestDefaults:
 
 
 def stated(fragments: Iterable[Block]) -> frozenset[str]:
-    """The directives that fragments of the operator's begin lines with; one in a comment may be among them."""
-    return frozenset(name for fragment in fragments for name in _STATED.findall(fragment))
+    """The directives that fragments of the operator's say themselves, not in a block of theirs."""
+    return frozenset(line.split(None, 1)[0] for fragment in fragments for line in _lines(fragment))
 
 
 def lines_of(directive: str, fragments: Iterable[Block]) -> tuple[Block, ...]:
     """What fragments say by one directive, to be said again where a level of ours would hide it."""
-    pattern = re.compile(_LINE.format(directive), re.MULTILINE)
-    return tuple(Block(line) for fragment in fragments for line in pattern.findall(fragment))
+    lines = (line for fragment in fragments for line in _lines(fragment))
+    return tuple(Block(f"{line};") for line in lines if line.split(None, 1)[0] == directive)
+
+
+def _lines(fragment: str) -> Iterator[str]:
+    """The directives of a fragment without their ends; of a block its head."""
+    depth, words = 0, ""
+    for token in _TOKEN.findall(fragment):
+        if token in (";", "{", "}"):
+            if depth == 0 and words.strip():
+                yield words.strip()
+            depth, words = depth + {"{": 1, "}": -1, ";": 0}[token], ""
+        elif not token.startswith("#"):
+            words += token
 
 
 def server_lines(
@@ -57,13 +70,17 @@ def server_lines(
 
     ``said`` is what the operator says in it or around it, ``of_services`` what his fragments for its services say.
     """
-    groups = (_every_server(around.requests), *(_buffers(module, around.requests) for module in _modules(spoken)))
-    return tuple(
-        line
-        for group in groups
-        for line in group
-        if line.directive not in said and not (_is_size(line) and any(map(_is_size_name, said | of_services)))
-    )
+    if "include" in said:
+        # Whatever that says.
+        return ()
+    lines = [line for line in _every_server(around.requests) if line.directive not in said]
+    for module in _modules(spoken):
+        sizes, rest = _sizes(module, around.requests), _rest(module, around.requests)
+        own = {f"{module}_temp_file_write_size", f"{module}_max_temp_file_size", "include"}
+        if (said | of_services).isdisjoint(own | {line.directive for line in sizes}):
+            lines += sizes
+        lines += (line for line in rest if line.directive not in said)
+    return tuple(lines)
 
 
 def _every_server(requests: RequestDefaults) -> tuple[DefaultLine, ...]:
@@ -87,37 +104,30 @@ def _modules(spoken: Collection[Template]) -> Iterator[str]:
     yield from (template.module for template in (Template.GRPC, Template.FASTCGI, Template.UWSGI) if template in spoken)
 
 
-def _buffers(module: str, requests: RequestDefaults) -> tuple[DefaultLine, ...]:
-    size, patience = requests.header_size, f"{requests.timeout}ms"
+def _sizes(module: str, requests: RequestDefaults) -> list[DefaultLine]:
+    """Sizes that must fit each other: they are all the operator's or all ours."""
+    size = requests.header_size
     if module == "grpc":
-        patience = f"{requests.idle_timeout}ms"
-        sizes = [DefaultLine("grpc_buffer_size", (size,))]
-    else:
-        # An answer's headers must fit into the first buffer, and what is on its way to the client into the others but
-        # one.
-        each = max(4_096, size // 8)
-        sizes = [
-            DefaultLine(f"{module}_buffer_size", (size,)),
-            DefaultLine(f"{module}_buffers", (9, each)),
-            DefaultLine(f"{module}_busy_buffers_size", (max(size, 8 * each),)),
-        ]
-        if not requests.request_buffering:
-            sizes.append(DefaultLine(f"{module}_request_buffering", ("off",)))
-        if not requests.response_buffering:
-            sizes.append(DefaultLine(f"{module}_buffering", ("off",)))
-    return (
-        *sizes,
+        return [DefaultLine("grpc_buffer_size", (size,))]
+    # An answer's headers must fit into the first buffer, and what is on its way to the client into the others but one.
+    each = max(4_096, -(-size // 8))
+    return [
+        DefaultLine(f"{module}_buffer_size", (size,)),
+        DefaultLine(f"{module}_buffers", (9, each)),
+        DefaultLine(f"{module}_busy_buffers_size", (8 * each,)),
+    ]
+
+
+def _rest(module: str, requests: RequestDefaults) -> list[DefaultLine]:
+    patience = f"{requests.idle_timeout if module == 'grpc' else requests.timeout}ms"
+    lines = [
         DefaultLine(f"{module}_read_timeout", (patience,)),
         DefaultLine(f"{module}_send_timeout", (patience,)),
         DefaultLine(f"{module}_socket_keepalive", ("on",)),
         DefaultLine(f"{module}_next_upstream_timeout", ("10s",)),
-    )
-
-
-def _is_size(line: DefaultLine) -> bool:
-    return _is_size_name(line.directive)
-
-
-def _is_size_name(directive: str) -> bool:
-    """Whether it is one of the buffers' sizes, which must fit each other: they are all the operator's or all ours."""
-    return directive.endswith(("_buffer_size", "_buffers", "_busy_buffers_size"))
+    ]
+    if module != "grpc" and not requests.request_buffering:
+        lines.append(DefaultLine(f"{module}_request_buffering", ("off",)))
+    if module != "grpc" and not requests.response_buffering:
+        lines.append(DefaultLine(f"{module}_buffering", ("off",)))
+    return lines

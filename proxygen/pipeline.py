@@ -375,20 +375,21 @@ def _surroundings(
         reject_handshake=binary is None or binary.reject_handshake,
         share_from=proxy.share_servers_from,
         operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
-        operator_error_pages=() if conf is None else tuple(_error_pages(conf)),
+        operator_error_pages=() if conf is None else tuple(_lines(conf, "error_page")),
+        operator_headers=() if conf is None else tuple(_lines(conf, "add_header")),
         operator_says=frozenset() if conf is None else conf.http_directives,
         operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
         operator_defaults=frozenset() if conf is None else _default_listens(conf),
     )
 
 
-def _error_pages(conf: OperatorConf) -> Iterator[Block]:
-    """The pages that nginx.conf names for all virtual servers."""
+def _lines(conf: OperatorConf, name: str) -> Iterator[Block]:
+    """What nginx.conf says by one directive for all virtual servers."""
     for statement in conf.statements:
-        if statement.context == ("http",) and statement.directive.name == "error_page":
+        if statement.context == ("http",) and statement.directive.name == name:
             escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in statement.directive.arguments)
             words = " ".join(f'"{word}"' for word in escaped)
-            yield Block(f"error_page {words};")
+            yield Block(f"{name} {words};")
 
 
 def _milliseconds(seconds: float) -> int:

@@ -15,7 +15,15 @@ from proxygen.rendered import Rendered, RenderedFile, Unit
 from proxygen.servers import ServerRenderer
 from proxygen.templating import Block, Expression, Templates, Variable
 from proxygen.twins import MAX_SHAPES, Twins
-from proxygen.viewing import Surroundings, client_view, service_view, stream_view, traffic_view, vouched_headers
+from proxygen.viewing import (
+    Surroundings,
+    again_views,
+    client_view,
+    service_view,
+    stream_view,
+    traffic_view,
+    vouched_headers,
+)
 from proxygen.views import HashSize, HttpView, StreamDefaultsView
 
 __all__ = ["MAX_SHAPES", "SMALLEST_BUCKETS", "Rendered", "RenderedFile", "Renderer", "Snippets", "Unit"]
@@ -93,6 +101,7 @@ class Renderer:
             trusted_proxies=around.networks_trusted,
             vouched=vouched_headers(around),
             client=client_view(around),
+            agains=again_views(),
             redirect_port=around.https_port,
             retry_after=around.retry_after,
             error_html=self._pages["error.html"],

@@ -6,6 +6,7 @@ import dataclasses
 import ipaddress
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -28,7 +29,6 @@ from proxygen.templating import Block, Expression, Regex, Variable
 from proxygen.views import (
     CertificateView,
     ClientView,
-    Kind,
     LimitView,
     ListenView,
     LocationView,
@@ -36,7 +36,9 @@ from proxygen.views import (
     MapView,
     MatchView,
     Piece,
+    RequestKind,
     Rewrite,
+    Said,
     ServerLine,
     ServiceLabel,
     ServiceView,
@@ -123,6 +125,8 @@ class Surroundings:
     operator_says: frozenset[str] = frozenset()
     """All that stands in nginx.conf's ``http`` itself."""
     operator_error_pages: tuple[Block, ...] = ()
+    """Lines of nginx.conf's ``http``; ``operator_headers`` likewise."""
+    operator_headers: tuple[Block, ...] = ()
     operator_stream_directives: frozenset[str] = frozenset()
     share_from: int = 0
     """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
@@ -385,7 +389,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
     if certificate is not None:
         listens += around.https_listens(default=default)
     fragments = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
-    said = stated(fragments) | around.operator_says
+    said = _said_of_server(fragments, around, snippets)
     of_services = stated(
         fragment for location in server.locations for fragment in snippets[f"location-{location.service.name}.conf"]
     )
@@ -411,8 +415,11 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         vouched=vouched_headers(around),
         other_spellings=other_spellings(around),
         hsts=certificate is not None and any(location.service.options.hsts for location in server.locations),
-        error_headers=lines_of("add_header", fragments),
-        error_pages=() if lines_of("error_page", fragments) else around.operator_error_pages,
+        error_headers=_inherited("add_header", fragments, snippets, around.operator_headers),
+        error_pages=()
+        if lines_of("error_page", fragments)
+        else _inherited("error_page", (), snippets, around.operator_error_pages),
+        own_errors=said.isdisjoint(_INTERCEPTING),
         has_root=any(location.path == "/" for location in server.locations),
         snippets=fragments,
     )
@@ -439,12 +446,10 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     fragments = snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else ()
     said = stated(fragments)
     template = _TEMPLATES[protocol]
-    tells = {
-        name: f"{template.module}_{name}" not in said for name in ("read_timeout", "buffering", "request_buffering")
-    }
     strip = bool(options.strip_prefix) and location.path != "/"
     apart = _apart(service, around) if said.isdisjoint(_NEVER_NAMED) else ()
     outer = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
+    around_it = said | _said_of_server(outer, around, snippets)
     return LocationView(
         matches=_matches(location.path, apart),
         service=_label(service),
@@ -470,24 +475,27 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         cookie=_cookie_variable(service) if _sets_cookie(service) else None,
         strip=strip,
         prefix=location.path,
-        redirects=_redirects(location.path, around) if strip and "proxy_redirect" not in said else (),
-        cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in said else (),
-        error_pages=lines_of("error_page", outer) or around.operator_error_pages,
+        redirects=_redirects(location.path, around) if strip and "proxy_redirect" not in around_it else (),
+        cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in around_it else (),
+        error_pages=_inherited("error_page", outer, snippets, around.operator_error_pages),
         grpc_errors=template is Template.GRPC and "error_page" not in said,
-        apart_by=Variable("proxygen_apart" if Kind.ONCE in apart else "proxygen_waits"),
+        apart_by=Variable("proxygen_apart" if RequestKind.ONCE in apart else "proxygen_waits"),
         client=client_view(around),
         vouched=vouched_headers(around) if template in (Template.FASTCGI, Template.UWSGI) else (),
         protocol=template,
         tls_upstream=protocol in (Protocol.HTTPS, Protocol.GRPCS),
         plain_connection=options.websocket is False,
         connect_timeout=_connect_timeout(options),
-        timeout=options.timeout if tells["read_timeout"] else None,
-        idle_timeout=_idle_timeout(options, around)
-        if tells["read_timeout"] and "client_body_timeout" not in said
-        else None,
-        request_buffering=options.request_buffering if tells["request_buffering"] else None,
-        response_buffering=options.response_buffering if tells["buffering"] else None,
-        tells_buffering=tells["buffering"],
+        timeout=options.timeout,
+        idle_timeout=_idle_timeout(options, around),
+        request_buffering=options.request_buffering,
+        response_buffering=options.response_buffering,
+        again=None
+        if _is_unbuffered(options, around, template, around_it)
+        else Variable(f"proxygen_again_{min(tries(service), MOST_AGAIN)}"),
+        own_errors=around_it.isdisjoint(_INTERCEPTING) and "add_header" not in said,
+        said=Said(said),
+        said_around=Said(around_it),
         no_retries=options.retries == 0,
         retries_unsafe=_or(options.retries_unsafe, around.requests.retries_unsafe),
         tries=tries(service),
@@ -519,7 +527,38 @@ def _connect_timeout(options: ProxyTags) -> int:
 def tries(service: Service) -> int:
     """How many servers may be asked for one request: by default enough to get past dead canaries to the backup."""
     retries = service.options.retries
-    return max(TRIES, service.before_backup + 1) if retries is None else retries + 1
+    if retries is not None:
+        return retries + 1
+    # Behind stable its own servers stand once more, beside those of other datacenters.
+    fails_over = any(upstream.variant == STABLE and upstream.servers[-1].backup for upstream in service.upstreams)
+    return max(TRIES, (2 if fails_over else 1) * service.before_backup + 1)
+
+
+MOST_AGAIN: Final = 9
+"""nginx follows ten redirections of a request, the one to its page included."""
+
+
+def again_views() -> tuple[MapView, ...]:
+    """Where a request goes that failed and must not be sent twice: to its location once more while nothing of it was
+    sent and tries are left, else to the page. nginx writes ``a : b`` of what was asked one after the other."""
+    asked, sent, status = (Variable(f"upstream_{name}") for name in ("addr", "bytes_sent", "status"))
+
+    def ended(regex: str, status: int) -> MapLine:
+        return MapLine(match=Regex(f"~^{regex}.*504$" if status == 504 else f"~^{regex}"), value=f"@proxygen_{status}")
+
+    return tuple(
+        MapView(
+            source=Expression((asked, "|", sent, "|", status)),
+            variable=Variable(f"proxygen_again_{tries}"),
+            default=Variable("proxygen_once"),
+            lines=tuple(
+                ended(regex, status)
+                for regex in (f"([^| ]* ){{{2 * tries - 2}}}", "[^|]*[|][^|]*[1-9]")
+                for status in (504, 502)
+            ),
+        )
+        for tries in range(2, MOST_AGAIN + 1)
+    )
 
 
 def _limit(service: Service) -> LimitView | None:
@@ -542,7 +581,7 @@ def _target(service: Service, scheme: str) -> Expression:
     return Expression((scheme, service.upstreams[0].name if service.upstreams else "nobody"))
 
 
-def _apart(service: Service, around: Surroundings) -> tuple[Kind, ...]:
+def _apart(service: Service, around: Surroundings) -> tuple[RequestKind, ...]:
     """Whose requests have named locations of their own. nginx has a switch for whether it sends a POST, PATCH or LOCK
     twice, but none for a PUT or a DELETE; its time-outs hold for a whole location. gRPC knows POST alone, and waits
     always."""
@@ -550,26 +589,49 @@ def _apart(service: Service, around: Surroundings) -> tuple[Kind, ...]:
     if service.state is not ServiceState.SERVED or _template(service) is Template.GRPC:
         return ()
     if options.retries == 0 or _or(options.retries_unsafe, around.requests.retries_unsafe):
-        return (Kind.WAIT,)
-    return (Kind.ONCE, Kind.WAIT)
+        return (RequestKind.WAIT,)
+    return (RequestKind.ONCE, RequestKind.WAIT)
 
 
-_NEVER_NAMED: Final = frozenset({"location", "alias"})
-"""What nginx refuses in a named location; a fragment of the operator's may say it."""
+_NEVER_NAMED: Final = frozenset({"location", "alias", "limit_except", "include"})
+"""What nginx refuses in a named location, or what passes by it; a fragment of the operator's may say it."""
+
+_INTERCEPTING: Final = frozenset(f"{template.module}_intercept_errors" for template in Template) | {"include"}
+"""With it an instance's own errors lead to whatever pages are named, and the operator means his."""
 
 
-def _matches(path: str, apart: tuple[Kind, ...]) -> tuple[MatchView, ...]:
+def _said_of_server(fragments: Iterable[Block], around: Surroundings, snippets: Snippets) -> frozenset[str]:
+    """What the operator says in a virtual server or around it."""
+    return stated(fragments) | stated(snippets["http.conf"]) | around.operator_says
+
+
+def _inherited(
+    directive: str, fragments: Iterable[Block], snippets: Snippets, of_conf: tuple[Block, ...]
+) -> tuple[Block, ...]:
+    """What nginx would inherit where a level of ours says nothing: the innermost that says something."""
+    return lines_of(directive, fragments) or lines_of(directive, snippets["http.conf"]) or of_conf
+
+
+def _is_unbuffered(options: ProxyTags, around: Surroundings, template: Template, said: frozenset[str]) -> bool:
+    """Whether a request's body may be on its way still when an instance fails: nginx cannot begin it anew then."""
+    if f"{template.module}_request_buffering" in said:
+        return True
+    return not _or(options.request_buffering, around.requests.request_buffering)
+
+
+def _matches(path: str, apart: tuple[RequestKind, ...]) -> tuple[MatchView, ...]:
     """A prefix takes whole segments: /api takes /api and /api/x, not /apix."""
     pattern = _literal(path)
-    by = Variable("proxygen_apart" if Kind.ONCE in apart else "proxygen_waits")
+    by = Variable("proxygen_apart" if RequestKind.ONCE in apart else "proxygen_waits")
     to = Expression(("@", by, f"_{path}")) if apart else None
     strip = Regex(f"^{pattern}()$")
     # (?s): a %0a in the request's path must not keep the prefix on it.
     below = Regex("^/(.*)$" if path == "/" else f"(?s)^{pattern}/(.*)$")
+    either = below if path == "/" else Regex(f"(?s)^{pattern}(?:/(.*))?$")
     ways = [(path, False, below)] if path == "/" else [(path, True, strip), (f"{path}/", False, below)]
     return (
-        *(MatchView(path=way, exact=exact, strip=regex, apart=to, kind=Kind.ALL) for way, exact, regex in ways),
-        *(MatchView(path=f"@{kind.value}_{path}", exact=False, strip=strip, apart=None, kind=kind) for kind in apart),
+        *(MatchView(path=way, exact=exact, strip=regex, apart=to, kind=RequestKind.ALL) for way, exact, regex in ways),
+        *(MatchView(path=f"@{kind.value}_{path}", exact=False, strip=either, apart=None, kind=kind) for kind in apart),
     )
 
 
@@ -605,7 +667,7 @@ def _cookie_paths(prefix: str) -> tuple[Rewrite, ...]:
     )
 
 
-_VOUCHED: Final = (
+VOUCHED: Final = (
     "CF-Connecting-IP",
     "Client-IP",
     "Front-End-Https",
@@ -668,14 +730,14 @@ def vouched_headers(around: Surroundings) -> tuple[VouchedHeader, ...]:
             name=name, parameter=f"HTTP_{variable.upper()}", sent=Variable(f"http_{variable}"), given=given
         )
 
-    return tuple(map(view, _VOUCHED))
+    return tuple(map(view, VOUCHED))
 
 
 def other_spellings(around: Surroundings) -> tuple[str, ...]:
     """With underscores, names that an instance which reads them as CGI does takes for the ones that we answer for."""
     if not around.requests.any_header_names:
         return ()
-    names = (*_OURS, *_VOUCHED)
+    names = (*_OURS, *VOUCHED)
     return tuple(
         spelling
         for name in names

@@ -28,6 +28,17 @@ class DefaultLine:
     words: tuple[str | int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Directives that the operator states: nginx refuses them a second time in one block."""
+
+    names: frozenset[str]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether he states it, or may: what a fragment includes is not read."""
+        return name in self.names or "include" in self.names
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenView:
     address: str
@@ -53,7 +64,7 @@ class ServiceLabel:
 class ServerLine:
     address: str
     weight: int
-    max_fails: int | None
+    max_fails: int
     fail_timeout: int | None
     """Seconds."""
     backup: bool
@@ -153,6 +164,8 @@ class HttpView:
     """Networks, each once."""
     vouched: tuple[VouchedHeader, ...]
     client: ClientView
+    agains: tuple[MapView, ...]
+    """By number of tries: where a request goes that must not be sent twice and that failed."""
     redirect_port: str
     """``:PORT`` where HTTPS has another than its own."""
     retry_after: int
@@ -184,7 +197,7 @@ class ServiceView:
     zones: tuple[Zone, ...]
 
 
-class Kind(Enum):
+class RequestKind(Enum):
     """Whose requests a location takes; an Enum so that inert values keep it."""
 
     ALL = ""
@@ -202,20 +215,20 @@ class MatchView:
     strip: Regex
     apart: Expression | None
     """The named location of a request that `kind` tells apart; None where there is none, and in those."""
-    kind: Kind
+    kind: RequestKind
 
     @property
     def takes_all(self) -> bool:
         """Whether requests come here by their path."""
-        return self.kind is Kind.ALL
+        return self.kind is RequestKind.ALL
 
     @property
     def is_once(self) -> bool:
-        return self.kind is Kind.ONCE
+        return self.kind is RequestKind.ONCE
 
     @property
     def waits(self) -> bool:
-        return self.kind is Kind.WAIT
+        return self.kind is RequestKind.WAIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,13 +294,18 @@ class LocationView:
     grpc_errors: bool
     client: ClientView
     vouched: tuple[VouchedHeader, ...]
-    tells_buffering: bool
-    """Whether what waits says that it is not buffered; not where a fragment of the operator's says something."""
+    again: Variable | None
+    """Where a request that must not be sent twice goes when it failed; None where it is not sent again at all."""
+    own_errors: bool
+    """Whether it leads errors to our pages; ``own_errors`` of a virtual server likewise."""
+    said: Said
+    """By its fragment; ``said_around`` by what stands around it too."""
+    said_around: Said
     connect_timeout: int
     """Milliseconds, as all time-outs here."""
     timeout: int | None
-    """None: as the virtual server says. ``idle_timeout``: None where a fragment of the operator's says one."""
-    idle_timeout: int | None
+    """None: as the virtual server says."""
+    idle_timeout: int
     request_buffering: bool | None
     response_buffering: bool | None
     """None: as the virtual server says."""
@@ -351,6 +369,7 @@ class VirtualServerView:
     """The operator's own: a location that adds any hides those around it."""
     error_pages: tuple[Block, ...]
     """Those that nginx.conf names for all virtual servers, which ours would hide."""
+    own_errors: bool
     has_root: bool
     snippets: tuple[Block, ...]
 
@@ -405,7 +424,7 @@ def _inert(value: Any) -> Any:
         case ServerLine():
             # One address looks like any other: upstreams that differ in addresses and weights only share a shape.
             return dataclasses.replace(value, address="inert", weight=min(value.weight, 2))
-        case HashSize() | DefaultLine():
+        case HashSize() | DefaultLine() | Said():
             return value
     return dataclasses.replace(
         value, **{field.name: _inert(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -25,13 +25,13 @@ from proxygen.viewing import (
     tries,
 )
 from proxygen.views import (
-    Kind,
     LimitView,
     ListenView,
     LocationView,
     MapLine,
     MapView,
     Piece,
+    RequestKind,
     ServerLine,
     ServiceView,
     SplitView,
@@ -475,21 +475,21 @@ def test_a_prefix_takes_whole_segments_and_is_stripped_with_its_slash() -> None:
 @pytest.mark.parametrize(
     ("tags", "apart"),
     [
-        ((), [Kind.ONCE, Kind.WAIT]),
-        (("retries=0",), [Kind.WAIT]),
-        (("retries-unsafe=true",), [Kind.WAIT]),
-        (("retries-unsafe=false",), [Kind.ONCE, Kind.WAIT]),
-        (("protocol=fastcgi",), [Kind.ONCE, Kind.WAIT]),
+        ((), [RequestKind.ONCE, RequestKind.WAIT]),
+        (("retries=0",), [RequestKind.WAIT]),
+        (("retries-unsafe=true",), [RequestKind.WAIT]),
+        (("retries-unsafe=false",), [RequestKind.ONCE, RequestKind.WAIT]),
+        (("protocol=fastcgi",), [RequestKind.ONCE, RequestKind.WAIT]),
         (("protocol=grpc",), []),
     ],
 )
 def test_who_must_not_be_sent_twice_or_is_meant_to_wait_has_a_location_of_its_own(
-    tags: tuple[str, ...], apart: list[Kind]
+    tags: tuple[str, ...], apart: list[RequestKind]
 ) -> None:
     view = location("route=web.example.com/p", *tags)
-    assert [match.kind for match in view.matches] == [Kind.ALL, Kind.ALL, *apart]
+    assert [match.kind for match in view.matches] == [RequestKind.ALL, RequestKind.ALL, *apart]
     assert [match.path for match in view.matches[2:]] == [f"@{kind.value}_/p" for kind in apart]
-    by = Variable("proxygen_apart" if Kind.ONCE in apart else "proxygen_waits")
+    by = Variable("proxygen_apart" if RequestKind.ONCE in apart else "proxygen_waits")
     assert view.apart_by == by
     assert {match.apart for match in view.matches if match.takes_all} == {
         Expression(("@", by, "_/p")) if apart else None
@@ -499,7 +499,7 @@ def test_who_must_not_be_sent_twice_or_is_meant_to_wait_has_a_location_of_its_ow
 @pytest.mark.parametrize("fragment", ["location ~ x { }", "  alias /srv/;"])
 def test_what_no_named_location_may_hold_leaves_the_service_without_them(fragment: str) -> None:
     view = location(snippets=Snippets(files={"location-web.conf": fragment}))
-    assert [match.kind for match in view.matches] == [Kind.ALL]
+    assert [match.kind for match in view.matches] == [RequestKind.ALL]
     assert view.matches[0].apart is None
 
 
@@ -542,8 +542,12 @@ def test_a_tag_wins_over_a_setting_and_a_fragment_over_both() -> None:
     grpc = location("protocol=grpc", "timeout=5s", around=around)
     assert (grpc.idle_timeout, location("protocol=grpc", around=around).idle_timeout) == (5_000, 7_000)
     own = Snippets(files={"location-web.conf": "proxy_read_timeout 1s;\n  proxy_buffering on;"})
-    view = location("timeout=5s", "response-buffering=false", snippets=own)
-    assert (view.timeout, view.idle_timeout, view.response_buffering, view.tells_buffering) == (None, None, None, False)
+    said = location("timeout=5s", snippets=own).said
+    assert [name in said for name in ("proxy_read_timeout", "proxy_buffering", "proxy_send_timeout")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_surroundings_are_handed_on() -> None:

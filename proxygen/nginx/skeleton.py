@@ -72,8 +72,8 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     },
     ("http", "server", "if"): frozenset({"set", "return"}),
     ("http", "server", "location"): _PROXY | _LOCATION,
-    ("http", "server", "location", "if"): frozenset({"return", "rewrite"}),
-    ("http", "server", "location", "types"): frozenset({"text/html", "application/json", "application/grpc"}),
+    ("http", "server", "location", "if"): frozenset({"return", "break"}),
+    ("http", "server", "location", "types"): frozenset(),
     ("stream",): frozenset(
         {"upstream", "server", "split_clients", "variables_hash_bucket_size", "variables_hash_max_size"}
     ),

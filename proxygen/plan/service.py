@@ -161,8 +161,22 @@ def _without_effect(options: ProxyTags) -> Iterator[str]:
         for name, value in (("max-fails", options.max_fails), ("fail-timeout", options.fail_timeout)):
             if value:
                 yield f"{name} has no effect with balance={options.balance}: there no instance ever rests"
-    if options.protocol in (Protocol.GRPC, Protocol.GRPCS) and options.body_size is not None:
-        yield f"body-size has no effect with protocol={options.protocol}: a stream is as long as it lasts"
+    if options.protocol in (Protocol.GRPC, Protocol.GRPCS):
+        if options.body_size is not None:
+            yield f"body-size has no effect with protocol={options.protocol}: a stream is as long as it lasts"
+        for name, stated in (
+            ("request-buffering", options.request_buffering),
+            ("response-buffering", options.response_buffering),
+        ):
+            if stated is not None:
+                yield f"{name} has no effect with protocol={options.protocol}: its streams are never buffered"
+    for name, value, other in (
+        ("retries-unsafe", options.retries_unsafe, "retries=0" if options.retries == 0 else ""),
+        ("keepalive-timeout", options.keepalive_timeout, "keepalive=0" if options.keepalive == 0 else ""),
+        ("fail-timeout", options.fail_timeout, "max-fails=0" if options.max_fails == 0 else ""),
+    ):
+        if value and other:
+            yield f"{name} has no effect with {other}"
 
 
 def _unchecked(members: Iterable[Member]) -> list[str]:

@@ -89,13 +89,13 @@ class ProxyTags:
     websocket: bool | None = None
     tls: FileName | None = None
     timeout: int | None = None
+    """Milliseconds, as all time-outs."""
     idle_timeout: int | None = None
-    """Milliseconds, as the other two."""
     connect_timeout: int | None = None
     body_size: int | None = None
+    """Bytes; 0 is unlimited."""
     request_buffering: bool | None = None
     response_buffering: bool | None = None
-    """Bytes; 0 is unlimited."""
     max_fails: int | None = None
     fail_timeout: int | None = None
     retries: int | None = None

@@ -86,7 +86,7 @@ class _Instance:
 
 _TAGS: Final = {
     "plain": (),
-    "brief": ("idle-timeout=500ms",),
+    "brief": ("idle-timeout=1s",),
     "patient": ("timeout=500ms", "idle-timeout=30s"),
     "rate": ("rate=1r/m",),
     "denied": ("deny=127.0.0.0/8",),

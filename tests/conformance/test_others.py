@@ -89,7 +89,7 @@ def fleet(
             Service(
                 name=f"{shape}-{count}",
                 # An ordinary request that waits so long on a busy machine is sent to another instance.
-                tags=(f"route={Fleet.host(shape, count)}", "timeout=1s", *tags),
+                tags=(f"route={Fleet.host(shape, count)}", "timeout=2s", *tags),
                 second=second,
                 ports=tuple(ports[:count]),
             )
@@ -118,7 +118,7 @@ def _stream(count: int, stack: ExitStack) -> tuple[int, tuple[Switch, ...]]:
 def test_one_clients_failures_cost_nobody_else_anything(fleet: Fleet, shape: str, count: int) -> None:
     seed = f"{shape} {count} {fleet.site.nginx.binary.name}"
     chosen = random.Random(seed)
-    poisons = [chosen.choice(_POISONS) for _ in range(6)]
+    poisons = [chosen.choice(_POISONS) for _ in range(4)]
     host = Fleet.host(shape, count)
     over = threading.Event()
     got: Counter[int | None] = Counter()

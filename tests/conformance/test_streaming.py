@@ -12,6 +12,7 @@ from tests.conformance.instance import SILENCE, Record, Scripted
 from tests.conformance.sending import unique
 from tests.conformance.site import Service, Site, proxied
 from tests.conformance.wire import Connection
+from tests.harness.ports import free_ports
 from tests.harness.tools import NginxBinary
 
 _TAGS = {
@@ -30,6 +31,11 @@ def site(binary: NginxBinary, tmp_path_factory: pytest.TempPathFactory) -> Itera
             Service(name=name, tags=(f"route={name}.req.example.com", *tags), ports=(port,))
             for name, tags in _TAGS.items()
         ]
+        # Nobody listens on its first instance's port.
+        half = Service(
+            name="half", tags=("route=half.req.example.com", "request-buffering=false"), ports=(*free_ports(1), port)
+        )
+        services.append(half)
         directory = tmp_path_factory.mktemp(f"streaming-{binary.name}")
         yield stack.enter_context(proxied(binary, directory, services, record))
 
@@ -81,3 +87,13 @@ def test_who_is_meant_to_wait_may_stop_sending_for_longer(site: Site) -> None:
         connection.send(b"world")
         assert connection.reply().status == 200
     assert [received.body for received in site.record.of(name)] == [b"helloworld"]
+
+
+def test_an_upload_on_its_way_is_sent_to_one_instance_only(site: Site) -> None:
+    """nginx cannot begin it anew; it once waited for ever."""
+    name = unique("refused")
+    with site.connect("") as connection:
+        _send(connection, "half", f"id={name}", "Content-Length: 600000", method="PUT")
+        connection.send(b"x" * 600_000)
+        assert connection.reply().status in {200, 502}
+    assert len(site.record.of(name)) <= 1

@@ -729,3 +729,27 @@ def test_an_instance_that_appears_does_not_change_what_others_are_called() -> No
 def test_a_route_is_claimed_once_however_many_instances_state_it() -> None:
     planned = service(plan(*(instance("web", number, WEB) for number in range(1, 4))), "web")
     assert planned.claims == (RouteClaim("web.example.com", "/"),)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        (("balance=ip_hash", "max-fails=3"), "max-fails has no effect with balance=ip_hash"),
+        (("balance=random", "fail-timeout=9s"), "fail-timeout has no effect with balance=random"),
+        (("protocol=grpc", "body-size=1m"), "body-size has no effect with protocol=grpc"),
+        (("protocol=grpc", "request-buffering=false"), "request-buffering has no effect with protocol=grpc"),
+        (("protocol=grpcs", "response-buffering=true"), "response-buffering has no effect with protocol=grpcs"),
+        (("retries=0", "retries-unsafe=true"), "retries-unsafe has no effect with retries=0"),
+        (("keepalive=0", "keepalive-timeout=9s"), "keepalive-timeout has no effect with keepalive=0"),
+        (("max-fails=0", "fail-timeout=9s"), "fail-timeout has no effect with max-fails=0"),
+    ],
+    ids=str,
+)
+def test_a_tag_that_changes_nothing_is_told_of(tags: tuple[str, ...], said: str) -> None:
+    [warning] = service(plan(instance("web", 1, "route=web.example.com", *tags)), "web").warnings
+    assert warning.startswith(said)
+
+
+@pytest.mark.parametrize("tags", [("balance=least_conn", "max-fails=3"), ("keepalive-timeout=9s",), ("body-size=1m",)])
+def test_a_tag_that_changes_something_is_not(tags: tuple[str, ...]) -> None:
+    assert service(plan(instance("web", 1, "route=web.example.com", *tags)), "web").warnings == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxygen.viewing import VOUCHED
 from tests.conformance.case import BALANCER, STRANGER, Case, Group, Outcome, Sent
 
 _SETTINGS: Final = "AAMAAABkAARAAAAAAAIAAAAA"
@@ -11,20 +12,7 @@ _SETTINGS: Final = "AAMAAABkAARAAAAAAAIAAAAA"
 
 _CHAIN: Final = ", ".join(["198.51.100.7"] * 1499 + ["203.0.113.9"])
 
-_FORGED: Final = (
-    "Proxy",
-    "X-Original-URL",
-    "X-Rewrite-URL",
-    "X-Forwarded-Prefix",
-    "X-Forwarded-Server",
-    "X-Forwarded-Ssl",
-    "X-Forwarded-Scheme",
-    "X-Original-Host",
-    "X-Host",
-    "X-Client-IP",
-    "True-Client-IP",
-    "X-Cluster-Client-IP",
-)
+_FORGED: Final = ("Proxy", "X-Forwarded-Prefix", *VOUCHED)
 
 
 def _replaced(name: str, forged: str, real: str) -> Case:

@@ -140,14 +140,6 @@ MANNERS: Final = Group(
             incident="T86",
         ),
         Case(
-            name="error-own-path",
-            title="`GET /.proxygen/502.html`",
-            sent=Sent(target="/.proxygen/502.html"),
-            expected=Outcome(status=404, times=0),
-            bare=Outcome(line="GET /.proxygen/502.html"),
-            incident="T86",
-        ),
-        Case(
             name="error-unknown-host",
             title="`Host: unknown.example.org`",
             sent=Sent(headers=("Host: unknown.example.org",)),
