@@ -170,7 +170,9 @@ async def test_t2_an_agent_that_restarts_and_has_checked_nothing_yet_empties_not
             await call(consul.kill)
             await call(consul.start)
             await until(lambda: any("shop" in instance for instance in _kept(sidecar)), "an instance kept")
-            assert any("not checked since" in warning for warning in sidecar.status()["warnings"])
+            await until(
+                lambda: any("not checked since" in warning for warning in sidecar.status()["warnings"]), "it is said"
+            )
             # Not a hold, for which every proxy beside this Consul would call itself unready.
             assert sidecar.status()["hold"] is None
             with App("new-1") as new:

@@ -163,7 +163,8 @@ async def test_local_instances_that_die_one_by_one_leave_the_requests_to_another
             saw(f"two local instances died under load: {dict(tally.by_instance)}, {tally.failed} failed")
             again = stack.enter_context(App("again", port=local[0].port))
             here.set_check(local[0].name, "passing")
-            await until_line(sidecar, again, "server")
+            # Behind itself too: it rests while there is somebody else, and then it does not.
+            await until_line(sidecar, again, "server", "backup")
             await answers(sidecar, HOST, by="again")
             assert elsewhere(sidecar) == [("dc2", "standby")]
 

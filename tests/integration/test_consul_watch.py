@@ -289,9 +289,10 @@ async def test_what_is_nested_without_end_is_its_own_services_trouble(consul: Co
             # Without a question for each service the node's answer would tell, and cannot be read either.
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"], within=40.0)
             assert "tenant" not in (one.slot.peek() or pytest.fail("no catalog")).services
-            once = await fetch_catalog(one.client, tag_prefix="proxygen")
+        async with ConsulClient(settings_for(consul)) as client:
+            once = await fetch_catalog(client, tag_prefix="proxygen")
             assert once.services.keys() == {"web"}
-            assert read_catalog_file(await take_snapshot(one.client, tag_prefix="proxygen")) == once
+            assert read_catalog_file(await take_snapshot(client, tag_prefix="proxygen")) == once
     finally:
         consul.deregister("stranger")
         consul.deregister("tenant")
