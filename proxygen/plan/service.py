@@ -160,7 +160,7 @@ def _without_effect(options: ProxyTags) -> Iterator[str]:
     if options.balance is not None and not options.balance.by.may_back_up:
         for name, value in (("max-fails", options.max_fails), ("fail-timeout", options.fail_timeout)):
             if value:
-                yield f"{name} has no effect with balance={options.balance}: there no instance ever rests"
+                yield f"{name} has no effect with balance={options.balance}: nginx then never leaves an instance out"
     if options.protocol in (Protocol.GRPC, Protocol.GRPCS):
         if options.body_size is not None:
             yield f"body-size has no effect with protocol={options.protocol}: a stream is as long as it lasts"

@@ -155,8 +155,8 @@ class ProxySettings(Slice):
         default=3_600.0,
         gt=0,
         description=(
-            "longest silence of what is meant to wait: WebSockets, event streams, requests with Prefer: wait, gRPC; "
-            "tag idle-timeout"
+            "longest silence of long-lived requests: WebSockets, event streams, requests with Prefer: wait, gRPC; tag "
+            "idle-timeout"
         ),
     )
     keepalive_timeout: Seconds = Field(

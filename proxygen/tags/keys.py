@@ -248,8 +248,7 @@ KEYS: Final = (
     Key(
         name="idle-timeout",
         field="idle_timeout",
-        meaning="the longest silence of what is meant to wait: a WebSocket, an event stream, a request with "
-        "Prefer: wait",
+        meaning="the longest silence of long-lived requests: a WebSocket, an event stream, a request with Prefer: wait",
         syntax="duration (1ms to 24h)",
         example="10m",
         default="1h",
@@ -304,7 +303,7 @@ KEYS: Final = (
         meaning="failures within fail-timeout after which an instance rests; 0 never",
         syntax="0 to 1000",
         example="3",
-        default="1; the last instances to ask never rest",
+        default="1; an instance is left out only while another one can answer",
         parse=_whole_number(0, 1000),
     ),
     Key(
