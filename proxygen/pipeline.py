@@ -377,7 +377,8 @@ def _surroundings(
         operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
         operator_error_pages=() if conf is None else tuple(_lines(conf, "error_page")),
         operator_headers=() if conf is None else tuple(_lines(conf, "add_header")),
-        operator_says=frozenset() if conf is None else conf.http_directives,
+        # What his includes say is read; ours is among them.
+        operator_says=frozenset() if conf is None else conf.http_directives - {"include"},
         operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
         operator_defaults=frozenset() if conf is None else _default_listens(conf),
     )

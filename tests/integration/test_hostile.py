@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import string
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -187,7 +188,15 @@ def _says_only_what_was_planned(planned: Plan, rendered: Rendered) -> None:
     for server in planned.servers:
         roots = sum(location.path == "/" for location in server.locations)
         expected += 2 * len(server.locations) - roots + (roots == 0)
-    assert len(locations) == expected
+    paths = [name for name in locations if not name.startswith("@")]
+    assert len(paths) == expected
+    # Each route's own for requests apart, and three pages for errors in each virtual server.
+    named = Counter(name.partition("/")[0] for name in locations if name.startswith("@"))
+    routed = sum(len(server.locations) for server in planned.servers)
+    pages = ("@proxygen_error", "@proxygen_502", "@proxygen_504")
+    assert [named.pop(page) for page in pages] == [len(planned.servers)] * len(pages)
+    assert set(named) <= {"@once_", "@wait_"}
+    assert max(named.values(), default=0) <= routed
     streams = text.get("stream.d/streams.conf", "")
     assert len(re.findall(r"^server \{$", streams, re.MULTILINE)) == len(planned.streams)
     for content in (text.get("http.d/10-upstreams.conf", ""), streams):
