@@ -310,7 +310,8 @@ def test_addresses_with_a_default_server_of_the_operators_get_none_of_ours(read_
 
 def test_directives_that_may_stand_once_are_left_to_the_operator_in_their_own_context(read_conf: ReadConf) -> None:
     conf = read_conf(
-        "http { map_hash_max_size 4096; gzip on; map_hash_bucket_size 512; include nothing/*.conf; }\nstream { map_hash_bucket_size 512; }\n"
+        "http { map_hash_max_size 4096; gzip on; map_hash_bucket_size 512; include nothing/*.conf; }\n"
+        "stream { map_hash_bucket_size 512; }\n"
     )
     found = _surroundings(load({}, environment={}).proxy, None, conf, None)
     assert found.operator_directives == {"map_hash_max_size", "map_hash_bucket_size"}
