@@ -25,7 +25,7 @@ class Watching:
         self.slot: Latest[Catalog] = Latest()
         self.watch = CatalogWatch(client, tag_prefix="proxygen", into=self.slot, known=known)
 
-    async def until(self, condition: Callable[[Catalog], bool], *, within: float = 10.0) -> float:
+    async def until(self, condition: Callable[[Catalog], bool], *, within: float = 30.0) -> float:
         """Wait for a catalog that meets the condition; return the seconds that it took."""
         started = time.monotonic()
         while True:
