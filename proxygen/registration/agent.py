@@ -67,8 +67,7 @@ class Agent:
 
 
 def read_answer(body: bytes) -> Any:
-    """Read what the agent answered. Raise CatalogUnavailable for what is no JSON, or nested too deep by whoever
-    registered it."""
+    """Read what the agent answered. Raise CatalogUnavailable for what is not JSON, or is nested too deep to be read."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

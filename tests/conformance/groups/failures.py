@@ -9,8 +9,8 @@ from tests.conformance.case import Case, Group, Outcome, Sent
 FAILURES: Final = Group(
     title="An instance fails",
     text=(
-        "Both instances of the service do the same. A request that fails costs nobody else anything: an instance rests "
-        "while another is there, and the last one is never given up."
+        "Both instances of the service do the same. Other clients are answered as before: an instance that failed is "
+        "left out only while another can answer."
     ),
     cases=(
         Case(
