@@ -43,10 +43,12 @@ def configurations(sidecar: Sidecar) -> dict[int, str]:
 
 
 def servers(configuration: str) -> list[int]:
-    """The ports of all server lines, one for each line."""
+    """The ports of all server lines, one for each line; how each stands a second time, as a backup, is not meant."""
     lines = (line.strip() for line in configuration.splitlines())
     return [
-        int(line.split()[1].rstrip(";").rpartition(":")[2]) for line in lines if line.startswith("server 127.0.0.1:")
+        int(line.split()[1].rstrip(";").rpartition(":")[2])
+        for line in lines
+        if line.startswith("server 127.0.0.1:") and not line.endswith(" backup;")
     ]
 
 
