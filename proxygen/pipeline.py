@@ -191,17 +191,22 @@ class Pipeline:
         Raise CheckRefused where nobody can be blamed, or where nginx could not listen beside the operator's servers.
         """
         assert self._second_gate is not None
-        self._require_room(listens(self.files_of(drafted.rendered, Stamp(generation=1, digest=""))))
+        self._require_room(listens(self.files_of(drafted.rendered, Stamp(generation=1, digest="0" * 16))))
         verdict = await self._second_gate.judge(drafted.rendered, staged)
         return verdict.refusals, verdict.remarks, verdict.seconds
 
     def _require_room(self, ours: Listens) -> None:
         """nginx -t sees neither."""
-        for server in self.occupied.overtaken(ours):
+        for clash in self.occupied.overtaken(ours):
             raise CheckRefused(
-                f"nginx.conf includes what proxygen writes before the server at {server.place}, which answers what"
-                f" nobody else serves as it is the first one on its address: write default_server at its listen, or"
-                f" move the include behind it"
+                f"nginx.conf includes what proxygen writes before the server at {clash.server.place}, which answers"
+                f" what nobody else serves on {clash.address} as the first one there: write default_server at its"
+                f" listen, or move the include behind it"
+            )
+        for clash in self.occupied.narrowed(ours):
+            raise CheckRefused(
+                f"proxygen would listen on {clash.address}, where the server at {clash.server.place} answers by its"
+                f" wider listen, and nginx would never ask that one there again: write the same listen for both"
             )
         for clash in self.occupied.clashes(ours):
             raise CheckRefused(

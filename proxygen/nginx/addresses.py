@@ -112,7 +112,7 @@ Listens = Mapping[str, Collection[Listen]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clash:
-    """An address that nginx cannot bind, since a server of its own holds it."""
+    """An address of ours, and a server of the operator's that is in the way or would be wronged."""
 
     address: Address
     server: OperatorServer
@@ -129,11 +129,20 @@ class Occupied:
         taken = self._defaults()
         return frozenset(text for text in ours if taken & addresses(text))
 
-    def overtaken(self, ours: Listens) -> tuple[OperatorServer, ...]:
-        """Return the servers in whose place ours would answer what nobody claims: each is the first one for its
+    def overtaken(self, ours: Listens) -> Iterator[Clash]:
+        """Yield the servers in whose place ours would answer what nobody claims: each is the first one for its
         address, until one of ours stands before it."""
         first = _addresses(ours.get("http", ())) - self._defaults()
-        return tuple(server for server in self._of("http") if server.addresses & first)
+        return (Clash(address=each, server=server) for server in self._of("http") for each in server.addresses & first)
+
+    def narrowed(self, ours: Listens) -> Iterator[Clash]:
+        """Yield the servers that answer on an address of ours by a wildcard: nginx asks none of them any more where
+        somebody names the address."""
+        named = {address for server in self._of("http") for address in server.addresses}
+        for address in sorted(_addresses(ours.get("http", ())) - named):
+            for server in self._of("http"):
+                if any(each.meets(address) for each in server.addresses if each.is_wildcard):
+                    yield Clash(address=address, server=server)
 
     def holder(self, address: Address) -> OperatorServer | None:
         """Return the server from which anybody else who listens there takes it, or may."""

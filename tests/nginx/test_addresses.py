@@ -122,7 +122,22 @@ def test_who_answers_what_nobody_claims(
     (etc / "sites/proxygen.conf").write_text(INCLUDE.replace("OUTPUT", str(etc.parent / "output")))
     held = occupied(read_conf(f"http {{ {text} }}"))
     assert held.defaults(OURS) == defaults
-    assert len(held.overtaken({"http": [listen([each]) for each in OURS]})) == overtaken
+    assert len(list(held.overtaken({"http": [listen([each]) for each in OURS]}))) == overtaken
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "narrowed"),
+    [
+        (["80"], "127.0.0.1:80", True),
+        (["80", "127.0.0.1:80"], "127.0.0.1:80", False),
+        (["127.0.0.1:80"], "80", False),
+        (["80"], "80", False),
+        (["80"], "[::1]:80", False),
+        (["81"], "127.0.0.1:80", False),
+    ],
+)
+def test_a_narrower_listen_takes_everything_from_a_wider_one(theirs: list[str], ours: str, *, narrowed: bool) -> None:
+    assert bool(list(_occupied(*theirs).narrowed({"http": [listen([ours])]}))) is narrowed
 
 
 def test_ports_are_taken_on_the_address_where_streams_arrive(read_conf: ReadConf) -> None:
