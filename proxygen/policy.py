@@ -129,8 +129,8 @@ def _ours(
 
 
 def _closes_port(address: _Address, place: _Place, own: tuple[IPNetwork, ...]) -> bool:
-    """Whether the others of this host's addresses may lead there too: to what is on loopback, and to what is asked at one
-    of them, for it most often listens at all."""
+    """Whether this host's other addresses may lead there too: to what is on loopback, and to what is asked at one of
+    them, for it most often listens at all."""
     if address.is_loopback or address.is_unspecified:
         return True
     return not place.is_exact and any(address in network for network in own)

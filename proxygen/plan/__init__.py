@@ -18,6 +18,7 @@ from proxygen.plan.reserved import reserved_hosts
 from proxygen.plan.service import plan_service
 from proxygen.plan.types import (
     Claim,
+    Conflict,
     Endpoint,
     Memory,
     Plan,
@@ -70,6 +71,17 @@ class _Known:
     service: Service | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Marks:
+    """What others say of services, beside their own instances."""
+
+    refused: Mapping[ServiceName, Quarantine]
+    """By a gate."""
+    overrides: Mapping[ServiceName, str]
+    unreadable: Mapping[ServiceName, str]
+    """What is wrong with an override."""
+
+
 class Planner:
     """Plans catalogs one after the other. Services whose inputs did not change are taken from the last plan."""
 
@@ -82,30 +94,38 @@ class Planner:
     def plan(self, catalog: Catalog, memory: Memory, refused: Mapping[ServiceName, Quarantine]) -> Plan:
         """``refused`` names services that a gate refused: they are quarantined with the gate's reason."""
         overrides, unreadable = _overrides(catalog, memory)
-        listening = frozenset(claim.port for claim in memory.holders if isinstance(claim, PortClaim))
-        self._known = {
-            name: self._one(name, catalog, overrides.get(name), listening) for name in sorted(catalog.services)
-        }
-        services = {
-            name: _marked(known.service, refused.get(name), unreadable.get(name))
-            for name, known in self._known.items()
-            if known.service is not None
-        }
-        grounds = Grounds(held=memory.holders, policy=self._policy, occupied=self._occupied(services))
-        holders, conflicts = settle_claims(services.values(), grounds)
+        marks = _Marks(refused=refused, overrides=overrides, unreadable=unreadable)
+        listening = _ports(memory.holders)
+        services, holders, conflicts = self._settled(catalog, memory, marks, listening)
+        gone = listening - _ports(holders)
+        if any(place.port in gone for known in self._known.values() for place in known.inputs.closed):
+            services, holders, conflicts = self._settled(catalog, memory, marks, listening - gone)
         if not self._policy.hosts_whole:
             services |= self._told(services, shared_hosts(services, holders, memory.holders))
         answered = {claim: name for claim, name in holders.items() if _is_answered(claim, services[name])}
         certificates = choose_certificates(services, answered, self._policy.certificates)
+        reserved = self._reserved - _lost_hosts(services.values())
         return Plan(
             services=tuple(services.values()),
-            servers=virtual_servers(
-                services, answered, certificates, self._policy, self._reserved - _lost_hosts(services.values())
-            ),
+            servers=virtual_servers(services, answered, certificates, self._policy, reserved),
             streams=_streams(services, answered),
             conflicts=conflicts,
             memory=Memory(holders=holders, overrides=overrides),
         )
+
+    def _settled(
+        self, catalog: Catalog, memory: Memory, marks: _Marks, listening: frozenset[int]
+    ) -> tuple[dict[ServiceName, Service], Mapping[Claim, ServiceName], tuple[Conflict, ...]]:
+        """Plan each service by itself, and settle who gets what it claims. ``listening``: the ports of streams."""
+        self._known = {
+            name: self._one(name, catalog, marks.overrides.get(name), listening) for name in sorted(catalog.services)
+        }
+        services = {
+            name: _marked(known.service, marks) for name, known in self._known.items() if known.service is not None
+        }
+        grounds = Grounds(held=memory.holders, policy=self._policy, occupied=self._occupied(services))
+        holders, conflicts = settle_claims(services.values(), grounds)
+        return services, holders, conflicts
 
     def _one(self, name: ServiceName, catalog: Catalog, override: str | None, listening: frozenset[int]) -> _Known:
         before = self._known.get(name)
@@ -153,13 +173,18 @@ def _at_home(instances: Iterable[Instance], policy: Policy) -> frozenset[Endpoin
     return frozenset(place for place in places if place is not None)
 
 
-def _marked(service: Service, refused: Quarantine | None, unreadable: str | None) -> Service:
+def _marked(service: Service, marks: _Marks) -> Service:
     """The service as planned, with what a gate and the operator's override say of it."""
+    refused, unreadable = marks.refused.get(service.name), marks.unreadable.get(service.name)
     if refused is not None and (service.quarantine is None or refused.lost or refused.withdrawn):
         service = replace(service, state=ServiceState.QUARANTINED, upstreams=(), split=None, quarantine=refused)
     if unreadable is not None:
         service = replace(service, warnings=(*service.warnings, unreadable))
     return service
+
+
+def _ports(holders: Iterable[Claim]) -> frozenset[int]:
+    return frozenset(claim.port for claim in holders if isinstance(claim, PortClaim))
 
 
 def _lost_hosts(services: Iterable[Service]) -> frozenset[str]:

@@ -20,12 +20,13 @@ def host_holders(
 
     A wildcard is a host by itself: a name that it covers may be somebody else's. What is for any host is nobody's.
     """
+    known = {(claim.host, name) for claim, name in held.items() if isinstance(claim, RouteClaim)}
     ranks: dict[str, tuple[bool, bool, int, ServiceName]] = {}
     for service, claim in wanted:
         if claim.host:
             rank = (
                 held.get(RouteClaim(claim.host, "/")) != service.name,
-                held.get(claim) != service.name,
+                (claim.host, service.name) not in known,
                 service.registered,
                 service.name,
             )

@@ -133,7 +133,7 @@ def _unknown_keys(unknown: list[_Unknown]) -> Iterator[TagError]:
         yield TagError(quoted(each.place), _unknown(each.name))
     if len(unknown) > MOST_NAMED:
         rest = unknown[MOST_NAMED:]
-        yield TagError(quoted(rest[0].place), f"and {len(rest) - 1} more are not keys either")
+        yield TagError(f"{len(rest)} more", f"they are not keys either; the first is {quoted(rest[0].place)}")
 
 
 def _unknown(name: str) -> str:
