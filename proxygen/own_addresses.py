@@ -17,7 +17,8 @@ _LOCAL: Final = re.compile(r"/([0-9]+) host LOCAL")
 def read_own_addresses(net: Path = _NET) -> frozenset[IPv4Network | IPv6Network]:
     """Read the addresses, and networks, at which this network namespace answers.
 
-    Raise OSError where they cannot be read; a kernel without IPv6 lists none of it.
+    Raise OSError where they cannot be read. Link-local addresses of IPv6 are left out: they come and go with each
+    container, and nginx reaches none of them, for it knows no zones.
     """
     fourth = (net / "fib_trie").read_text()
     sixth = (net / "if_inet6").read_text() if (net / "if_inet6").exists() else ""
@@ -36,5 +37,5 @@ def local_ipv4(fib_trie: str) -> Iterator[IPv4Network]:
 
 def local_ipv6(if_inet6: str) -> Iterator[IPv6Network]:
     """One address in each line, as 32 digits."""
-    for line in if_inet6.splitlines():
-        yield IPv6Network(int(line.split()[0], 16))
+    found = (IPv6Network(int(line.split()[0], 16)) for line in if_inet6.splitlines())
+    yield from (network for network in found if not network.is_link_local)

@@ -21,7 +21,7 @@ from proxygen.nginx.trial import SecondGate
 from proxygen.operator_files import read_authorities, read_certificates, read_snippets
 from proxygen.plan import Planner
 from proxygen.plan.types import Memory, Plan, Quarantine
-from proxygen.policy import read_policy
+from proxygen.policy import own_networks, read_policy
 from proxygen.render import SMALLEST_BUCKETS, Rendered, Renderer, Snippets
 from proxygen.settings import ProxySettings, Settings
 from proxygen.shares import Share
@@ -83,8 +83,9 @@ class Pipeline:
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
         self._identity: Final = None if binary is None else _identity(binary.path)
-        policy, unknown = read_policy(settings, conf, certificates=certificates)
-        self.problems: Final = (*problems, *unknown)
+        self._own, unread = own_networks()
+        policy, unknown = read_policy(settings, conf, certificates=certificates, own=self._own)
+        self.problems: Final = (*problems, *unread, *unknown)
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
@@ -130,6 +131,10 @@ class Pipeline:
         if self.conf is None or self.binary is None:
             return False
         return conf.fingerprint != self.conf.fingerprint or _identity(self.binary.path) != self._identity
+
+    def has_moved(self) -> bool:
+        """Whether this host has other addresses by now. Reads files: not on an event loop."""
+        return own_networks()[0] != self._own
 
     def plan(self, catalog: Catalog, memory: Memory) -> Plan:
         """Plan alone, with nothing quarantined by a gate."""

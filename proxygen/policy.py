@@ -42,7 +42,11 @@ class _Place:
 
 
 def read_policy(
-    settings: Settings, conf: OperatorConf | None, *, certificates: tuple[Certificate, ...]
+    settings: Settings,
+    conf: OperatorConf | None,
+    *,
+    certificates: tuple[Certificate, ...],
+    own: frozenset[IPNetwork],
 ) -> tuple[Policy, tuple[str, ...]]:
     """Return the policy, and what could not be found out for it. Takes its time: not on an event loop.
 
@@ -50,7 +54,6 @@ def read_policy(
     """
     proxy = settings.proxy
     low, _, high = proxy.stream_ports.partition("-")
-    own, problems = _own()
     endpoints, ports, unknown = _ours(settings, own)
     policy = replace(
         read_claim_policy(settings),
@@ -59,7 +62,7 @@ def read_policy(
         denied=_networks(proxy.denied_addresses, "proxy.denied_addresses"),
         denied_endpoints=endpoints,
         own_addresses=frozenset(network.network_address for network in own if network.num_addresses == 1),
-        own_networks=tuple(network for network in own if network.num_addresses > 1),
+        own_networks=tuple(sorted((network for network in own if network.num_addresses > 1), key=str)),
         own_ports=ports,
         stream_address=ip_address(proxy.stream_address) if proxy.stream_address else None,
         operator_hosts=frozenset() if conf is None else frozenset(_hosts(conf, _listen_ports(settings))),
@@ -69,7 +72,7 @@ def read_policy(
         certificates=certificates,
         htpasswd=read_htpasswd(proxy.htpasswd),
     )
-    return policy, (*problems, *unknown)
+    return policy, unknown
 
 
 def read_claim_policy(settings: Settings) -> Policy:
@@ -100,35 +103,34 @@ def _rules(claims: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...
 # --- what is ours on this host, and must not be reached through a tag
 
 
-def _own() -> tuple[tuple[IPNetwork, ...], tuple[str, ...]]:
+def own_networks() -> tuple[frozenset[IPNetwork], tuple[str, ...]]:
+    """Return where this host answers, and why that is not known."""
     try:
-        return tuple(read_own_addresses()), ()
+        return read_own_addresses(), ()
     except OSError as error:
-        return (), (f"this host's own addresses cannot be read ({error}): only loopback is refused for instances",)
+        return frozenset(), (
+            f"this host's own addresses cannot be read ({error}): only loopback is refused for instances",
+        )
 
 
-def _ours(
-    settings: Settings, own: tuple[IPNetwork, ...]
-) -> tuple[frozenset[Endpoint], frozenset[int], tuple[str, ...]]:
+def _ours(settings: Settings, own: frozenset[IPNetwork]) -> tuple[frozenset[Endpoint], frozenset[int], tuple[str, ...]]:
     """Return the places of ours, the ports that are closed at all of this host's addresses, and what is not known."""
+    places = (*_listening(settings), *_asked(settings))
+    known = {host: _addresses(host) if host else frozenset() for host in {place.host for place in places}}
     endpoints: set[Endpoint] = set()
     ports: set[int] = set()
-    problems = []
-    for place in (*_listening(settings), *_asked(settings)):
-        addresses = _addresses(place.host) if place.host else frozenset()
-        if addresses is None:
+    for place in places:
+        addresses = known[place.host]
+        endpoints |= {Endpoint.of(address, place.port) for address in addresses or ()}
+        # Of a name that nobody knows, this host is what may be meant.
+        if not addresses or any(_closes_port(address, place, own) for address in addresses):
             ports.add(place.port)
-            problems.append(
-                f"{place.host} cannot be looked up: an instance with its address and port {place.port} is not refused"
-            )
-            continue
-        endpoints |= {Endpoint.of(address, place.port) for address in addresses}
-        if not place.host or any(_closes_port(address, place, own) for address in addresses):
-            ports.add(place.port)
+    unknown = sorted(host for host, addresses in known.items() if addresses is None)
+    problems = (f"{host} cannot be looked up, so instances at its address are not refused" for host in unknown)
     return frozenset(endpoints), frozenset(ports), tuple(problems)
 
 
-def _closes_port(address: _Address, place: _Place, own: tuple[IPNetwork, ...]) -> bool:
+def _closes_port(address: _Address, place: _Place, own: frozenset[IPNetwork]) -> bool:
     """Whether this host's other addresses may lead there too: to what is on loopback, and to what is asked at one of
     them, for it most often listens at all."""
     if address.is_loopback or address.is_unspecified:
