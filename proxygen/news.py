@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NoReturn
 
 from proxygen.consul.watch import CatalogWatch
-from proxygen.events import Condition, EventLog, Kind, Topic
+from proxygen.events import FLOOD, Condition, EventLog, Kind, Topic
 from proxygen.journal import Entry, Journal
+from proxygen.log import get_logger
 from proxygen.model import ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.plan.difference import difference
 from proxygen.plan.types import Conflict, Plan, Quarantine, Service
 from proxygen.reconcile import Reconciler
 from proxygen.steps import Step
+
+_log = get_logger(__name__)
 
 LOOK: Final = 1.0
 """Seconds between two looks whether Consul answers."""
@@ -31,6 +34,7 @@ class Reporter:
         self._live: Mapping[ServiceName, Service] | None = None
         """What is live; None before this reporter saw it."""
         self._failure: tuple[Outcome, str] | None = None
+        self._warned: frozenset[tuple[ServiceName, str]] = frozenset()
 
     async def run(self) -> NoReturn:
         """Look after Consul until cancelled: its failures come between passes."""
@@ -54,10 +58,21 @@ class Reporter:
         self._failure = (step.outcome, step.reason) if step.failed else None
         self._events.note(Topic.HOLD, dict(self._holds()))
         if plan is not None:
+            self._warn(plan)
             self._events.note(Topic.QUARANTINE, {item.service: _quarantine(item) for item in plan.quarantined})
             self._events.note(
                 Topic.CONFLICT, {f"{item.loser} {item.claim}": _conflict(item) for item in plan.conflicts}
             )
+
+    def _warn(self, plan: Plan) -> None:
+        """Log what services are warned of, each warning once until it is gone."""
+        now = frozenset((service.name, warning) for service in plan.services for warning in service.warnings)
+        new = sorted(now - self._warned)
+        self._warned = now
+        for name, warning in new[:FLOOD]:
+            _log.warning("service warned", service=name, warning=warning)
+        if len(new) > FLOOD:
+            _log.warning("more services warned", warnings=len(new) - FLOOD)
 
     def _say_applied(self, step: Step, plan: Plan | None) -> None:
         if self._reconciler.pinned is not None or plan is None:

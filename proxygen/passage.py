@@ -298,12 +298,14 @@ class Passage:
     # --- nginx's files
 
     async def _refresh_pipeline(self) -> bool:
-        """Build the pipeline anew where nginx's binary, its configuration or a file of the operator's changed.
+        """Build the pipeline anew where nginx's binary, its configuration, a file of the operator's or this host's
+        addresses changed.
 
         Return whether the one before may stand in for it: not where nginx itself reads something else by now.
         """
         is_outdated = self.pipeline.is_outdated(await self._delivery.conf())
-        if not self._files_changed and not is_outdated:
+        has_moved = await asyncio.to_thread(self.pipeline.has_moved)
+        if not self._files_changed and not is_outdated and not has_moved:
             return False
         self._files_changed = False
         try:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from proxygen.defaults import RequestDefaults
 from proxygen.errors import BadInput, CheckRefused
@@ -23,13 +21,13 @@ from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.nginx.listens import listens
 from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
 from proxygen.nginx.trial import SecondGate
-from proxygen.operator_files import read_authorities, read_certificates, read_htpasswd, read_snippets
+from proxygen.operator_files import read_authorities, read_certificates, read_snippets
 from proxygen.plan import Planner
-from proxygen.plan.types import Certificate, Endpoint, Memory, Plan, Policy, Quarantine
+from proxygen.plan.types import Memory, Plan, Quarantine
+from proxygen.policy import own_networks, read_policy
 from proxygen.render import SMALLEST_BUCKETS, Rendered, Renderer, Snippets
 from proxygen.settings import ProxySettings, Settings
 from proxygen.shares import Share
-from proxygen.tags import IPNetwork
 from proxygen.templating import Block, Templates
 from proxygen.traffic.place import obstacle, place_of
 from proxygen.viewing import Surroundings, TrafficLog
@@ -84,12 +82,16 @@ class Pipeline:
         """``binary`` and ``conf`` are None where nginx is not there to ask: what it can do is then not assumed."""
         self.binary: Final = binary
         self.conf: Final = conf
-        certificates, self.problems = read_certificates(settings.proxy.certificates)
+        certificates, problems = read_certificates(settings.proxy.certificates)
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
         self.occupied: Final = occupied(conf)
         self._identity: Final = None if binary is None else _identity(binary.path)
-        policy = _policy(settings, conf, self.occupied, certificates=certificates)
+        self._own, unread = own_networks()
+        policy, unknown = read_policy(
+            settings, conf, self.occupied, certificates=certificates, own=self._own
+        )
+        self.problems: Final = (*problems, *unread, *unknown)
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
@@ -135,6 +137,10 @@ class Pipeline:
         if self.conf is None or self.binary is None:
             return False
         return conf.fingerprint != self.conf.fingerprint or _identity(self.binary.path) != self._identity
+
+    def has_moved(self) -> bool:
+        """Whether this host has other addresses by now. Reads files: not on an event loop."""
+        return own_networks()[0] != self._own
 
     def plan(self, catalog: Catalog, memory: Memory) -> Plan:
         """Plan alone, with nothing quarantined by a gate."""
@@ -223,7 +229,8 @@ async def open_pipeline(settings: Settings) -> Pipeline:
     conf = read_operator_conf(settings.nginx, settings.output.directory, binary)
     conf.require_include("http")
     _require_buckets(conf)
-    return Pipeline(settings, binary=binary, conf=conf)
+    # Names are looked up and files read: a slow DNS server must not stop what else the event loop does.
+    return await asyncio.to_thread(Pipeline, settings, binary=binary, conf=conf)
 
 
 def _require_buckets(conf: OperatorConf) -> None:
@@ -284,82 +291,7 @@ def _quarantine(
     )
 
 
-# --- what the operator allows
-
-
-def _policy(
-    settings: Settings, conf: OperatorConf | None, held: Occupied, *, certificates: tuple[Certificate, ...]
-) -> Policy:
-    proxy = settings.proxy
-    low, _, high = proxy.stream_ports.partition("-")
-    ports = _ports(settings)
-    return Policy(
-        prefix=proxy.tag_prefix,
-        seed=proxy.seed or socket.gethostname(),
-        allowed=_networks(proxy.allowed_addresses, "proxy.allowed_addresses"),
-        denied=_networks(proxy.denied_addresses, "proxy.denied_addresses"),
-        denied_endpoints=frozenset(_private_endpoints(settings)),
-        own_addresses=_addresses(socket.gethostname()),
-        wildcard_ports=frozenset(_wildcard_ports(settings)),
-        claims=proxy.claims,
-        streams=conf is None or "stream" in conf.includes,
-        stream_ports=range(int(low), int(high or low) + 1),
-        reserved_ports=ports,
-        taken_ports=held.ports(proxy.stream_address),
-        certificates=certificates,
-        htpasswd=read_htpasswd(proxy.htpasswd),
-    )
-
-
-def _networks(texts: tuple[str, ...], key: str) -> tuple[IPNetwork, ...]:
-    try:
-        return tuple(ip_network(text) for text in texts)
-    except ValueError as error:
-        raise BadInput(f"{key}: {error}") from error
-
-
-def _ports(settings: Settings) -> frozenset[int]:
-    listens = (*settings.proxy.http_listen, *settings.proxy.https_listen, settings.nginx.stamp, settings.admin.listen)
-    return frozenset(int(text.rpartition(":")[2]) for text in listens if text.rpartition(":")[2].isdigit())
-
-
-def _own_places(settings: Settings) -> Iterator[tuple[str, int]]:
-    """(host or "", port) of all that must not be reached through a tag: Consul's agent, the sidecar, nginx itself."""
-    proxy = settings.proxy
-    for listen in (*proxy.http_listen, *proxy.https_listen, settings.nginx.stamp, settings.admin.listen):
-        host, _, port = listen.rpartition(":")
-        if port.isdigit():
-            yield host.strip("[]"), int(port)
-    consul = settings.consul.address
-    place = urlsplit(consul if "//" in consul else f"//{consul}")
-    if place.scheme != "unix" and place.hostname:
-        yield place.hostname, place.port or 8500
-
-
-def _addresses(host: str) -> frozenset[IPv4Address | IPv6Address]:
-    """What a host's name stands for; an address stands for itself."""
-    if host == "localhost":
-        return frozenset({ip_address("127.0.0.1"), ip_address("::1")})
-    try:
-        return frozenset({ip_address(host)})
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return frozenset()
-    return frozenset(ip_address(str(item[4][0]).partition("%")[0]) for item in found)
-
-
-def _private_endpoints(settings: Settings) -> Iterator[Endpoint]:
-    for host, port in _own_places(settings):
-        yield from (Endpoint.of(address, port) for address in _addresses(host) if host)
-
-
-def _wildcard_ports(settings: Settings) -> Iterator[int]:
-    for host, port in _own_places(settings):
-        if not host or any(address.is_unspecified for address in _addresses(host)):
-            yield port
+# --- what nginx.conf says
 
 
 _ONCE: Final = frozenset(

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from proxygen.events import Event, EventLog, Kind
+from proxygen.events import FLOOD, Event, EventLog, Kind
 from proxygen.guard import Held
 from proxygen.journal import Journal
 from proxygen.model import ServiceName
@@ -205,3 +206,27 @@ def test_a_claim_that_nobody_has_is_told_with_why_it_is_refused() -> None:
     assert event.services == ("web",)
     assert event.text.startswith("service web claims web.example.com/, ")
     assert "which service" not in event.text
+
+
+@pytest.mark.incident("T48")
+def test_a_warning_is_logged_once_while_it_lasts() -> None:
+    path = instance("evil", 9, "route=web.example.com/login")
+    parts = Parts(plan=plan(WEB, path))
+    with capture_logs() as log:
+        for _ in range(3):
+            parts.step(Outcome.UNCHANGED)
+        assert [line["service"] for line in log] == ["evil", "web"]
+        assert all("proxy.hosts" in line["warning"] for line in log)
+        parts.plan = plan(WEB)
+        parts.step(Outcome.APPLIED)
+        parts.plan = plan(WEB, path)
+        parts.step(Outcome.APPLIED)
+    assert [line["event"] for line in log] == ["service warned"] * 4
+
+
+def test_of_many_new_warnings_the_first_are_logged_and_the_others_counted() -> None:
+    many = [instance(f"s{n}", n + 10, f"route=web.example.com/{n}") for n in range(2 * FLOOD)]
+    with capture_logs() as log:
+        Parts(plan=plan(WEB, *many)).step(Outcome.UNCHANGED)
+    assert [line["event"] for line in log] == ["service warned"] * FLOOD + ["more services warned"]
+    assert log[-1]["warnings"] == FLOOD + 1

@@ -182,7 +182,7 @@ def test_who_may_claim_a_host_and_by_which_prefix_is_the_operators(tmp_path: Pat
         instance("other", 3, "route=other.test"),
     )
     plan = made.plan(known, Memory())
-    assert [server.host for server in plan.servers if server.host] == ["shop.test"]
+    assert [server.host for server in plan.servers if server.locations] == ["shop.test"]
     assert [conflict.loser for conflict in plan.conflicts] == ["web"]
 
 

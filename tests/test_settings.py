@@ -88,7 +88,7 @@ def test_unknown_key_names_the_key_the_value_and_what_is_allowed(tmp_path: Path)
 def test_unknown_table_names_the_tables(tmp_path: Path) -> None:
     text = refusal(file=toml(tmp_path, "[outputs]\nkeep = 3\n"))
     assert "outputs" in text
-    assert "consul, proxy, nginx, output, reload, guard, admin, traffic, registrator, network, log" in text
+    assert "consul, proxy, bounds, nginx, output, reload, guard, admin, traffic, registrator, network, log" in text
 
 
 def test_a_misspelt_token_is_not_quoted(tmp_path: Path) -> None:

@@ -259,6 +259,8 @@ job "proxygen" {
           [proxy]
           # Where your instances live. The metadata service and the like are refused whatever stands here.
           allowed_addresses = "10.0.0.0/8"
+          # A path under a host that another service holds is refused: docs/how-to/access-control.md.
+          hosts = "whole"
 
           [output]
           directory = "/alloc/data/proxygen"

@@ -68,7 +68,7 @@ def build(settings: Settings, form: str | None, **values: Sequence[str]) -> int:
         "proxygen tags lint --against-consul web.json",
     ],
 )
-@settings_options("consul", "proxy.tag_prefix", "proxy.claims", "output.directory")
+@settings_options("consul", "proxy.tag_prefix", "proxy.claims", "proxy.hosts", "bounds", "output.directory")
 @click.option("--against-consul", is_flag=True, help="Say too what would clash with what Consul holds.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 def lint(settings: Settings, file: Path, against_consul: bool) -> int:
@@ -96,10 +96,10 @@ async def _say_clashes(definitions: Iterable[Definition], settings: Settings) ->
     from proxygen.cli.clashes import find_clashes
     from proxygen.cli.oneshot import read_catalog
     from proxygen.memory import recall
-    from proxygen.plan.types import Policy
+    from proxygen.policy import read_claim_policy
 
     catalog = await read_catalog(settings, None)
-    policy = Policy(prefix=settings.proxy.tag_prefix, claims=settings.proxy.claims)
+    policy = read_claim_policy(settings)
     memory = recall(settings.output.directory).plan
     found = [(one.name, clash) for one in definitions for clash in find_clashes(one, catalog, policy, memory)]
     for name, clash in found:

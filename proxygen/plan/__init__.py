@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.plan.certificates import choose_certificates
-from proxygen.plan.claims import settle_claims
+from proxygen.plan.claims import Grounds, settle_claims
+from proxygen.plan.endpoints import stream_endpoint
 from proxygen.plan.hosts import virtual_servers
+from proxygen.plan.origins import shared_hosts
+from proxygen.plan.reserved import reserved_hosts
 from proxygen.plan.service import plan_service
 from proxygen.plan.types import (
     Claim,
+    Conflict,
+    Endpoint,
     Memory,
     Plan,
     Policy,
     PortClaim,
     Quarantine,
+    RouteClaim,
     Service,
     ServiceState,
     StreamServer,
 )
 from proxygen.shares import parse_override
+from proxygen.tags import Protocol
 
 __all__ = ["Planner", "plan_routes"]
 
@@ -42,8 +49,37 @@ def plan_routes(
 _Elsewhere = tuple[tuple[str, tuple[Instance, ...]], ...]
 """The instances of one service in other datacenters."""
 
-_Known = dict[ServiceName, tuple[tuple[Instance, ...], str | None, _Elsewhere, Service | None]]
-"""Per service: its inputs, and what was planned from them."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """What a service is planned from."""
+
+    instances: tuple[Instance, ...]
+    override: str | None
+    elsewhere: _Elsewhere
+    closed: frozenset[Endpoint]
+    """Places of its instances at which a stream listens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """A service as it was planned last."""
+
+    inputs: _Inputs
+    at_home: frozenset[Endpoint]
+    """Places of its instances at which a stream could listen."""
+    service: Service | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Marks:
+    """What others say of services, beside their own instances."""
+
+    refused: Mapping[ServiceName, Quarantine]
+    """By a gate."""
+    overrides: Mapping[ServiceName, str]
+    unreadable: Mapping[ServiceName, str]
+    """What is wrong with an override."""
 
 
 class Planner:
@@ -51,46 +87,110 @@ class Planner:
 
     def __init__(self, policy: Policy) -> None:
         self._policy: Final = policy
-        self._known: _Known = {}
+        self._reserved: Final = reserved_hosts(policy)
+        self._known: dict[ServiceName, _Known] = {}
+        self._warned: dict[ServiceName, tuple[Service, tuple[str, ...], Service]] = {}
 
     def plan(self, catalog: Catalog, memory: Memory, refused: Mapping[ServiceName, Quarantine]) -> Plan:
         """``refused`` names services that a gate refused: they are quarantined with the gate's reason."""
         overrides, unreadable = _overrides(catalog, memory)
-        services: dict[ServiceName, Service] = {}
-        known: _Known = {}
-        for name in sorted(catalog.services):
-            instances, override, elsewhere = catalog.services[name], overrides.get(name), _elsewhere(catalog, name)
-            before = self._known.get(name)
-            if before is not None and before[:3] == (instances, override, elsewhere):
-                service = before[3]
-            else:
-                shares = None if override is None else parse_override(override)
-                service = plan_service(name, instances, dict(elsewhere), shares, self._policy)
-            known[name] = (instances, override, elsewhere, service)
-            if service is None:
-                continue
-            if name in refused and (service.quarantine is None or refused[name].lost or refused[name].withdrawn):
-                service = replace(
-                    service,
-                    state=ServiceState.QUARANTINED,
-                    upstreams=(),
-                    split=None,
-                    quarantine=refused[name],
-                )
-            if name in unreadable:
-                service = replace(service, warnings=(*service.warnings, unreadable[name]))
-            services[name] = service
-        self._known = known
-        holders, conflicts = settle_claims(services.values(), memory.holders, self._policy.claims)
+        marks = _Marks(refused=refused, overrides=overrides, unreadable=unreadable)
+        listening = _ports(memory.holders)
+        services, holders, conflicts = self._settled(catalog, memory, marks, listening)
+        gone = listening - _ports(holders)
+        if any(place.port in gone for known in self._known.values() for place in known.inputs.closed):
+            services, holders, conflicts = self._settled(catalog, memory, marks, listening - gone)
+        if not self._policy.hosts_whole:
+            services |= self._told(services, shared_hosts(services, holders, memory.holders))
         answered = {claim: name for claim, name in holders.items() if _is_answered(claim, services[name])}
         certificates = choose_certificates(services, answered, self._policy.certificates)
+        reserved = self._reserved - _lost_hosts(services.values())
         return Plan(
             services=tuple(services.values()),
-            servers=virtual_servers(services, answered, certificates, self._policy.claims),
+            servers=virtual_servers(services, answered, certificates, self._policy, reserved),
             streams=_streams(services, answered),
             conflicts=conflicts,
             memory=Memory(holders=holders, overrides=overrides),
         )
+
+    def _settled(
+        self, catalog: Catalog, memory: Memory, marks: _Marks, listening: frozenset[int]
+    ) -> tuple[dict[ServiceName, Service], Mapping[Claim, ServiceName], tuple[Conflict, ...]]:
+        """Plan each service by itself, and settle who gets what it claims. ``listening``: the ports of streams."""
+        self._known = {
+            name: self._one(name, catalog, marks.overrides.get(name), listening) for name in sorted(catalog.services)
+        }
+        services = {
+            name: _marked(known.service, marks) for name, known in self._known.items() if known.service is not None
+        }
+        grounds = Grounds(held=memory.holders, policy=self._policy, occupied=self._occupied(services))
+        holders, conflicts = settle_claims(services.values(), grounds)
+        return services, holders, conflicts
+
+    def _one(self, name: ServiceName, catalog: Catalog, override: str | None, listening: frozenset[int]) -> _Known:
+        before = self._known.get(name)
+        instances, elsewhere = catalog.services[name], _elsewhere(catalog, name)
+        if before is not None and (before.inputs.instances, before.inputs.elsewhere) == (instances, elsewhere):
+            at_home = before.at_home
+        else:
+            at_home = _at_home((*instances, *(one for _, others in elsewhere for one in others)), self._policy)
+        closed = frozenset(place for place in at_home if place.port in listening)
+        inputs = _Inputs(instances=instances, override=override, elsewhere=elsewhere, closed=closed)
+        if before is not None and before.inputs == inputs:
+            return before
+        shares = None if override is None else parse_override(override)
+        policy = replace(self._policy, denied_endpoints=self._policy.denied_endpoints | closed)
+        service = plan_service(name, instances, dict(elsewhere), shares, policy if closed else self._policy)
+        return _Known(inputs=inputs, at_home=at_home, service=service)
+
+    def _occupied(self, services: Mapping[ServiceName, Service]) -> Mapping[PortClaim, ServiceName]:
+        """Ports at which an instance is served on this host: a stream that listened there would send to itself."""
+        return {
+            PortClaim(Protocol.UDP if service.options.protocol is Protocol.UDP else Protocol.TCP, place.port): name
+            for name, service in services.items()
+            if service.quarantine is None
+            for place in self._known[name].at_home
+        }
+
+    def _told(
+        self, services: Mapping[ServiceName, Service], warnings: Mapping[ServiceName, tuple[str, ...]]
+    ) -> Mapping[ServiceName, Service]:
+        """Add warnings to services; one that is told the same as before stays the same object."""
+        told = {}
+        for name, said in warnings.items():
+            before = self._warned.get(name)
+            if before is not None and before[0] is services[name] and before[1] == said:
+                told[name] = before
+            else:
+                warned = replace(services[name], warnings=(*services[name].warnings, *said))
+                told[name] = (services[name], said, warned)
+        self._warned = told
+        return {name: warned for name, (_, _, warned) in told.items()}
+
+
+def _at_home(instances: Iterable[Instance], policy: Policy) -> frozenset[Endpoint]:
+    places = (stream_endpoint(instance.address, instance.port, policy) for instance in instances)
+    return frozenset(place for place in places if place is not None)
+
+
+def _marked(service: Service, marks: _Marks) -> Service:
+    """The service as planned, with what a gate and the operator's override say of it."""
+    refused, unreadable = marks.refused.get(service.name), marks.unreadable.get(service.name)
+    if refused is not None and (service.quarantine is None or refused.lost or refused.withdrawn):
+        service = replace(service, state=ServiceState.QUARANTINED, upstreams=(), split=None, quarantine=refused)
+    if unreadable is not None:
+        service = replace(service, warnings=(*service.warnings, unreadable))
+    return service
+
+
+def _ports(holders: Iterable[Claim]) -> frozenset[int]:
+    return frozenset(claim.port for claim in holders if isinstance(claim, PortClaim))
+
+
+def _lost_hosts(services: Iterable[Service]) -> frozenset[str]:
+    """Hosts that nginx itself refuses."""
+    lost = (claim for service in services if service.quarantine for claim in service.quarantine.lost)
+    return frozenset(claim.host for claim in lost if isinstance(claim, RouteClaim))
 
 
 def _elsewhere(catalog: Catalog, name: ServiceName) -> _Elsewhere:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proxygen.errors import TagError
 from proxygen.model import Health, Instance
+from proxygen.plan.bounds import check_tags, within
+from proxygen.plan.endpoints import endpoint_of
 from proxygen.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
 from proxygen.shares import STABLE
 from proxygen.tags import ProxyTags, has_proxy_tags, parse_tags
@@ -32,17 +33,28 @@ def asks(instance: Instance, prefix: str) -> bool:
     return has_proxy_tags(instance.tags, prefix) or any(key.startswith(f"{prefix}-") for key, _ in instance.meta)
 
 
-def judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[Member], list[TagError]]:
+def _read(instance: Instance, policy: Policy) -> ProxyTags | TagError:
+    try:
+        check_tags(instance, policy.prefix, policy.bounds)
+        return parse_tags(instance.tags, instance.meta, policy.prefix)
+    except TagError as error:
+        return error
+
+
+def judge(instances: Sequence[Instance], policy: Policy) -> tuple[list[Member], list[TagError]]:
     """Return the instances that can be believed, and what is wrong with each of the others."""
     members, problems = [], []
     # Most instances of a service say the same.
-    read: dict[tuple[object, object], ProxyTags] = {}
-    for instance in instances:
+    known: dict[tuple[object, object], ProxyTags | TagError] = {}
+    for instance in within(instances, policy.bounds):
         said = (instance.tags, instance.meta)
+        if said not in known:
+            known[said] = _read(instance, policy)
+        tags = known[said]
         try:
-            tags = read.get(said) or parse_tags(*said, policy.prefix)
-            read[said] = tags
-            endpoint = _endpoint(instance, policy)
+            if isinstance(tags, TagError):
+                raise tags
+            endpoint = endpoint_of(instance.address, instance.port, policy)
         except TagError as error:
             problems.append(
                 TagError(f"instance {instance.id!r:.80} on {instance.node!r:.80}: {error.place}", error.reason)
@@ -50,40 +62,6 @@ def judge(instances: Iterable[Instance], policy: Policy) -> tuple[list[Member], 
             continue
         members.append(Member(instance, tags, endpoint, _weight(instance, tags)))
     return members, problems
-
-
-def _endpoint(instance: Instance, policy: Policy) -> Endpoint | None:
-    """The address that nginx may connect to; None for an instance without a port."""
-    if instance.port == 0:
-        return None
-    if not 0 < instance.port < 65536:
-        raise TagError("port", f"{instance.port} is not from 1 to 65535")
-    address: IPv4Address | IPv6Address
-    try:
-        address = ip_address(instance.address)
-    except ValueError:
-        raise TagError(
-            "address",
-            f"{instance.address[:80]!r} is not an IP address; register one (nginx would have to resolve a name, and one"
-            " name that does not resolve rejects every service)",
-        ) from None
-    if isinstance(address, IPv6Address):
-        if address.scope_id is not None:
-            raise TagError("address", f"{address} has a zone, which nginx cannot use")
-        # ::ffff:169.254.169.254 reaches the IPv4 address, so it is judged as one.
-        address = address.ipv4_mapped or address
-    networks = [network for network in policy.allowed if network.version == address.version]
-    if not any(address in network for network in networks) or any(
-        address in network for network in policy.denied if network.version == address.version
-    ):
-        raise TagError(
-            "address", f"{address} is outside the networks in which instances may live (proxy.allowed_addresses)"
-        )
-    endpoint = Endpoint.of(address, instance.port)
-    is_own = address.is_loopback or address in policy.own_addresses
-    if endpoint in policy.denied_endpoints or (is_own and instance.port in policy.wildcard_ports):
-        raise TagError("address", f"{endpoint} belongs to the proxy's own host and may not be an instance")
-    return endpoint
 
 
 def _weight(instance: Instance, tags: ProxyTags) -> int:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields, replace
 from hashlib import sha256
 from typing import Any, Final
 
 from proxygen.errors import TagError
 from proxygen.model import Instance, ServiceName
+from proxygen.plan.bounds import Bounds, left_over
 from proxygen.plan.certificates import certificate_for
 from proxygen.plan.failover import Standby, find_standby
+from proxygen.plan.kept import bounded, claims_that_parse
 from proxygen.plan.members import Member, addresses, asks, judge, report
 from proxygen.plan.types import (
     Claim,
@@ -32,7 +33,7 @@ from proxygen.plan.types import (
     Variant,
 )
 from proxygen.shares import CANARY, STABLE, Share, ranges, settle_shares
-from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination, parse_route, parse_tags
+from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination
 
 _PER_INSTANCE: Final = frozenset({"route", "force", "variant", "weight"})
 _NAMED: Final = 3
@@ -42,13 +43,6 @@ MAX_WEIGHT_SUM: Final = 10_000
 
 MAX_HASH_WEIGHT_SUM: Final = 100
 """``hash … consistent`` reserves 160 points for each unit of weight and sorts them at every reload."""
-
-MAX_ROUTES: Final = 100
-MAX_WIDE_ROUTES: Final = 20
-"""Routes of any host or a wildcard stand in every virtual server that they cover."""
-MAX_FORCE_RULES: Final = 20
-MAX_VARIANTS: Final = 16
-"""What one service may cost all others in memory and reload time."""
 
 _HASHES: Final = frozenset({BalanceBy.HASH_URI, BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE})
 
@@ -85,15 +79,20 @@ def plan_service(
     options = _merge(members)
     claims = _claims(members, options)
     if problems:
-        claims = _routes_that_parse(instances, claims, policy.prefix)
+        claims = tuple(dict.fromkeys((*claims_that_parse(instances, policy), *claims)))
     elif not claims and options.protocol not in (Protocol.TCP, Protocol.UDP):
         return None
     else:
-        problems = [*check_combination(options), *_unmet(options, claims, policy), *_excesses(members, claims)]
+        problems = [
+            *check_combination(options),
+            *_unmet(options, _in_order(claims), policy),
+            *_excesses(members, claims, policy.bounds),
+        ]
     claims = tuple(claim for claim in claims if isinstance(claim, RouteClaim) or not _refusal(claim, policy))
     if problems:
+        kept = _in_order(bounded(claims, policy.bounds))
         place, reason = problems[0].place, problems[0].reason
-        return replace(base, claims=claims, quarantine=Quarantine(service=name, place=place, reason=reason))
+        return replace(base, claims=kept, quarantine=Quarantine(service=name, place=place, reason=reason))
     shares, share_warnings = _shares(members, override)
     standby, standby_warnings = find_standby(options.failover or (), members, elsewhere, policy)
     groups = _groups(members)
@@ -107,7 +106,7 @@ def plan_service(
         base,
         state=ServiceState.SERVED if any(variant.effective for variant in variants) else ServiceState.NOBODY,
         options=options,
-        claims=claims,
+        claims=_in_order(claims),
         htpasswd=policy.htpasswd.get(options.auth) if options.auth is not None else None,
         variants=variants,
         upstreams=upstreams,
@@ -120,6 +119,7 @@ def plan_service(
             *share_warnings,
             *standby_warnings,
             *_unchecked(members),
+            *left_over(instances, policy.bounds),
         ),
     )
 
@@ -189,37 +189,21 @@ def _unchecked(members: Iterable[Member]) -> list[str]:
     return [f"not checked since the agent started, and served as before for guard.hold at most: {named}{more}"]
 
 
-def _claims(members: Iterable[Member], options: ProxyTags) -> tuple[Claim, ...]:
-    """The union over all instances, so that a route does not disappear while its tag changes one by one."""
+def _claims(members: Sequence[Member], options: ProxyTags) -> tuple[Claim, ...]:
+    """The union over all instances, so that a route does not disappear while its tag changes one by one; the oldest
+    registration's first."""
+    oldest_first = sorted(members, key=lambda member: (member.instance.create_index, member.instance.key))
+    found: Iterable[Claim]
     if options.protocol in (Protocol.TCP, Protocol.UDP):
-        ports = {member.tags.listen for member in members if member.tags.listen is not None}
-        return tuple(PortClaim(options.protocol.value, port) for port in sorted(ports))
-    return _sorted_routes(RouteClaim(route.host or "", route.path) for member in members for route in member.tags.route)
+        protocol = options.protocol.value
+        found = (PortClaim(protocol, one.tags.listen) for one in oldest_first if one.tags.listen is not None)
+    else:
+        found = (RouteClaim(route.host or "", route.path) for one in oldest_first for route in one.tags.route)
+    return tuple(dict.fromkeys(found))
 
 
-def _sorted_routes(claims: Iterable[Claim]) -> tuple[Claim, ...]:
-    return tuple(sorted(set(claims), key=str))
-
-
-def _routes_that_parse(instances: Iterable[Instance], claims: Iterable[Claim], prefix: str) -> tuple[Claim, ...]:
-    """What a quarantined service still holds: its requests get an answer of their own, and nobody else gets them."""
-    start = f"{prefix}.route="
-    found = set(claims)
-    for instance in instances:
-        texts = [tag.removeprefix(start) for tag in instance.tags if tag.startswith(start)]
-        if not texts:
-            texts = dict(instance.meta).get(f"{prefix}-route", "").split(" ")
-        for text in texts:
-            with suppress(ValueError):
-                route = parse_route(text)
-                found.add(RouteClaim(route.host or "", route.path))
-        with suppress(TagError):
-            # Its port too, where the tags that name it are right by themselves.
-            own = [tag for tag in instance.tags if tag.startswith((f"{prefix}.protocol=", f"{prefix}.listen="))]
-            tags = parse_tags(own, (), prefix)
-            if tags.protocol is not None and tags.listen is not None:
-                found.add(PortClaim(tags.protocol.value, tags.listen))
-    return _sorted_routes(found)
+def _in_order(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    return tuple(sorted(claims, key=str))
 
 
 def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[TagError]:
@@ -252,19 +236,21 @@ def _refusal(claim: PortClaim, policy: Policy) -> str:
     return "" if policy.streams else "nginx.conf includes no stream.d, so there can be no TCP or UDP route"
 
 
-def _excesses(members: Sequence[Member], claims: Sequence[Claim]) -> Iterator[TagError]:
-    wide = [claim for claim in claims if isinstance(claim, RouteClaim) and (not claim.host or claim.host[0] == "*")]
+def _excesses(members: Sequence[Member], claims: Sequence[Claim], bounds: Bounds) -> Iterator[TagError]:
+    routes = [claim for claim in claims if isinstance(claim, RouteClaim)]
+    ports = [claim for claim in claims if isinstance(claim, PortClaim)]
+    wide = [claim for claim in routes if claim.is_wide]
     force = {rule for member in members for rule in member.tags.force}
     variants = {member.variant for member in members}
-    for key, count, most in (
-        ("route", len(claims), MAX_ROUTES),
-        ("route", len(wide), MAX_WIDE_ROUTES),
-        ("force", len(force), MAX_FORCE_RULES),
-        ("variant", len(variants), MAX_VARIANTS),
+    for key, what, found, most in (
+        ("route", "routes", routes, bounds.routes),
+        ("route", "routes of any host or a wildcard", wide, bounds.wide_routes),
+        ("listen", "ports", ports, bounds.ports),
+        ("force", "forces", force, bounds.force_rules),
+        ("variant", "variants", variants, bounds.variants),
     ):
-        if count > most:
-            what = "routes of any host or a wildcard" if key == "route" and most == MAX_WIDE_ROUTES else f"{key}s"
-            yield TagError(key, f"{count} {what} are more than the {most} that one service may have")
+        if len(found) > most:
+            yield TagError(key, f"{len(found)} {what} are more than the {most} that one service may have ([bounds])")
 
 
 # --- shares

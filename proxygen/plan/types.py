@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final, NewType
 
 from proxygen.model import Health, ServiceName
+from proxygen.plan.bounds import Bounds
 from proxygen.shares import Share
 from proxygen.tags import Host, IPNetwork, Path, ProxyTags
 
@@ -147,6 +148,11 @@ class RouteClaim:
     host: str
     """Empty for any host."""
     path: str
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it is for any host or a wildcard."""
+        return not self.host or self.host.startswith("*.")
 
     def __str__(self) -> str:
         return f"{self.host or '*any host*'}{self.path}"
@@ -305,10 +311,18 @@ class Policy:
     own, which would send a request round in circles."""
     own_addresses: frozenset[IPv4Address | IPv6Address] = frozenset()
     """This host's own addresses, beside loopback."""
-    wildcard_ports: frozenset[int] = frozenset()
-    """Ports on which something of ours listens on all of this host's addresses."""
+    own_networks: tuple[IPNetwork, ...] = ()
+    """Networks of which this host answers at every address."""
+    own_ports: frozenset[int] = frozenset()
+    """Ports of ours that are closed at all of this host's addresses."""
+    stream_address: IPv4Address | IPv6Address | None = None
+    """Where streams listen; None: at all of this host's addresses."""
     claims: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Host pattern to the service name patterns that may claim it."""
+    operator_hosts: frozenset[str] = frozenset()
+    """Hosts that nginx.conf serves by itself, where our virtual servers listen."""
+    hosts_whole: bool = False
+    """Who holds a host holds all its paths."""
     streams: bool = True
     """nginx.conf includes the stream part of a generation."""
     stream_ports: range = range(1024, 65536)
@@ -319,3 +333,4 @@ class Policy:
     certificates: tuple[Certificate, ...] = ()
     htpasswd: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """htpasswd file's name to its path."""
+    bounds: Bounds = field(default_factory=Bounds)

@@ -10,6 +10,7 @@ from proxygen.settings.knobs import Knob, knobs
 from proxygen.settings.load import CONSUL_VARIABLES, DEFAULT_FILE, load
 from proxygen.settings.slices import (
     AdminSettings,
+    BoundsSettings,
     ConsulSettings,
     GuardSettings,
     LogSettings,
@@ -27,6 +28,7 @@ __all__ = [
     "CONSUL_VARIABLES",
     "DEFAULT_FILE",
     "AdminSettings",
+    "BoundsSettings",
     "ConsulSettings",
     "GuardSettings",
     "Knob",

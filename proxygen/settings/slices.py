@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -89,6 +89,22 @@ class ConsulSettings(Slice):
     )
 
 
+UNROUTABLE: Final = ("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "::/128", "fe80::/10", "ff00::/8")
+"""Where no instance can be; 169.254.169.254 is the metadata service of most clouds."""
+
+METADATA: Final = (
+    "100.100.100.200/32",  # Alibaba Cloud
+    "168.63.129.16/32",  # Azure
+    "192.0.0.192/32",  # Oracle Cloud, classic
+    "fd00:42::42/128",  # Scaleway
+    "fd00:a9fe:a9fe::1/128",  # Akamai, once Linode
+    "fd00:c1::a9fe:a9fe/128",  # Oracle Cloud
+    "fd00:ec2::/32",  # AWS: metadata, EKS Pod Identity, DNS, time
+    "fd20:ce::254/128",  # Google Cloud
+)
+"""Who reaches one of these has the credentials of the host."""
+
+
 class ProxySettings(Slice):
     """What nginx is told about the outside."""
 
@@ -117,13 +133,23 @@ class ProxySettings(Slice):
         description="networks in which instances may live; narrow it to yours",
     )
     denied_addresses: Networks = Field(
-        default=("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "::/128", "fe80::/10", "ff00::/8"),
-        description="networks in which no instance may live, whatever it registers",
+        default=(*UNROUTABLE, *METADATA),
+        description=(
+            "networks in which no instance may live, whatever it registers; by default those that no host has, and the "
+            "metadata services of clouds. IPv4 addresses inside IPv6 ones (NAT64, 6to4, Teredo, …) are judged too"
+        ),
     )
     claims: Mapping[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description=(
             "who may claim which hosts: host pattern to service name patterns; hosts that no pattern names are free"
+        ),
+    )
+    hosts: Literal["shared", "whole"] = Field(
+        default="shared",
+        description=(
+            "whether other services may take paths under a host that one service holds: shared lets them and warns both; "
+            "whole refuses them"
         ),
     )
     trusted_proxies: Networks = Field(
@@ -221,6 +247,40 @@ class ProxySettings(Slice):
         default=5.0,
         ge=1,
         description="Retry-After of the pages for 429, 502, 503 and 504",
+    )
+
+
+class BoundsSettings(Slice):
+    """The most that one instance or one service may ask for; what asks for more is left out, before any work is done."""
+
+    instances: int = Field(default=1_000, ge=1, description="instances of a service; the newest of more are left out")
+    tags: int = Field(default=256, ge=1, description="proxy tags of an instance, proxy keys in its Meta included")
+    tag_bytes: int = Field(default=65_536, ge=1_024, description="bytes of an instance's proxy tags together")
+    routes: int = Field(default=100, ge=1, description="routes of a service; in quarantine too it holds no more")
+    wide_routes: int = Field(
+        default=20,
+        ge=0,
+        description="of these, routes of any host or a wildcard: they stand in each host that they cover",
+    )
+    force_rules: int = Field(default=20, ge=0, description="values of the force tag of a service")
+    variants: int = Field(default=16, ge=1, description="variants of a service, stable included")
+    ports: int = Field(default=20, ge=1, description="TCP and UDP ports of a service")
+    all_ports: int = Field(
+        default=256,
+        ge=0,
+        description=(
+            "TCP and UDP ports of all services together: each takes one of nginx's worker_connections, of which there are "
+            "512 by default"
+        ),
+    )
+    hash_bytes: int = Field(
+        default=160,
+        ge=32,
+        le=504,
+        description=(
+            "bytes that hosts with one and the same hash may take of nginx's bucket of 512, each its length and about 16 "
+            "more; so many of them are no accident, and where a bucket overflows nginx takes nobody's configuration"
+        ),
     )
 
 
@@ -559,6 +619,7 @@ class Settings(Slice):
 
     consul: ConsulSettings = ConsulSettings()
     proxy: ProxySettings = ProxySettings()
+    bounds: BoundsSettings = BoundsSettings()
     nginx: NginxSettings = NginxSettings()
     output: OutputSettings = OutputSettings()
     reload: ReloadSettings = ReloadSettings()

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, Final
 
 from proxygen.errors import TagError, quoted
@@ -17,6 +18,9 @@ PREFIX: Final = "proxygen"
 # nginx refuses a token of more than 4,096 bytes; no value may come near it, whatever a template puts around it.
 _LONGEST_VALUE: Final = 2_048
 
+MOST_NAMED: Final = 10
+"""Unknown keys, and values of a key that may have one, that are named; of more, their number is."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Text:
@@ -25,6 +29,14 @@ class _Text:
     place: str
     key: Key
     value: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """A key that the grammar does not have: the tag or Meta key that says it, and what it would be called."""
+
+    place: str
+    name: str
 
 
 def parse_tags(tags: Iterable[str], meta: Iterable[tuple[str, str]] = (), prefix: str = PREFIX) -> ProxyTags:
@@ -67,9 +79,11 @@ def has_proxy_tags(tags: Iterable[str], prefix: str = PREFIX) -> bool:
 def _read(tags: Iterable[str], meta: Iterable[tuple[str, str]], prefix: str) -> tuple[ProxyTags, list[TagError]]:
     """Return what could be read, and everything that is wrong."""
     problems: list[TagError] = []
-    stated = list(_from_tags(tags, prefix, problems))
+    unknown: list[_Unknown] = []
+    stated = list(_from_tags(tags, prefix, problems, unknown))
     in_tags = {text.key.name for text in stated}
-    stated += (text for text in _from_meta(meta, prefix, problems) if text.key.name not in in_tags)
+    stated += (text for text in _from_meta(meta, prefix, unknown) if text.key.name not in in_tags)
+    problems[:0] = _unknown_keys(unknown)
     by_key: dict[str, list[_Text]] = defaultdict(list)
     for text in stated:
         by_key[text.key.name].append(text)
@@ -86,31 +100,40 @@ def _read(tags: Iterable[str], meta: Iterable[tuple[str, str]], prefix: str) -> 
     return proxy_tags, problems
 
 
-def _from_tags(tags: Iterable[str], prefix: str, problems: list[TagError]) -> Iterator[_Text]:
+def _from_tags(tags: Iterable[str], prefix: str, problems: list[TagError], unknown: list[_Unknown]) -> Iterator[_Text]:
     for tag in tags:
         if not tag.startswith(f"{prefix}."):
             continue
         name, equals, value = tag.removeprefix(f"{prefix}.").partition("=")
         key = BY_NAME.get(name)
         if key is None:
-            problems.append(TagError(quoted(tag), _unknown(name)))
+            unknown.append(_Unknown(tag, name))
         elif not equals:
             problems.append(TagError(f"{prefix}.{name}", f"there is no value; write {prefix}.{name}={key.example}"))
         else:
             yield _Text(f"{prefix}.{name}", key, value)
 
 
-def _from_meta(meta: Iterable[tuple[str, str]], prefix: str, problems: list[TagError]) -> Iterator[_Text]:
+def _from_meta(meta: Iterable[tuple[str, str]], prefix: str, unknown: list[_Unknown]) -> Iterator[_Text]:
     for name, value in meta:
         if not name.startswith(f"{prefix}-"):
             continue
         key = BY_NAME.get(name.removeprefix(f"{prefix}-"))
         if key is None:
-            problems.append(TagError(quoted(name), _unknown(name.removeprefix(f"{prefix}-"))))
+            unknown.append(_Unknown(name, name.removeprefix(f"{prefix}-")))
         elif key.repeatable:
             yield from (_Text(name, key, item) for item in value.split(" ") if item)
         else:
             yield _Text(name, key, value)
+
+
+def _unknown_keys(unknown: list[_Unknown]) -> Iterator[TagError]:
+    """Yield one problem for each of the first; looking for what was meant takes long."""
+    for each in unknown[:MOST_NAMED]:
+        yield TagError(quoted(each.place), _unknown(each.name))
+    if len(unknown) > MOST_NAMED:
+        rest = unknown[MOST_NAMED:]
+        yield TagError(f"{len(rest)} more", f"they are not keys either; the first is {quoted(rest[0].place)}")
 
 
 def _unknown(name: str) -> str:
@@ -134,7 +157,8 @@ def _value(key: Key, texts: list[_Text], problems: list[TagError]) -> Any:
     if key.repeatable:
         return in_order(values)
     if len(values) > 1:
-        stated = " and ".join(map(quoted, values.values()))
+        stated = " and ".join(map(quoted, islice(values.values(), MOST_NAMED)))
+        stated += f" and {len(values) - MOST_NAMED} more" if len(values) > MOST_NAMED else ""
         problems.append(TagError(texts[0].place, f"one value is allowed, and there are {stated}"))
     return next(iter(values), None)
 

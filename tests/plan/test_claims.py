@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.model import Health, ServiceName
-from proxygen.plan.claims import may_claim, settle_claims
+from proxygen.plan.claims import Grounds, settle_claims
+from proxygen.plan.reserved import may_claim
 from proxygen.plan.types import Memory, Policy, PortClaim, RouteClaim
 from tests.plan.catalogs import instance, plan, routes
 
@@ -116,7 +117,7 @@ def test_the_oldest_instance_counts() -> None:
 def test_the_order_in_which_services_are_judged_does_not_show() -> None:
     planned = plan(*(instance(name, 1, APP, "route=a.example.com", create_index=5) for name in "abc"))
     for services in (planned.services, planned.services[::-1]):
-        assert settle_claims(services, {}, {}) == (planned.memory.holders, planned.conflicts)
+        assert settle_claims(services, Grounds()) == (planned.memory.holders, planned.conflicts)
 
 
 def test_every_loser_is_told_in_the_order_of_claims_and_names() -> None:

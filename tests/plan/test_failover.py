@@ -145,7 +145,7 @@ def test_an_address_that_is_registered_here_too_is_the_local_one(health: Health)
     ],
 )
 def test_what_is_wrong_elsewhere_leaves_out_that_instance_alone(bad: Instance, said: str) -> None:
-    policy = Policy(allowed=(ip_network("10.0.0.0/8"), ip_network("127.0.0.0/8")), wildcard_ports=frozenset({8500}))
+    policy = Policy(allowed=(ip_network("10.0.0.0/8"), ip_network("127.0.0.0/8")), own_ports=frozenset({8500}))
     planned = web(instance("web", 1, *WEB), policy=policy, dc2=(bad, remote(3)), dc3=())
     assert planned.quarantine is None
     assert addresses(upstream(planned, "stable"), backup=True) == {"10.0.0.3"}

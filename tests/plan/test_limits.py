@@ -8,7 +8,8 @@ import pytest
 
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.plan import plan_routes
-from proxygen.plan.service import MAX_FORCE_RULES, MAX_HASH_WEIGHT_SUM, MAX_ROUTES, MAX_WIDE_ROUTES
+from proxygen.plan.bounds import Bounds
+from proxygen.plan.service import MAX_HASH_WEIGHT_SUM
 from proxygen.plan.types import Certificate, Endpoint, Plan, Policy, PortClaim, Quarantine, RouteClaim, ServiceState
 
 SHOP = ServiceName("shop")
@@ -40,11 +41,14 @@ def plan(
 @pytest.mark.parametrize(
     ("tags", "most"),
     [
-        ([f"proxygen.route=h{n}.example.com" for n in range(MAX_ROUTES + 1)], MAX_ROUTES),
-        ([f"proxygen.route=/p{n}" for n in range(MAX_WIDE_ROUTES + 1)], MAX_WIDE_ROUTES),
+        ([f"proxygen.route=h{n}.example.com" for n in range(Bounds().routes + 1)], Bounds().routes),
+        ([f"proxygen.route=/p{n}" for n in range(Bounds().wide_routes + 1)], Bounds().wide_routes),
         (
-            ["proxygen.route=a.example.com", *(f"proxygen.force=header:X-{n}" for n in range(MAX_FORCE_RULES + 1))],
-            MAX_FORCE_RULES,
+            [
+                "proxygen.route=a.example.com",
+                *(f"proxygen.force=header:X-{n}" for n in range(Bounds().force_rules + 1)),
+            ],
+            Bounds().force_rules,
         ),
     ],
 )
@@ -58,9 +62,9 @@ def test_a_service_that_asks_for_too_much_is_quarantined_and_nobody_else(tags: l
 @pytest.mark.parametrize(
     "tags",
     [
-        [f"proxygen.route=h{n}.example.com" for n in range(MAX_ROUTES)],
-        [f"proxygen.route=/p{n}" for n in range(MAX_WIDE_ROUTES)],
-        ["proxygen.route=a.example.com", *(f"proxygen.force=header:X-{n}" for n in range(MAX_FORCE_RULES))],
+        [f"proxygen.route=h{n}.example.com" for n in range(Bounds().routes)],
+        [f"proxygen.route=/p{n}" for n in range(Bounds().wide_routes)],
+        ["proxygen.route=a.example.com", *(f"proxygen.force=header:X-{n}" for n in range(Bounds().force_rules))],
     ],
 )
 def test_a_service_may_have_all_that_it_may_have(tags: list[str]) -> None:
@@ -68,10 +72,10 @@ def test_a_service_may_have_all_that_it_may_have(tags: list[str]) -> None:
 
 
 def test_named_hosts_are_not_counted_as_wide_and_wildcards_are() -> None:
-    named = [f"proxygen.route=h{n}.example.com" for n in range(MAX_WIDE_ROUTES + 1)]
+    named = [f"proxygen.route=h{n}.example.com" for n in range(Bounds().wide_routes + 1)]
     assert not plan(instance(SHOP, *named)).quarantined
     (found,) = plan(instance(SHOP, *(tag.replace("=", "=*.") for tag in named))).quarantined
-    assert found.reason.startswith(f"{MAX_WIDE_ROUTES + 1} routes of any host or a wildcard are more")
+    assert found.reason.startswith(f"{Bounds().wide_routes + 1} routes of any host or a wildcard are more")
 
 
 def test_hash_weights_keep_their_proportion_and_cost_little() -> None:
@@ -135,7 +139,7 @@ def test_no_tag_reaches_what_only_the_proxy_may_speak_to(address: str, port: int
     """Consul's agent, and nginx itself, which would send a request round in circles."""
     policy = Policy(
         denied_endpoints=frozenset({Endpoint("127.0.0.1", 8500)}),
-        wildcard_ports=frozenset({80}),
+        own_ports=frozenset({80}),
         own_addresses=frozenset({ip_address("192.0.2.7")}),
     )
     seen = plan(instance(SHOP, "proxygen.route=a.example.com", address=address, port=port), policy=policy)

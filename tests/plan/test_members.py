@@ -216,7 +216,7 @@ def test_an_instance_asks_by_a_tag_or_by_meta(
 
 @pytest.mark.parametrize("is_wildcard", [True, False])
 def test_a_port_of_ours_is_closed_on_this_hosts_addresses_only(*, is_wildcard: bool) -> None:
-    policy = Policy(wildcard_ports=frozenset({80} if is_wildcard else ()))
+    policy = Policy(own_ports=frozenset({80} if is_wildcard else ()))
     assert member(address="192.0.2.1", port=80, policy=policy).endpoint is not None
     if is_wildcard:
         assert "belongs to the proxy's own host" in reason(policy, address="127.0.0.1", port=80)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.model import Health, ServiceName
+from proxygen.plan.bounds import Bounds
 from proxygen.plan.service import (
     MAX_HASH_WEIGHT_SUM,
-    MAX_VARIANTS,
     MAX_WEIGHT_SUM,
     ident_of,
     plan_service,
@@ -703,11 +703,11 @@ def test_each_host_of_a_service_with_tls_needs_its_certificate() -> None:
     assert "named 'd'" in found.reason
 
 
-@pytest.mark.parametrize("count", [MAX_VARIANTS, MAX_VARIANTS + 1])
+@pytest.mark.parametrize("count", [Bounds().variants, Bounds().variants + 1])
 def test_a_service_has_so_many_variants_and_no_more(count: int) -> None:
     members = [instance("web", 1, WEB)]
     members += [instance("web", number, WEB, f"variant=v{number}:1%") for number in range(2, count + 1)]
-    assert (service(plan(*members), "web").quarantine is None) is (count == MAX_VARIANTS)
+    assert (service(plan(*members), "web").quarantine is None) is (count == Bounds().variants)
 
 
 # --- names

@@ -1,0 +1,204 @@
+"""What one registration may cost all others, counted before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxygen.errors import TagError
+from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.plan import Planner, members
+from proxygen.plan.bounds import Bounds, check_tags, within
+from proxygen.plan.types import Memory, Policy, PortClaim, RouteClaim, Service
+from proxygen.settings import BoundsSettings
+from proxygen.tags import lint_tags, texts
+from tests.plan.catalogs import catalog, instance, plan, service
+
+SMALL = Bounds(
+    instances=5, tags=8, tag_bytes=1_024, routes=4, wide_routes=2, force_rules=2, variants=2, ports=3, all_ports=4
+)
+
+
+def greedy(*tags: str, bounds: Bounds = SMALL) -> Service:
+    return service(plan(instance("greedy", 1, *tags), policy=Policy(bounds=bounds)), "greedy")
+
+
+def test_what_settings_say_by_default_is_what_a_plan_allows_by_default() -> None:
+    settings = BoundsSettings()
+    assert {field.name: getattr(settings, field.name) for field in fields(Bounds)} == settings.model_dump()
+    assert Bounds(**settings.model_dump()) == Bounds()
+
+
+# --- claims in quarantine
+
+
+@pytest.mark.incident("T46")
+def test_a_thousand_routes_of_one_registration_cost_no_more_than_those_that_it_may_have() -> None:
+    planned = plan(
+        instance("greedy", 1, *(f"route=h{n}.example.com" for n in range(200))),
+        instance("web", 2, "route=w.example.com"),
+    )
+    assert [found.service for found in planned.quarantined] == ["greedy"]
+    assert len(service(planned, "greedy").claims) == Bounds().routes
+    assert len(planned.servers) == 1 + Bounds().routes + 1
+
+
+@pytest.mark.incident("T46")
+def test_eleven_hundred_ports_of_one_service_open_no_more_than_it_may_have() -> None:
+    ones = [instance("greedy", n, "protocol=tcp", f"listen={20_000 + n}") for n in range(1, 1_101)]
+    planned = plan(*ones, policy=Policy(bounds=Bounds(instances=2_000)))
+    assert "ports are more than the 20" in planned.quarantined[0].reason
+    assert sum(len(stream.claims) for stream in planned.streams) == Bounds().ports
+
+
+_TEXTS = st.one_of(
+    st.builds(lambda n: f"route=h{n}.example.com", st.integers(0, 99)),
+    st.builds(lambda n: f"route=/p{n}", st.integers(0, 99)),
+    st.builds(lambda n: f"listen={2_000 + n}", st.integers(0, 99)),
+    st.sampled_from(["protocol=tcp", "protocol=udp", "weight=x", "nonsense"]),
+)
+
+
+@given(st.lists(st.lists(_TEXTS, max_size=12, unique=True), max_size=12))
+def test_whatever_is_registered_no_service_holds_more_than_the_bounds(said: list[list[str]]) -> None:
+    planned = plan(*(instance("one", n, *tags) for n, tags in enumerate(said, 1)), policy=Policy(bounds=SMALL))
+    for each in planned.services:
+        routes = [claim for claim in each.claims if isinstance(claim, RouteClaim)]
+        assert len(routes) <= SMALL.routes
+        assert sum(claim.is_wide for claim in routes) <= SMALL.wide_routes
+        assert len(each.claims) - len(routes) <= SMALL.ports
+
+
+def test_what_a_newer_instance_adds_takes_no_route_from_a_service_in_quarantine() -> None:
+    old = instance("web", 1, "route=z.example.com", create_index=1)
+    new = instance("web", 2, *(f"route=a{n}.example.com" for n in range(6)), create_index=9)
+    for order in ((old, new), (new, old)):
+        held = service(plan(*order, policy=Policy(bounds=SMALL)), "web").claims
+        assert RouteClaim("z.example.com", "/") in held
+        assert len(held) == SMALL.routes
+
+
+def test_in_quarantine_a_route_that_is_one_too_wide_leaves_room_for_the_others() -> None:
+    held = greedy("route=/a", "route=/b", "route=/c", "route=d.example.com", "weight=x").claims
+    assert [str(claim) for claim in held] == ["*any host*/a", "*any host*/b", "d.example.com/"]
+
+
+# --- ports of all services together
+
+
+def streams(*numbers: int, memory: Memory | None = None) -> tuple[dict[PortClaim, ServiceName], list[str]]:
+    ones = [instance(f"s{n}", n, "protocol=tcp", f"listen={2_000 + n}") for n in numbers]
+    planned = plan(*ones, policy=Policy(bounds=SMALL), memory=memory)
+    return dict(planned.memory.holders), [each.loser for each in planned.conflicts]  # type: ignore[arg-type]
+
+
+def test_all_ports_together_are_bounded_and_the_older_registrations_have_them() -> None:
+    holders, losers = streams(6, 5, 4, 3, 2, 1)
+    assert sorted(holders.values()) == ["s1", "s2", "s3", "s4"]
+    assert losers == ["s5", "s6"]
+
+
+def test_who_holds_a_port_keeps_it_when_older_registrations_ask_for_more() -> None:
+    before = Memory(holders={PortClaim("tcp", 2_009): ServiceName("s9")})
+    holders, losers = streams(1, 2, 3, 4, 9, memory=before)
+    assert "s9" in holders.values()
+    assert losers == ["s4"]
+
+
+# --- tags
+
+
+def test_what_an_instance_says_to_others_is_not_counted() -> None:
+    ours = tuple(f"proxygen.x{n}" for n in range(SMALL.tags))
+    others = tuple(f"traefik.x{n}" for n in range(1_000))
+    one = Instance(service=ServiceName("a"), id="a", node="n", datacenter="d", address="", port=1, tags=ours + others)
+    check_tags(one, "proxygen", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("tags", "meta", "key"),
+    [
+        (9, (), "bounds.tags"),
+        (8, (("proxygen-timeout", "1s"),), "bounds.tags"),
+        (1, (("proxygen-timeout", "é" * 512),), "bounds.tag_bytes"),
+    ],
+)
+def test_an_instance_with_more_tags_or_bytes_is_refused_before_they_are_read(
+    tags: int, meta: tuple[tuple[str, str], ...], key: str
+) -> None:
+    one = instance("web", 1, *(f"route=h{n}.example.com" for n in range(tags)), meta=meta)
+    with pytest.raises(TagError, match=key):
+        check_tags(one, "proxygen", SMALL)
+    check_tags(one, "other", SMALL)
+
+
+@pytest.mark.incident("T53")
+def test_ten_thousand_unknown_tags_of_sixty_instances_are_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a newcomer beside them is the only service that is planned, in this pass and the next."""
+    ones = [
+        instance("greedy", n, "route=g.example.com", *(f"junk{n}-{k}=x" for k in range(10_000))) for n in range(1, 61)
+    ]
+    parsed: list[object] = []
+    real = members.parse_tags
+    monkeypatch.setattr(members, "parse_tags", lambda *said: (parsed.append(said), real(*said))[1])
+    planner = Planner(Policy())
+    before = planner.plan(catalog(*ones), Memory(), {})
+    assert parsed == []
+    assert "bounds.tags" in before.quarantined[0].reason
+    assert len(before.quarantined[0].reason) < 200
+    after = planner.plan(catalog(*ones, instance("web", 90, "route=w.example.com")), before.memory, {})
+    assert len(parsed) == 1
+    assert [str(claim) for claim in service(after, "greedy").claims] == ["g.example.com/"]
+
+
+def test_tags_that_many_instances_share_are_read_once_right_or_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+    real = members.parse_tags
+    monkeypatch.setattr(members, "parse_tags", lambda *said: (reads.append(said), real(*said))[1])
+    found, problems = members.judge([instance("web", n, "weight=heavy") for n in range(1, 40)], Policy())
+    assert (len(found), len(problems), len(reads)) == (0, 39, 1)
+
+
+@pytest.mark.incident("T53")
+def test_of_many_unknown_keys_the_first_are_told_and_the_others_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(texts, "get_close_matches", lambda name, *_, **__: (asked.append(name), [])[1])
+    problems = lint_tags([f"proxygen.junk{n}=x" for n in range(10_000)])
+    assert len(asked) == texts.MOST_NAMED
+    assert len(problems) == texts.MOST_NAMED + 1
+    assert f"{10_000 - texts.MOST_NAMED} more" in str(problems[-1])
+
+
+def test_of_many_values_for_a_key_that_may_have_one_the_first_are_told() -> None:
+    (problem,) = lint_tags([f"proxygen.timeout={n}s" for n in range(1, 1_000)])
+    assert len(str(problem)) < 500
+    assert f"and {999 - texts.MOST_NAMED} more" in str(problem)
+
+
+# --- instances
+
+
+@given(st.lists(st.integers(1, 30), unique=True, max_size=20), st.randoms(use_true_random=False))
+def test_the_instances_that_are_looked_at_are_the_oldest_in_the_order_given(ages: list[int], random: object) -> None:
+    ones = [instance("web", age, create_index=age) for age in ages]
+    kept = list(within(ones, SMALL))
+    assert kept == [one for one in ones if one in kept]
+    assert sorted(one.create_index for one in kept) == sorted(ages)[: SMALL.instances]
+
+
+def test_a_service_with_more_instances_goes_on_with_the_oldest_and_says_so() -> None:
+    ones = [instance("web", n, "route=w.example.com", create_index=n) for n in range(1, 8)]
+    found = service(plan(*ones, policy=Policy(bounds=SMALL)), "web")
+    assert found.quarantine is None
+    assert [each.id for each in found.instances] == [f"web-{n}" for n in range(1, 6)]
+    assert any("2 instances are left out" in warning for warning in found.warnings)
+
+
+def test_a_catalog_of_services_that_ask_for_nothing_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "parse_tags", pytest.fail)
+    many = tuple(instance("redis", n) for n in range(1, 2_000))
+    assert plan(*many) == plan(*many[:1])
+    assert isinstance(catalog(*many), Catalog)
