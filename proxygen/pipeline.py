@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,7 +21,9 @@ from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.nginx.trial import SecondGate
+from proxygen.nginx.publish import write_files
+from proxygen.nginx.stamp import STAMP_FILE, stamp_text
+from proxygen.nginx.trial import SecondGate, Verdict
 from proxygen.operator_files import read_authorities, read_certificates, read_htpasswd, read_snippets
 from proxygen.plan import Planner
 from proxygen.plan.types import Certificate, Endpoint, Memory, Plan, Policy, Quarantine
@@ -177,11 +181,22 @@ class Pipeline:
         listen = self._settings.nginx.stamp
         return self.templates.render("stamp.conf.j2", {"listen": listen, "stamp": stamp}).encode()
 
-    async def trial(self, drafted: Drafted, staged: Path) -> tuple[tuple[Refusal, ...], tuple[str, ...], float]:
-        """Pass the second gate with a candidate that lies in ``staged``: refusals, remarks, seconds."""
+    async def trial(self, drafted: Drafted, staged: Path) -> Verdict:
+        """Pass the second gate with a candidate that lies in ``staged``; raises as `SecondGate.judge` does."""
         assert self._second_gate is not None
-        verdict = await self._second_gate.judge(drafted.rendered, staged)
-        return verdict.refusals, verdict.remarks, verdict.seconds
+        return await self._second_gate.judge(drafted.rendered, staged)
+
+    async def accepts(self, drafted: Drafted) -> bool:
+        """Try a candidate that is not meant to go live; see `SecondGate.accepts`."""
+        assert self._second_gate is not None
+        with TemporaryDirectory(prefix="proxygen-candidate-") as folder:
+            await asyncio.to_thread(self.write_candidate, drafted, Path(folder))
+            return await self._second_gate.accepts(drafted.rendered, Path(folder))
+
+    def write_candidate(self, drafted: Drafted, folder: Path) -> None:
+        """Write what nginx would be given, with a stamp that names no generation."""
+        stamp = self.stamp_block(stamp_text(1, "0" * 16))
+        write_files(folder, {"http.d/": b"", "stream.d/": b"", **drafted.rendered.contents, STAMP_FILE: stamp})
 
 
 async def open_pipeline(settings: Settings) -> Pipeline:

@@ -10,13 +10,14 @@ from tempfile import TemporaryDirectory
 import click
 
 from proxygen.cli.lazy import Command
-from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog, say, say_problems, standalone
+from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog, say, say_problems
 from proxygen.cli.options import settings_options
-from proxygen.errors import BadInput, CheckRefused, NginxUnavailable
+from proxygen.culprits import find_culprits
+from proxygen.errors import BadInput, CheckRefused, NginxUnavailable, RefusedWithoutName
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.difference import compare, contents, summary
 from proxygen.nginx.publish import current, write_files
-from proxygen.nginx.stamp import STAMP_FILE, stamp_text
+from proxygen.nginx.standalone import standalone
 from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
 from proxygen.plan.types import Quarantine
 from proxygen.render import Rendered
@@ -104,7 +105,7 @@ async def _check(settings: Settings, catalog: Path | None) -> int:
         raise NginxUnavailable("the second gate (nginx -t) cannot run without nginx's binary")
     if pipeline.conf is None:
         say(f"{settings.nginx.conf} does not include the generations yet; checking against a minimal nginx.conf")
-        with standalone(settings, pipeline.binary) as conf:
+        async with standalone(settings, pipeline.binary) as conf:
             pipeline = Pipeline(settings, binary=pipeline.binary, conf=conf)
             drafted = await _pass_all(pipeline, settings, observed)
     else:
@@ -122,15 +123,31 @@ async def _pass_all(pipeline: Pipeline, settings: Settings, catalog: Catalog) ->
     for _ in range(MAX_ROUNDS):
         drafted = draft(pipeline, settings, catalog, refused)
         with TemporaryDirectory(prefix="proxygen-candidate-") as folder:
-            files = {**drafted.rendered.contents, STAMP_FILE: pipeline.stamp_block(stamp_text(1, "0" * 16))}
-            write_files(Path(folder), {"http.d/": b"", "stream.d/": b"", **files})
-            refusals, remarks, _seconds = await pipeline.trial(drafted, Path(folder))
-        if not refusals:
-            for remark in remarks:
+            pipeline.write_candidate(drafted, Path(folder))
+            try:
+                verdict = await pipeline.trial(drafted, Path(folder))
+            except RefusedWithoutName as error:
+                refused |= await _find_culprits(pipeline, settings, drafted, error, refused)
+                continue
+        if not verdict.refusals:
+            for remark in verdict.remarks:
                 say(f"nginx remarks: {remark}")
             return drafted
-        refused |= quarantines(refusals, refused)
+        refused |= quarantines(verdict.refusals, refused)
     raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
+
+
+async def _find_culprits(
+    pipeline: Pipeline,
+    settings: Settings,
+    drafted: Drafted,
+    error: RefusedWithoutName,
+    refused: Mapping[ServiceName, Quarantine],
+) -> Mapping[ServiceName, Quarantine]:
+    async def accepts(left_out: Mapping[ServiceName, Quarantine]) -> bool:
+        return await pipeline.accepts(draft(pipeline, settings, drafted.catalog, {**refused, **left_out}))
+
+    return await find_culprits(drafted.plan, error, accepts, known=refused, served={})
 
 
 @click.command(cls=Command, examples=["proxygen diff", "proxygen diff --catalog production.json"])
