@@ -535,7 +535,7 @@ def test_what_the_operator_confirms_is_what_is_then(story: Story) -> None:
     assert story.world.reconciler.pinned == 1
 
 
-# --- reloads that fail and name nobody ----------------------------------------------------------------------------------
+# --- reloads that fail and name nobody --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -593,7 +593,7 @@ def test_a_reload_that_nobody_could_ask_for_is_nobodys_fault(story: Story) -> No
     assert left_out(story) == set()
 
 
-# --- candidates that nginx -t refuses without a name --------------------------------------------------------------------
+# --- candidates that nginx -t refuses without a name ------------------------------------------------------------------
 
 
 @pytest.mark.incident("T45")

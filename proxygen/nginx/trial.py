@@ -165,7 +165,7 @@ async def try_candidate(
     for message in known:
         if message.is_fatal and message in said:
             raise CheckRefused(f"nginx -t refuses the operator's own files, without anything of proxygen's: {message}")
-    verdict = _judge(new_messages(said, known), rendered, conf, seconds=completed.seconds)
+    verdict = _judge(said, known, rendered, conf, seconds=completed.seconds)
     if completed.returncode != 0 and not verdict.refusals:
         fatal = "; ".join(str(message) for message in said if message.is_fatal)
         raise RefusedWithoutName(fatal or completed.output.strip()[-500:] or "no reason given")
@@ -184,16 +184,13 @@ async def _test(
     return completed, tuple(_relative(message, staged) for message in read_messages(output))
 
 
-def _judge(messages: tuple[Message, ...], rendered: Rendered, conf: OperatorConf, *, seconds: float) -> Verdict:
+def _judge(
+    said: tuple[Message, ...], known: tuple[Message, ...], rendered: Rendered, conf: OperatorConf, *, seconds: float
+) -> Verdict:
     blame = Blame(rendered, conf)
-    refusals, remarks = [], []
-    for message in messages:
-        refusal = blame.of(message)
-        if refusal is not None:
-            refusals.append(refusal)
-        elif not message.is_fatal:
-            remarks.append(str(message))
-    return Verdict(refusals=tuple(refusals), remarks=_bounded(tuple(dict.fromkeys(remarks))), seconds=seconds)
+    refused = {message: refusal for message in new_messages(said, known) if (refusal := blame.of(message))}
+    remarks = dict.fromkeys(str(message) for message in said if message not in refused and not message.is_fatal)
+    return Verdict(refusals=tuple(refused.values()), remarks=_bounded(tuple(remarks)), seconds=seconds)
 
 
 def _bounded(remarks: tuple[str, ...]) -> tuple[str, ...]:
