@@ -34,10 +34,16 @@ def found(
     served: str = "",
     known: Mapping[ServiceName, Quarantine] | None = None,
     even_as_503: bool = False,
+    most: int = 100,
 ) -> dict[str, bool]:
-    """The culprits, and whether each is withdrawn. ``is_wrong`` says of services that they fail together."""
+    """The culprits, and whether each is withdrawn. ``is_wrong`` says of services that they fail together; at most so
+    many are tried."""
+    trials = 0
 
     async def accepts(left_out: Mapping[ServiceName, Quarantine]) -> bool:
+        nonlocal trials
+        trials += 1
+        assert trials <= most
         gone = {name for name, quarantine in left_out.items() if quarantine.withdrawn or not even_as_503}
         return not is_wrong(frozenset(each.name for each in plan.services if each.name not in gone))
 
@@ -68,6 +74,19 @@ def test_of_those_that_are_only_wrong_together_the_first_are_kept(count: int, li
 
     if count > limit:
         assert asyncio.run(keep_most(range(count), passes)) == list(range(limit, count))
+
+
+@pytest.mark.parametrize("culprit", [0, 1, 7, 333, 700, 998, 999])
+def test_one_of_a_thousand_is_found_in_twice_the_logarithm(culprit: int) -> None:
+    trials = 0
+
+    async def passes(kept: Sequence[int]) -> bool:
+        nonlocal trials
+        trials += 1
+        return culprit not in kept
+
+    assert asyncio.run(keep_most(range(1_000), passes)) == [culprit]
+    assert trials <= 2 * 10 + 1
 
 
 def test_what_is_known_to_pass_is_tried_at_once() -> None:
@@ -102,6 +121,13 @@ def test_a_culprit_is_quarantined_with_nginxs_words() -> None:
 
 
 @pytest.mark.incident("T45")
+def test_what_is_served_is_tried_at_once() -> None:
+    """Without anybody, with all that is served, and with that and the rest of what is new."""
+    names = NAMES + "xyz"
+    assert found(lambda those: "y" in those, plan=planned(names), served=NAMES, most=5) == {"y": False}
+
+
+@pytest.mark.incident("T45")
 def test_three_that_collide_cost_the_newest_and_spare_who_is_served() -> None:
     def collide(names: frozenset[str]) -> bool:
         return names >= set("adg")
@@ -128,6 +154,6 @@ def test_where_most_of_what_is_served_would_go_nothing_is_changed() -> None:
 
 def test_the_search_ends_after_so_many_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(culprits, "MOST_TRIALS", 4)
-    left = found(lambda names: bool(names & set("bdf")), plan=planned(), served="a")
+    left = found(lambda names: bool(names & set("bdf")), plan=planned(), served="a", most=4)
     assert set("bdf") <= set(left)
     assert "a" not in left
