@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import sha256
+from pathlib import Path
 from typing import Final
 
 from proxygen import __version__
-from proxygen.log import get_logger
 from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import ConfSource, OperatorConf
@@ -15,7 +15,6 @@ from proxygen.nginx.listens import listens
 from proxygen.nginx.publish import (
     Generation,
     Output,
-    Staged,
     current,
     discard,
     is_there,
@@ -28,8 +27,6 @@ from proxygen.pipeline import Drafted, Pipeline, Timings
 from proxygen.plan.types import Plan
 from proxygen.render import Rendered
 from proxygen.settings import Settings
-
-_log = get_logger(__name__)
 
 DIGEST_LENGTH: Final = 16
 """Hexadecimal digits of a rendering's digest that stand in its stamp."""
@@ -47,6 +44,9 @@ class Delivery:
             output, pipeline.binary, nginx=settings.nginx, reload=settings.reload, keep=settings.output.keep
         )
         self._test_seconds = 0.0
+        self._has_judged = False
+        self.remarks: tuple[str, ...] = ()
+        """What nginx warned of, of the last candidate that passed; see `Verdict`."""
 
     async def conf(self) -> OperatorConf:
         """Return nginx.conf as it is now. Raise BadInput when it cannot be read."""
@@ -68,17 +68,29 @@ class Delivery:
             return Applied(outcome=Outcome.UNCHANGED, generation=None)
         return await self._applier.finish_pending(await self.conf(), test_seconds=self._test_seconds)
 
+    async def try_live(self, drafted: Drafted, timings: Timings) -> tuple[Refusal, ...]:
+        """Have a draft that is live judged where this pipeline has judged nothing yet: by files of the operator's that
+        may be others since, and by which nginx would start. Raises as `Pipeline.trial` does."""
+        live = self._live()
+        if self._has_judged or live is None:
+            return ()
+        return await self._pass_second_gate(drafted, live.path, timings)
+
     async def deliver(self, drafted: Drafted, timings: Timings) -> Applied | tuple[Refusal, ...]:
         """Carry a draft through the second gate and to nginx; refusals where the gate refused it.
 
-        Raise CheckRefused where nobody can be blamed, NginxUnavailable and OutputUnusable as `Applier.apply` does.
+        Raise CheckRefused as `Pipeline.trial` does, NginxUnavailable and OutputUnusable as `Applier.apply` does.
         """
         digest = self._digest(drafted.rendered)
         stamp = Stamp(generation=next_number(self._output), digest=digest)
         files = self._pipeline.files_of(drafted.rendered, stamp)
         with timings.of("stage"):
             staged = await asyncio.to_thread(stage, self._output, stamp, files)
-        refusals = await self._pass_second_gate(drafted, staged, timings)
+        try:
+            refusals = await self._pass_second_gate(drafted, staged.path, timings)
+        except BaseException:
+            discard(staged)
+            raise
         if refusals:
             discard(staged)
             return refusals
@@ -87,16 +99,13 @@ class Delivery:
         )
         return await self._applier.apply(checked, await self.conf())
 
-    async def _pass_second_gate(self, drafted: Drafted, staged: Staged, timings: Timings) -> tuple[Refusal, ...]:
-        try:
-            with timings.of("test"):
-                refusals, remarks, self._test_seconds = await self._pipeline.trial(drafted, staged.path)
-        except BaseException:
-            discard(staged)
-            raise
-        for remark in remarks:
-            _log.debug("nginx remarks", remark=remark)
-        return refusals
+    async def _pass_second_gate(self, drafted: Drafted, candidate: Path, timings: Timings) -> tuple[Refusal, ...]:
+        with timings.of("test"):
+            verdict = await self._pipeline.trial(drafted, candidate)
+        self._test_seconds = verdict.seconds
+        if not verdict.refusals:
+            self._has_judged, self.remarks = True, verdict.remarks
+        return verdict.refusals
 
     def has(self, number: int) -> bool:
         """Whether a generation is on disk, whole or not. Raise OSError where that cannot be seen."""

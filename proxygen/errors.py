@@ -14,6 +14,7 @@
     │   └── AccessDenied             the token lacks a rule
     ├── Refused                  exit 1: a gate said no; what was live stays live
     │   ├── CheckRefused             crossplane or ``nginx -t``
+    │   │   └── RefusedWithoutName       nginx names no service: who it is must be found out
     │   ├── OutputUnusable           the output directory cannot hold generations
     │   ├── UnknownGeneration        no generation of that number is on disk
     │   └── ConflictingWrite         somebody else wrote first (check-and-set)
@@ -100,6 +101,14 @@ class Refused(ProxygenError):
 
 class CheckRefused(Refused):
     """A candidate that crossplane or ``nginx -t`` refused and that no service can be blamed for."""
+
+
+class RefusedWithoutName(CheckRefused):
+    """``nginx -t`` refused a candidate for a reason that names no service. ``reason`` is nginx's own."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"nginx -t refused the candidate: {reason}")
+        self.reason = reason
 
 
 class OutputUnusable(Refused):

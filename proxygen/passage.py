@@ -9,25 +9,35 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
 from proxygen.accepted import Accepted
+from proxygen.culprits import find_culprits
 from proxygen.delivery import Delivery
-from proxygen.errors import BadInput, CheckRefused, NginxUnavailable, OutputUnusable, ProxygenError
+from proxygen.errors import (
+    BadInput,
+    CheckRefused,
+    NginxUnavailable,
+    OutputUnusable,
+    ProxygenError,
+    RefusedWithoutName,
+)
 from proxygen.files import state_of
 from proxygen.guard import Held
 from proxygen.log import get_logger
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Applied, Outcome
+from proxygen.nginx.blame import blame_log
+from proxygen.nginx.check import Refusal
 from proxygen.nginx.publish import Output
-from proxygen.nginx.trial import blame_log
 from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipeline, quarantines
-from proxygen.plan.types import Plan, Quarantine
+from proxygen.plan.types import Plan, Quarantine, Service
 from proxygen.refusals import Refusals
 from proxygen.settings import Settings
+from proxygen.suspects import Suspects
 
 _log = get_logger(__name__)
 
@@ -77,6 +87,9 @@ class Passage:
         self._tell: Final = tell
         self._delivery = Delivery(settings, output, pipeline)
         self._refusals: Final = Refusals(settings.proxy.tag_prefix)
+        self._suspects: Final = Suspects()
+        self._served: Mapping[ServiceName, Service] | None = None
+        """The services as this run last saw nginx serve them."""
         self._outage: _Outage | None = None
         self._outages = 0
         self._files = state_of(pipeline.files)
@@ -93,6 +106,8 @@ class Passage:
         self.held_since: datetime | None = None
         self._held_until: asyncio.TimerHandle | None = None
         self._unchecked_until: asyncio.TimerHandle | None = None
+        self.remarks: tuple[str, ...] = ()
+        """What nginx warns of and no service is to blame for."""
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
 
@@ -259,22 +274,22 @@ class Passage:
     async def _make_live(self, drafted: Drafted, timings: Timings) -> Applied | None:
         """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
         is needed."""
-        if self._delivery.is_live(drafted.rendered):
-            pending = await self._delivery.finish_pending()
-            if not pending.failed:
-                await self._accepted.take(drafted, pending.generation)
-            return pending
-        if self._outage is not None and time.monotonic() < self._outage.until:
-            raise CheckRefused(f"kept back, since the last candidate took nginx down: {self._outage.reason}")
-        applied = await self._delivery.deliver(drafted, timings)
+        try:
+            applied = await self._judge_and_deliver(drafted, timings)
+        except RefusedWithoutName as error:
+            await self._leave_out_culprits(drafted, error, timings)
+            return None
         if not isinstance(applied, Applied):
             for quarantine in quarantines(applied, self._refusals.quarantines).values():
                 self._refuse(quarantine, drafted.catalog)
             return None
-        if applied.outcome is Outcome.APPLIED:
+        self._note_remarks()
+        if applied.outcome is Outcome.UNCHANGED and not applied.failed:
+            await self._note_served(drafted, applied)
+        elif applied.outcome is Outcome.APPLIED:
             self._refusals.forgive(service.name for service in drafted.plan.services if service.quarantine is None)
             self._outage, self._outages = None, 0
-            await self._accepted.take(drafted, applied.generation)
+            await self._note_served(drafted, applied)
         elif applied.ended_workers:
             self._outage = _Outage(self._pause(self._outages), applied.reason)
             self._outages += 1
@@ -287,7 +302,74 @@ class Passage:
                 for quarantine in quarantines(tuple(new), {}).values():
                     self._postpone(quarantine, drafted.catalog)
                 return None
+            if applied.refused_reload and self._leave_out_suspect(drafted, applied):
+                return None
         return applied
+
+    async def _judge_and_deliver(self, drafted: Drafted, timings: Timings) -> Applied | tuple[Refusal, ...]:
+        if self._delivery.is_live(drafted.rendered):
+            return await self._delivery.try_live(drafted, timings) or await self._delivery.finish_pending()
+        if self._outage is not None and time.monotonic() < self._outage.until:
+            raise CheckRefused(f"kept back, since the last candidate took nginx down: {self._outage.reason}")
+        return await self._delivery.deliver(drafted, timings)
+
+    async def _note_served(self, drafted: Drafted, applied: Applied) -> None:
+        self._served = {service.name: service for service in drafted.plan.services if service.quarantine is None}
+        if cleared := self._suspects.conclude():
+            self._refusals.release(cleared)
+            self._again()
+        await self._accepted.take(drafted, applied.generation)
+
+    def _served_before(self, plan: Plan) -> Mapping[ServiceName, Service]:
+        """The services as nginx serves them; of an earlier run only the claims are remembered."""
+        if self._served is not None:
+            return self._served
+        holders = self._accepted.memory.holders
+        return {
+            service.name: service
+            for service in plan.services
+            if service.claims and all(holders.get(claim) == service.name for claim in service.claims)
+        }
+
+    def _note_remarks(self) -> None:
+        """Say once what nginx warns of anew."""
+        for remark in self._delivery.remarks:
+            if remark not in self.remarks:
+                _log.warning("nginx remarks", remark=remark)
+        self.remarks = self._delivery.remarks
+
+    async def _leave_out_culprits(self, drafted: Drafted, error: RefusedWithoutName, timings: Timings) -> None:
+        """Find out who is at fault for a refusal that names no service, and leave those out for some time: it may be
+        others that it does not go together with."""
+        pipeline, known = self.pipeline, dict(self._refusals.quarantines)
+
+        def draft(left_out: Mapping[ServiceName, Quarantine]) -> Drafted:
+            with self._one_draft:
+                return pipeline.draft(drafted.catalog, self._accepted.memory, {**known, **left_out})
+
+        async def accepts(left_out: Mapping[ServiceName, Quarantine]) -> bool:
+            return await pipeline.accepts(await asyncio.to_thread(draft, left_out))
+
+        _log.warning("looking for the service that nginx refuses", reason=error.reason)
+        with timings.of("test"):
+            found = await find_culprits(
+                drafted.plan, error, accepts, known=known, served=self._served_before(drafted.plan)
+            )
+        for quarantine in found.values():
+            if self._excused is not None and quarantine.service not in self._excused:
+                raise _NewlyRefused(quarantine)
+            self._postpone(quarantine, drafted.catalog)
+
+    def _leave_out_suspect(self, drafted: Drafted, applied: Applied) -> bool:
+        """Leave out what may be why nginx did not take a reload; return whether there is such a one."""
+        suspect = self._suspects.choose(drafted.plan, self._served_before(drafted.plan))
+        if suspect is None:
+            return False
+        self._tell(applied)
+        reason = f"nginx did not take a reload with this service, which is new, and names no cause: {applied.reason}"
+        quarantine = Quarantine(service=suspect.name, place="the reload", reason=reason, withdrawn=True)
+        self._postpone(quarantine, drafted.catalog)
+        return True
 
     def _pause(self, doublings: int) -> float:
         """Return the end of a pause, after which the newest catalog is gone over again."""

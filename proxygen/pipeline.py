@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from proxygen.defaults import RequestDefaults
@@ -19,8 +20,9 @@ from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.nginx.listens import listens
+from proxygen.nginx.publish import write_files
 from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
-from proxygen.nginx.trial import SecondGate
+from proxygen.nginx.trial import SecondGate, Verdict
 from proxygen.operator_files import read_authorities, read_certificates, read_snippets
 from proxygen.plan import Planner
 from proxygen.plan.types import Memory, Plan, Quarantine
@@ -34,6 +36,9 @@ from proxygen.viewing import Surroundings, TrafficLog
 
 MAX_ROUNDS: Final = 50
 """Each round leaves at least one more service out; more than this many refusals at once are a fault of the whole."""
+
+
+_NO_STAMP: Final = Stamp(generation=1, digest="0" * 16)
 
 
 @dataclass(slots=True)
@@ -88,9 +93,7 @@ class Pipeline:
         self.occupied: Final = occupied(conf)
         self._identity: Final = None if binary is None else _identity(binary.path)
         self._own, unread = own_networks()
-        policy, unknown = read_policy(
-            settings, conf, self.occupied, certificates=certificates, own=self._own
-        )
+        policy, unknown = read_policy(settings, conf, self.occupied, certificates=certificates, own=self._own)
         self.problems: Final = (*problems, *unread, *unknown)
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
@@ -187,19 +190,31 @@ class Pipeline:
         listen = self._settings.nginx.stamp
         return self.templates.render("stamp.conf.j2", {"listen": listen, "stamp": stamp}).encode()
 
-    def files_of(self, rendered: Rendered, stamp: Stamp) -> dict[str, bytes]:
+    def files_of(self, rendered: Rendered, stamp: Stamp = _NO_STAMP) -> dict[str, bytes]:
         """All files of a generation, by their paths in it."""
         return {**rendered.contents, STAMP_FILE: self.stamp_block(stamp_text(stamp.generation, stamp.digest))}
 
-    async def trial(self, drafted: Drafted, staged: Path) -> tuple[tuple[Refusal, ...], tuple[str, ...], float]:
-        """Pass the second gate with a candidate that lies in ``staged``: refusals, remarks, seconds.
+    def listens_of(self, rendered: Rendered) -> Listens:
+        """Where nginx would listen with it."""
+        return listens(self.files_of(rendered))
 
-        Raise CheckRefused where nobody can be blamed, or where nginx could not listen beside the operator's servers.
-        """
+    async def trial(self, drafted: Drafted, staged: Path) -> Verdict:
+        """Pass the second gate with a candidate that lies in ``staged``; raises as `SecondGate.judge` does, and
+        CheckRefused where nginx could not listen beside the operator's servers."""
         assert self._second_gate is not None
-        self._require_room(listens(self.files_of(drafted.rendered, Stamp(generation=1, digest="0" * 16))))
-        verdict = await self._second_gate.judge(drafted.rendered, staged)
-        return verdict.refusals, verdict.remarks, verdict.seconds
+        self._require_room(self.listens_of(drafted.rendered))
+        return await self._second_gate.judge(drafted.rendered, staged)
+
+    async def accepts(self, drafted: Drafted) -> bool:
+        """Try a candidate that is not meant to go live; see `SecondGate.accepts`."""
+        assert self._second_gate is not None
+        with TemporaryDirectory(prefix="proxygen-candidate-") as folder:
+            await asyncio.to_thread(self.write_candidate, drafted, Path(folder))
+            return await self._second_gate.accepts(drafted.rendered, Path(folder))
+
+    def write_candidate(self, drafted: Drafted, folder: Path) -> None:
+        """Write what nginx would be given, with a stamp that names no generation."""
+        write_files(folder, {"http.d/": b"", "stream.d/": b"", **self.files_of(drafted.rendered)})
 
     def _require_room(self, ours: Listens) -> None:
         """nginx -t sees neither."""

@@ -96,6 +96,11 @@ class Reconciler:
         return self._passage.files_problem
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What nginx warns of and no service is to blame for."""
+        return self._passage.remarks
+
+    @property
     def pinned(self) -> int | None:
         return self._accepted.pinned
 

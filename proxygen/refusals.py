@@ -43,6 +43,11 @@ class Refusals:
         look = self._look(catalog.services.get(quarantine.service, ()), with_addresses=until == math.inf)
         self._refused[quarantine.service] = _Refused(quarantine=quarantine, look=look, until=until)
 
+    def release(self, names: Iterable[ServiceName]) -> None:
+        """Give these another chance at once."""
+        for name in names:
+            self._refused.pop(name, None)
+
     def count_setback(self, name: ServiceName) -> int:
         """Count one more reload that stumbled over a service; return how many there were before."""
         self._setbacks[name] += 1

@@ -533,3 +533,87 @@ def test_what_the_operator_confirms_is_what_is_then(story: Story) -> None:
     with pytest.raises(Refused, match="changed since"):
         story.world.ask(story.world.reconciler.release_hold(confirm=refuse))
     assert story.world.reconciler.pinned == 1
+
+
+# --- reloads that fail and name nobody --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mute() -> Iterator[Story]:
+    """An nginx whose error log cannot be read."""
+    yield from a_story(**{"nginx.error_log": "/nonexistent/error.log"})
+
+
+def left_out(story: Story) -> set[str]:
+    plan = story.world.reconciler.plan
+    assert plan is not None
+    return {quarantine.service for quarantine in plan.quarantined}
+
+
+@pytest.mark.incident("T50")
+def test_a_taken_port_costs_its_service_alone_where_no_log_tells_of_it(mute: Story) -> None:
+    """The ports that are new are suspected first; what came with them goes live, and the port is tried again."""
+    mute.world.nginx.faults.taken = {15432}
+    mute.tell(WEB, DB, *FLEET, seconds=60)
+    assert mute.serves("mail")
+    assert left_out(mute) == {"db"}
+    assert Outcome.ROLLED_BACK in mute.outcomes()
+    reloads = mute.world.nginx.reloads
+    mute.world.wait(600)
+    # Each try costs two, there and back, and the pauses double.
+    assert mute.world.nginx.reloads - reloads <= 12
+    assert left_out(mute) == {"db"}
+    mute.world.nginx.faults.taken = set()
+    mute.until(lambda: mute.listens(15432))
+    assert left_out(mute) == set()
+
+
+@pytest.mark.incident("T50")
+def test_who_was_suspected_and_is_not_why_is_served_at_once(mute: Story) -> None:
+    """Two ports are new and one of them is taken; the innocent one does not wait for a pause to end."""
+    other = instance("queue", 30, "protocol=tcp", "listen=15433")
+    mute.world.nginx.faults.taken = {15432}
+    mute.tell(WEB, DB, other, seconds=60)
+    assert mute.listens(15433)
+    assert left_out(mute) == {"db"}
+
+
+@pytest.mark.incident("T50")
+def test_a_service_that_only_a_running_nginx_refuses_is_found_though_its_log_names_nobody(story: Story) -> None:
+    story.world.nginx.faults.refused_at_reload = {"bad.test"}
+    story.tell(WEB, BAD, *FLEET, seconds=60)
+    assert story.serves("mail")
+    assert left_out(story) == {"bad"}
+
+
+def test_a_reload_that_nobody_could_ask_for_is_nobodys_fault(story: Story) -> None:
+    story.world.nginx.faults.is_signal_refused = True
+    story.tell(WEB, *FLEET)
+    assert story.last.outcome is Outcome.ROLLED_BACK
+    assert left_out(story) == set()
+
+
+# --- candidates that nginx -t refuses without a name ------------------------------------------------------------------
+
+
+@pytest.mark.incident("T45")
+def test_services_that_are_refused_together_cost_the_newest_and_what_is_served_stays(story: Story) -> None:
+    story.world.nginx.faults.collide = frozenset({"shop.test", "mail.test", "chat.test"})
+    story.tell(WEB, FLEET[1], FLEET[2])
+    assert story.serves("mail")
+    story.tell(WEB, *FLEET)
+    assert story.serves("chat")
+    assert left_out(story) == {"shop"}
+    story.tell(WEB, FLEET[0], FLEET[1])
+    story.until(lambda: story.serves("shop"))
+    assert left_out(story) == set()
+
+
+@pytest.mark.incident("T45")
+def test_a_refusal_that_stays_without_any_service_changes_nothing(story: Story) -> None:
+    story.world.nginx.faults.collide = frozenset({"server"})
+    story.tell(WEB, *FLEET)
+    assert story.last.outcome is Outcome.REJECTED
+    assert "without any service too" in story.last.reason
+    assert story.serves("web")
+    assert left_out(story) == set()

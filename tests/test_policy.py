@@ -9,6 +9,7 @@ from ipaddress import ip_network
 import pytest
 
 from proxygen import pipeline, policy
+from proxygen.nginx.addresses import Occupied, occupied
 from proxygen.nginx.binary import Binary
 from proxygen.plan.types import Endpoint, Policy
 from proxygen.settings import ProxySettings, load

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import click
@@ -91,34 +89,6 @@ async def open_bench(settings: Settings) -> Bench:
         conf = None
     pipeline = Pipeline(settings, binary=binary, conf=conf)
     return Bench(pipeline=pipeline, remarks=(*remarks, *pipeline.problems))
-
-
-@contextmanager
-def standalone(settings: Settings, binary: Binary) -> Iterator[OperatorConf]:
-    """A smallest nginx.conf for ``nginx -t`` where the real one does not include the generations yet."""
-    with TemporaryDirectory(prefix="proxygen-conf-") as folder:
-        directory = Path(folder)
-        modules = Path("/etc/nginx/modules-enabled")
-        current = settings.output.directory.absolute() / "current"
-        stream = f"stream {{ include {current}/stream.d/*.conf; }}\n" if _has_stream(binary, modules) else ""
-        (directory / "nginx.conf").write_text(
-            (f"include {modules}/*.conf;\n" if modules.is_dir() else "")
-            + f"pid {directory}/nginx.pid;\nerror_log stderr;\nevents {{}}\n"
-            + f"http {{\n    access_log off;\n    include {current}/http.d/*.conf;\n}}\n"
-            + stream
-        )
-        nginx = settings.nginx.model_copy(update={"conf": directory / "nginx.conf"})
-        conf = read_operator_conf(nginx, settings.output.directory, binary)
-        # nginx -t makes its temporary directories below the prefix, which may be the working directory. Debian's
-        # modules are named from there too.
-        (directory / "modules").symlink_to(conf.prefix / "modules")
-        yield replace(conf, prefix=directory)
-
-
-def _has_stream(binary: Binary, modules: Path) -> bool:
-    if "stream" not in binary.modules:
-        return False
-    return "stream=dynamic" not in binary.modules or any(modules.glob("*stream.conf"))
 
 
 def say(text: str) -> None:

@@ -10,16 +10,16 @@ from tempfile import TemporaryDirectory
 import click
 
 from proxygen.cli.lazy import Command
-from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog, say, say_problems, standalone
+from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog, say, say_problems
 from proxygen.cli.options import settings_options
-from proxygen.errors import BadInput, CheckRefused, NginxUnavailable
+from proxygen.culprits import find_culprits
+from proxygen.errors import BadInput, CheckRefused, NginxUnavailable, RefusedWithoutName
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.difference import compare, contents, summary
 from proxygen.nginx.held import held_addresses, restart_needed
-from proxygen.nginx.listens import listens
 from proxygen.nginx.master import find_master
 from proxygen.nginx.publish import current, write_files
-from proxygen.nginx.stamp import Stamp
+from proxygen.nginx.standalone import standalone
 from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
 from proxygen.plan.types import Quarantine
 from proxygen.render import Rendered
@@ -107,7 +107,7 @@ async def _check(settings: Settings, catalog: Path | None) -> int:
         raise NginxUnavailable("the second gate (nginx -t) cannot run without nginx's binary")
     if pipeline.conf is None:
         say(f"{settings.nginx.conf} does not include the generations yet; checking against a minimal nginx.conf")
-        with standalone(settings, pipeline.binary) as conf:
+        async with standalone(settings, pipeline.binary) as conf:
             pipeline = Pipeline(settings, binary=pipeline.binary, conf=conf)
             drafted = await _pass_all(pipeline, settings, observed)
     else:
@@ -125,26 +125,43 @@ async def _pass_all(pipeline: Pipeline, settings: Settings, catalog: Catalog) ->
     for _ in range(MAX_ROUNDS):
         drafted = draft(pipeline, settings, catalog, refused)
         with TemporaryDirectory(prefix="proxygen-candidate-") as folder:
-            files = pipeline.files_of(drafted.rendered, Stamp(generation=1, digest="0" * 16))
-            write_files(Path(folder), {"http.d/": b"", "stream.d/": b"", **files})
-            refusals, remarks, _seconds = await pipeline.trial(drafted, Path(folder))
-        if not refusals:
-            for remark in remarks:
+            pipeline.write_candidate(drafted, Path(folder))
+            try:
+                verdict = await pipeline.trial(drafted, Path(folder))
+            except RefusedWithoutName as error:
+                refused |= await _find_culprits(pipeline, settings, drafted, error, refused)
+                continue
+        if not verdict.refusals:
+            for remark in verdict.remarks:
                 say(f"nginx remarks: {remark}")
-            if reason := _restart_needed(pipeline, files):
+            if reason := _restart_needed(pipeline, drafted):
                 say(reason)
             return drafted
-        refused |= quarantines(refusals, refused)
+        refused |= quarantines(verdict.refusals, refused)
     raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
 
 
-def _restart_needed(pipeline: Pipeline, files: Mapping[str, bytes]) -> str:
+def _restart_needed(pipeline: Pipeline, drafted: Drafted) -> str:
     """Why a reload would not do: beside what the nginx that runs holds, else beside what it would without us."""
     assert pipeline.conf is not None
     assert pipeline.binary is not None
     master = find_master(pipeline.conf, pipeline.binary)
     held = held_addresses(master) if master is not None else None
-    return restart_needed(pipeline.occupied, listens(files), pipeline.occupied.bound() if held is None else held)
+    ours = pipeline.listens_of(drafted.rendered)
+    return restart_needed(pipeline.occupied, ours, pipeline.occupied.bound() if held is None else held)
+
+
+async def _find_culprits(
+    pipeline: Pipeline,
+    settings: Settings,
+    drafted: Drafted,
+    error: RefusedWithoutName,
+    refused: Mapping[ServiceName, Quarantine],
+) -> Mapping[ServiceName, Quarantine]:
+    async def accepts(left_out: Mapping[ServiceName, Quarantine]) -> bool:
+        return await pipeline.accepts(draft(pipeline, settings, drafted.catalog, {**refused, **left_out}))
+
+    return await find_culprits(drafted.plan, error, accepts, known=refused, served={})
 
 
 @click.command(cls=Command, examples=["proxygen diff", "proxygen diff --catalog production.json"])

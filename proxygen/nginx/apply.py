@@ -61,6 +61,8 @@ class Applied:
     """nginx's error log on it, where it wrote any."""
     ended_workers: bool = False
     """The candidate left nginx without workers until the rollback."""
+    refused_reload: bool = False
+    """nginx was asked to reload and refused it, or may have: where its error log can be read it says so there."""
     durations: Mapping[str, float] = field(default_factory=dict)
     """Seconds by step: drain, publish, reload, prove, restore."""
 
@@ -190,7 +192,13 @@ class Applier:
             verdict = await self._prove(before, stamp, attempt.allowed)
         if isinstance(verdict, Unproven):
             applied = await self._restore(attempt, verdict.reason, verdict.log)
-            return replace(applied, refused=stamp.generation, ended_workers=verdict.ended_workers)
+            refused = verdict.was_refused or not before.log.is_readable
+            return replace(
+                applied,
+                refused=stamp.generation,
+                ended_workers=verdict.ended_workers,
+                refused_reload=refused and not verdict.ended_workers,
+            )
         await asyncio.to_thread(self._keep_house, stamp.generation, attempt.fallback)
         return Applied(outcome=Outcome.APPLIED, generation=stamp.generation, durations=attempt.durations)
 

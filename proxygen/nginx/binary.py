@@ -33,6 +33,8 @@ class Binary:
     pid_path: Path
     error_log: Path | None
     """The compiled-in error log; None for standard error and syslog."""
+    modules_path: Path = Path("modules")
+    """The compiled-in directory of dynamic modules."""
     access_log: str = "logs/access.log"
     """The compiled-in access log, as it was configured."""
 
@@ -93,6 +95,7 @@ def parse_version_output(text: str, *, path: Path, prefix: Path | None) -> Binar
         conf_path=base / values.get("--conf-path", "conf/nginx.conf"),
         pid_path=base / values.get("--pid-path", "logs/nginx.pid"),
         error_log=_log_file(base, values),
+        modules_path=base / values.get("--modules-path", "modules"),
         access_log=values.get("--http-log-path", "logs/access.log"),
     )
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Final
 
 import crossplane
@@ -20,6 +21,9 @@ from proxygen.model import ServiceName
 from proxygen.nginx.skeleton import Node, Oddity, difference, forbidden, skeleton
 from proxygen.plan.types import Claim
 from proxygen.render import MAX_SHAPES, Rendered, Unit
+
+_REMEMBERED: Final = 10_000
+"""Units at least that are remembered as accepted: about a megabyte. It is more where a candidate has many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +48,20 @@ class StructureGate:
 
     def __init__(self, *, own_templates: bool) -> None:
         self._own_templates: Final = own_templates
-        self._accepted: set[bytes] = set()
+        self._accepted: dict[bytes, None] = {}
+        """Marks of units, those seen last at the end."""
         self._inert: dict[tuple[str, str], tuple[Node, ...]] = {}
 
     def refusals(self, rendered: Rendered) -> tuple[Refusal, ...]:
-        """Check the units that are new since the last call that had no refusal for them."""
+        """Check the units that were not accepted lately."""
         found = []
-        accepted = set()
+        accepted: dict[bytes, None] = {}
         new: dict[bytes, tuple[str, int, Unit]] = {}
         for file in rendered.files:
             line = 1
             for unit in file.units:
                 mark = sha256(f"{unit.context}\0{unit.text}".encode()).digest()
-                accepted.add(mark)
+                accepted[mark] = None
                 if mark not in self._accepted:
                     new[mark] = (file.path, line, unit)
                 line += unit.lines
@@ -65,7 +70,7 @@ class StructureGate:
         for (mark, (path, line, unit)), (tree, error) in zip(new.items(), trees, strict=True):
             oddity = error or self._judge(unit, tree)
             if oddity is not None:
-                accepted.discard(mark)
+                del accepted[mark]
                 found.append(
                     Refusal(
                         gate="crossplane",
@@ -75,8 +80,17 @@ class StructureGate:
                         reason=oddity.reason,
                     )
                 )
-        self._accepted = accepted
+        self._remember(accepted)
         return (*found, *_lost(rendered))
+
+    def _remember(self, accepted: dict[bytes, None]) -> None:
+        """A search for a culprit goes back and forth between services served and left out."""
+        for mark in accepted:
+            self._accepted.pop(mark, None)
+        self._accepted |= accepted
+        too_many = len(self._accepted) - max(_REMEMBERED, 3 * len(accepted))
+        for mark in list(islice(self._accepted, max(0, too_many))):
+            del self._accepted[mark]
 
     def _learn(self, units: Sequence[Unit]) -> None:
         """Parse the inert twins that are new; units of one shape share one twin."""

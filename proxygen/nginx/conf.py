@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from proxygen.errors import BadInput
+from proxygen.nginx import globbing
 from proxygen.nginx.binary import Binary
 from proxygen.nginx.tokens import Directive, Unreadable, read_directives
 from proxygen.settings import NginxSettings
@@ -21,6 +21,7 @@ _OURS: Final = {"http": "http.d", "stream": "stream.d"}
 
 MAP_SIZES: Final = ("map_hash_bucket_size 512", "map_hash_max_size 4096")
 """What an operator says before a map of his own: what is rendered otherwise."""
+_MAP_SIZE_NAMES: Final = frozenset(line.partition(" ")[0] for line in MAP_SIZES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +75,33 @@ class OperatorConf:
             raise BadInput(
                 f"{self.path} does not include what proxygen writes; add this line inside {context} {{ … }}: {line}"
             )
+        if context == "http" and (late := self._size_after_include()) is not None:
+            name = late.directive.name
+            raise BadInput(
+                f"{late.file}:{late.directive.line}: {name} stands after {self.path} includes what proxygen writes, and"
+                f" with the first map in there nginx settles how long names may be; move the line before that include"
+            )
         if context == "http" and self._maps_before_sizes():
             raise BadInput(
                 f"{self.path} has a map before it includes what proxygen writes, and with its first map nginx settles "
                 f"how long names may be; add these lines before that map: {' '.join(f'{line};' for line in MAP_SIZES)}"
             )
 
+    def _size_after_include(self) -> Statement | None:
+        """A size of the operator's that comes too late: nginx takes it for a second one. Those of other hashes may
+        stand anywhere."""
+        is_included = False
+        for statement in self.statements:
+            if statement.context != ("http",):
+                continue
+            is_included = is_included or statement.candidate is not None
+            if is_included and statement.directive.name in _MAP_SIZE_NAMES:
+                return statement
+        return None
+
     def _maps_before_sizes(self) -> bool:
         """Whether ours would come too late: nginx takes the directive that follows a map for a second one."""
-        if {line.partition(" ")[0] for line in MAP_SIZES} <= self.http_directives:
+        if self.http_directives >= _MAP_SIZE_NAMES:
             return False
         for statement in self.statements:
             if statement.context == ("http",) and statement.candidate is not None:
@@ -156,11 +175,11 @@ _Marks = tuple[object, ...]
 def _marks(conf: OperatorConf) -> _Marks:
     """What is different when a file is, or when a pattern finds another one; no file is opened."""
     patterns = {
-        os.path.abspath(conf.path.parent / item.directive.arguments[0])
+        os.path.abspath(conf.path.parent / in_the_file_system(item.directive.arguments[0]))
         for item in conf.statements
         if item.directive.name == "include" and item.candidate is None and item.directive.arguments
     }
-    found = tuple((pattern, tuple(sorted(glob.glob(pattern)))) for pattern in sorted(patterns))
+    found = tuple((pattern, globbing.find(os.fsencode(pattern))) for pattern in sorted(patterns))
     return (found, tuple(_mark(path) for path in conf.texts))
 
 
@@ -216,7 +235,7 @@ class _Reader:
             if directive.name != "include" or len(directive.arguments) != 1:
                 yield Statement(directive=directive, file=path, context=around)
                 continue
-            pattern = os.path.abspath(self._base / directive.arguments[0])
+            pattern = os.path.abspath(self._base / in_the_file_system(directive.arguments[0]))
             candidate = self._within_current(pattern)
             matches = () if candidate else self._matches(pattern, f"{path}:{directive.line}")
             yield Statement(directive=directive, file=path, context=around, matches=matches, candidate=candidate)
@@ -226,8 +245,9 @@ class _Reader:
     def _text(self, path: Path) -> str:
         if path not in self.texts:
             try:
-                # nginx reads bytes; latin-1 keeps each of them, and one character per byte.
-                self.texts[path] = path.read_text(encoding="latin-1")
+                # nginx reads bytes; latin-1 keeps each of them, and one character per byte. A comment ends at a line
+                # feed alone, so a carriage return must stay what it is.
+                self.texts[path] = path.read_bytes().decode("latin-1")
             except OSError as error:
                 raise BadInput(
                     f"nginx's {path} cannot be read: {error.strerror}; see nginx.conf (--nginx-conf)"
@@ -245,9 +265,19 @@ class _Reader:
         return None
 
     def _matches(self, pattern: str, place: str) -> tuple[Path, ...]:
-        if not any(character in pattern for character in "*?["):
+        encoded = os.fsencode(pattern)
+        if not globbing.has_magic(encoded):
             if not os.path.exists(pattern):
                 raise BadInput(f"{place} includes {pattern}, which does not exist")
             return (Path(pattern),)
-        # Like nginx's glob(3): sorted, and a leading dot is not matched.
-        return tuple(Path(match) for match in sorted(glob.glob(pattern)))
+        return tuple(Path(os.fsdecode(match)) for match in globbing.find(encoded))
+
+
+def in_the_file_system(text: str) -> str:
+    """A path in a file's text, which has one character per byte, as Python names it."""
+    return os.fsdecode(text.encode("latin-1"))
+
+
+def in_a_text(path: str) -> str:
+    """The inverse of `in_the_file_system`."""
+    return os.fsencode(path).decode("latin-1")

@@ -26,6 +26,7 @@ _ALIVE_PAUSE: Final = 0.06
 _NO_WORKERS: Final = 0.15
 # nginx tries five times in 2.5 s to bind a port, and says so each time; only the last word counts.
 _NOT_YET: Final = "bind() to "
+_REFUSED: Final = "nginx refused it: "
 _ENDED: Final = "every worker ended as soon as it was started"
 
 
@@ -64,6 +65,8 @@ class Unproven:
     """For how long nothing else did."""
     ended_workers: bool
     """It left nginx without workers: another attempt is another outage."""
+    was_refused: bool = False
+    """nginx said so."""
 
 
 def look(conf: OperatorConf, binary: Binary) -> Before:
@@ -162,7 +165,7 @@ class _Watch:
         master = self.before.master
         refusal = _refusal(self.before.log.read(), master)
         if refusal is not None:
-            return f"nginx refused it: {refusal}"
+            return f"{_REFUSED}{refusal}"
         if master is not None and not is_alive(master):
             return f"nginx's master process {master.pid} is gone"
         if self.without_workers is not None and self.now - self.without_workers >= _NO_WORKERS:
@@ -191,6 +194,7 @@ class _Watch:
             served=self.served,
             served_for=self.now - self.served_since,
             ended_workers=reason == _ENDED,
+            was_refused=reason.startswith(_REFUSED),
         )
 
 

@@ -1,36 +1,37 @@
-"""The second gate: ``nginx -t``, with nginx's own binary, on the operator's configuration around the candidate."""
+"""The second gate: ``nginx -t``, with nginx's own binary, on the operator's configuration around the candidate.
+
+What nginx says of the operator's files without us counts against nobody. The rest is a service's where it is about its
+lines, its host, its port or its certificate. What is nobody's is a remark where nginx only warns, and refuses the whole
+where it does not.
+"""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from proxygen.errors import CheckRefused
+from proxygen.errors import CheckRefused, RefusedWithoutName
 from proxygen.nginx.binary import Binary
+from proxygen.nginx.blame import Blame
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.messages import Message, new_messages, read_messages
 from proxygen.nginx.part import new_part
 from proxygen.nginx.process import Completed, run
 from proxygen.nginx.wrapper import check_command, operators_names, write_wrapper
-from proxygen.plan.types import RouteClaim
 from proxygen.rendered import Rendered, RenderedFile
 from proxygen.settings import NginxSettings
 
-# With `-e stderr` nginx writes its messages as it writes its log, without it as "nginx: [emerg] …".
-_MESSAGE: Final = re.compile(
-    r"^(?:nginx:|\d{4}/\d\d/\d\d [\d:]{8}) \[(?P<level>emerg|alert|crit|error|warn)\] (?:\d+#\d+: )?(?P<text>.*)$",
-    re.MULTILINE,
-)
-_PLACE: Final = re.compile(r" in (?P<file>/\S+):(?P<line>\d+)$")
-_CONFLICT: Final = re.compile(r'^conflicting server name "(?P<name>[^"]*)" on ')
-_BIND: Final = re.compile(r"bind\(\) to \S*?:(?P<port>\d+) failed[^|]*")
+_OUR_VARIABLE: Final = re.compile(r"\$\{?(proxygen_\w+)")
 
 _QUICK: Final = 0.1
 """Seconds in which a whole candidate is read, so that nobody would notice the difference."""
+
+_MOST_REMARKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,39 @@ class Verdict:
 
     refusals: tuple[Refusal, ...]
     remarks: tuple[str, ...]
-    """Warnings about the operator's own files; they refuse nothing."""
+    """What nginx only warns of and no service is to blame for; it refuses nothing. At most 20, and how many more."""
     seconds: float
+
+
+class Baseline:
+    """What nginx says of the operator's files without anything of ours, asked for when it is first needed."""
+
+    def __init__(self, *, settings: NginxSettings, binary: Binary, conf: OperatorConf) -> None:
+        self._settings: Final = settings
+        self._binary: Final = binary
+        self._conf: Final = conf
+        self._accepted: tuple[Message, ...] | None = None
+
+    async def messages(self) -> tuple[Message, ...]:
+        """Where nginx refuses the files it is asked again the next time: what is wrong may be outside of them, such as
+        a certificate."""
+        if self._accepted is not None:
+            return self._accepted
+        with tempfile.TemporaryDirectory(prefix="proxygen-baseline-") as folder:
+            _write(_stand_ins(self._conf), Path(folder))
+            completed, messages = await _test(
+                Path(folder), settings=self._settings, binary=self._binary, conf=self._conf
+            )
+        if completed.returncode == 0:
+            self._accepted = messages
+        return messages
+
+
+def _stand_ins(conf: OperatorConf) -> dict[str, bytes]:
+    """Our variables that the operator's files use: without them nginx would refuse what it accepts with us."""
+    names = {name for text in conf.texts.values() for name in _OUR_VARIABLE.findall(text)}
+    maps = "".join(f'map "" ${name} {{ default ""; }}\n' for name in sorted(names))
+    return {"http.d/00-http.conf": maps.encode()} if maps else {}
 
 
 class SecondGate:
@@ -57,12 +89,17 @@ class SecondGate:
         self._binary: Final = binary
         self._conf: Final = conf
         self._whole_only: Final = own_upstreams
+        self._baseline: Final = Baseline(settings=settings, binary=binary, conf=conf)
         self._passed: tuple[RenderedFile, ...] = ()
         self._whole: Verdict | None = None
         """The last one on a whole candidate."""
 
     async def judge(self, rendered: Rendered, staged: Path) -> Verdict:
-        """Judge a candidate that lies in ``staged``. Raise CheckRefused where it fails and no service can be blamed."""
+        """Judge a candidate that lies in ``staged``.
+
+        Raise RefusedWithoutName where nginx refuses it and no service can be blamed, and CheckRefused where it is the
+        operator's files that nginx refuses.
+        """
         verdict = await self._judge_part(rendered)
         if verdict is None:
             self._whole = None
@@ -70,6 +107,14 @@ class SecondGate:
         if not verdict.refusals:
             self._passed, self._whole = rendered.files, verdict
         return verdict
+
+    async def accepts(self, rendered: Rendered, staged: Path) -> bool:
+        """Whether nginx refuses nothing without naming a service. Raise CheckRefused as `judge` does."""
+        try:
+            await self._try(rendered, staged)
+        except RefusedWithoutName:
+            return False
+        return True
 
     async def _judge_part(self, rendered: Rendered) -> Verdict | None:
         """Return the verdict on the last whole candidate where it holds for this one too."""
@@ -79,7 +124,7 @@ class SecondGate:
         if part is None:
             return None
         with tempfile.TemporaryDirectory(prefix="proxygen-part-") as folder:
-            _write(part, Path(folder))
+            _write(part.contents, Path(folder))
             try:
                 verdict = await self._try(part, Path(folder))
             except CheckRefused:
@@ -88,118 +133,71 @@ class SecondGate:
         return None if verdict.refusals else self._whole
 
     async def _try(self, rendered: Rendered, staged: Path) -> Verdict:
-        return await try_candidate(rendered, staged, settings=self._settings, binary=self._binary, conf=self._conf)
+        return await try_candidate(
+            rendered,
+            staged,
+            settings=self._settings,
+            binary=self._binary,
+            conf=self._conf,
+            baseline=self._baseline,
+        )
 
 
-def _write(part: Rendered, folder: Path) -> None:
-    for path, content in part.contents.items():
+def _write(contents: Mapping[str, bytes], folder: Path) -> None:
+    for path, content in contents.items():
         file = folder / path
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
 
 
 async def try_candidate(
-    rendered: Rendered, staged: Path, *, settings: NginxSettings, binary: Binary, conf: OperatorConf
+    rendered: Rendered,
+    staged: Path,
+    *,
+    settings: NginxSettings,
+    binary: Binary,
+    conf: OperatorConf,
+    baseline: Baseline,
 ) -> Verdict:
-    """Test a candidate that lies in ``staged``. Raise CheckRefused where it fails and no service can be blamed."""
+    """Test a candidate that lies in ``staged``; raises as `SecondGate.judge` does."""
+    completed, said = await _test(staged, settings=settings, binary=binary, conf=conf)
+    known = await baseline.messages() if said else ()
+    for message in known:
+        if message.is_fatal and message in said:
+            raise CheckRefused(f"nginx -t refuses the operator's own files, without anything of proxygen's: {message}")
+    verdict = _judge(said, known, rendered, conf, seconds=completed.seconds)
+    if completed.returncode != 0 and not verdict.refusals:
+        fatal = "; ".join(str(message) for message in said if message.is_fatal)
+        raise RefusedWithoutName(fatal or completed.output.strip()[-500:] or "no reason given")
+    return verdict
+
+
+async def _test(
+    staged: Path, *, settings: NginxSettings, binary: Binary, conf: OperatorConf
+) -> tuple[Completed, tuple[Message, ...]]:
+    """Run ``nginx -t``. Files of the candidate are named relative to it, the operator's by their own names."""
     with tempfile.TemporaryDirectory(prefix="proxygen-check-") as folder:
         scratch = Path(folder)
         main = write_wrapper(conf, scratch, staged)
-        completed = await run(check_command(settings, binary, conf, main), timeout=settings.check_timeout)
-        return _read(completed, rendered, staged, scratch)
+        completed = await run(check_command(binary, conf.prefix, main), timeout=settings.check_timeout)
+        output = operators_names(scratch, completed.output)
+    return completed, tuple(_relative(message, staged) for message in read_messages(output))
 
 
-def blame_log(lines: Iterable[str], rendered: Rendered) -> tuple[Refusal, ...]:
-    """Find the services that nginx's error log blames for a reload that it refused, such as by a taken port."""
-    found = []
-    for line in lines:
-        for bind in _BIND.finditer(line):
-            refusal = _about_port(int(bind["port"]), bind[0], rendered)
-            if refusal is not None and refusal not in found:
-                found.append(refusal)
-    return tuple(found)
+def _judge(
+    said: tuple[Message, ...], known: tuple[Message, ...], rendered: Rendered, conf: OperatorConf, *, seconds: float
+) -> Verdict:
+    blame = Blame(rendered, conf)
+    refused = {message: refusal for message in new_messages(said, known) if (refusal := blame.of(message))}
+    remarks = dict.fromkeys(str(message) for message in said if message not in refused and not message.is_fatal)
+    return Verdict(refusals=tuple(refused.values()), remarks=_bounded(tuple(remarks)), seconds=seconds)
 
 
-def _read(completed: Completed, rendered: Rendered, staged: Path, scratch: Path) -> Verdict:
-    refusals, remarks, blameless = [], [], []
-    for match in _MESSAGE.finditer(completed.output):
-        level, text = match["level"], match["text"]
-        refusal = _trace(text, rendered, staged)
-        if refusal is not None and refusal.services:
-            refusals.append(refusal)
-        elif refusal is not None or level == "emerg":
-            blameless.append(operators_names(scratch, text.replace(f"{staged}/", "")))
-        else:
-            remarks.append(operators_names(scratch, text))
-    if blameless or (completed.returncode != 0 and not refusals):
-        reason = "; ".join(blameless) or operators_names(scratch, completed.output.strip()[-500:]) or "no reason given"
-        raise CheckRefused(f"nginx -t refused the candidate: {reason}")
-    return Verdict(refusals=tuple(refusals), remarks=tuple(remarks), seconds=completed.seconds)
+def _bounded(remarks: tuple[str, ...]) -> tuple[str, ...]:
+    more = len(remarks) - _MOST_REMARKS
+    return (*remarks[:_MOST_REMARKS], f"and {more} more of nginx's warnings") if more > 0 else remarks
 
 
-def _trace(text: str, rendered: Rendered, staged: Path) -> Refusal | None:
-    """Whose lines a message is about; None where it is not about the candidate."""
-    if (place := _PLACE.search(text)) and place["file"].startswith(f"{staged}/"):
-        file, line = place["file"].removeprefix(f"{staged}/"), int(place["line"])
-        return Refusal(
-            gate="nginx -t",
-            file=file,
-            line=line,
-            services=rendered.owners_at(file, line),
-            reason=text[: place.start()],
-        )
-    if conflict := _CONFLICT.match(text):
-        return _about_host(conflict["name"], text, rendered)
-    if bind := _BIND.search(text):
-        return _about_port(int(bind["port"]), text, rendered)
-    return _about_certificate(text, rendered)
-
-
-def _about_host(name: str, text: str, rendered: Rendered) -> Refusal | None:
-    """nginx names no line for a host that stands in two virtual servers: the operator's own and ours."""
-    for server in rendered.plan.servers:
-        if server.host == name:
-            # Not those whose route for a wider host is only answered here too.
-            owners = [item.service for item in server.locations if item.service.claims_host(name)]
-            return Refusal(
-                gate="nginx -t",
-                file="http.d/20-servers.conf",
-                line=0,
-                services=tuple(sorted({service.name for service in owners})),
-                reason=f"{text}; nginx.conf serves this host itself",
-                claims=frozenset(
-                    claim
-                    for service in owners
-                    for claim in service.claims
-                    if isinstance(claim, RouteClaim) and claim.host == name
-                ),
-            )
-    return None
-
-
-def _about_certificate(text: str, rendered: Rendered) -> Refusal | None:
-    """nginx names the file, not the line that names it."""
-    for server in rendered.plan.servers:
-        certificate = server.certificate
-        if certificate is not None and (f'"{certificate.certificate}"' in text or f'"{certificate.key}"' in text):
-            owners = {item.service.name for item in server.locations if item.service.options.tls is not None}
-            return Refusal(
-                gate="nginx -t", file="http.d/20-servers.conf", line=0, services=tuple(sorted(owners)), reason=text
-            )
-    return None
-
-
-def _about_port(port: int, text: str, rendered: Rendered) -> Refusal | None:
-    refused = {
-        claim: stream.service.name for stream in rendered.plan.streams for claim in stream.claims if claim.port == port
-    }
-    if not refused:
-        return None
-    return Refusal(
-        gate="nginx",
-        file="stream.d/streams.conf",
-        line=0,
-        services=tuple(sorted(set(refused.values()))),
-        reason=text,
-        claims=frozenset(refused),
-    )
+def _relative(message: Message, staged: Path) -> Message:
+    here = f"{staged}/"
+    return replace(message, text=message.text.replace(here, ""), file=message.file.removeprefix(here))

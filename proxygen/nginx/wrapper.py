@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from proxygen.nginx.binary import Binary
-from proxygen.nginx.conf import OperatorConf, Statement
+from proxygen.nginx.conf import OperatorConf, Statement, in_a_text, in_the_file_system
 from proxygen.nginx.tokens import quote
-from proxygen.settings import NginxSettings
 
 _MIRROR: Final = "operator"
 
@@ -38,15 +37,15 @@ def write_wrapper(conf: OperatorConf, scratch: Path, candidate: Path) -> Path:
     for path in rewritten:
         copy = _inside(root, path)
         text = edits.apply(conf, path)
-        copy.write_text(text, encoding="latin-1")
+        copy.write_bytes(text.encode("latin-1"))
     return _inside(root, conf.path)
 
 
-def check_command(settings: NginxSettings, binary: Binary, conf: OperatorConf, main: Path) -> tuple[str, ...]:
+def check_command(binary: Binary, prefix: Path, main: Path) -> tuple[str, ...]:
     """Return the command that tests the conf ``main`` as the running nginx would read it."""
     # nginx joins its prefix and a path without looking: the slash must be there.
     quiet = ("-e", "stderr") if binary.log_to_stderr_flag else ()
-    return (str(binary.path), "-t", *quiet, "-p", f"{conf.prefix}/", "-c", str(main))
+    return (str(binary.path), "-t", *quiet, "-p", f"{prefix}/", "-c", str(main))
 
 
 def operators_names(scratch: Path, message: str) -> str:
@@ -123,9 +122,9 @@ class _Edits:
         for (start, end), item in sorted(spans.items(), reverse=True):
             replacement = self._replacement(item)
             if replacement is not None:
-                text = text[:start] + quote(replacement) + text[end:]
+                text = text[:start] + quote(in_a_text(replacement)) + text[end:]
         if path == conf.path and not any(_is_pid(item) for item in conf.statements):
-            text = f"pid {quote(str(self._pid))}; {text}"
+            text = f"pid {quote(in_a_text(str(self._pid)))}; {text}"
         return text
 
     def _replacement(self, item: Statement) -> str | None:
@@ -135,6 +134,6 @@ class _Edits:
             return str(self._candidate / item.candidate)
         if item.directive.name != "include" or not item.directive.arguments[0].startswith("/"):
             return None
-        pattern = os.path.abspath(item.directive.arguments[0])
+        pattern = os.path.abspath(in_the_file_system(item.directive.arguments[0]))
         reaches_a_copy = any(match.parent in self._mirrored for match in item.matches)
         return str(_inside(self._root, Path(pattern))) if reaches_a_copy else None

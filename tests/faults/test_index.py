@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = Path(__file__).with_name("README.md")
-INCIDENTS = [f"T{number}" for number in range(1, 35)]
 
 
 @cache
@@ -40,11 +39,18 @@ def rows() -> Mapping[str, list[str]]:
     return {cells[0].strip(): re.findall(r"`([^`]+\.py)`", cells[-1]) for cells in lines}
 
 
+INCIDENTS = tuple(rows())
+
+
 @pytest.mark.parametrize("incident", INCIDENTS)
 def test_every_incident_has_a_scenario_that_the_readme_names(incident: str) -> None:
     files = rows()[incident]
     assert files
     assert {f"tests/{name}" for name in files} <= marked()[incident]
+
+
+def test_the_first_incidents_are_all_there() -> None:
+    assert {f"T{number}" for number in range(1, 35)} <= set(INCIDENTS)
 
 
 def test_no_scenario_is_of_an_unknown_incident() -> None:

@@ -81,7 +81,7 @@ class Proxy:
     def _check_command(self, candidate: Checked, scratch: Path) -> tuple[str, ...]:
         scratch.mkdir()
         main = write_wrapper(self.conf, scratch, candidate.staged.path)
-        return check_command(self.nginx, self.binary, self.conf, main)
+        return check_command(self.binary, self.conf.prefix, main)
 
     def get(self) -> str:
         """What the site answers, on a connection of its own."""

@@ -91,6 +91,35 @@ async def test_t8_a_port_that_becomes_free_is_taken_without_any_change(
     assert sidecar.status()["quarantined"] == []
 
 
+@pytest.mark.incident("T50")
+async def test_t50_a_taken_port_costs_its_own_service_where_no_log_can_be_read(
+    consul: ConsulAgent, any_nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar
+) -> None:
+    """Injects the same with an nginx that logs to standard error, as in a container: nobody reads why it refused the
+    reload. What is new is suspected, its ports first, and what changed with it goes live."""
+    server = make_nginx(any_nginx_binary)
+    conf = server.conf.read_text()
+    server.conf.write_text(conf.replace(f"error_log {server.error_log} notice;", "error_log stderr notice;"))
+    assert server.conf.read_text() != conf
+    server.start()
+    sidecar = make_sidecar(consul, server, reload__retry_max="1s", reload__deadline="2s")
+    port = free_port()
+    with App("web-1") as app, TcpEcho("db-1") as db:
+        consul.register("web", port=app.port, tags=[ROUTE])
+        sidecar.start()
+        async with steady_load(sidecar):
+            with socket.create_server(("0.0.0.0", port)):
+                consul.register("db", port=db.port, tags=["proxygen.protocol=tcp", f"proxygen.listen={port}"])
+                consul.register("new", port=app.port, tags=["proxygen.route=new.example.com"])
+                await answers(sidecar, "new.example.com")
+                await until(lambda: sidecar.status()["quarantined"], "the service quarantined")
+                (quarantine,) = sidecar.status()["quarantined"]
+                assert quarantine["service"] == "db"
+                assert "nginx did not take a reload with this service" in quarantine["reason"]
+            await until(lambda: _greeting(port) == "db-1", "the port served")
+    assert sidecar.status()["quarantined"] == []
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [

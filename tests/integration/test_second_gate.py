@@ -62,11 +62,14 @@ def test_a_line_that_nginx_refuses_quarantines_the_service_it_stands_for(
 def test_a_fault_of_the_operators_is_told_in_one_line(
     nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, tmp_path: Path
 ) -> None:
-    """What no service can be blamed for is nginx's own sentence, without what else nginx printed."""
+    """What nginx refuses without us too is the operator's, in nginx's own sentence and without what else it printed."""
     nginx = make_nginx(nginx_binary, http="log_format a $nobody_knows; access_log /dev/null a;")
     done = make_sidecar("127.0.0.1:1", nginx).command("check", "--catalog", str(_catalog(tmp_path)))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == ('proxygen: nginx -t refused the candidate: unknown "nobody_knows" variable')
+    assert done.stderr.splitlines()[-1] == (
+        "proxygen: nginx -t refuses the operator's own files, without anything of proxygen's: "
+        'unknown "nobody_knows" variable'
+    )
 
 
 def _catalog(tmp_path: Path) -> Path:

@@ -67,6 +67,8 @@ class Faults:
     """``nginx -t`` and nginx itself refuse them, and name the line."""
     refused_at_reload: set[str] = field(default_factory=set)
     """Only a running nginx refuses them, and names nothing."""
+    collide: frozenset[str] = frozenset()
+    """``nginx -t`` and nginx itself refuse a configuration that has all of them, and name nothing."""
     fatal: set[str] = field(default_factory=set)
     """They pass, and no worker survives them."""
     taken: set[int] = field(default_factory=set)
@@ -290,6 +292,8 @@ class NginxModel:
             for path in paths:
                 if found := _line_of({str(path): path.read_bytes()}, text):
                     raise Unloadable(f'unwelcome "{text}" in {found[0]}:{found[1]}')
+        if self.faults.collide and all(_line_of(files, text) for text in self.faults.collide):
+            raise Unloadable("could not build server_names_hash")
         return Loaded(
             files=files,
             stamp=next(filter(None, (_stamp(server) for server in servers)), None),

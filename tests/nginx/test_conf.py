@@ -159,3 +159,52 @@ def test_a_map_before_the_include_needs_its_sizes_before_it(
     assert (said.returncode == 0) is fits, said.stderr
     with nullcontext() if fits else pytest.raises(BadInput, match=SIZES):
         conf.require_include("http")
+
+
+@pytest.mark.incident("T40")
+def test_a_carriage_return_belongs_to_the_comment_it_stands_in(read_conf: ReadConf, etc: Path) -> None:
+    """nginx ends a comment at a line feed alone."""
+    (etc / "conf.d").mkdir()
+    (etc / "conf.d/a.conf").write_bytes(b"# pasted\rinclude /nonexistent;\r\ngzip on;\r\n")
+    conf = read_conf("http { include conf.d/*.conf; include OUTPUT/current/http.d/*.conf; }")
+    assert "gzip" in conf.http_directives
+    assert conf.texts[etc / "conf.d/a.conf"].count("\r") == 3
+
+
+@pytest.mark.incident("T40")
+def test_an_include_reads_what_the_c_library_finds(read_conf: ReadConf, etc: Path) -> None:
+    (etc / "sites").mkdir()
+    (etc / "sites/#left-over#").write_text("half a {")
+    (etc / "sites/1.conf").write_text("gzip on;")
+    (etc / "sites/proxygen").write_text("sendfile on;")
+    assert read_conf("http { include sites/[^.#]*; }").http_directives == {"include", "gzip", "sendfile"}
+    assert read_conf("http { include sites/[[:digit:]]*; }").http_directives == {"include", "gzip"}
+
+
+@pytest.mark.incident("T40")
+def test_a_file_is_found_whatever_letters_its_name_has(read_conf: ReadConf, etc: Path) -> None:
+    """nginx takes the bytes as they are."""
+    (etc / "bücher.conf").write_text("gzip on;")
+    assert "gzip" in read_conf("http { include bücher.conf; }").http_directives
+    assert "gzip" in read_conf("http { include b*cher.conf; }").http_directives
+
+
+@pytest.mark.incident("T40")
+@pytest.mark.parametrize("line", MAP_SIZES)
+def test_a_size_of_maps_after_the_include_is_refused_with_what_to_move(read_conf: ReadConf, line: str) -> None:
+    conf = read_conf(f"http {{\n include OUTPUT/current/http.d/*.conf;\n {line};\n}}")
+    with pytest.raises(BadInput, match=rf"nginx.conf:3: {line.partition(' ')[0]} stands after .* move the line before"):
+        conf.require_include("http")
+
+
+@pytest.mark.incident("T40")
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "server_names_hash_bucket_size 512; server_names_hash_max_size 4096;",
+        "variables_hash_bucket_size 256; variables_hash_max_size 4096;",
+        "server { } map $uri $mine { }",
+    ],
+)
+def test_what_nginx_takes_after_the_include_is_accepted(read_conf: ReadConf, rest: str) -> None:
+    read_conf(f"http {{ include OUTPUT/current/http.d/*.conf; {rest} }}").require_include("http")
