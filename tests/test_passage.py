@@ -617,3 +617,30 @@ def test_a_refusal_that_stays_without_any_service_changes_nothing(story: Story) 
     assert "without any service too" in story.last.reason
     assert story.serves("web")
     assert left_out(story) == set()
+
+
+def test_what_is_live_is_judged_again_by_changed_files_of_the_operators(story: Story) -> None:
+    """Nothing else would change: nginx would refuse to start with it, and nobody would know."""
+    story.tell(WEB, BAD)
+    story.world.nginx.faults.refused = {"bad.test;"}
+    conf = story.world.settings.nginx.conf
+    conf.write_text(conf.read_text() + "# another comment\n")
+    story.world.reconciler.files_changed()
+    story.world.wait(5)
+    assert left_out(story) == {"bad"}
+
+
+def test_a_warning_of_nginxs_is_told_once_and_stays_in_sight(story: Story) -> None:
+    story.world.nginx.faults.warnings = ("protocol options redefined for 0.0.0.0:443",)
+    with capture_logs() as log:
+        story.tell(WEB, FLEET[0])
+        story.tell(WEB, *FLEET)
+    told = [line for line in log if line["event"] == "nginx remarks"]
+    assert [(line["log_level"], line["remark"]) for line in told] == [
+        ("warning", "protocol options redefined for 0.0.0.0:443")
+    ]
+    assert story.world.reconciler.remarks == story.world.nginx.faults.warnings
+    story.world.nginx.faults.warnings = ()
+    story.tell(WEB)
+    story.world.wait(400)
+    assert story.world.reconciler.remarks == ()

@@ -71,6 +71,8 @@ class Faults:
     """``nginx -t`` and nginx itself refuse a configuration that has all of them, and name nothing."""
     fatal: set[str] = field(default_factory=set)
     """They pass, and no worker survives them."""
+    warnings: tuple[str, ...] = ()
+    """``nginx -t`` says them and accepts."""
     taken: set[int] = field(default_factory=set)
     """Ports that another process holds."""
     is_signal_refused: bool = False
@@ -181,7 +183,8 @@ class NginxModel:
             text = f"nginx: [emerg] {error}\nnginx: configuration file {argv[-1]} test failed\n"
             return Completed(argv=argv, returncode=1, output=text, seconds=0.02)
         self.at_test(loaded)
-        return Completed(argv=argv, returncode=0, output="nginx: test is successful\n", seconds=0.02)
+        said = "".join(f"nginx: [warn] {text}\n" for text in self.faults.warnings)
+        return Completed(argv=argv, returncode=0, output=f"{said}nginx: test is successful\n", seconds=0.02)
 
     def find_master(self, _conf: object, _binary: object) -> Master | None:
         return None if self._master is None else Master(pid=self._master, own_pid=self._master)
