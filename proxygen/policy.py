@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -67,7 +66,7 @@ def read_policy(
         own_networks=tuple(sorted((network for network in own if network.num_addresses > 1), key=str)),
         own_ports=ports,
         stream_address=ip_address(proxy.stream_address) if proxy.stream_address else None,
-        operator_hosts=frozenset() if conf is None else frozenset(_hosts(conf, _listen_ports(settings))),
+        operator_hosts=held.hosts((*proxy.http_listen, *proxy.https_listen)),
         streams=conf is None or "stream" in conf.includes,
         stream_ports=range(int(low), int(high or low) + 1),
         reserved_ports=frozenset(place.port for place in _listening(settings)),
@@ -190,28 +189,3 @@ def _looked_up(name: str) -> frozenset[_Address] | None:
 
 
 # --- what nginx.conf serves by itself
-
-
-def _listen_ports(settings: Settings) -> frozenset[str]:
-    listens = (*settings.proxy.http_listen, *settings.proxy.https_listen)
-    return frozenset(listen.rpartition(":")[2] for listen in listens)
-
-
-def _hosts(conf: OperatorConf, ports: frozenset[str]) -> Iterator[str]:
-    """Yield the names of the operator's virtual servers on our ports: a second one of that name would be refused."""
-    names: dict[int, list[str]] = defaultdict(list)
-    listens: dict[int, list[str]] = defaultdict(list)
-    number = 0
-    for statement in conf.statements:
-        directive = statement.directive
-        if statement.context == ("http",) and directive.name == "server":
-            number += 1
-        elif statement.context == ("http", "server") and directive.name == "server_name":
-            names[number] += map(str.lower, directive.arguments)
-        elif statement.context == ("http", "server") and directive.name == "listen" and directive.arguments:
-            port = directive.arguments[0].rpartition(":")[2]
-            listens[number].append(port if port.isdigit() else "80")
-    for server, hosts in names.items():
-        if ports & set(listens[server] or ["80"]):
-            for host in hosts:
-                yield from (host[1:], f"*{host}") if host.startswith(".") else (host,)

@@ -81,7 +81,7 @@ def test_the_hosts_that_nginx_conf_serves_on_our_ports_are_known(read_conf: Read
             include OUTPUT/current/http.d/*.conf;
             server { server_name one.test .two.test; }
             server { listen 127.0.0.1:8080; server_name elsewhere.test; }
-            server { server_name THREE.test; listen [::]:443 ssl; }
+            server { server_name THREE.test; listen *:443 ssl; }
             upstream x { server 127.0.0.1:1; }
             server { listen 80; }
         }"""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.names import hosts_of
 
 _IPV4: Final = 4
 _IPV6: Final = 6
@@ -87,6 +88,8 @@ class OperatorServer:
     file: Path
     line: int
     listens: tuple[Listen, ...]
+    hosts: frozenset[str] = frozenset()
+    """What it serves, written as in a route."""
     is_before_ours: bool
     """Whether nginx reads it before what proxygen writes for the same context."""
 
@@ -128,6 +131,11 @@ class Occupied:
         """Return those of our listens for which a server of the operator's answers what nobody claims."""
         taken = self._defaults()
         return frozenset(text for text in ours if taken & addresses(text))
+
+    def hosts(self, ours: Iterable[str]) -> frozenset[str]:
+        """Return the hosts that the operator serves on addresses of ours: nginx would pass over a second server."""
+        taken = frozenset(address for text in ours for address in addresses(text))
+        return frozenset(host for server in self._of("http") if server.addresses & taken for host in server.hosts)
 
     def overtaken(self, ours: Listens) -> Iterator[Clash]:
         """Yield the servers in whose place ours would answer what nobody claims: each is the first one for its
@@ -287,6 +295,8 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
             found.append(_Read(context[0], statement.file, directive.line, is_before=context[0] not in ours_read))
         elif directive.name == "listen" and context[1:] == ("server",) and directive.arguments and found:
             found[-1].listens.append(listen(directive.arguments))
+        elif directive.name == "server_name" and context[1:] == ("server",) and found:
+            found[-1].hosts.update(host for name in directive.arguments for host in hosts_of(name))
     for read in found:
         unsaid = [listen((_unsaid(),))] if read.context == "http" and not read.listens else []
         yield OperatorServer(
@@ -294,6 +304,7 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
             file=read.file,
             line=read.line,
             listens=(*read.listens, *unsaid),
+            hosts=frozenset(read.hosts),
             is_before_ours=read.is_before,
         )
 
@@ -305,6 +316,7 @@ class _Read:
     line: int
     is_before: bool
     listens: list[Listen] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
 
 
 def _unsaid() -> str:
