@@ -179,6 +179,13 @@ class ProxySettings(Slice):
             "send POST, PUT and the like to a second instance after the first hung up or timed out; tag retries-unsafe"
         ),
     )
+    accel_headers: bool = Field(
+        default=False,
+        description=(
+            "obey X-Accel-Redirect, -Expires, -Limit-Rate and -Charset in instances' answers: any service may then read "
+            "what nginx serves under the same host, internal locations included"
+        ),
+    )
     certificates: Path | None = Field(
         default=None,
         description="directory of NAME.crt (or .pem) and NAME.key files for the tls tag",
