@@ -115,7 +115,7 @@ class Pipeline:
             traffic = TrafficLog(
                 socket=str(place.socket),
                 mark=str(place.mark),
-                sample=Share(max(1, round(self._settings.traffic.sample * 100))),
+                sample=Share(self._settings.traffic.basis_points),
                 default_log=default,
             )
         return _surroundings(self._settings.proxy, self.binary, self.conf, traffic)

@@ -403,6 +403,11 @@ class TrafficSettings(Slice):
         description="part of one CPU that reading it may take; above it the sidecar looks at fewer lines, and scales back",
     )
 
+    @property
+    def basis_points(self) -> int:
+        """Of the requests, those that nginx tells of where it tells of any."""
+        return max(1, round(self.sample * 100))
+
 
 class RegistratorSettings(Slice):
     """What `proxygen registrator` does with containers whose labels do not say otherwise."""
