@@ -314,7 +314,12 @@ def _prefixed(name: str, title: str, does: str, answer: str) -> Case:
 
 PREFIXES: Final = Group(
     title="A prefix that is taken off",
-    text="The route is `app.example.com/api` with `strip-prefix=true`: what the instance answers gets the prefix back.",
+    text=(
+        "The route is `app.example.com/api` with `strip-prefix=true`: the rest of the path goes on as the client wrote "
+        "it, and what the instance answers gets the prefix back. A path that does not begin with the prefix as written, or "
+        "that its dot segments lead elsewhere, goes on as nginx resolved it to find the route, decoded and with single "
+        "slashes. gRPC always gets that form."
+    ),
     cases=(
         Case(
             name="prefix-told",
@@ -366,7 +371,7 @@ PREFIXES: Final = Group(
         *(
             Case(
                 name=f"prefix-raw-{name}",
-                title=f"`{method} {target}`",
+                title=f"`{method} {target}`" + "".join(f" with `{header}`" for header in headers),
                 sent=Sent(method=method, target=target, headers=headers),
                 tags=("strip-prefix=true",),
                 path="/api",
