@@ -126,6 +126,18 @@ def _every_server(requests: RequestDefaults) -> tuple[DefaultLine, ...]:
     return tuple(lines)
 
 
+_TLS: Final = (
+    DefaultLine("ssl_protocols", ("TLSv1.2", "TLSv1.3")),
+    DefaultLine("ssl_session_timeout", ("1d",)),
+    DefaultLine("ssl_session_tickets", ("off",)),
+)
+
+
+def tls_lines(said: frozenset[str]) -> tuple[DefaultLine, ...]:
+    """What virtual servers with a certificate say beside it; ``said`` as in `server_lines`."""
+    return tuple(line for line in _TLS if line.directive not in said)
+
+
 def _modules(spoken: Collection[Template]) -> Iterator[str]:
     """proxy always, since what an operator's fragment adds may use it."""
     yield "proxy"

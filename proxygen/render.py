@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from proxygen.access import geo_view
+from proxygen.defaults import stated, tls_lines
 from proxygen.errors import TemplateError
 from proxygen.model import ServiceName
 from proxygen.plan.types import Plan, RouteClaim, Service, StreamServer
@@ -102,6 +103,7 @@ class Renderer:
             and not any(server.host is None and server.certificate for server in plan.servers)
             and around.reject_handshake,
             tls_listens=around.https_listens(default=True),
+            tls_defaults=tls_lines(around.operator_says | stated(self._snippets["http.conf"])),
             hsts=f"max-age={around.hsts_max_age}",
             trusted_proxies=around.networks_trusted,
             vouched=vouched_headers(around),

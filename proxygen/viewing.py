@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from proxygen.access import denied_variable, stream_access
-from proxygen.defaults import RequestDefaults, innermost, lines_of, mentions, server_lines, stated
+from proxygen.defaults import RequestDefaults, innermost, lines_of, mentions, server_lines, stated, tls_lines
 from proxygen.inherited import added_headers, gate_lines, ignored_headers, limits, parameters
 from proxygen.plan.types import (
     Authorities,
@@ -410,6 +410,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         else CertificateView(
             certificate=certificate.certificate, key=certificate.key, fingerprint=certificate.fingerprint
         ),
+        tls_defaults=() if certificate is None else tls_lines(said),
         keepalive_min_timeout=around.keepalive_min_timeout,
         trusted_proxies=around.trusted_proxies,
         heard=None if around.traffic is None else around.traffic.mark,

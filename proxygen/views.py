@@ -180,6 +180,7 @@ class HttpView:
     hash_sizes: tuple[HashSize, ...]
     reject_tls: bool
     tls_listens: tuple[ListenView, ...]
+    tls_defaults: tuple[DefaultLine, ...]
     hsts: str
     trusted_proxies: tuple[str, ...]
     """Networks, each once."""
@@ -403,6 +404,7 @@ class VirtualServerView:
     listens: tuple[ListenView, ...]
     http2: bool
     certificate: CertificateView | None
+    tls_defaults: tuple[DefaultLine, ...]
     keepalive_min_timeout: bool
     trusted_proxies: tuple[str, ...]
     heard: str | None

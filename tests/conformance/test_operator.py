@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import itertools
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,10 +19,11 @@ from typing import Final
 
 import pytest
 
-from tests.conformance.case import Sent
+from tests.conformance.case import BALANCER, STRANGER, Sent
 from tests.conformance.instance import Record, Switch
 from tests.conformance.sending import exchange
 from tests.conformance.site import Service, Site, pair, proxied
+from tests.conformance.wire import Connection
 from tests.harness.ports import free_port
 from tests.harness.tools import NginxBinary
 
@@ -271,6 +273,44 @@ def test_a_tags_headers_stand_beside_the_operators(binary: NginxBinary, tmp_path
         if place != "server":
             (received,) = record.of(f"{place}.all")
             assert (received.values("X-Passed"), received.values("Host")) == (["own"], [_host("all")])
+
+
+@pytest.mark.incident("T41")
+@pytest.mark.parametrize("place", ["conf", "http"])
+def test_a_tag_opens_no_version_of_tls_that_the_operator_shut(binary: NginxBinary, tmp_path: Path, place: str) -> None:
+    passwords = _passwords(tmp_path / "operator")
+    says = "ssl_protocols TLSv1.3;"
+    (tmp_path / "operator" / "snippets" / "http.conf").write_text(says if place == "http" else "")
+    with ExitStack() as stack:
+        record = Record()
+        ports = pair(record, stack)
+        service = _service("secure", _host("secure"), ("tls=auto",), ports)
+        around = says if place == "conf" else ""
+        site = stack.enter_context(
+            proxied(binary, tmp_path / "site", [service], record, settings=passwords.settings, http=around)
+        )
+        assert exchange(site, _host("secure"), Sent(), "tls13").status == 200
+        older = ssl.create_default_context(cadata=site.authority.pem.decode())
+        older.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises(ssl.SSLError):
+            Connection(port=site.https, tls=older, name=_host("secure"))
+
+
+@pytest.mark.incident("T41")
+def test_who_a_trusted_proxy_says_a_client_is_decides_whether_it_is_let_in(binary: NginxBinary, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        record = Record()
+        ports = pair(record, stack)
+        service = _service("far", _host("far"), ("allow=203.0.113.0/24",), ports)
+        settings = {"proxy.trusted_proxies": f"{BALANCER}/32"}
+        site = stack.enter_context(proxied(binary, tmp_path / "site", [service], record, settings=settings))
+        for source, said, status in (
+            (BALANCER, "203.0.113.9", 200),
+            (BALANCER, "198.51.100.9", 403),
+            (STRANGER, "203.0.113.9", 403),
+        ):
+            sent = Sent(headers=(f"X-Forwarded-For: {said}",), source=source)
+            assert exchange(site, _host("far"), sent, "http").status == status
 
 
 def test_nginx_takes_whatever_stands_on_both_sides(binary: NginxBinary, tmp_path: Path) -> None:

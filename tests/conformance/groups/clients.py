@@ -316,7 +316,7 @@ PREFIXES: Final = Group(
     title="A prefix that is taken off",
     text=(
         "The route is `app.example.com/api` with `strip-prefix=true`: the rest of the path goes on as the client wrote "
-        "it, and what the instance answers gets the prefix back. A path that does not begin with the prefix as written, or "
+        "it, and what the instance answers gets the prefix back. A path that does not begin with the prefix, or "
         "that its dot segments lead elsewhere, goes on as nginx resolved it to find the route, decoded and with single "
         "slashes. gRPC always gets that form."
     ),
