@@ -150,6 +150,23 @@ def test_a_tag_only_narrows_what_nginx_conf_allows(
             assert _let_in(site, _host(name)) == _let_in(fragmented, _host("alone", name)) & without
 
 
+@pytest.mark.incident("T41")
+def test_an_alternative_of_the_operators_is_none_to_a_tags_password(binary: NginxBinary, tmp_path: Path) -> None:
+    """Also where his fragment leaves no other location to ask for it in."""
+    passwords = _passwords(tmp_path / "operator")
+    (tmp_path / "operator" / "snippets" / "location-auth.conf").write_text("location /sub { return 204; }")
+    with ExitStack() as stack:
+        record = Record()
+        ports = pair(record, stack)
+        services = [_service(name, _host(name), TAGS[name], ports) for name in ("plain", "auth")]
+        around = OPERATORS["any-allow"]
+        site = stack.enter_context(
+            proxied(binary, tmp_path / "site", services, record, settings=passwords.settings, http=around)
+        )
+        assert _let_in(site, _host("plain")) == {("127.0.1.1", user) for user in USERS}
+        assert _let_in(site, _host("auth")) == {("127.0.1.1", "ada"), ("127.0.1.1", "eve")}
+
+
 # --- the same in stream
 
 
