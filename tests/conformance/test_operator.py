@@ -53,6 +53,18 @@ KINDS: Final = (Sent(), Sent(method="PUT", body=b"x"), Sent(headers=("Accept: te
 """Requests of which each kind goes by another location."""
 
 
+TURNED_AWAY: Final[dict[str, set[str]]] = {
+    "plain": set(),
+    "allow": {"127.0.2.1"},
+    "deny": {"127.0.1.1"},
+    "within": {"127.0.1.1"},
+    "all-but": {"127.0.0.1"},
+    "auth": set(),
+    "auth-allow": {"127.0.0.1", "127.0.2.1"},
+}
+"""Of the sources, by these tags alone."""
+
+
 def _host(*parts: str) -> str:
     return f"{'-'.join(parts)}.req.example.com"
 
@@ -126,7 +138,13 @@ def _service(name: str, host: str, tags: tuple[str, ...], ports: Sequence[int]) 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_tag_only_narrows_what_a_fragment_allows(fragmented: Site, place: str, operator: str, name: str) -> None:
     """Who comes in by both comes in by each, and the other way round."""
+    by_tags = {
+        (source, user)
+        for source, user in itertools.product(SOURCES, USERS)
+        if source not in TURNED_AWAY[name] and ("auth" not in name or user in {"ada", "eve"})
+    }
     alone = _let_in(fragmented, _host("alone", name))
+    assert alone == by_tags
     without = _let_in(fragmented, _host(place, operator, "plain"))
     assert _let_in(fragmented, _host(place, operator, name)) == alone & without
 
@@ -231,6 +249,7 @@ def test_a_tag_only_narrows_what_stream_allows(
     ):
         without = _streams_for(both["plain"])
         for name in STREAM_TAGS:
+            assert _streams_for(alone[name]) == set(SOURCES) - TURNED_AWAY[name]
             assert _streams_for(both[name]) == _streams_for(alone[name]) & without
 
 
