@@ -15,8 +15,6 @@ it to another."""
 _WRITTEN: Final = Variable("proxygen_written")
 _SEPARATOR: Final = "(?:/|%2[Ff])"
 _NO_DOT_SEGMENTS: Final = f"(?![^?]*{_SEPARATOR}(?:[.]|%2[Ee]){{1,2}}(?:{_SEPARATOR}|[?]|$))"
-_LONGEST: Final = 3_000
-"""Characters of a prefix's pattern, for nginx reads at most 4,096 bytes of one token."""
 
 
 def rest_variable(prefix: str) -> Variable:
@@ -45,14 +43,10 @@ def rest_view(prefix: str) -> MapView:
 
 def _written(prefix: str) -> str:
     """A regular expression for a prefix in all the ways in which a client can write its characters."""
-    pattern = "".join(character if character == "/" else _either(character) for character in prefix)
-    return pattern if len(pattern) <= _LONGEST else "".join(map(_literally, prefix))
+    return "".join(character if character == "/" else _either(character) for character in prefix)
 
 
 def _either(character: str) -> str:
+    literal = character if character.isalnum() else f"[{character}]"
     digits = "".join(f"[{digit.upper()}{digit}]" if digit.isalpha() else digit for digit in f"{ord(character):02x}")
-    return f"(?:{_literally(character)}|%{digits})"
-
-
-def _literally(character: str) -> str:
-    return character if character.isalnum() or character == "/" else f"[{character}]"
+    return f"(?:{literal}|%{digits})"

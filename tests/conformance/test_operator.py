@@ -257,12 +257,14 @@ def test_a_tag_only_narrows_what_stream_allows(
 
 
 @pytest.mark.incident("T41")
-@pytest.mark.parametrize("place", ["conf", "http", "server", "location"])
+@pytest.mark.parametrize("place", ["conf", "http", "server", "location", "gated"])
 def test_a_tags_rate_counts_beside_the_operators(binary: NginxBinary, tmp_path: Path, place: str) -> None:
-    """His allows one request, the tag's hundred more."""
+    """His allows one request, the tag's hundred more; also where a tag's password is asked for before his."""
     passwords = _passwords(tmp_path / "operator")
     zone, limit = "limit_req_zone $binary_remote_addr zone=own:1m rate=1r/m;", "limit_req zone=own;"
-    fragments = {"http": "http", "server": "server", "location": "location-rated"}
+    fragments = {"http": "http", "server": "server", "location": "location-rated", "gated": "location-rated"}
+    if place == "gated":
+        limit += f" auth_basic own; auth_basic_user_file {passwords.own};"
     if place in fragments:
         (tmp_path / "operator" / "snippets" / f"{fragments[place]}.conf").write_text(limit)
     with ExitStack() as stack:
