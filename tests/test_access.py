@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxygen.access import denied_variable, geo_view, stream_access
@@ -63,6 +63,8 @@ def test_a_geo_turns_away_whom_the_tags_turn_away(
 
 @pytest.mark.incident("T41")
 @given(_NETWORKS, _NETWORKS, _RULES, st.booleans(), _CLIENTS)
+@example((), (ip_network("192.0.2.0/24"),), [(False, "all")], False, ip_address("198.51.100.1"))
+@example((ip_network("10.0.0.0/8"),), (), [(True, "unix:"), (False, "all")], False, ip_address("10.0.0.1"))
 def test_a_stream_lets_in_whom_both_let_in(
     allow: tuple[IPNetwork, ...],
     deny: tuple[IPNetwork, ...],
