@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proxygen.templating import Block
@@ -38,6 +39,7 @@ class RequestDefaults:
     request_buffering: bool = True
     response_buffering: bool = True
     retries_unsafe: bool = False
+    accel_headers: bool = False
 
 
 def stated(fragments: Iterable[Block]) -> frozenset[str]:
@@ -47,11 +49,37 @@ def stated(fragments: Iterable[Block]) -> frozenset[str]:
 
 def lines_of(directive: str, fragments: Iterable[Block]) -> tuple[Block, ...]:
     """What fragments say by one directive, to be said again where a level of ours would hide it."""
+    return lines_of_any(frozenset({directive}), fragments)
+
+
+def lines_of_any(directives: Collection[str], fragments: Iterable[Block]) -> tuple[Block, ...]:
+    """The same of several, in the order of the fragments."""
     lines = (line for fragment in fragments for line in _lines(fragment))
-    return tuple(Block(f"{line};") for line in lines if line.split(None, 1)[0] == directive)
+    return tuple(Block(f"{line};") for line in lines if line.split(None, 1)[0] in directives)
 
 
-def _lines(fragment: str) -> Iterator[str]:
+def innermost(directive: str, *levels: Iterable[Block]) -> tuple[Block, ...]:
+    """The lines that nginx would inherit: those of the first of these levels that has any."""
+    return next(filter(None, (lines_of(directive, level) for level in levels)), ())
+
+
+def words_of(line: str) -> tuple[str, ...]:
+    """The words of one line, without their quotes."""
+    tokens = (token for token in _TOKEN.findall(line) if not token.isspace() and token not in (";", "{", "}"))
+    return tuple(token[1:-1] if token[0] in "\"'" else token for token in tokens)
+
+
+def mentions(fragments: Iterable[Block], words: Collection[str]) -> bool:
+    """Whether one of these directives stands in fragments at all, in a block of theirs too."""
+    return any(token in words for fragment in fragments for token in _TOKEN.findall(fragment))
+
+
+@lru_cache(maxsize=1_024)
+def _lines(fragment: str) -> tuple[str, ...]:
+    return tuple(_read_lines(fragment))
+
+
+def _read_lines(fragment: str) -> Iterator[str]:
     """The directives of a fragment without their ends; of a block its head."""
     depth, words = 0, ""
     for token in _TOKEN.findall(fragment):
@@ -96,6 +124,18 @@ def _every_server(requests: RequestDefaults) -> tuple[DefaultLine, ...]:
     if requests.any_header_names:
         lines += [DefaultLine("underscores_in_headers", ("on",)), DefaultLine("ignore_invalid_headers", ("off",))]
     return tuple(lines)
+
+
+_TLS: Final = (
+    DefaultLine("ssl_protocols", ("TLSv1.2", "TLSv1.3")),
+    DefaultLine("ssl_session_timeout", ("1d",)),
+    DefaultLine("ssl_session_tickets", ("off",)),
+)
+
+
+def tls_lines(said: frozenset[str]) -> tuple[DefaultLine, ...]:
+    """What virtual servers with a certificate say beside it; ``said`` as in `server_lines`."""
+    return tuple(line for line in _TLS if line.directive not in said)
 
 
 def _modules(spoken: Collection[Template]) -> Iterator[str]:

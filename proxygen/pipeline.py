@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Final
 from proxygen.defaults import RequestDefaults
 from proxygen.errors import BadInput, CheckRefused
 from proxygen.guard import Held
+from proxygen.inherited import CARRIED
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.addresses import Listens, Occupied, occupied
 from proxygen.nginx.binary import Binary, inspect_binary
@@ -123,7 +124,7 @@ class Pipeline:
             traffic = TrafficLog(
                 socket=str(place.socket),
                 mark=str(place.mark),
-                sample=Share(max(1, round(self._settings.traffic.sample * 100))),
+                sample=Share(self._settings.traffic.basis_points),
                 default_log=default,
             )
         return _surroundings(self._settings.proxy, self.binary, self.conf, self.occupied, traffic)
@@ -353,6 +354,7 @@ def _surroundings(
             request_buffering=proxy.request_buffering,
             response_buffering=proxy.response_buffering,
             retries_unsafe=proxy.retries_unsafe,
+            accel_headers=proxy.accel_headers,
         ),
         keepalive_min_timeout=binary is not None and binary.keepalive_min_timeout,
         keepalive_by_default=binary is not None and binary.keepalive_by_default,
@@ -361,8 +363,8 @@ def _surroundings(
         reject_handshake=binary is None or binary.reject_handshake,
         share_from=proxy.share_servers_from,
         operator_directives=frozenset() if conf is None else conf.http_directives & _ONCE,
-        operator_error_pages=() if conf is None else tuple(_lines(conf, "error_page")),
-        operator_headers=() if conf is None else tuple(_lines(conf, "add_header")),
+        operator_lines=() if conf is None else tuple(_lines(conf, "http", CARRIED)),
+        operator_stream_lines=() if conf is None else tuple(_lines(conf, "stream", {"allow", "deny"})),
         # What his includes say is read; ours is among them.
         operator_says=frozenset() if conf is None else conf.http_directives - {"include"},
         operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
@@ -370,13 +372,13 @@ def _surroundings(
     )
 
 
-def _lines(conf: OperatorConf, name: str) -> Iterator[Block]:
-    """What nginx.conf says by one directive for all virtual servers."""
+def _lines(conf: OperatorConf, context: str, names: Collection[str]) -> Iterator[Block]:
+    """What nginx.conf says by some directives for all servers of a context."""
     for statement in conf.statements:
-        if statement.context == ("http",) and statement.directive.name == name:
+        if statement.context == (context,) and statement.directive.name in names:
             escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in statement.directive.arguments)
             words = " ".join(f'"{word}"' for word in escaped)
-            yield Block(f"{name} {words};")
+            yield Block(f"{statement.directive.name} {words};")
 
 
 def _milliseconds(seconds: float) -> int:

@@ -8,19 +8,25 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from proxygen.access import geo_view
+from proxygen.defaults import stated, tls_lines
 from proxygen.errors import TemplateError
 from proxygen.model import ServiceName
 from proxygen.plan.types import Plan, RouteClaim, Service, StreamServer
+from proxygen.rawpaths import rest_view
 from proxygen.rendered import Rendered, RenderedFile, Unit
 from proxygen.servers import ServerRenderer
+from proxygen.tags import IPNetwork
 from proxygen.templating import Block, Expression, Templates, Variable
 from proxygen.twins import MAX_SHAPES, Twins
 from proxygen.viewing import (
     Surroundings,
     again_views,
     client_view,
+    networks_of,
     service_view,
     stream_view,
+    strips,
     traffic_view,
     vouched_headers,
 )
@@ -97,6 +103,7 @@ class Renderer:
             and not any(server.host is None and server.certificate for server in plan.servers)
             and around.reject_handshake,
             tls_listens=around.https_listens(default=True),
+            tls_defaults=tls_lines(around.operator_says | stated(self._snippets["http.conf"])),
             hsts=f"max-age={around.hsts_max_age}",
             trusted_proxies=around.networks_trusted,
             vouched=vouched_headers(around),
@@ -104,6 +111,8 @@ class Renderer:
             agains=again_views(),
             redirect_port=around.https_port,
             retry_after=around.retry_after,
+            geos=tuple(geo_view(*networks) for networks in _restrictions(plan)),
+            rests=tuple(map(rest_view, _prefixes(plan))),
             error_html=self._pages["error.html"],
             not_found=self._pages["404.html"],
             unavailable=self._pages["503.html"],
@@ -137,6 +146,17 @@ class Renderer:
         owners = () if self._snippets["stream.conf"] else (stream.service.name,)
         upstreams = _expected(stream.service)
         return stream, Unit(context="stream", text=text, inert=twin, owners=((1, owners),), upstreams=upstreams)
+
+
+def _restrictions(plan: Plan) -> list[tuple[tuple[IPNetwork, ...], tuple[IPNetwork, ...]]]:
+    """The networks that tags let in and turn away, each pair once."""
+    found = {networks_of(service) for service in plan.services if _speaks_http(service)}
+    return sorted((networks for networks in found if networks is not None), key=str)
+
+
+def _prefixes(plan: Plan) -> list[str]:
+    """What is taken off paths."""
+    return sorted({location.path for server in plan.servers for location in server.locations if strips(location)})
 
 
 def _key(stream: StreamServer) -> tuple[ServiceName, str]:

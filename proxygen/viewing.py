@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from proxygen.defaults import RequestDefaults, lines_of, server_lines, stated
+from proxygen.access import denied_variable, stream_access
+from proxygen.defaults import RequestDefaults, innermost, lines_of, mentions, server_lines, stated, tls_lines
+from proxygen.inherited import added_headers, gate_lines, ignored_headers, limits, parameters
 from proxygen.plan.types import (
     Authorities,
     ForceRule,
@@ -23,12 +25,14 @@ from proxygen.plan.types import (
     Upstream,
     VirtualServer,
 )
+from proxygen.rawpaths import rest_variable
 from proxygen.shares import STABLE, WHOLE, Share
-from proxygen.tags import BalanceBy, Protocol, ProxyTags, StickyBy
+from proxygen.tags import BalanceBy, IPNetwork, Protocol, ProxyTags, StickyBy
 from proxygen.templating import Block, Expression, Regex, Variable
 from proxygen.views import (
     CertificateView,
     ClientView,
+    DefaultLine,
     LimitView,
     ListenView,
     LocationView,
@@ -124,9 +128,9 @@ class Surroundings:
     """http-level directives that nginx.conf already holds and that may stand only once."""
     operator_says: frozenset[str] = frozenset()
     """All that stands in nginx.conf's ``http`` itself."""
-    operator_error_pages: tuple[Block, ...] = ()
-    """Lines of nginx.conf's ``http``; ``operator_headers`` likewise."""
-    operator_headers: tuple[Block, ...] = ()
+    operator_lines: tuple[Block, ...] = ()
+    """Lines of nginx.conf's ``http`` that may have to be said again; ``operator_stream_lines`` likewise."""
+    operator_stream_lines: tuple[Block, ...] = ()
     operator_stream_directives: frozenset[str] = frozenset()
     share_from: int = 0
     """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
@@ -389,6 +393,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
     if certificate is not None:
         listens += around.https_listens(default=default)
     fragments = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
+    outermost = _outermost(around, snippets)
     said = _said_of_server(fragments, around, snippets)
     of_services = stated(
         fragment for location in server.locations for fragment in snippets[f"location-{location.service.name}.conf"]
@@ -405,22 +410,27 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         else CertificateView(
             certificate=certificate.certificate, key=certificate.key, fingerprint=certificate.fingerprint
         ),
+        tls_defaults=() if certificate is None else tls_lines(said),
         keepalive_min_timeout=around.keepalive_min_timeout,
         trusted_proxies=around.trusted_proxies,
         heard=None if around.traffic is None else around.traffic.mark,
         trust=_trust(server, around),
-        defaults=server_lines(around, spoken, said, of_services),
+        defaults=(
+            *server_lines(around, spoken, said, of_services),
+            *_ignored(around, {Template.PROXY, *spoken}, fragments, outermost),
+        ),
         grpc=Template.GRPC in spoken,
         client=client_view(around),
         vouched=vouched_headers(around),
         other_spellings=other_spellings(around),
         hsts=certificate is not None and any(location.service.options.hsts for location in server.locations),
-        error_headers=_inherited("add_header", fragments, snippets, around.operator_headers),
-        error_pages=()
-        if lines_of("error_page", fragments)
-        else _inherited("error_page", (), snippets, around.operator_error_pages),
+        error_headers=added_headers((), fragments, outermost),
+        error_pages=() if lines_of("error_page", fragments) else lines_of("error_page", outermost),
+        passed_headers=parameters("proxy_set_header", fragments, outermost, ours=our_headers(around)),
+        passed_grpc_headers=parameters("grpc_set_header", fragments, outermost, ours=our_headers(around)),
         own_errors=said.isdisjoint(_INTERCEPTING),
         has_root=any(location.path == "/" for location in server.locations),
+        strips=any(_rest(location, around, fragments, snippets) is not None for location in server.locations),
         snippets=fragments,
     )
 
@@ -446,16 +456,22 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     fragments = snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else ()
     said = stated(fragments)
     template = _TEMPLATES[protocol]
-    strip = bool(options.strip_prefix) and location.path != "/"
-    apart = _apart(service, around) if said.isdisjoint(_NEVER_NAMED) else ()
+    strip = strips(location)
+    may_be_named = said.isdisjoint(_NEVER_NAMED)
+    apart = _apart(service, around) if may_be_named else ()
     outer = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
+    outermost = _outermost(around, snippets)
     around_it = said | _said_of_server(outer, around, snippets)
+    is_served = service.state is ServiceState.SERVED
+    limit, cookie = _limit(service), _cookie_variable(service) if _sets_cookie(service) else None
+    hsts = bool(options.hsts) and secure
+    is_gated = service.htpasswd is not None and is_served and not around_it.isdisjoint(_ASKING) and may_be_named
     return LocationView(
-        matches=_matches(location.path, apart),
+        matches=_matches(location.path, apart, is_gated=is_gated),
         service=_label(service),
         variant=_variant(service),
         told=around.traffic is not None,
-        unavailable=service.state is not ServiceState.SERVED,
+        unavailable=not is_served,
         redirect=Expression(
             (
                 "https://",
@@ -465,19 +481,25 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         )
         if options.redirect_https and secure
         else None,
-        hsts=bool(options.hsts) and secure,
-        deny=tuple(map(str, options.deny or ())),
-        allow=tuple(map(str, options.allow or ())),
+        hsts=hsts,
+        headers=added_headers(fragments, outer, outermost) if hsts or cookie else (),
+        denied=denied_variable(*restricted) if (restricted := networks_of(service)) else None,
         htpasswd=service.htpasswd,
         realm="restricted",
-        limit=_limit(service),
+        satisfy_all=service.htpasswd is not None and not is_gated and "satisfy" in around_it and "satisfy" not in said,
+        limit=limit,
+        limits=limits(fragments, outer, outermost) if limit else (),
+        gate_lines=gate_lines(fragments) if is_gated else (),
         body_size=None if template is Template.GRPC else options.body_size,
-        cookie=_cookie_variable(service) if _sets_cookie(service) else None,
+        cookie=cookie,
+        ignored=_ignored(around, {template}, fragments) if f"{template.module}_ignore_headers" in said else (),
+        parameters=parameters(f"{template.module}_param", fragments, outer, outermost),
         strip=strip,
+        rest=_rest(location, around, outer, snippets),
         prefix=location.path,
         redirects=_redirects(location.path, around) if strip and "proxy_redirect" not in around_it else (),
         cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in around_it else (),
-        error_pages=_inherited("error_page", outer, snippets, around.operator_error_pages),
+        error_pages=innermost("error_page", outer, outermost),
         grpc_errors=template is Template.GRPC and "error_page" not in said,
         apart_by=Variable("proxygen_apart" if RequestKind.ONCE in apart else "proxygen_waits"),
         client=client_view(around),
@@ -605,11 +627,46 @@ def _said_of_server(fragments: Iterable[Block], around: Surroundings, snippets: 
     return stated(fragments) | stated(snippets["http.conf"]) | around.operator_says
 
 
-def _inherited(
-    directive: str, fragments: Iterable[Block], snippets: Snippets, of_conf: tuple[Block, ...]
-) -> tuple[Block, ...]:
-    """What nginx would inherit where a level of ours says nothing: the innermost that says something."""
-    return lines_of(directive, fragments) or lines_of(directive, snippets["http.conf"]) or of_conf
+def _outermost(around: Surroundings, snippets: Snippets) -> tuple[Block, ...]:
+    """What the operator says for all virtual servers."""
+    return around.operator_lines + snippets["http.conf"]
+
+
+_ASKING: Final = frozenset({"auth_basic", "auth_basic_user_file", "satisfy", "include"})
+"""With one of these the operator may ask for a password too: a request then needs what he asks for and the tag's."""
+
+
+def _ignored(
+    around: Surroundings, templates: Iterable[Template], within: Iterable[Block], *levels: Iterable[Block]
+) -> tuple[DefaultLine, ...]:
+    """By which instances' orders to nginx are ignored."""
+    if around.requests.accel_headers:
+        return ()
+    lines = (ignored_headers(template, within, *levels) for template in Template if template in templates)
+    return tuple(line for line in lines if line is not None)
+
+
+def networks_of(service: Service) -> tuple[tuple[IPNetwork, ...], tuple[IPNetwork, ...]] | None:
+    """The networks that its tags let in and turn away; None where nobody is turned away by them."""
+    allow, deny = service.options.allow or (), service.options.deny or ()
+    return (allow, deny) if (allow or deny) and service.state is ServiceState.SERVED else None
+
+
+def strips(location: Location) -> bool:
+    return bool(location.service.options.strip_prefix) and location.path != "/"
+
+
+_LEADING: Final = frozenset({"rewrite", "rewrite_by_lua_block", "rewrite_by_lua_file", "include"})
+"""By which a fragment may have led a request to another path than the one that the client wrote."""
+
+
+def _rest(location: Location, around: Surroundings, outer: tuple[Block, ...], snippets: Snippets) -> Variable | None:
+    """None where nginx is to choose the path: gRPC cannot be told one."""
+    service = location.service
+    fragments = outer + snippets[f"location-{service.name}.conf"]
+    if not strips(location) or _template(service) is not Template.PROXY or mentions(fragments, _LEADING):
+        return None
+    return rest_variable(location.path)
 
 
 def _is_unbuffered(options: ProxyTags, around: Surroundings, template: Template, said: frozenset[str]) -> bool:
@@ -619,18 +676,27 @@ def _is_unbuffered(options: ProxyTags, around: Surroundings, template: Template,
     return not _or(options.request_buffering, around.requests.request_buffering)
 
 
-def _matches(path: str, apart: tuple[RequestKind, ...]) -> tuple[MatchView, ...]:
+def _matches(path: str, apart: tuple[RequestKind, ...], *, is_gated: bool) -> tuple[MatchView, ...]:
     """A prefix takes whole segments: /api takes /api and /api/x, not /apix."""
     pattern = _literal(path)
-    by = Variable("proxygen_apart" if RequestKind.ONCE in apart else "proxygen_waits")
-    to = Expression(("@", by, f"_{path}")) if apart else None
+    by = (Variable("proxygen_apart" if RequestKind.ONCE in apart else "proxygen_waits"),) if apart else ()
+    named = Expression(("@", *by, f"_{path}"))
+    to, gate = (None, named) if is_gated else (named if apart else None, None)
     strip = Regex(f"^{pattern}()$")
     # (?s): a %0a in the request's path must not keep the prefix on it.
     below = Regex("^/(.*)$" if path == "/" else f"(?s)^{pattern}/(.*)$")
     either = below if path == "/" else Regex(f"(?s)^{pattern}(?:/(.*))?$")
     ways = [(path, False, below)] if path == "/" else [(path, True, strip), (f"{path}/", False, below)]
     return (
-        *(MatchView(path=way, exact=exact, strip=regex, apart=to, kind=RequestKind.ALL) for way, exact, regex in ways),
+        *(
+            MatchView(path=way, exact=exact, strip=regex, apart=to, gate=gate, kind=RequestKind.ALL)
+            for way, exact, regex in ways
+        ),
+        *(
+            [MatchView(path=f"@_{path}", exact=False, strip=either, apart=None, kind=RequestKind.ADMITTED)]
+            if is_gated
+            else []
+        ),
         *(MatchView(path=f"@{kind.value}_{path}", exact=False, strip=either, apart=None, kind=kind) for kind in apart),
     )
 
@@ -747,6 +813,23 @@ def other_spellings(around: Surroundings) -> tuple[str, ...]:
     )
 
 
+def our_headers(around: Surroundings) -> frozenset[str]:
+    """Names, in small letters, of what server.conf.j2 passes to instances."""
+    names = (*_OURS, *_HOPS, *VOUCHED, *other_spellings(around))
+    return frozenset(name.lower() for name in names)
+
+
+_HOPS: Final = (
+    "Connection",
+    "Upgrade",
+    "Host",
+    "Forwarded",
+    "Proxy",
+    "Keep-Alive",
+    "Proxy-Connection",
+    "TE",
+    "HTTP2-Settings",
+)
 _OURS: Final = (
     *(f"X-Forwarded-{part}" for part in ("For", "Proto", "Host", "Port", "Prefix")),
     *("X-Real-IP", "X-Request-ID"),
@@ -793,8 +876,9 @@ def stream_view(stream: StreamServer, around: Surroundings, snippets: Snippets) 
             )
             for claim in stream.claims
         ),
-        deny=tuple(map(str, options.deny or ())),
-        allow=tuple(map(str, options.allow or ())),
+        access=stream_access(
+            options.allow or (), options.deny or (), snippets["stream.conf"], around.operator_stream_lines
+        ),
         connect_timeout=_connect_timeout(options),
         timeout=options.timeout if options.timeout is not None else STREAM_TIMEOUT[protocol],
         no_retries=options.retries == 0,

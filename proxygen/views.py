@@ -98,6 +98,27 @@ class MapView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GeoView:
+    """A map by the client's network."""
+
+    variable: Variable
+    lines: tuple[MapLine, ...]
+    """The longest prefix counts; every client has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLine:
+    """Whether the clients of a network are let in; ``all`` is one."""
+
+    allows: bool
+    network: str
+
+    @property
+    def directive(self) -> str:
+        return "allow" if self.allows else "deny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     percent: str
     value: str
@@ -159,6 +180,7 @@ class HttpView:
     hash_sizes: tuple[HashSize, ...]
     reject_tls: bool
     tls_listens: tuple[ListenView, ...]
+    tls_defaults: tuple[DefaultLine, ...]
     hsts: str
     trusted_proxies: tuple[str, ...]
     """Networks, each once."""
@@ -172,6 +194,10 @@ class HttpView:
     """Seconds."""
     not_found: Expression
     unavailable: Expression
+    geos: tuple[GeoView, ...]
+    """Who is turned away by a tag."""
+    rests: tuple[MapView, ...]
+    """By prefix that `strip-prefix` takes off: what is left of a path as the client wrote it."""
     error_html: Expression
     """The page for every other error."""
     traffic: TrafficView | None
@@ -205,6 +231,8 @@ class RequestKind(Enum):
     """Those that nginx would send to a second instance, after one may have done what they ask."""
     WAIT = "wait"
     """Those that are meant to wait: WebSockets, event streams, long polls."""
+    ADMITTED = "admitted"
+    """Behind a gate: those that are neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +244,8 @@ class MatchView:
     apart: Expression | None
     """The named location of a request that `kind` tells apart; None where there is none, and in those."""
     kind: RequestKind
+    gate: Expression | None = None
+    """Where a request goes on to with the password that the tag asks for: what the operator asks for is next."""
 
     @property
     def takes_all(self) -> bool:
@@ -273,14 +303,28 @@ class LocationView:
     error_pages: tuple[Block, ...]
     """The operator's own, which stand first."""
     hsts: bool
-    deny: tuple[str, ...]
-    allow: tuple[str, ...]
+    headers: tuple[Block, ...]
+    """The operator's own, which one of ours beside them would hide."""
+    denied: Variable | None
+    """Not empty for clients that its tags turn away."""
     htpasswd: str | None
     realm: str
+    satisfy_all: bool
+    """Whether the operator would let in who has the password or the address."""
     limit: LimitView | None
+    limits: tuple[Block, ...]
+    """The operator's own, beside it."""
+    gate_lines: tuple[Block, ...]
+    """What of its fragment nginx obeys before it asks for a password."""
+    ignored: tuple[DefaultLine, ...]
+    """By which instances' orders to nginx are ignored, where its fragment ends those of the virtual server."""
+    parameters: tuple[Block, ...]
+    """The operator's own, for FastCGI and uwsgi."""
     body_size: int | None
     cookie: Variable | None
     strip: bool
+    rest: Variable | None
+    """What is left of the path as the client wrote it, where that counts."""
     prefix: str
     """What `strip` takes away."""
     redirects: tuple[Rewrite, ...]
@@ -317,8 +361,17 @@ class LocationView:
     snippets: tuple[Block, ...]
 
     @property
+    def is_gated(self) -> bool:
+        return any(match.gate for match in self.matches)
+
+    @property
     def protocol_template(self) -> str:
         return self.protocol.value
+
+    @property
+    def passed_to(self) -> Expression:
+        """The target with the path, where nginx is not to choose that."""
+        return self.target if self.rest is None else Expression((*self.target.parts, self.rest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +404,7 @@ class VirtualServerView:
     listens: tuple[ListenView, ...]
     http2: bool
     certificate: CertificateView | None
+    tls_defaults: tuple[DefaultLine, ...]
     keepalive_min_timeout: bool
     trusted_proxies: tuple[str, ...]
     heard: str | None
@@ -369,8 +423,13 @@ class VirtualServerView:
     """The operator's own: a location that adds any hides those around it."""
     error_pages: tuple[Block, ...]
     """Those that nginx.conf names for all virtual servers, which ours would hide."""
+    passed_headers: tuple[Block, ...]
+    """The same of what he passes to instances; ``passed_grpc_headers`` likewise."""
+    passed_grpc_headers: tuple[Block, ...]
     own_errors: bool
     has_root: bool
+    strips: bool
+    """Whether a location of it takes a prefix off the path as the client wrote it."""
     snippets: tuple[Block, ...]
 
     @property
@@ -387,8 +446,7 @@ class StreamView:
     upstreams: tuple[UpstreamView, ...]
     splits: tuple[SplitView, ...]
     listens: tuple[ListenView, ...]
-    deny: tuple[str, ...]
-    allow: tuple[str, ...]
+    access: tuple[AccessLine, ...]
     connect_timeout: int
     timeout: int
     no_retries: bool

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from ipaddress import ip_network
 from typing import Any, Final
 
 import pytest
 
+from proxygen.access import denied_variable
 from proxygen.defaults import RequestDefaults
 from proxygen.model import Health
 from proxygen.plan.types import Authorities, Certificate, Plan, Policy, Service
@@ -25,6 +27,7 @@ from proxygen.viewing import (
     tries,
 )
 from proxygen.views import (
+    AccessLine,
     LimitView,
     ListenView,
     LocationView,
@@ -449,8 +452,9 @@ def test_a_redirect_names_the_port_of_the_first_listen_address(https: tuple[str,
 
 def test_who_is_let_in_and_who_is_not() -> None:
     view = location("allow=10.0.0.0/8", "deny=10.1.0.0/16,10.2.0.0/16", "auth=staff")
-    assert (view.allow, view.deny, view.htpasswd) == (("10.0.0.0/8",), ("10.1.0.0/16", "10.2.0.0/16"), "/h/staff")
-    assert (location().allow, location().deny, location().htpasswd) == ((), (), None)
+    networks = (ip_network("10.0.0.0/8"),), (ip_network("10.1.0.0/16"), ip_network("10.2.0.0/16"))
+    assert (view.denied, view.htpasswd) == (denied_variable(*networks), "/h/staff")
+    assert (location().denied, location().htpasswd) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -724,5 +728,7 @@ def test_a_session_is_divided_by_its_client_or_anew(tags: tuple[str, ...], key: 
 def test_a_stream_keeps_no_idle_connections_and_lets_in_whom_its_tags_say() -> None:
     view = stream("protocol=tcp", "allow=10.0.0.0/8", "deny=10.1.0.0/16")
     assert [each.keepalive for each in view.upstreams] == [None]
-    assert (view.allow, view.deny, view.unavailable) == (("10.0.0.0/8",), ("10.1.0.0/16",), False)
+    turned_away = AccessLine(allows=False, network="10.1.0.0/16"), AccessLine(allows=False, network="all")
+    assert view.access == (turned_away[0], AccessLine(allows=True, network="10.0.0.0/8"), turned_away[1])
+    assert not view.unavailable
     assert stream("protocol=tcp", health=Health.CRITICAL).unavailable

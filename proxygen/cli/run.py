@@ -36,6 +36,7 @@ from proxygen.notify import Condition, Notifier, keep_telling
 from proxygen.pipeline import Pipeline, open_pipeline
 from proxygen.reconcile import Reconciler
 from proxygen.settings import Settings, knobs
+from proxygen.shares import Share
 from proxygen.sidecar import RunningSidecar, TrafficTargets, apply_report
 from proxygen.traffic.listener import Listener, listening
 from proxygen.traffic.lost import LostLines
@@ -174,7 +175,8 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
         reconciler = Reconciler(
             settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh
         )
-        meter, tally = Meter(), Tally(TrafficTargets(lambda: reconciler.plan))
+        sample = Share(settings.traffic.basis_points)
+        meter, tally = Meter(), Tally(TrafficTargets(lambda: reconciler.plan), sample=sample)
         client.subscribe(meter.asked_consul)
         journal = Journal(output.directory)
         reporter = Reporter(events, journal, reconciler, watch)

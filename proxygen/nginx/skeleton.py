@@ -21,6 +21,7 @@ _PROXY = frozenset(
         "proxy_next_upstream", "proxy_next_upstream_tries", "proxy_next_upstream_timeout", "proxy_buffer_size",
         "proxy_buffers", "proxy_busy_buffers_size", "proxy_buffering", "proxy_request_buffering",
         "proxy_socket_keepalive", "client_max_body_size", "error_page", "grpc_set_header", "add_header",
+        "proxy_ignore_headers", "grpc_ignore_headers", "fastcgi_ignore_headers", "uwsgi_ignore_headers",
         *(
             f"{module}_{name}"
             for module in ("grpc", "fastcgi", "uwsgi")
@@ -36,9 +37,9 @@ _PROXY = frozenset(
 
 _LOCATION = frozenset(
     {
-        "set", "if", "return", "recursive_error_pages", "default_type", "deny", "allow", "auth_basic",
+        "set", "if", "return", "recursive_error_pages", "default_type", "allow", "satisfy", "auth_basic",
         "auth_basic_user_file", "internal", "types", "limit_req", "limit_req_status", "rewrite", "proxy_pass",
-        "proxy_redirect", "proxy_cookie_path", "client_body_timeout", "proxy_ssl_server_name",
+        "root", "try_files", "proxy_redirect", "proxy_cookie_path", "client_body_timeout", "proxy_ssl_server_name",
         "proxy_ssl_name", "grpc_pass", "grpc_ssl_server_name", "grpc_ssl_name", "grpc_connect_timeout",
         "grpc_next_upstream",
         "grpc_next_upstream_tries", "fastcgi_pass", "fastcgi_param", "fastcgi_connect_timeout",
@@ -61,7 +62,7 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
     ),
     ("http", "server"): _PROXY
     | {
-        "listen", "server_name", "http2", "ssl_certificate", "ssl_certificate_key", "ssl_protocols",
+        "listen", "server_name", "set", "http2", "ssl_certificate", "ssl_certificate_key", "ssl_protocols",
         "ssl_session_timeout", "ssl_session_tickets", "ssl_reject_handshake", "keepalive_min_timeout",
         "keepalive_timeout", "access_log", "set_real_ip_from", "real_ip_header", "real_ip_recursive",
         "location", "if", "server_tokens", "request_pool_size", "absolute_redirect",

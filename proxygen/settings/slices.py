@@ -205,6 +205,13 @@ class ProxySettings(Slice):
             "send POST, PUT and the like to a second instance after the first hung up or timed out; tag retries-unsafe"
         ),
     )
+    accel_headers: bool = Field(
+        default=False,
+        description=(
+            "obey X-Accel-Redirect, -Expires, -Limit-Rate and -Charset in instances' answers: any service may then read "
+            "what nginx serves under the same host, internal locations included"
+        ),
+    )
     certificates: Path | None = Field(
         default=None,
         description="directory of NAME.crt (or .pem) and NAME.key files for the tls tag",
@@ -455,6 +462,11 @@ class TrafficSettings(Slice):
         le=1,
         description="part of one CPU that reading it may take; above it the sidecar looks at fewer lines, and scales back",
     )
+
+    @property
+    def basis_points(self) -> int:
+        """Of the requests, those that nginx tells of where it tells of any."""
+        return max(1, round(self.sample * 100))
 
 
 class RegistratorSettings(Slice):

@@ -189,7 +189,7 @@ KEYS: Final = (
     Key(
         name="strip-prefix",
         field="strip_prefix",
-        meaning="take the route's path off before the request goes to the instance",
+        meaning="take the route's path off before the request goes to the instance; the rest stays as it was written",
         syntax="true or false",
         example="true",
         default="false",

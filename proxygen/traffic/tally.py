@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, NewType
 
+from proxygen.shares import WHOLE, Share
 from proxygen.traffic.lines import Line, parse
 
 Name = tuple[str, str]
@@ -152,9 +153,18 @@ class Tally:
     """The counts of one sidecar. One thread adds; any may read."""
 
     def __init__(
-        self, targets: Callable[[], Mapping[str, Target]], clock: Callable[[], float] = time.monotonic
+        self,
+        targets: Callable[[], Mapping[str, Target]],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        sample: Share = WHOLE,
     ) -> None:
-        """``targets`` says what they stand for: the same object until something changes. Any thread may call it."""
+        """``targets`` says what they stand for: the same object until something changes. Any thread may call it.
+
+        ``sample`` is what nginx is to tell of: no line stands for more, whatever it says. One that an old worker sends
+        by a larger sample stands for less.
+        """
+        self._heaviest: Final = WHOLE / sample
         self._look_up: Final = targets
         self._clock: Final = clock
         self._lock: Final = threading.Lock()
@@ -180,7 +190,7 @@ class Tally:
                     self._unknown += times
                     continue
                 self._counted += times
-                self._count(target, now, line, line.weight * times * each)
+                self._count(target, now, line, min(line.weight, self._heaviest) * times * each)
 
     def _refresh(self) -> None:
         """Take the newest names; what was counted of services and variants that are gone is forgotten."""

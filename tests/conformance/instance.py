@@ -255,6 +255,15 @@ class _Handler(socketserver.StreamRequestHandler):
     def _cookie(self, cookie: str, head: bytes) -> None:
         self._say("200 OK", f"Set-Cookie: {cookie}", body=b"hello")
 
+    def _header(self, header: str, head: bytes) -> None:
+        self._say("200 OK", header, body=b"hello")
+
+    def _unbuffered(self, name: str, head: bytes) -> None:
+        """As gated, for a proxy that does not keep answers back on its own."""
+        self._say("200 OK", "X-Accel-Buffering: no", body=b"first\n", length=12)
+        self.server.record.wait_opened(name)
+        self.wfile.write(b"other\n")
+
     def _half(self, _: str, head: bytes) -> None:
         """Break off in the middle of the answer."""
         self._say("200 OK", body=b"half", length=1000)
@@ -293,6 +302,8 @@ class _Handler(socketserver.StreamRequestHandler):
         "status": _status,
         "location": _location,
         "cookie": _cookie,
+        "header": _header,
+        "unbuffered": _unbuffered,
         "half": _half,
         "gated": _gated,
         "events": _events,

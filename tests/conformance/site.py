@@ -105,29 +105,36 @@ def proxied(
     settings: Mapping[str, object] | None = None,
     workers: int = 2,
     names: Sequence[str] = ("*.req.example.com",),
+    http: str = "",
+    stream: str = "",
 ) -> Iterator[Site]:
-    """Render the services once, as ``proxygen render`` does, and start nginx on the result."""
+    """Render the services once, as ``proxygen render`` does, and start nginx on the result.
+
+    ``http`` and ``stream`` are what the operator says in his nginx.conf.
+    """
     authority, certificates = Authority(), directory / "certificates"
     certificates.mkdir(parents=True)
     authority.issue(certificates, "all", *names)
-    http, https = free_port(), free_port()
-    nginx = NginxServer(binary, directory / "nginx", output=directory / "output", workers=workers)
+    http_port, https_port = free_port(), free_port()
+    nginx = NginxServer(
+        binary, directory / "nginx", output=directory / "output", workers=workers, http=http, stream=stream
+    )
     knobs: dict[str, object] = {
-        "proxy.http_listen": f"127.0.0.1:{http}",
-        "proxy.https_listen": f"127.0.0.1:{https}",
+        "proxy.http_listen": f"127.0.0.1:{http_port}",
+        "proxy.https_listen": f"127.0.0.1:{https_port}",
         "proxy.certificates": str(certificates),
         "nginx.binary": str(binary.path),
         "nginx.conf": str(nginx.conf),
         "nginx.prefix": str(nginx.directory),
-        # Not where it is rendered to, which it refuses to touch.
-        "output.directory": str(directory / "live"),
+        # What nginx includes, so that its configuration counts; rendered is to another place, for this is not touched.
+        "output.directory": str(nginx.output),
         "traffic.sample": 0,
         **(settings or {}),
     }
     said = _render(directory, knobs, services)
     nginx.start()
     try:
-        yield Site(nginx=nginx, http=http, https=https, authority=authority, record=record, said=said)
+        yield Site(nginx=nginx, http=http_port, https=https_port, authority=authority, record=record, said=said)
     finally:
         nginx.stop()
 
@@ -140,7 +147,9 @@ def _render(directory: Path, knobs: Mapping[str, object], services: Iterable[Ser
     }
     catalog.write_text(json.dumps(document))
     config.write_text(to_toml(knobs))
-    target = directory / "output" / "current"
+    target, live = directory / "rendered", directory / "output"
+    live.mkdir()
+    (live / "current").symlink_to(target)
     done = warm.run(["render", "--config", config, "--catalog", catalog, "--output", target], timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -226,7 +226,7 @@ def test_where_nobody_answers_the_way_back_leads_to_what_was_seen_last(site: Sit
     site.nginx.kill()
     with pytest.raises(NginxUnavailable, match="until it runs generation 2 stays") as refused:
         site.apply(port=9090)
-    assert "start with 127.0.0.1:9090" in str(refused.value)
+    assert "start with 0.0.0.0:9090" in str(refused.value)
     assert site.live == 2
 
 
@@ -281,7 +281,7 @@ def test_a_port_that_is_new_to_an_absent_nginx_waits_until_it_runs(site: Site) -
     """A running one refuses a port that is taken and goes on; a start would fail, and again at each try."""
     site.apply()
     site.nginx.kill()
-    with pytest.raises(NginxUnavailable, match=r"nginx could start with 127.0.0.1:9090$"):
+    with pytest.raises(NginxUnavailable, match=r"nginx could start with 0.0.0.0:9090$"):
         site.apply(port=9090)
     assert site.live == 1
     assert site.nginx.start()

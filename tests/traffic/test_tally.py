@@ -6,7 +6,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from proxygen.shares import WHOLE, Share
 from proxygen.traffic.tally import BOUNDS, STEP, STEPS, Figures, Tally, Target
 
 TARGETS: dict[str, Target] = {
@@ -23,7 +26,7 @@ class World:
     def __init__(self) -> None:
         self.now = 1000.0
         self.targets = TARGETS
-        self.tally = Tally(lambda: self.targets, lambda: self.now)
+        self.tally = Tally(lambda: self.targets, lambda: self.now, sample=Share(1))
 
     def hear(self, body: str, times: int = 1, **more: int) -> None:
         self.tally.add([(f"<190>Nov 24 03:14:29 proxygen: {body}".encode(), times)], **more)
@@ -48,6 +51,17 @@ def test_every_line_is_counted_once_in_its_class_and_bucket(world: World) -> Non
     assert {name: count for name, count in figures.classes.items() if count} == {"1xx": 1, "2xx": 3, "5xx": 2}
     assert figures.cumulative[-1] == 5
     assert figures.seconds == pytest.approx(3 * 0.004 + 2 * 0.7)
+
+
+@pytest.mark.incident("T56")
+@given(st.integers(1, WHOLE), st.integers(1, WHOLE))
+def test_no_line_stands_for_more_than_the_sample_that_nginx_was_told(sample: int, said: int) -> None:
+    """Whoever can write to the socket can say that his line is one of ten thousand."""
+    tally = Tally(lambda: TARGETS, sample=Share(sample))
+    tally.add([(f"<190>Nov 24 03:14:29 proxygen: {said} http://web_s 500 0.1".encode(), 1)])
+    figures = tally.totals()[STABLE]
+    assert figures.requests == pytest.approx(WHOLE / max(sample, said))
+    assert figures.requests == figures.errors == figures.cumulative[-1]
 
 
 def test_what_asked_no_server_is_nobodys(world: World) -> None:

@@ -314,7 +314,12 @@ def _prefixed(name: str, title: str, does: str, answer: str) -> Case:
 
 PREFIXES: Final = Group(
     title="A prefix that is taken off",
-    text="The route is `app.example.com/api` with `strip-prefix=true`: what the instance answers gets the prefix back.",
+    text=(
+        "The route is `app.example.com/api` with `strip-prefix=true`: the rest of the path goes on as the client wrote "
+        "it, and what the instance answers gets the prefix back. A path that does not begin with the prefix, or "
+        "that its dot segments lead elsewhere, goes on as nginx resolved it to find the route, decoded and with single "
+        "slashes. gRPC always gets that form."
+    ),
     cases=(
         Case(
             name="prefix-told",
@@ -359,10 +364,44 @@ PREFIXES: Final = Group(
             sent=Sent(target="/api/a%2Fb"),
             tags=("strip-prefix=true",),
             path="/api",
-            # The rewrite that takes the prefix off works on the decoded path.
-            expected=Outcome(line="GET /a/b"),
+            expected=Outcome(line="GET /a%2Fb", reaches=("X-Forwarded-Prefix: /api",)),
             bare=None,
-            incident="T82",
+            incident="T43",
+        ),
+        *(
+            Case(
+                name=f"prefix-raw-{name}",
+                title=f"`{method} {target}`" + "".join(f" with `{header}`" for header in headers),
+                sent=Sent(method=method, target=target, headers=headers),
+                tags=("strip-prefix=true",),
+                path="/api",
+                expected=Outcome(line=f"{method} {reaches}"),
+                bare=None,
+                ways=("http", "h2"),
+                incident="T43",
+            )
+            for name, method, target, reaches, headers in (
+                ("slashes", "GET", "/api//x", "//x", ()),
+                ("slashes-put", "PUT", "/api//x", "//x", ()),
+                ("slashes-events", "GET", "/api//x", "//x", ("Accept: text/event-stream",)),
+                ("address", "GET", "/api/http%3A%2F%2Fh%2F", "/http%3A%2F%2Fh%2F", ()),
+                ("question", "GET", "/api/a%3Fb%23c?q=%2F&r=a+b", "/a%3Fb%23c?q=%2F&r=a+b", ()),
+                ("plus", "GET", "/api/a+b%2B%25%20~%7E;p=1", "/a+b%2B%25%20~%7E;p=1", ()),
+                ("bytes", "GET", "/api/%C3%A9%FF%0a", "/%C3%A9%FF%0a", ()),
+                ("query", "GET", "/api?q=1", "/?q=1", ()),
+                ("query-dots", "GET", "/api/x?q=/../y", "/x?q=/../y", ()),
+                ("alone-slash", "GET", "/api/", "/", ()),
+                ("encoded-prefix", "GET", "/%61p%69/a%2Fb", "/a%2Fb", ()),
+                # What leads elsewhere when it is resolved goes on as nginx resolved it to find the route.
+                ("dots", "GET", "/api/x/../../api/y%2Fz", "/y/z", ()),
+                ("dots-encoded", "GET", "/api/%2e%2E/api/y", "/y", ()),
+                ("dots-hidden", "GET", "/api/x%2f..%2fy", "/y", ()),
+                ("dots-end", "GET", "/api/x/..", "/", ()),
+                ("dots-before", "GET", "/else/../api/a%2Fb", "/a/b", ()),
+                ("slashes-before", "GET", "//api//x", "/x", ()),
+                ("slash-encoded-after", "GET", "/api%2Fx", "/x", ()),
+                ("no-dots", "GET", "/api/..x/.../y..", "/..x/.../y..", ()),
+            )
         ),
         Case(
             name="prefix-trusted",
