@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -60,7 +61,14 @@ def run(source: Source) -> int:
     # At 10,000 services 400,000 objects stay for good, and each change makes 70,000 short-lived ones. Python's defaults
     # go over all of them for cycles at every second change, which takes 0.2 s.
     gc.set_threshold(50_000, 10, 20)
+    _raise_file_limit()
     return asyncio.run(_run(source))
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as it may: the soft limit is for programs that still call select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(source: Source) -> int:
