@@ -214,6 +214,7 @@ def _applied(write: Write, report: ApplyReport, story: str) -> web.Response:
 
 _UNKNOWN_SERVICE: Final = {404: "no such service is routed"}
 _STEERED: Final = {404: "no such service is routed or registered", 503: "Consul does not answer, or denies it"}
+_WITHOUT_EFFECT: Final = {**_STEERED, 409: "it would have no effect now, and the body does not say force"}
 _APPLIED: Final = {409: "it was refused; what was live stays live", 503: "nginx or Consul does not answer"}
 
 ENDPOINTS: Final = (
@@ -300,7 +301,7 @@ ENDPOINTS: Final = (
         answer=SharesReport,
         body=steering.VariantRequest,
         parameters={"name": NAME},
-        errors=_STEERED,
+        errors=_WITHOUT_EFFECT,
         etag=True,
         if_match=IfMatch.REQUIRED,
     ),
@@ -312,7 +313,7 @@ ENDPOINTS: Final = (
         answer=SharesReport,
         body=steering.VariantRequest,
         parameters={"name": NAME},
-        errors=_STEERED,
+        errors=_WITHOUT_EFFECT,
         etag=True,
         if_match=IfMatch.REQUIRED,
     ),

@@ -19,7 +19,16 @@ from proxygen.admin.shares_report import ShareReport, SharesReport
 from proxygen.consul.reads import is_about_one_service
 from proxygen.errors import AccessDenied, BadInput, CatalogUnavailable, ConflictingWrite, quoted
 from proxygen.shares import CANARY, NOTHING, STABLE, WHOLE, Share, format_share, parse_share, parse_variant_name
-from proxygen.steering import Change, Lever, Shares, format_shares, promoted, refuse_excess
+from proxygen.steering import (
+    Change,
+    Lever,
+    Shares,
+    format_shares,
+    promoted,
+    refuse_excess,
+    refuse_unhealthy,
+    refuse_unknown,
+)
 
 _SHARES: Final = '{"shares": {"canary": "12.5%"}}'
 _VARIANT: Final = '{"variant": "canary"}'
@@ -35,6 +44,8 @@ class VariantRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The variant that is meant."""
 
     variant: str = CANARY
+    force: bool = False
+    """Do it although it has no effect now: no healthy instance to promote, no such variant to abort."""
 
 
 async def show_shares(request: web.Request) -> web.Response:
@@ -80,19 +91,32 @@ async def _given_back(_request: web.Request) -> Change:
 
 
 async def _promoted(request: web.Request) -> Change:
-    variant = await _variant_meant(request)
-    return lambda lever: promoted(lever, variant)
+    meant = await _variant_meant(request)
+
+    def change(lever: Lever) -> Shares:
+        if not meant.force:
+            refuse_unhealthy(lever, meant.variant)
+        return promoted(lever, meant.variant)
+
+    return change
 
 
 async def _aborted(request: web.Request) -> Change:
-    variant = await _variant_meant(request)
-    return lambda _lever: {variant: NOTHING}
+    meant = await _variant_meant(request)
+
+    def change(lever: Lever) -> Shares:
+        if not meant.force:
+            refuse_unknown(lever, meant.variant)
+        return {meant.variant: NOTHING}
+
+    return change
 
 
-async def _variant_meant(request: web.Request) -> str:
+async def _variant_meant(request: web.Request) -> VariantRequest:
     if not request.body_exists:
-        return CANARY
-    return _variant((await read_body(request, VariantRequest, example=_VARIANT)).variant, "variant")
+        return VariantRequest()
+    meant = await read_body(request, VariantRequest, example=_VARIANT)
+    return VariantRequest(variant=_variant(meant.variant, "variant"), force=meant.force)
 
 
 def _variant(name: str, place: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -11,9 +11,19 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_table, printable
 from proxygen.consul.client import ConsulClient
+from proxygen.errors import WithoutEffect
 from proxygen.settings import Settings
 from proxygen.shares import CANARY, NOTHING, Share, format_share, parse_share, parse_variant_name
-from proxygen.steering import Change, Lever, Shares, Steering, promoted
+from proxygen.steering import (
+    Change,
+    Lever,
+    Shares,
+    Steering,
+    promoted,
+    refuse_unhealthy,
+    refuse_unknown,
+    refuse_unregistered,
+)
 
 
 class _ShareType(click.ParamType[Share]):
@@ -39,6 +49,7 @@ class _VariantType(click.ParamType[str]):
 _variant = click.option(
     "--variant", type=_VariantType(), default=CANARY, metavar="NAME", help=f"The variant; {CANARY} by default."
 )
+_force = click.option("--force", is_flag=True, help="Do it even if it has no effect now.")
 
 
 @click.group()
@@ -79,30 +90,42 @@ def show(settings: Settings, service: str) -> None:
 @click.argument("service")
 @click.argument("share", type=_ShareType())
 @_variant
-def set_(settings: Settings, service: str, share: Share, variant: str) -> None:
+@_force
+def set_(settings: Settings, service: str, share: Share, variant: str, force: bool) -> None:
     """Set the variant's share of SERVICE's requests, such as 12.5%.
 
-    Exits 1 when somebody else wrote meanwhile, 3 when Consul does not answer.
+    Exits 1 when SERVICE is not registered or somebody else wrote meanwhile, 3 when Consul does not answer.
     """
-    _apply(settings, service, lambda _: {variant: share})
+    refusals = () if force else (refuse_unregistered,)
+    _apply(settings, service, lambda _: {variant: share}, refusals)
 
 
 @canary.command(cls=Command, short_help="Give the variant everything.", examples=["proxygen canary promote web"])
 @settings_options("consul", "proxy.tag_prefix")
 @click.argument("service")
 @_variant
-def promote(settings: Settings, service: str, variant: str) -> None:
-    """Give the variant 100 % of SERVICE's requests, and every other named variant nothing."""
-    _apply(settings, service, lambda lever: promoted(lever, variant))
+@_force
+def promote(settings: Settings, service: str, variant: str, force: bool) -> None:
+    """Give the variant 100 % of SERVICE's requests, and every other named variant nothing.
+
+    Exits 1 when none of the variant's instances is healthy.
+    """
+    refusals = () if force else (refuse_unregistered, lambda lever: refuse_unhealthy(lever, variant))
+    _apply(settings, service, lambda lever: promoted(lever, variant), refusals)
 
 
 @canary.command(cls=Command, short_help="Take everything from the variant.", examples=["proxygen canary abort web"])
 @settings_options("consul", "proxy.tag_prefix")
 @click.argument("service")
 @_variant
-def abort(settings: Settings, service: str, variant: str) -> None:
-    """Give the variant 0 % of SERVICE's requests; its instances stay registered."""
-    _apply(settings, service, lambda _: {variant: NOTHING})
+@_force
+def abort(settings: Settings, service: str, variant: str, force: bool) -> None:
+    """Give the variant 0 % of SERVICE's requests; its instances stay registered.
+
+    Exits 1 when SERVICE has no such variant.
+    """
+    refusals = () if force else (refuse_unregistered, lambda lever: refuse_unknown(lever, variant))
+    _apply(settings, service, lambda _: {variant: NOTHING}, refusals)
 
 
 @canary.command(cls=Command, short_help="Give the shares back to the tags.", examples=["proxygen canary reset web"])
@@ -117,8 +140,20 @@ def reset(settings: Settings, service: str) -> None:
         click.echo(f"{printable(service)} {name}: {_text(before.in_kv, name)} -> {_text(after.asked, name)} (tags)")
 
 
-def _apply(settings: Settings, service: str, change: Callable[[Lever], Shares]) -> None:
-    before, after = asyncio.run(_move(settings, service, change))
+def _apply(
+    settings: Settings, service: str, change: Callable[[Lever], Shares], refusals: Sequence[Callable[[Lever], None]]
+) -> None:
+    """``refusals`` raise WithoutEffect for a lever that the change makes no sense for."""
+
+    def unless_refused(lever: Lever) -> Shares:
+        for refuse in refusals:
+            refuse(lever)
+        return change(lever)
+
+    try:
+        before, after = asyncio.run(_move(settings, service, unless_refused))
+    except WithoutEffect as error:
+        raise WithoutEffect(f"{error} (--force writes it all the same)") from error
     for name, share in sorted(change(before).items()):
         if before.in_kv.get(name) == share:
             click.echo(f"{printable(service)} {name}: {format_share(share)} (unchanged)")

@@ -69,7 +69,13 @@ WEB = ServiceSummary(
     instances={InstanceState.SERVING: 2, InstanceState.UNHEALTHY: 2},
 )
 
-LEVER = Lever(service="web", key="proxygen/canary/web", index=0, in_tags={"canary": Share(1000)})
+LEVER = Lever(
+    service="web",
+    key="proxygen/canary/web",
+    index=0,
+    in_tags={"canary": Share(1000)},
+    healthy=frozenset({"canary", "stable"}),
+)
 
 WEB_TRAFFIC = TrafficTotals(
     service="web",

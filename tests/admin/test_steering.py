@@ -82,6 +82,18 @@ async def test_what_is_written_is_answered_with_the_next_etag(client: Client) ->
     assert (status, tag, asked(body)) == (200, '"0"', {"stable": 9000, "canary": 1000})
 
 
+@pytest.mark.incident("T61")
+@pytest.mark.parametrize("action", ["promote", "abort"])
+async def test_what_would_have_no_effect_is_refused_unless_forced(
+    client: Client, sidecar: RememberingSidecar, action: str
+) -> None:
+    status, body, _ = await change(client, "POST", f"/{action}", json={"variant": "blue"})
+    assert (status, "nothing was written" in body["error"]) == (409, True)
+    assert sidecar.levers["web"] == LEVER
+    status, body, _ = await change(client, "POST", f"/{action}", json={"variant": "blue", "force": True})
+    assert (status, "blue" in asked(body)) == (200, True)
+
+
 async def test_variants_that_are_not_named_stay_as_they_are(client: Client) -> None:
     _, _, tag = await put(client, {"blue": 5})
     _, body, _ = await put(client, {"canary": "20"}, seen=tag)

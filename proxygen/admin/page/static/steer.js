@@ -48,8 +48,11 @@ async function steer(form, refresh) {
     form.reset();
     say(form.dataset.done || "Done.", "good");
   }
-  // Somebody else's change counts from here on, even one that brings an etag back.
-  if (answer.status === 412) superseded.clear();
+  if (answer.status === 412) {
+    // Somebody else's change counts from here on, even one that brings an etag back; and the operator is told of it.
+    superseded.clear();
+    if (answer.etag) form.dataset.etag = answer.etag;
+  }
   await refresh();
   if (!answer.ok) say(refusal(answer, before, shownShares(form)), "bad");
 }
