@@ -26,6 +26,8 @@ from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
 from proxygen.pipeline import Drafted, Pipeline, Timings
 from proxygen.plan.types import Plan
 from proxygen.render import Rendered
+from proxygen.served import FILE as SERVICES_FILE
+from proxygen.served import encode_services
 from proxygen.settings import Settings
 
 _log = get_logger(__name__)
@@ -76,6 +78,7 @@ class Delivery:
         stamp = Stamp(generation=next_number(self._output), digest=digest)
         files = {
             **drafted.rendered.contents,
+            SERVICES_FILE: encode_services(drafted.plan),
             STAMP_FILE: self._pipeline.stamp_block(stamp_text(stamp.generation, stamp.digest)),
         }
         with timings.of("stage"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from proxygen import __version__
 from proxygen.admin.contract import Readiness
 from proxygen.admin.meter import Meter
 from proxygen.admin.planned import (
     conflict_report,
+    gone,
+    lost_routes,
     quarantine_report,
     service_detail,
     service_report,
@@ -28,10 +30,12 @@ from proxygen.admin.report import (
     NginxReport,
     State,
     StatusReport,
+    Told,
 )
-from proxygen.admin.service_report import ServiceDetail, ServiceSummary
+from proxygen.admin.service_report import ServiceDetail, ServiceReport, ServiceSummary
 from proxygen.admin.traffic import Recent, listener_report, totals
 from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
+from proxygen.admin.waiting import by_name, detail_beside, report_beside, summary_beside
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.events import EventLog
@@ -42,6 +46,7 @@ from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, generations, read_generation
 from proxygen.plan.types import Plan
 from proxygen.reconcile import Reconciler
+from proxygen.served import Served
 from proxygen.settings import Settings
 from proxygen.steering import Lever, Shares, Steering
 from proxygen.steps import Step
@@ -81,13 +86,12 @@ class RunningSidecar:
         self.meter: Final = meter
         self._tally: Final = tally
         self._listener: Final = listener
+        self._served: Final = Served(settings.output.directory)
+        reconciler.subscribe(self._note)
 
     def status(self) -> StatusReport:
         """Gather what is known; nothing is asked of Consul or nginx beyond the process table."""
-        plan = self._reconciler.plan
-        return replace(
-            self.overview(), services=tuple(service_report(service) for service in plan.services) if plan else ()
-        )
+        return replace(self.overview(), services=self._plans().told(_reports, report_beside))
 
     def overview(self) -> StatusReport:
         reasons = self.readiness().reasons
@@ -110,6 +114,7 @@ class RunningSidecar:
             conflicts=tuple(conflict_report(item) for item in (plan.conflicts if plan else ())),
             warnings=tuple(self._warnings(plan)),
             hold=self._hold(),
+            told=self._told(),
             nginx=self._nginx(),
             traffic=self._heard(),
         )
@@ -119,13 +124,13 @@ class RunningSidecar:
         return Readiness(reasons=tuple(self._reasons()))
 
     def services(self) -> tuple[ServiceSummary, ...]:
-        plan, kept = self._reconciler.plan, self._kept()
-        recent = Recent.of(self._tally)
-        return tuple(recent.summarised(service_summary(each, kept=kept)) for each in plan.services) if plan else ()
+        recent, plans = Recent.of(self._tally), self._plans()
+        return tuple(recent.summarised(each) for each in plans.told(_summaries, summary_beside))
 
     def service(self, name: str) -> ServiceDetail | None:
-        plan = self._reconciler.plan
-        detail = service_detail(plan, name, kept=self._kept()) if plan else None
+        plans = self._plans()
+        found = plans.told(lambda plan, kept: _details(plan, kept, name), detail_beside)
+        detail = next(iter(found), None)
         return None if detail is None else Recent.of(self._tally).detailed(detail, self._tally)
 
     def traffic(self) -> tuple[TrafficTotals, ...]:
@@ -140,7 +145,7 @@ class RunningSidecar:
         )
 
     def applies(self) -> tuple[ApplyReport, ...]:
-        return tuple(_told(entry) for entry in reversed(self._journal.entries))
+        return tuple(_as_report(entry) for entry in reversed(self._journal.entries))
 
     def difference(self, number: int, against: int | None) -> DiffReport:
         return generation_difference(self._settings.output.directory, number, against)
@@ -156,6 +161,20 @@ class RunningSidecar:
 
     async def release_hold(self, *, confirm: Callable[[], None]) -> ApplyReport:
         return apply_report(await self._reconciler.release_hold(confirm=confirm))
+
+    def _plans(self) -> _Plans:
+        newest, live = self._reconciler.plan, self._reconciler.live
+        served = self._served.plan_of(live) if live is not None else None
+        return _Plans(served, newest, self._kept())
+
+    def _told(self) -> Told:
+        plans = self._plans()
+        if plans.served is None:
+            return Told.NEWEST
+        return Told.LIVE if plans.newest in (None, plans.served) else Told.LIVE_AND_WAITING
+
+    def _note(self, step: Step) -> None:
+        self._served.note(step, self._reconciler.plan, pinned=self._reconciler.pinned is not None)
 
     def _reasons(self) -> Iterator[str]:
         step = self._reconciler.last
@@ -266,7 +285,50 @@ class RunningSidecar:
         return replace(report, master=master.pid, accepting=len(seen.accepting), draining=len(seen.draining))
 
 
-def _told(entry: Entry) -> ApplyReport:
+_Reported = TypeVar("_Reported", ServiceReport, ServiceSummary, ServiceDetail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plans:
+    """What nginx serves, and what it would serve if all went through; the same object where it does."""
+
+    served: Plan | None
+    """None where nobody can tell."""
+    newest: Plan | None
+    kept: Mapping[str, int]
+    """See `HoldReport.services`."""
+
+    def told(
+        self,
+        tell: Callable[[Plan, Mapping[str, int]], tuple[_Reported, ...]],
+        beside: Callable[[_Reported | None, _Reported | None], _Reported],
+    ) -> tuple[_Reported, ...]:
+        """Tell what is served, with what waits beside it."""
+        served, newest = self.served or self.newest, self.newest or self.served
+        if served is None or newest is None:
+            return ()
+        if served is newest:
+            return tell(served, self.kept)
+        before = tell(served, gone(served, newest))
+        return tuple(beside(*pair) for pair in by_name(before, tell(newest, {})))
+
+
+def _reports(plan: Plan, _kept: Mapping[str, int]) -> tuple[ServiceReport, ...]:
+    lost = lost_routes(plan)
+    return tuple(service_report(service, lost=lost.get(service.name, ())) for service in plan.services)
+
+
+def _summaries(plan: Plan, kept: Mapping[str, int]) -> tuple[ServiceSummary, ...]:
+    lost = lost_routes(plan)
+    return tuple(service_summary(each, kept=kept, lost=lost.get(each.name, ())) for each in plan.services)
+
+
+def _details(plan: Plan, kept: Mapping[str, int], name: str) -> tuple[ServiceDetail, ...]:
+    detail = service_detail(plan, name, kept=kept)
+    return () if detail is None else (detail,)
+
+
+def _as_report(entry: Entry) -> ApplyReport:
     return ApplyReport(
         outcome=entry.outcome,
         generation=entry.generation,

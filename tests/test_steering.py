@@ -97,7 +97,7 @@ def test_what_would_have_no_effect_is_refused_by_name() -> None:
         (lambda one: refuse_unhealthy(one, "blue"), web),
         (lambda one: refuse_unhealthy(one, "canary"), replace(web, healthy=frozenset({"stable"}))),
     ):
-        with pytest.raises(WithoutEffect, match="'web'.*nothing was written"):
+        with pytest.raises(WithoutEffect, match=r"'web'.*nothing was written"):
             refuse(misses)
     refuse_unregistered(web)
     refuse_unhealthy(web, "canary")

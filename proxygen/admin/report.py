@@ -23,6 +23,17 @@ class State(StrEnum):
     """Serving, but not all that Consul asks for, or not from fresh data; the reasons say why."""
 
 
+class Told(StrEnum):
+    """Which services are told of."""
+
+    LIVE = "live"
+    """Those that nginx serves."""
+    LIVE_AND_WAITING = "live and waiting"
+    """Those that nginx serves, and beside each what the newest plan would change, which is not live."""
+    NEWEST = "newest"
+    """Those of the newest plan: nobody can tell what the live generation stands for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationReport:
     """One generation on disk."""
@@ -155,7 +166,8 @@ class StatusReport:
     last_apply: ApplyReport | None = None
     consul: ConsulReport
     services: tuple[ServiceReport, ...] = ()
-    """By the newest plan, which may be on its way to nginx; ``live`` and ``last_apply`` tell what came of it."""
+    told: Told = Told.LIVE
+    """What ``services`` tells."""
     quarantined: tuple[QuarantineReport, ...] = ()
     conflicts: tuple[ConflictReport, ...] = ()
     warnings: tuple[str, ...] = ()

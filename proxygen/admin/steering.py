@@ -198,9 +198,13 @@ def _answer(lever: Lever, detail: ServiceDetail | None) -> web.Response:
 
 def shares_report(lever: Lever, detail: ServiceDetail | None) -> SharesReport:
     """``detail`` is the service as it is planned, where it is."""
-    effective = {variant.name: variant.effective for variant in detail.variants} if detail is not None else {}
+    planned = {variant.name: variant for variant in detail.variants} if detail is not None else {}
+    effective = {name: variant.effective for name, variant in planned.items()}
+    waiting = {name: variant.waiting for name, variant in planned.items()}
     rest = max(0, WHOLE - sum(lever.asked.values()))
-    stable = ShareReport(name=STABLE, asked=rest, in_kv=None, in_tags=None, effective=effective.get(STABLE))
+    stable = ShareReport(
+        name=STABLE, asked=rest, in_kv=None, in_tags=None, effective=effective.get(STABLE), waiting=waiting.get(STABLE)
+    )
     return SharesReport(
         service=lever.service,
         variants=(
@@ -212,6 +216,7 @@ def shares_report(lever: Lever, detail: ServiceDetail | None) -> SharesReport:
                     in_kv=lever.in_kv.get(name),
                     in_tags=lever.in_tags.get(name),
                     effective=effective.get(name),
+                    waiting=waiting.get(name),
                 )
                 for name, share in sorted(lever.asked.items())
             ),

@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 
 import click
 
+from proxygen.admin.client import connect
+from proxygen.admin.service_report import ServiceDetail
+from proxygen.admin.standing import beside
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_table, printable
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import WithoutEffect
+from proxygen.errors import SidecarUnavailable, WithoutEffect
 from proxygen.settings import Settings
 from proxygen.shares import CANARY, NOTHING, Share, format_share, parse_share, parse_variant_name
 from proxygen.steering import (
@@ -19,6 +22,7 @@ from proxygen.steering import (
     Lever,
     Shares,
     Steering,
+    format_shares,
     promoted,
     refuse_unhealthy,
     refuse_unknown,
@@ -62,14 +66,16 @@ def canary() -> None:
 
 
 @canary.command(cls=Command, short_help="Show each variant's share.", examples=["proxygen canary show web"])
-@settings_options("consul", "proxy.tag_prefix")
+@settings_options("consul", "proxy.tag_prefix", "admin", "output")
 @click.argument("service")
 def show(settings: Settings, service: str) -> None:
     """Show each variant's share: in KV, in tags, and which of the two counts.
 
+    Where this host's sidecar serves something else for now, after a rollback for instance, that comes first.
     "proxygen canary reset" gives the shares back to the tags.
     """
     lever = asyncio.run(_read(settings, service))
+    _print_served(asyncio.run(_served_meanwhile(settings, service)))
     if lever.problem:
         click.echo(f"proxygen: {printable(lever.key)} is ignored: {printable(lever.problem)}", err=True)
     asked = lever.asked
@@ -86,7 +92,7 @@ def show(settings: Settings, service: str) -> None:
     short_help="Set a share.",
     examples=["proxygen canary set web 12.5%", "proxygen canary set web 20% --variant blue"],
 )
-@settings_options("consul", "proxy.tag_prefix")
+@settings_options("consul", "proxy.tag_prefix", "admin", "output")
 @click.argument("service")
 @click.argument("share", type=_ShareType())
 @_variant
@@ -101,7 +107,7 @@ def set_(settings: Settings, service: str, share: Share, variant: str, force: bo
 
 
 @canary.command(cls=Command, short_help="Give the variant everything.", examples=["proxygen canary promote web"])
-@settings_options("consul", "proxy.tag_prefix")
+@settings_options("consul", "proxy.tag_prefix", "admin", "output")
 @click.argument("service")
 @_variant
 @_force
@@ -115,7 +121,7 @@ def promote(settings: Settings, service: str, variant: str, force: bool) -> None
 
 
 @canary.command(cls=Command, short_help="Take everything from the variant.", examples=["proxygen canary abort web"])
-@settings_options("consul", "proxy.tag_prefix")
+@settings_options("consul", "proxy.tag_prefix", "admin", "output")
 @click.argument("service")
 @_variant
 @_force
@@ -129,7 +135,7 @@ def abort(settings: Settings, service: str, variant: str, force: bool) -> None:
 
 
 @canary.command(cls=Command, short_help="Give the shares back to the tags.", examples=["proxygen canary reset web"])
-@settings_options("consul", "proxy.tag_prefix")
+@settings_options("consul", "proxy.tag_prefix", "admin", "output")
 @click.argument("service")
 def reset(settings: Settings, service: str) -> None:
     """Delete SERVICE's shares in KV, so that those in its instances' tags count again."""
@@ -138,6 +144,7 @@ def reset(settings: Settings, service: str) -> None:
         click.echo(f"{printable(service)}: there is no {printable(before.key)} (unchanged)")
     for name in sorted(before.in_kv):
         click.echo(f"{printable(service)} {name}: {_text(before.in_kv, name)} -> {_text(after.asked, name)} (tags)")
+    _print_served(asyncio.run(_served_meanwhile(settings, service)))
 
 
 def _apply(
@@ -162,6 +169,7 @@ def _apply(
         click.echo(f"{printable(service)} {name}: {_text(before.asked, name)}{origin} -> {format_share(share)}")
     for name in sorted(change(before).keys() & set(after.unknown)):
         click.echo(f"proxygen: no instance of {printable(service)} belongs to the variant {name} yet", err=True)
+    _print_served(asyncio.run(_served_meanwhile(settings, service)))
 
 
 async def _move(settings: Settings, service: str, change: Change) -> tuple[Lever, Lever]:
@@ -174,6 +182,26 @@ async def _move(settings: Settings, service: str, change: Change) -> tuple[Lever
 async def _read(settings: Settings, service: str) -> Lever:
     async with ConsulClient(settings.consul) as client:
         return await Steering(client, tag_prefix=settings.proxy.tag_prefix).read(service)
+
+
+async def _served_meanwhile(settings: Settings, service: str) -> tuple[str, ServiceDetail] | None:
+    """Ask this host's sidecar why nginx serves something else than what is asked for, and what; None where it does not,
+    or where no sidecar answers here."""
+    try:
+        async with connect(settings.admin, settings.output.directory) as sidecar:
+            notice, detail = beside(await sidecar.status()), await sidecar.service(service)
+    except SidecarUnavailable:
+        return None
+    return (notice, detail) if notice and detail is not None else None
+
+
+def _print_served(meanwhile: tuple[str, ServiceDetail] | None) -> None:
+    if meanwhile is None:
+        return
+    notice, detail = meanwhile
+    shares = format_shares({variant.name: Share(variant.effective) for variant in detail.variants})
+    click.echo(f"proxygen: {printable(notice)}", err=True)
+    click.echo(f"{printable(detail.name)} is served: {shares}")
 
 
 def _text(shares: Shares, name: str) -> str:

@@ -102,6 +102,7 @@ class RememberingSidecar:
         self.levers = {"web": LEVER}
         self.events = EventLog()
         self.meter = Meter()
+        self.meter.watch_connections("tcp", lambda: 1, ["refused"])
         self.listed: tuple[ServiceSummary, ...] = (WEB,)
         self.told: tuple[TrafficTotals, ...] = (WEB_TRAFFIC, replace(WEB_TRAFFIC, variant=""))
 

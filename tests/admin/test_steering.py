@@ -60,9 +60,9 @@ async def test_shares_are_told_with_their_origin_and_an_etag(client: Client, sid
     assert await answer.json() == {
         "service": "web",
         "variants": [
-            {"name": "stable", "asked": 8750, "in_kv": None, "in_tags": None, "effective": None},
-            {"name": "blue", "asked": 250, "in_kv": 250, "in_tags": None, "effective": None},
-            {"name": "canary", "asked": 1000, "in_kv": None, "in_tags": 1000, "effective": None},
+            {"name": "stable", "asked": 8750, "in_kv": None, "in_tags": None, "effective": None, "waiting": None},
+            {"name": "blue", "asked": 250, "in_kv": 250, "in_tags": None, "effective": None, "waiting": None},
+            {"name": "canary", "asked": 1000, "in_kv": None, "in_tags": 1000, "effective": None, "waiting": None},
         ],
         "key": "proxygen/canary/web",
         "index": 23,

@@ -33,8 +33,8 @@ async def test_t49_idle_connections_hold_up_no_change(
     saw: Callable[[str], None],
     listener: str,
 ) -> None:
-    """Injects 1,100 connections to the admin API that say nothing, under a limit of 1,024 files and no other. A newcomer is served
-    about as quickly as before, who asks for the status gets it, and the log says it in a line."""
+    """Injects 1,100 connections to the admin API that say nothing, under a limit of 1,024 files and no other. A
+    newcomer is served about as quickly as before, who asks for the status gets it, and the log says it in a line."""
     with App("web-1") as app:
         await call(consul.register, "web", port=app.port, tags=[ROUTE])
         sidecar = make_sidecar(consul, running, admin__idle="10m", admin__max_connections=65536, log__level="info")

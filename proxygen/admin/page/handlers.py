@@ -16,11 +16,11 @@ from proxygen.admin.page.assets import Assets
 from proxygen.admin.page.difference import difference_view
 from proxygen.admin.page.generations import time_line
 from proxygen.admin.page.overview import overview
-from proxygen.admin.page.problems import beside
 from proxygen.admin.page.service import service_view
 from proxygen.admin.page.steering import Steering, steering
 from proxygen.admin.page.views import event_views
 from proxygen.admin.report import StatusReport
+from proxygen.admin.standing import beside
 from proxygen.admin.steering import shares_report
 from proxygen.errors import ProxygenError, UnknownGeneration
 from proxygen.log import get_logger

@@ -11,11 +11,10 @@ from proxygen.admin.page import words
 from proxygen.admin.page.views import Level, Link, service_link
 from proxygen.admin.report import ConsulReport, HoldReport, StatusReport
 from proxygen.admin.service_report import ConflictReport, QuarantineReport, ServiceSummary
+from proxygen.admin.standing import FAILED
 
 MOST: Final = 40
 """Of each kind: one cause often has hundreds of victims, and the list below tells of each."""
-
-_FAILED: Final = ("rejected", "rolled back")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +52,6 @@ def problems(status: StatusReport, services: Iterable[ServiceSummary], now: date
     return tuple(sorted(found, key=lambda problem: order.index(problem.level)))
 
 
-def beside(status: StatusReport) -> str:
-    """Say what nginx serves where that is not the newest plan, of which the pages tell; "" where it is."""
-    live = f"generation {status.live.number}" if status.live else "what an earlier run left"
-    if status.hold is not None and status.hold.pinned is not None:
-        return f"nginx serves {live}, to which an operator went back; this is the newest plan, which waits."
-    last = status.last_apply
-    if last is not None and last.outcome in _FAILED:
-        return f"nginx serves {live}; this is the newest plan, which was {last.outcome}."
-    return ""
-
-
 def conflict(item: ConflictReport) -> Problem:
     won = f"service {item.holder} has it" if item.holder else "the operator's policy refuses it"
     return Problem(
@@ -90,7 +78,7 @@ def _consul(consul: ConsulReport) -> Iterator[Problem]:
 
 def _apply(status: StatusReport) -> Iterator[Problem]:
     last = status.last_apply
-    if last is None or last.outcome not in _FAILED:
+    if last is None or last.outcome not in FAILED:
         return
     kept = f"Generation {status.live.number} stays live." if status.live else "No generation is live."
     reason, *said = last.reason.split(" | ")
