@@ -12,7 +12,7 @@ from proxygen.journal import Entry, Journal
 from proxygen.model import ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.plan.difference import difference
-from proxygen.plan.types import Conflict, Plan, Quarantine, Service
+from proxygen.plan.types import Conflict, InstanceState, Plan, Quarantine, Service
 from proxygen.reconcile import Reconciler
 from proxygen.steps import Step
 
@@ -53,7 +53,10 @@ class Reporter:
         # A failure is tried again and again; it is news once, until something else comes of it.
         self._failure = (step.outcome, step.reason) if step.failed else None
         self._events.note(Topic.HOLD, dict(self._holds()))
+        self._events.note(Topic.FILES, dict(self._files()))
         if plan is not None:
+            self._events.note(Topic.INSTANCE, dict(_left_out(plan)))
+            self._events.note(Topic.WARNING, dict(self._warnings(plan)))
             self._events.note(Topic.QUARANTINE, {item.service: _quarantine(item) for item in plan.quarantined})
             self._events.note(
                 Topic.CONFLICT, {f"{item.loser} {item.claim}": _conflict(item) for item in plan.conflicts}
@@ -80,6 +83,20 @@ class Reporter:
         problem = self._watch.problem
         if problem is not None:
             yield "consul", Condition(text=problem, end="Consul answers again", cause="lost")
+
+    def _files(self) -> Iterator[tuple[str, Condition]]:
+        problem = self._reconciler.files_problem
+        if problem:
+            text = f"changed files are refused, and the files before stay in force: {problem}"
+            yield "files", Condition(text=text, end="changed files are in force", cause=problem)
+
+    def _warnings(self, plan: Plan) -> Iterator[tuple[str, Condition]]:
+        for service in plan.services:
+            for warning in service.warnings:
+                text = f"service {service.name}: {warning}"
+                yield text, Condition(text=text, end=f"no longer: {text}", services=(service.name,), cause="")
+        for text in (*self._watch.warnings, *self._reconciler.pipeline.problems):
+            yield text, Condition(text=text, end=f"no longer: {text}", cause="")
 
     def _holds(self) -> Iterator[tuple[str, Condition]]:
         pinned, held = self._reconciler.pinned, self._reconciler.held
@@ -127,6 +144,22 @@ def _quarantine(quarantine: Quarantine) -> Condition:
         services=(name,),
         cause=quarantine.reason,
     )
+
+
+def _left_out(plan: Plan) -> Iterator[tuple[str, Condition]]:
+    for service in plan.services:
+        for instance in service.instances:
+            if instance.state is InstanceState.NO_PORT:
+                named = f"instance {instance.id} of service {service.name} on {instance.node}"
+                yield (
+                    named,
+                    Condition(
+                        text=f"{named} has no usable address or port ({instance.address}:{instance.port})",
+                        end=f"{named} can be used, or is gone",
+                        services=(service.name,),
+                        cause=f"{instance.address}:{instance.port}",
+                    ),
+                )
 
 
 def _conflict(conflict: Conflict) -> Condition:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import Final, TypeVar
 
 from proxygen import __version__
@@ -22,6 +23,7 @@ from proxygen.admin.planned import (
 )
 from proxygen.admin.report import (
     ApplyReport,
+    ConditionReport,
     ConsulReport,
     DiffReport,
     GenerationReport,
@@ -38,7 +40,7 @@ from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.admin.waiting import by_name, detail_beside, report_beside, summary_beside
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
-from proxygen.events import EventLog
+from proxygen.events import LASTING, EventLog, Topic
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
 from proxygen.nginx.apply import Outcome
@@ -55,6 +57,12 @@ from proxygen.traffic.tally import Tally, Target
 
 _PATIENCE: Final = 5.0
 """Seconds that Consul may take for an operator's read, and for a write: a person waits."""
+
+_MOST_CONDITIONS: Final = 100
+"""Of a topic, in the status."""
+
+_MOST_NOTES: Final = 10
+"""Of a topic, in the answer to a load balancer."""
 
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
@@ -114,6 +122,7 @@ class RunningSidecar:
             conflicts=tuple(conflict_report(item) for item in (plan.conflicts if plan else ())),
             warnings=tuple(self._warnings(plan)),
             hold=self._hold(),
+            conditions=tuple(self._conditions()),
             told=self._told(),
             nginx=self._nginx(),
             traffic=self._heard(),
@@ -121,7 +130,7 @@ class RunningSidecar:
 
     def readiness(self) -> Readiness:
         """Ready once a generation is live and Consul's data is fresh."""
-        return Readiness(reasons=tuple(self._reasons()))
+        return Readiness(reasons=tuple(self._reasons()), notes=tuple(self._notes()))
 
     def services(self) -> tuple[ServiceSummary, ...]:
         recent, plans = Recent.of(self._tally), self._plans()
@@ -161,6 +170,18 @@ class RunningSidecar:
 
     async def release_hold(self, *, confirm: Callable[[], None]) -> ApplyReport:
         return apply_report(await self._reconciler.release_hold(confirm=confirm))
+
+    def _conditions(self) -> Iterator[ConditionReport]:
+        for topic, now in self.events.standing.items():
+            if LASTING[topic].field == "conditions":
+                for condition in islice(tuple(now.values()), _MOST_CONDITIONS):
+                    yield ConditionReport(topic=topic.value, text=condition.text, services=condition.services)
+
+    def _notes(self) -> Iterator[str]:
+        """What lasts and keeps nobody from being served by us."""
+        for topic in (Topic.QUARANTINE, Topic.CONFLICT, Topic.SETTINGS, Topic.INSTANCE):
+            for condition in islice(tuple(self.events.standing[topic].values()), _MOST_NOTES):
+                yield condition.text
 
     def _plans(self) -> _Plans:
         newest, live = self._reconciler.plan, self._reconciler.live

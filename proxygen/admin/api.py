@@ -52,11 +52,13 @@ class Alive(msgspec.Struct, frozen=True):
     status: Literal["ok"] = "ok"
 
 
-class ReadinessReport(msgspec.Struct, frozen=True):
+class ReadinessReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a load balancer may send requests here; where not, why."""
 
     ready: bool
     reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What is wrong and no reason to send requests elsewhere; of many, the first."""
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +97,7 @@ async def _alive(_request: web.Request) -> web.Response:
 
 async def _ready(request: web.Request) -> web.Response:
     readiness = request.app[SIDECAR].readiness()
-    body = ReadinessReport(readiness.ready, readiness.reasons)
+    body = ReadinessReport(readiness.ready, readiness.reasons, readiness.notes)
     return json_answer(body, status=200 if readiness.ready else 503)
 
 

@@ -48,6 +48,7 @@ class Scrape:
             *_held(overview.hold),
             *_listener(overview.traffic),
             _gauge(families.STREAMS, streams),
+            _gauges(families.CONDITIONS, {(topic.value,): len(now) for topic, now in sidecar.events.standing.items()}),
             _counter(families.EVENTS, {(kind.value,): sidecar.events.totals.get(kind, 0) for kind in _TOLD}),
         )
 

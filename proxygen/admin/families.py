@@ -35,6 +35,7 @@ READY: Final = Family("proxygen_ready", "gauge", "1 while /readyz answers 200.")
 FAILING: Final = Family("proxygen_failing", "gauge", "1 while the last pass was rejected or rolled back; it is tried again.")
 GENERATION: Final = Family("proxygen_generation", "gauge", "Number of the live generation.")
 LIVE_SINCE: Final = Family("proxygen_generation_live_timestamp_seconds", "gauge", "When the live generation went live, in Unix time.")
+CONDITIONS: Final = Family("proxygen_conditions", "gauge", "What lasts now, by topic: hold, quarantine, conflict, consul (it does not answer), files and settings (refused, those before stay in force), instance (left out), warning.", ("topic",))
 EVENTS: Final = Family("proxygen_events", "counter", "Events, by kind (/api/v1/events).", ("kind",))
 ADMIN_CONNECTIONS: Final = Family("proxygen_admin_connections", "gauge", "Open connections to the admin API, by listener: tcp, unix.", ("listener",))
 STREAMS: Final = Family("proxygen_event_streams", "gauge", "Clients that follow the events.")
@@ -82,6 +83,7 @@ FAMILIES: Final = (
     FAILING,
     GENERATION,
     LIVE_SINCE,
+    CONDITIONS,
     EVENTS,
     ADMIN_CONNECTIONS,
     STREAMS,

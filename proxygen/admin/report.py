@@ -142,6 +142,15 @@ class HoldReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionReport:
+    """Something that is so for a while, and that no other part of the status tells."""
+
+    topic: str
+    text: str
+    services: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NginxReport:
     """nginx as the process table shows it; None where it cannot be seen."""
 
@@ -172,5 +181,7 @@ class StatusReport:
     conflicts: tuple[ConflictReport, ...] = ()
     warnings: tuple[str, ...] = ()
     hold: HoldReport | None = None
+    conditions: tuple[ConditionReport, ...] = ()
+    """Refused settings, instances left out; of many, the first of each topic."""
     nginx: NginxReport = field(default_factory=NginxReport)
     traffic: ListenerReport = field(default_factory=ListenerReport)

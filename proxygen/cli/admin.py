@@ -130,6 +130,8 @@ def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:
     workers = f", {nginx.accepting} workers, {nginx.draining} draining" if nginx.accepting is not None else ""
     master = f"master {nginx.master}" if nginx.master is not None else "no master seen"
     yield "nginx", f"{nginx.version or 'version unknown'}, {master}{workers}"
+    for condition in report.conditions:
+        yield condition.topic, condition.text
     for warning in report.warnings:
         yield "warning", warning
 

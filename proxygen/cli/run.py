@@ -25,7 +25,8 @@ from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
-from proxygen.events import EventLog
+from proxygen.events import Condition as Lasting
+from proxygen.events import EventLog, Topic
 from proxygen.files import watching
 from proxygen.journal import Journal
 from proxygen.last_good import load_known
@@ -86,11 +87,14 @@ async def _run(source: Source) -> int:
                     while wanted is not None and wanted.output.directory == directory:
                         async with _assembled(wanted, output, events) as parts:
                             good = wanted
+                            if wanted is reader.newest and not reader.problem:
+                                _note_settings(events, "")
                             wanted = await _serve(parts, reader, calls, notifier)
             except ProxygenError as error:
                 if good is None or wanted is good:
                     raise
                 _log.error("settings not taken, the old ones stay", reason=str(error))
+                _note_settings(events, str(error))
                 wanted = good
     _log.info("stopped")
     return 0
@@ -152,6 +156,7 @@ class _Parts:
     client: ConsulClient
     watch: CatalogWatch
     reconciler: Reconciler
+    events: EventLog
     reporter: Reporter
     journal: Journal
     condition: SidecarCondition
@@ -207,6 +212,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
             client=client,
             watch=watch,
             reconciler=reconciler,
+            events=events,
             reporter=reporter,
             journal=journal,
             condition=SidecarCondition(sidecar, reconciler),
@@ -259,6 +265,8 @@ async def _other_settings(
         is_news = reader.read()
         if not is_news and call is not _Call.HANGUP:
             continue
+        if is_news and (reader.problem or reader.newest == parts.settings):
+            _note_settings(parts.events, reader.problem)
         if reader.problem:
             _log.error("settings refused, the old ones stay", reason=reader.problem)
         elif reader.newest != parts.settings:
@@ -267,6 +275,13 @@ async def _other_settings(
         if call is _Call.HANGUP:
             parts.reconciler.files_changed()
     return None
+
+
+def _note_settings(events: EventLog, problem: str) -> None:
+    """Tell why the newest settings are not in force; "" where they are."""
+    text = f"the newest settings are refused, and the old ones stay in force: {problem}"
+    refused = Lasting(text=text, end="the newest settings are in force", cause=problem)
+    events.note(Topic.SETTINGS, {"settings": refused} if problem else {})
 
 
 def _differences(old: Settings, new: Settings) -> list[str]:

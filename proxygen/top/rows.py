@@ -79,6 +79,7 @@ def _problems(status: StatusReport) -> Iterator[str]:
         yield f"quarantined: {quarantine.service}: {quarantine.place}: {quarantine.reason}"
     for conflict in status.conflicts:
         yield f"conflict: {conflict.route}: {conflict.holder or 'nobody'} has it, {conflict.loser} was refused"
+    yield from (f"{condition.topic}: {condition.text}" for condition in status.conditions)
     yield from status.warnings
 
 

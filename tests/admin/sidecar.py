@@ -96,6 +96,7 @@ class RememberingSidecar:
     def __init__(self) -> None:
         self.report = STATUS
         self.reasons: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
         self.rollbacks: list[int | None] = []
         self.held = False
         self.index = 17
@@ -122,7 +123,7 @@ class RememberingSidecar:
         return self.report
 
     def readiness(self) -> Readiness:
-        return Readiness(reasons=self.reasons)
+        return Readiness(reasons=self.reasons, notes=self.notes)
 
     def generations(self) -> tuple[GenerationReport, ...]:
         return (GenerationReport(number=42, digest="abc", created="2026-01-01T00:00:00+00:00", live=True),)

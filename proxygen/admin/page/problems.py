@@ -9,7 +9,7 @@ from typing import Final
 
 from proxygen.admin.page import words
 from proxygen.admin.page.views import Level, Link, service_link
-from proxygen.admin.report import ConsulReport, HoldReport, StatusReport
+from proxygen.admin.report import ConditionReport, ConsulReport, HoldReport, StatusReport
 from proxygen.admin.service_report import ConflictReport, QuarantineReport, ServiceSummary
 from proxygen.admin.standing import FAILED
 
@@ -44,6 +44,7 @@ def problems(status: StatusReport, services: Iterable[ServiceSummary], now: date
         *_apply(status),
         *_nginx(status),
         *_hold(status.hold, now),
+        *_conditions(status.conditions),
         *_shortened([_quarantine(item) for item in status.quarantined[: MOST + 1]], len(status.quarantined)),
         *_shortened([conflict(item) for item in status.conflicts[: MOST + 1]], len(status.conflicts)),
         *_shortened([_nobody(item) for item in nobody[: MOST + 1]], len(nobody)),
@@ -106,6 +107,12 @@ def _hold(hold: HoldReport | None, now: datetime) -> Iterator[Problem]:
     kept = sum(hold.services.values())
     keeps = f" nginx keeps {words.count(kept, 'instance')} that Consul no longer shows as serving." if kept else ""
     yield Problem(kind="Held", level=Level.WARN, text=f"{hold.reason}.{keeps}{since}", release=True)
+
+
+def _conditions(conditions: Iterable[ConditionReport]) -> Iterator[Problem]:
+    for condition in conditions:
+        service = service_link(condition.services[0]) if condition.services else None
+        yield Problem(kind=condition.topic.capitalize(), level=Level.WARN, text=condition.text, service=service)
 
 
 def _quarantine(item: QuarantineReport) -> Problem:
