@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -34,7 +35,7 @@ from proxygen.admin.report import (
     StatusReport,
     Told,
 )
-from proxygen.admin.service_report import ServiceDetail, ServiceReport, ServiceSummary
+from proxygen.admin.service_report import InstanceState, ServiceDetail, ServiceReport, ServiceSummary
 from proxygen.admin.traffic import Recent, listener_report, totals
 from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.admin.waiting import by_name, detail_beside, report_beside, summary_beside
@@ -43,10 +44,11 @@ from proxygen.consul.watch import CatalogWatch
 from proxygen.events import LASTING, EventLog, Topic
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
+from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, generations, read_generation
-from proxygen.plan.types import Plan
+from proxygen.plan.types import Plan, ServiceState
 from proxygen.reconcile import Reconciler
 from proxygen.served import Served
 from proxygen.settings import Settings
@@ -113,6 +115,7 @@ class RunningSidecar:
             state = State.READY
         return StatusReport(
             version=__version__,
+            host=socket.gethostname(),
             state=state,
             reasons=reasons,
             live=self._live_report(live),
@@ -133,8 +136,9 @@ class RunningSidecar:
         return Readiness(reasons=tuple(self._reasons()), notes=tuple(self._notes()))
 
     def services(self) -> tuple[ServiceSummary, ...]:
-        recent, plans = Recent.of(self._tally), self._plans()
-        return tuple(recent.summarised(each) for each in plans.told(_summaries, summary_beside))
+        recent, plans, catalog = Recent.of(self._tally), self._plans(), self._reconciler.catalog
+        found = (recent.summarised(each) for each in plans.told(_summaries, summary_beside))
+        return tuple(_counted(each, catalog) if each.state == ServiceState.QUARANTINED else each for each in found)
 
     def service(self, name: str) -> ServiceDetail | None:
         plans = self._plans()
@@ -342,6 +346,14 @@ def _reports(plan: Plan, _kept: Mapping[str, int]) -> tuple[ServiceReport, ...]:
 def _summaries(plan: Plan, kept: Mapping[str, int]) -> tuple[ServiceSummary, ...]:
     lost = lost_routes(plan)
     return tuple(service_summary(each, kept=kept, lost=lost.get(each.name, ())) for each in plan.services)
+
+
+def _counted(summary: ServiceSummary, catalog: Catalog | None) -> ServiceSummary:
+    """Count the instances of a quarantined service, of which the plan knows none."""
+    registered = len(catalog.services.get(ServiceName(summary.name), ())) if catalog is not None else 0
+    if summary.instances or not registered:
+        return summary
+    return replace(summary, instances={InstanceState.QUARANTINED: registered})
 
 
 def _details(plan: Plan, kept: Mapping[str, int], name: str) -> tuple[ServiceDetail, ...]:

@@ -169,6 +169,8 @@ class StatusReport:
     """Everything an operator asks first."""
 
     version: str
+    host: str = ""
+    """The name of the host on which the sidecar runs."""
     state: State
     reasons: tuple[str, ...] = ()
     live: LiveReport | None = None

@@ -32,6 +32,8 @@ class InstanceState(StrEnum):
     """Critical or in maintenance."""
     REFUSED = "refused"
     """Its address or port cannot be used."""
+    QUARANTINED = "quarantined"
+    """Its service is left out."""
     WAITING = "waiting"
     """nginx does not have it yet: the plan with it is held back or was refused."""
 

@@ -81,6 +81,7 @@ def test_the_audit_names_the_operator(world: World, page: Page) -> None:
     changed = time.time()
     change(page, "21")
     enter(page, TOKEN)
+    expect(page.locator("#steering .notice[data-answer]")).to_have_text("The shares are set.")
     event = world.event("steered", after=changed)
     assert "ann" in event["text"]
     expect(page.locator("#events")).to_contain_text("ann")
@@ -158,7 +159,7 @@ def test_promote_and_abort(world: World, page: Page) -> None:
 def confirm(page: Page) -> None:
     dialog = page.locator("dialog.confirm")
     if dialog.count():
-        dialog.get_by_role("button", name="Do it").click()
+        dialog.locator("button[value=ok]").click()
 
 
 def is_back(world: World) -> bool:
@@ -174,6 +175,7 @@ def test_a_rollback_is_asked_for_twice_and_a_hold_is_released(world: World, open
     page = open_tab(world.sidecar).open("/generations")
     page.get_by_role("button", name=re.compile("roll back|go back", re.I)).first.click()
     dialog = page.locator("dialog.confirm")
+    expect(dialog.get_by_role("button", name=re.compile(r"Roll back to generation \d+"))).to_be_visible()
     dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_have_count(0)
     page.get_by_role("button", name=re.compile("roll back|go back", re.I)).first.click()

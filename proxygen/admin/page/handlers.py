@@ -175,6 +175,7 @@ class Pages:
             "assets": self._assets,
             "path": request.path,
             "version": __version__,
+            "where": _where(self._sidecar.overview()),
             "event": self._newest(),
         }
         # In a thread: at thousands of services it takes a while, and others share this loop.
@@ -188,6 +189,12 @@ class Pages:
         """The id of the last event that this page may have taken in."""
         events = self._sidecar.events.since(None)
         return events[-1].id if events else ""
+
+
+def _where(status: StatusReport) -> str:
+    """Which proxy this is: people have several of these pages open."""
+    nginx = f"nginx {status.nginx.version}".strip()
+    return " · ".join(filter(None, (status.host, status.consul.datacenter, nginx)))
 
 
 def _tag(status: StatusReport) -> str:

@@ -39,6 +39,7 @@ _LEVELS: Final = {
     InstanceState.DRAINED: Level.INFO,
     InstanceState.UNHEALTHY: Level.BAD,
     InstanceState.REFUSED: Level.BAD,
+    InstanceState.QUARANTINED: Level.BAD,
     InstanceState.WAITING: Level.WARN,
 }
 _STATES: Final = {"served": Level.GOOD, "nobody": Level.BAD, "quarantined": Level.BAD}
