@@ -26,6 +26,8 @@ from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
 from proxygen.pipeline import Drafted, Pipeline, Timings
 from proxygen.plan.types import Plan
 from proxygen.render import Rendered
+from proxygen.served import FILE as SERVICES_FILE
+from proxygen.served import encode_services
 from proxygen.settings import Settings
 
 DIGEST_LENGTH: Final = 16
@@ -83,7 +85,10 @@ class Delivery:
         """
         digest = self._digest(drafted.rendered)
         stamp = Stamp(generation=next_number(self._output), digest=digest)
-        files = self._pipeline.files_of(drafted.rendered, stamp)
+        files = {
+            **self._pipeline.files_of(drafted.rendered, stamp),
+            SERVICES_FILE: encode_services(drafted.plan),
+        }
         with timings.of("stage"):
             staged = await asyncio.to_thread(stage, self._output, stamp, files)
         try:

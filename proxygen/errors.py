@@ -17,6 +17,7 @@
     │   │   └── RefusedWithoutName       nginx names no service: who it is must be found out
     │   ├── OutputUnusable           the output directory cannot hold generations
     │   ├── UnknownGeneration        no generation of that number is on disk
+    │   ├── WithoutEffect            a command that would change nothing that is served
     │   └── ConflictingWrite         somebody else wrote first (check-and-set)
     ├── NginxUnavailable         exit 1: no nginx binary, no master, no permission
     ├── ProgramUnavailable       exit 1: a program that cannot be started, or does not end in time
@@ -117,6 +118,10 @@ class OutputUnusable(Refused):
 
 class UnknownGeneration(Refused):
     """There is no generation of that number on disk: none ever was, or it was removed since."""
+
+
+class WithoutEffect(Refused):
+    """What was asked for would change nothing that is served; who means it may force it."""
 
 
 class ConflictingWrite(Refused):

@@ -16,12 +16,19 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
+
+from proxygen.log import get_logger
 
 KEPT: Final = 500
 
 FLOOD: Final = 20
 """More than this many of a kind at once become one event: they have one cause, and would push out all others."""
+
+LOGGED: Final = 200
+"""Lines in the log for as many of a kind at once."""
+
+_log = get_logger(__name__)
 
 
 class Kind(StrEnum):
@@ -38,10 +45,67 @@ class Kind(StrEnum):
     CONFLICT_ENDED = "conflict ended"
     CONSUL_LOST = "consul lost"
     CONSUL_BACK = "consul back"
+    FILES_REFUSED = "files refused"
+    FILES_TAKEN = "files taken"
+    SETTINGS_REFUSED = "settings refused"
+    SETTINGS_TAKEN = "settings taken"
+    INSTANCE_LEFT_OUT = "instance left out"
+    INSTANCE_TAKEN = "instance taken"
+    WARNING = "warning"
+    WARNING_ENDED = "warning ended"
     STEERED = "steered"
     """An operator changed something over the admin API."""
     MISSED = "missed"
     """Events before this one are not kept any more: what is so now must be read anew."""
+
+
+class Mark(StrEnum):
+    """How much an event matters to who looks at a page."""
+
+    GOOD = "good"
+    INFO = "info"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """How one kind is told beside the stream of events and `proxygen_events_total`, which tell of all."""
+
+    mark: Mark
+    log: str
+    """The constant event in the log."""
+    level: Literal["info", "warning", "error"] = "info"
+    logs_itself: bool = False
+    """Whether whoever causes it writes that line, with figures that no event has."""
+
+
+TELLINGS: Final[Mapping[Kind, Telling]] = MappingProxyType(
+    {
+        Kind.APPLIED: Telling(Mark.GOOD, "generation applied", "info", logs_itself=True),
+        Kind.REJECTED: Telling(Mark.BAD, "candidate rejected", "error", logs_itself=True),
+        Kind.ROLLED_BACK: Telling(Mark.BAD, "reload rolled back", "error", logs_itself=True),
+        Kind.HELD: Telling(Mark.WARN, "hold begun", "warning"),
+        Kind.HOLD_ENDED: Telling(Mark.GOOD, "hold ended"),
+        Kind.QUARANTINED: Telling(Mark.BAD, "service quarantined", "warning"),
+        Kind.QUARANTINE_ENDED: Telling(Mark.GOOD, "quarantine ended"),
+        Kind.CONFLICT: Telling(Mark.WARN, "route conflict", "warning"),
+        Kind.CONFLICT_ENDED: Telling(Mark.GOOD, "route conflict ended"),
+        Kind.CONSUL_LOST: Telling(Mark.BAD, "Consul lost", "warning"),
+        Kind.CONSUL_BACK: Telling(Mark.GOOD, "Consul back"),
+        Kind.FILES_REFUSED: Telling(Mark.BAD, "files refused, the ones before stay", "error", logs_itself=True),
+        Kind.FILES_TAKEN: Telling(Mark.GOOD, "files taken"),
+        Kind.SETTINGS_REFUSED: Telling(Mark.BAD, "settings refused, the old ones stay", "error", logs_itself=True),
+        Kind.SETTINGS_TAKEN: Telling(Mark.GOOD, "settings taken"),
+        Kind.INSTANCE_LEFT_OUT: Telling(Mark.WARN, "instance left out", "warning"),
+        Kind.INSTANCE_TAKEN: Telling(Mark.GOOD, "instance no longer left out"),
+        Kind.WARNING: Telling(Mark.WARN, "warning", "warning"),
+        Kind.WARNING_ENDED: Telling(Mark.GOOD, "warning ended"),
+        Kind.STEERED: Telling(Mark.INFO, "write", "info", logs_itself=True),
+        Kind.MISSED: Telling(Mark.WARN, "", logs_itself=True),
+    }
+)
+"""All kinds; one that lacks a place to be told in fails the tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +131,34 @@ class Topic(StrEnum):
     QUARANTINE = "quarantine"
     CONFLICT = "conflict"
     CONSUL = "consul"
+    FILES = "files"
+    SETTINGS = "settings"
+    INSTANCE = "instance"
+    WARNING = "warning"
 
 
-_BEGINS: Final = {
-    Topic.HOLD: Kind.HELD,
-    Topic.QUARANTINE: Kind.QUARANTINED,
-    Topic.CONFLICT: Kind.CONFLICT,
-    Topic.CONSUL: Kind.CONSUL_LOST,
-}
-_ENDS: Final = {
-    Topic.HOLD: Kind.HOLD_ENDED,
-    Topic.QUARANTINE: Kind.QUARANTINE_ENDED,
-    Topic.CONFLICT: Kind.CONFLICT_ENDED,
-    Topic.CONSUL: Kind.CONSUL_BACK,
-}
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """How a topic is told while its conditions last; all are counted in `proxygen_conditions`."""
+
+    begins: Kind
+    ends: Kind
+    field: str
+    """Of the status, and by that of page, `top` and `proxygen status`."""
+
+
+LASTING: Final[Mapping[Topic, Lasting]] = MappingProxyType(
+    {
+        Topic.HOLD: Lasting(Kind.HELD, Kind.HOLD_ENDED, "hold"),
+        Topic.QUARANTINE: Lasting(Kind.QUARANTINED, Kind.QUARANTINE_ENDED, "quarantined"),
+        Topic.CONFLICT: Lasting(Kind.CONFLICT, Kind.CONFLICT_ENDED, "conflicts"),
+        Topic.CONSUL: Lasting(Kind.CONSUL_LOST, Kind.CONSUL_BACK, "consul"),
+        Topic.FILES: Lasting(Kind.FILES_REFUSED, Kind.FILES_TAKEN, "warnings"),
+        Topic.SETTINGS: Lasting(Kind.SETTINGS_REFUSED, Kind.SETTINGS_TAKEN, "conditions"),
+        Topic.INSTANCE: Lasting(Kind.INSTANCE_LEFT_OUT, Kind.INSTANCE_TAKEN, "conditions"),
+        Topic.WARNING: Lasting(Kind.WARNING, Kind.WARNING_ENDED, "warnings"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +189,11 @@ class EventLog:
         self._totals: Counter[Kind] = Counter()
 
     @property
+    def standing(self) -> Mapping[Topic, Mapping[str, Condition]]:
+        """What lasts now, each under its name."""
+        return self._standing
+
+    @property
     def totals(self) -> Mapping[Kind, int]:
         """How many events of each kind there were, kept or not."""
         return self._totals
@@ -139,10 +222,11 @@ class EventLog:
         begun = [
             condition for name, condition in now.items() if name not in before or before[name].cause != condition.cause
         ]
-        self._append_all(_ENDS[topic], [(condition.end, condition.services) for condition in ended])
-        self._append_all(_BEGINS[topic], [(condition.text, condition.services) for condition in begun])
+        self._append_all(LASTING[topic].ends, [(condition.end, condition.services) for condition in ended])
+        self._append_all(LASTING[topic].begins, [(condition.text, condition.services) for condition in begun])
 
     def _append_all(self, kind: Kind, news: list[tuple[str, tuple[str, ...]]]) -> None:
+        _write(kind, news)
         if len(news) > FLOOD:
             services = dict.fromkeys(name for _, names in news for name in names)
             self.append(kind, f"{len(news)} times {kind}; first: {news[0][0]}", services=services)
@@ -167,6 +251,18 @@ class EventLog:
         while not (found := self.since(last)):
             await self._appended.wait()
         return found
+
+
+def _write(kind: Kind, news: list[tuple[str, tuple[str, ...]]]) -> None:
+    """Write to the log what began or ended, each in a line, as far as that is of use to anybody."""
+    telling = TELLINGS[kind]
+    if telling.logs_itself:
+        return
+    write = getattr(_log, telling.level)
+    for text, services in news[:LOGGED]:
+        write(telling.log, reason=text, **({"service": services[0]} if services else {}))
+    if len(news) > LOGGED:
+        write(telling.log, reason=f"and {len(news) - LOGGED} more at once")
 
 
 def _missed(number: int) -> Event:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NoReturn
 
 from proxygen.consul.watch import CatalogWatch
-from proxygen.events import FLOOD, Condition, EventLog, Kind, Topic
+from proxygen.events import Condition, EventLog, Kind, Topic
 from proxygen.journal import Entry, Journal
 from proxygen.log import get_logger
 from proxygen.model import ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.plan.difference import difference
-from proxygen.plan.types import Conflict, Plan, Quarantine, Service
+from proxygen.plan.types import Conflict, InstanceState, Plan, Quarantine, Service
 from proxygen.reconcile import Reconciler
 from proxygen.steps import Step
 
@@ -34,7 +34,6 @@ class Reporter:
         self._live: Mapping[ServiceName, Service] | None = None
         """What is live; None before this reporter saw it."""
         self._failure: tuple[Outcome, str] | None = None
-        self._warned: frozenset[tuple[ServiceName, str]] = frozenset()
 
     async def run(self) -> NoReturn:
         """Look after Consul until cancelled: its failures come between passes."""
@@ -57,22 +56,14 @@ class Reporter:
         # A failure is tried again and again; it is news once, until something else comes of it.
         self._failure = (step.outcome, step.reason) if step.failed else None
         self._events.note(Topic.HOLD, dict(self._holds()))
+        self._events.note(Topic.FILES, dict(self._files()))
         if plan is not None:
-            self._warn(plan)
+            self._events.note(Topic.INSTANCE, dict(_left_out(plan)))
+            self._events.note(Topic.WARNING, dict(self._warnings(plan)))
             self._events.note(Topic.QUARANTINE, {item.service: _quarantine(item) for item in plan.quarantined})
             self._events.note(
                 Topic.CONFLICT, {f"{item.loser} {item.claim}": _conflict(item) for item in plan.conflicts}
             )
-
-    def _warn(self, plan: Plan) -> None:
-        """Log what services are warned of, each warning once until it is gone."""
-        now = frozenset((service.name, warning) for service in plan.services for warning in service.warnings)
-        new = sorted(now - self._warned)
-        self._warned = now
-        for name, warning in new[:FLOOD]:
-            _log.warning("service warned", service=name, warning=warning)
-        if len(new) > FLOOD:
-            _log.warning("more services warned", warnings=len(new) - FLOOD)
 
     def _say_applied(self, step: Step, plan: Plan | None) -> None:
         if self._reconciler.pinned is not None or plan is None:
@@ -95,6 +86,20 @@ class Reporter:
         problem = self._watch.problem
         if problem is not None:
             yield "consul", Condition(text=problem, end="Consul answers again", cause="lost")
+
+    def _files(self) -> Iterator[tuple[str, Condition]]:
+        problem = self._reconciler.files_problem
+        if problem:
+            text = f"changed files are refused, and the files before stay in force: {problem}"
+            yield "files", Condition(text=text, end="changed files are in force", cause=problem)
+
+    def _warnings(self, plan: Plan) -> Iterator[tuple[str, Condition]]:
+        for service in plan.services:
+            for warning in service.warnings:
+                text = f"service {service.name}: {warning}"
+                yield text, Condition(text=text, end=f"no longer: {text}", services=(service.name,), cause="")
+        for text in (*self._watch.warnings, *self._reconciler.pipeline.problems):
+            yield text, Condition(text=text, end=f"no longer: {text}", cause="")
 
     def _holds(self) -> Iterator[tuple[str, Condition]]:
         pinned, held = self._reconciler.pinned, self._reconciler.held
@@ -142,6 +147,22 @@ def _quarantine(quarantine: Quarantine) -> Condition:
         services=(name,),
         cause=quarantine.reason,
     )
+
+
+def _left_out(plan: Plan) -> Iterator[tuple[str, Condition]]:
+    for service in plan.services:
+        for instance in service.instances:
+            if instance.state is InstanceState.NO_PORT:
+                named = f"instance {instance.id} of service {service.name} on {instance.node}"
+                yield (
+                    named,
+                    Condition(
+                        text=f"{named} has no usable address or port ({instance.address}:{instance.port})",
+                        end=f"{named} can be used, or is gone",
+                        services=(service.name,),
+                        cause=f"{instance.address}:{instance.port}",
+                    ),
+                )
 
 
 def _conflict(conflict: Conflict) -> Condition:

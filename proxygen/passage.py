@@ -263,13 +263,11 @@ class Passage:
         if self._excused is not None and quarantine.service not in self._excused:
             raise _NewlyRefused(quarantine)
         self._refusals.refuse(quarantine, catalog)
-        _say_quarantined(quarantine)
 
     def _postpone(self, quarantine: Quarantine, catalog: Catalog) -> None:
         """Leave out for some time what a reload stumbled over; the pauses double."""
         until = self._pause(self._refusals.count_setback(quarantine.service))
         self._refusals.refuse(quarantine, catalog, until=until)
-        _say_quarantined(quarantine)
 
     async def _make_live(self, drafted: Drafted, timings: Timings) -> Applied | None:
         """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
@@ -438,7 +436,3 @@ class Passage:
 
 def pinned_reason(number: int | None) -> str:
     return f"the operator went back to generation {number}; `proxygen release-hold` lets new plans through"
-
-
-def _say_quarantined(quarantine: Quarantine) -> None:
-    _log.warning("service quarantined", service=quarantine.service, place=quarantine.place, reason=quarantine.reason)

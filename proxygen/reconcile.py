@@ -91,6 +91,11 @@ class Reconciler:
         return self._passage.plan
 
     @property
+    def catalog(self) -> Catalog | None:
+        """The newest catalog, whatever became of it."""
+        return self._catalogs.peek()
+
+    @property
     def files_problem(self) -> str:
         """Why the operator's files are not used as they are now; "" where they are."""
         return self._passage.files_problem

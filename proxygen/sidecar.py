@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from itertools import islice
+from typing import Final, TypeVar
 
 from proxygen import __version__
 from proxygen.admin.contract import Readiness
 from proxygen.admin.meter import Meter
 from proxygen.admin.planned import (
     conflict_report,
+    gone,
+    lost_routes,
     quarantine_report,
     service_detail,
     service_report,
@@ -20,6 +24,7 @@ from proxygen.admin.planned import (
 )
 from proxygen.admin.report import (
     ApplyReport,
+    ConditionReport,
     ConsulReport,
     DiffReport,
     GenerationReport,
@@ -28,20 +33,24 @@ from proxygen.admin.report import (
     NginxReport,
     State,
     StatusReport,
+    Told,
 )
-from proxygen.admin.service_report import ServiceDetail, ServiceSummary
+from proxygen.admin.service_report import InstanceState, ServiceDetail, ServiceReport, ServiceSummary
 from proxygen.admin.traffic import Recent, listener_report, totals
 from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
+from proxygen.admin.waiting import by_name, detail_beside, report_beside, summary_beside
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
-from proxygen.events import EventLog
+from proxygen.events import LASTING, EventLog, Topic
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
+from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, generations, read_generation
-from proxygen.plan.types import Plan
+from proxygen.plan.types import Plan, ServiceState
 from proxygen.reconcile import Reconciler
+from proxygen.served import Served
 from proxygen.settings import Settings
 from proxygen.steering import Lever, Shares, Steering
 from proxygen.steps import Step
@@ -50,6 +59,12 @@ from proxygen.traffic.tally import Tally, Target
 
 _PATIENCE: Final = 5.0
 """Seconds that Consul may take for an operator's read, and for a write: a person waits."""
+
+_MOST_CONDITIONS: Final = 100
+"""Of a topic, in the status."""
+
+_MOST_NOTES: Final = 10
+"""Of a topic, in the answer to a load balancer."""
 
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
@@ -81,13 +96,12 @@ class RunningSidecar:
         self.meter: Final = meter
         self._tally: Final = tally
         self._listener: Final = listener
+        self._served: Final = Served(settings.output.directory)
+        reconciler.subscribe(self._note)
 
     def status(self) -> StatusReport:
         """Gather what is known; nothing is asked of Consul or nginx beyond the process table."""
-        plan = self._reconciler.plan
-        return replace(
-            self.overview(), services=tuple(service_report(service) for service in plan.services) if plan else ()
-        )
+        return replace(self.overview(), services=self._plans().told(_reports, report_beside))
 
     def overview(self) -> StatusReport:
         reasons = self.readiness().reasons
@@ -101,6 +115,7 @@ class RunningSidecar:
             state = State.READY
         return StatusReport(
             version=__version__,
+            host=socket.gethostname(),
             state=state,
             reasons=reasons,
             live=self._live_report(live),
@@ -110,22 +125,25 @@ class RunningSidecar:
             conflicts=tuple(conflict_report(item) for item in (plan.conflicts if plan else ())),
             warnings=tuple(self._warnings(plan)),
             hold=self._hold(),
+            conditions=tuple(self._conditions()),
+            told=self._told(),
             nginx=self._nginx(),
             traffic=self._heard(),
         )
 
     def readiness(self) -> Readiness:
         """Ready once a generation is live and Consul's data is fresh."""
-        return Readiness(reasons=tuple(self._reasons()))
+        return Readiness(reasons=tuple(self._reasons()), notes=tuple(self._notes()))
 
     def services(self) -> tuple[ServiceSummary, ...]:
-        plan, kept = self._reconciler.plan, self._kept()
-        recent = Recent.of(self._tally)
-        return tuple(recent.summarised(service_summary(each, kept=kept)) for each in plan.services) if plan else ()
+        recent, plans, catalog = Recent.of(self._tally), self._plans(), self._reconciler.catalog
+        found = (recent.summarised(each) for each in plans.told(_summaries, summary_beside))
+        return tuple(_counted(each, catalog) if each.state == ServiceState.QUARANTINED else each for each in found)
 
     def service(self, name: str) -> ServiceDetail | None:
-        plan = self._reconciler.plan
-        detail = service_detail(plan, name, kept=self._kept()) if plan else None
+        plans = self._plans()
+        found = plans.told(lambda plan, kept: _details(plan, kept, name), detail_beside)
+        detail = next(iter(found), None)
         return None if detail is None else Recent.of(self._tally).detailed(detail, self._tally)
 
     def traffic(self) -> tuple[TrafficTotals, ...]:
@@ -140,7 +158,7 @@ class RunningSidecar:
         )
 
     def applies(self) -> tuple[ApplyReport, ...]:
-        return tuple(_told(entry) for entry in reversed(self._journal.entries))
+        return tuple(_as_report(entry) for entry in reversed(self._journal.entries))
 
     def difference(self, number: int, against: int | None) -> DiffReport:
         return generation_difference(self._settings.output.directory, number, against)
@@ -156,6 +174,32 @@ class RunningSidecar:
 
     async def release_hold(self, *, confirm: Callable[[], None]) -> ApplyReport:
         return apply_report(await self._reconciler.release_hold(confirm=confirm))
+
+    def _conditions(self) -> Iterator[ConditionReport]:
+        for topic, now in self.events.standing.items():
+            if LASTING[topic].field == "conditions":
+                for condition in islice(tuple(now.values()), _MOST_CONDITIONS):
+                    yield ConditionReport(topic=topic.value, text=condition.text, services=condition.services)
+
+    def _notes(self) -> Iterator[str]:
+        """What lasts and keeps nobody from being served by us."""
+        for topic in (Topic.QUARANTINE, Topic.CONFLICT, Topic.SETTINGS, Topic.INSTANCE):
+            for condition in islice(tuple(self.events.standing[topic].values()), _MOST_NOTES):
+                yield condition.text
+
+    def _plans(self) -> _Plans:
+        newest, live = self._reconciler.plan, self._reconciler.live
+        served = self._served.plan_of(live) if live is not None else None
+        return _Plans(served, newest, self._kept())
+
+    def _told(self) -> Told:
+        plans = self._plans()
+        if plans.served is None:
+            return Told.NEWEST
+        return Told.LIVE if plans.newest in (None, plans.served) else Told.LIVE_AND_WAITING
+
+    def _note(self, step: Step) -> None:
+        self._served.note(step, self._reconciler.plan, pinned=self._reconciler.pinned is not None)
 
     def _reasons(self) -> Iterator[str]:
         step = self._reconciler.last
@@ -267,7 +311,58 @@ class RunningSidecar:
         return replace(report, master=master.pid, accepting=len(seen.accepting), draining=len(seen.draining))
 
 
-def _told(entry: Entry) -> ApplyReport:
+_Reported = TypeVar("_Reported", ServiceReport, ServiceSummary, ServiceDetail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plans:
+    """What nginx serves, and what it would serve if all went through; the same object where it does."""
+
+    served: Plan | None
+    """None where nobody can tell."""
+    newest: Plan | None
+    kept: Mapping[str, int]
+    """See `HoldReport.services`."""
+
+    def told(
+        self,
+        tell: Callable[[Plan, Mapping[str, int]], tuple[_Reported, ...]],
+        beside: Callable[[_Reported | None, _Reported | None], _Reported],
+    ) -> tuple[_Reported, ...]:
+        """Tell what is served, with what waits beside it."""
+        served, newest = self.served or self.newest, self.newest or self.served
+        if served is None or newest is None:
+            return ()
+        if served is newest:
+            return tell(served, self.kept)
+        before = tell(served, gone(served, newest))
+        return tuple(beside(*pair) for pair in by_name(before, tell(newest, {})))
+
+
+def _reports(plan: Plan, _kept: Mapping[str, int]) -> tuple[ServiceReport, ...]:
+    lost = lost_routes(plan)
+    return tuple(service_report(service, lost=lost.get(service.name, ())) for service in plan.services)
+
+
+def _summaries(plan: Plan, kept: Mapping[str, int]) -> tuple[ServiceSummary, ...]:
+    lost = lost_routes(plan)
+    return tuple(service_summary(each, kept=kept, lost=lost.get(each.name, ())) for each in plan.services)
+
+
+def _counted(summary: ServiceSummary, catalog: Catalog | None) -> ServiceSummary:
+    """Count the instances of a quarantined service, of which the plan knows none."""
+    registered = len(catalog.services.get(ServiceName(summary.name), ())) if catalog is not None else 0
+    if summary.instances or not registered:
+        return summary
+    return replace(summary, instances={InstanceState.QUARANTINED: registered})
+
+
+def _details(plan: Plan, kept: Mapping[str, int], name: str) -> tuple[ServiceDetail, ...]:
+    detail = service_detail(plan, name, kept=kept)
+    return () if detail is None else (detail,)
+
+
+def _as_report(entry: Entry) -> ApplyReport:
     return ApplyReport(
         outcome=entry.outcome,
         generation=entry.generation,

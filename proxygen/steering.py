@@ -17,10 +17,10 @@ from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import instances_of
 from proxygen.consul.kv import delete_override, override_key, read_override, write_override
 from proxygen.consul.reads import read_service
-from proxygen.errors import BadInput, CatalogUnavailable, ConsulUnreachable, TagError
-from proxygen.model import Instance
+from proxygen.errors import BadInput, CatalogUnavailable, ConsulUnreachable, WithoutEffect, quoted
+from proxygen.plan.members import Member, addresses, judge
+from proxygen.plan.types import Policy
 from proxygen.shares import NOTHING, WHOLE, Share, format_share, parse_override
-from proxygen.tags import parse_tags
 
 Shares = Mapping[str, Share]
 """By variant."""
@@ -37,6 +37,8 @@ class Lever:
     in_kv: Shares = field(default_factory=dict)
     in_tags: Shares = field(default_factory=dict)
     """The lowest that a variant's instances state."""
+    healthy: frozenset[str] = frozenset()
+    """The variants of which an instance can take requests."""
     is_registered: bool = True
     """Whether there is an instance of it, healthy or not."""
     problem: str = ""
@@ -59,6 +61,33 @@ Change = Callable[[Lever], Shares | None]
 def promoted(lever: Lever, variant: str) -> Shares:
     """Everything for one variant, and nothing for every other one that is named."""
     return {**dict.fromkeys(lever.asked, NOTHING), variant: WHOLE}
+
+
+def refuse_unregistered(lever: Lever) -> None:
+    """Raise WithoutEffect for shares of a service that has no instance: most likely its name is misspelt."""
+    if not lever.is_registered:
+        raise WithoutEffect(
+            f"no instance of the service {quoted(lever.service)} is registered, so its shares have no effect;"
+            " nothing was written"
+        )
+
+
+def refuse_unknown(lever: Lever, variant: str) -> None:
+    """Raise WithoutEffect for the end of a variant that has no instance and no share."""
+    if variant not in lever.asked:
+        names = ", ".join(sorted(lever.asked)) or "none"
+        raise WithoutEffect(
+            f"the service {quoted(lever.service)} has no variant {variant} (its variants: {names}); nothing was written"
+        )
+
+
+def refuse_unhealthy(lever: Lever, variant: str) -> None:
+    """Raise WithoutEffect for all requests to a variant that cannot take any."""
+    if variant not in lever.healthy:
+        raise WithoutEffect(
+            f"no healthy instance of {quoted(lever.service)} belongs to the variant {variant}, so it would get no"
+            " requests; nothing was written"
+        )
 
 
 def refuse_excess(asked: Shares) -> None:
@@ -88,11 +117,14 @@ class Steering:
         async with self._bounded():
             override = await read_override(self._client, service)
             instances = instances_of(service, await read_service(self._client, service, "consistent"))
+        # What is wrong with the others, `status` and `check` say.
+        members, _ = judge(instances, Policy(prefix=self._prefix))
         lever = Lever(
             service=service,
             key=override_key(self._client, service),
             index=override.index if override is not None else 0,
-            in_tags=stated_shares(instances, self._prefix),
+            in_tags=stated_shares(members),
+            healthy=frozenset(member.variant for member in members if addresses([member])),
             is_registered=bool(instances),
         )
         try:
@@ -139,15 +171,10 @@ class Steering:
             raise ConsulUnreachable(f"Consul did not answer within {self._patience:g} s") from error
 
 
-def stated_shares(instances: Iterable[Instance], prefix: str) -> Shares:
+def stated_shares(members: Iterable[Member]) -> Shares:
     """Return the lowest share that each variant's instances state in their tags."""
     stated: dict[str, Share] = {}
-    for instance in instances:
-        try:
-            variant = parse_tags(instance.tags, instance.meta, prefix).variant
-        except TagError:
-            # Its service is quarantined for it, which `status` and `check` say; here it states no share.
-            continue
+    for variant in (member.tags.variant for member in members):
         if variant is not None:
             stated[variant.name] = min(variant.share, stated.get(variant.name, WHOLE))
     return stated

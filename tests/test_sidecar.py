@@ -12,6 +12,7 @@ import pytest
 
 from proxygen.admin.meter import Meter
 from proxygen.admin.report import State
+from proxygen.admin.service_report import InstanceState
 from proxygen.consul.client import Statistics
 from proxygen.events import EventLog
 from proxygen.journal import Entry, Journal
@@ -252,7 +253,11 @@ def test_services_with_what_is_wrong_of_them(parts: Parts) -> None:
         status.warnings
     )
     assert parts.sidecar.overview().services == ()
-    assert [summary.name for summary in parts.sidecar.services()] == ["thief", "typo", "web"]
+    thief, typo, web = parts.sidecar.services()
+    assert [each.name for each in (thief, typo, web)] == ["thief", "typo", "web"]
+    # What is left out is registered all the same, and who lost its route serves nobody by it.
+    assert (typo.instances, thief.lost, web.lost) == ({InstanceState.QUARANTINED: 1}, ("web.test/",), ())
+    assert any("typo" in note for note in parts.sidecar.readiness().notes)
     assert parts.sidecar.service("nobody") is None
 
 

@@ -9,10 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.consul.kv import Override
-from proxygen.errors import BadInput, ConflictingWrite, ConsulUnreachable
-from proxygen.model import Instance
+from proxygen.errors import BadInput, ConflictingWrite, ConsulUnreachable, WithoutEffect
+from proxygen.model import Health, Instance
+from proxygen.plan.members import Member, judge
+from proxygen.plan.types import Policy
 from proxygen.shares import NOTHING, WHOLE, Share
-from proxygen.steering import Lever, Steering, format_shares, promoted, refuse_excess, stated_shares
+from proxygen.steering import (
+    Lever,
+    Steering,
+    format_shares,
+    promoted,
+    refuse_excess,
+    refuse_unhealthy,
+    refuse_unknown,
+    refuse_unregistered,
+    stated_shares,
+)
 from tests.plan.catalogs import instance
 
 SHARES = st.dictionaries(st.sampled_from(["canary", "blue", "green"]), st.integers(0, WHOLE).map(Share))
@@ -20,6 +32,11 @@ SHARES = st.dictionaries(st.sampled_from(["canary", "blue", "green"]), st.intege
 
 def lever(in_kv: dict[str, Share], in_tags: dict[str, Share]) -> Lever:
     return Lever(service="web", key="proxygen/canary/web", index=1, in_kv=in_kv, in_tags=in_tags)
+
+
+def judged(instances: list[Instance], prefix: str = "proxygen") -> list[Member]:
+    members, _ = judge(instances, Policy(prefix=prefix))
+    return members
 
 
 @given(SHARES, SHARES)
@@ -67,7 +84,25 @@ def test_a_variant_that_only_kv_names_has_no_instance() -> None:
 def test_the_lowest_share_that_instances_state_is_theirs_and_broken_tags_state_none() -> None:
     tags = ("canary=10%", "canary=5%", "canary=101%", "variant=blue:1%", "weight=3")
     instances = [instance("web", number, "route=a.example.com", tag) for number, tag in enumerate(tags)]
-    assert stated_shares(instances, "proxygen") == {"canary": 500, "blue": 100}
+    assert stated_shares(judged(instances)) == {"canary": 500, "blue": 100}
+
+
+@pytest.mark.incident("T61")
+def test_what_would_have_no_effect_is_refused_by_name() -> None:
+    """A misspelt name must not leave a key behind that nobody reads, and no promotion empties a service."""
+    web = replace(lever({"blue": Share(100)}, {"canary": Share(500)}), healthy=frozenset({"canary", "stable"}))
+    for refuse, misses in (
+        (refuse_unregistered, replace(web, is_registered=False)),
+        (lambda one: refuse_unknown(one, "green"), web),
+        (lambda one: refuse_unhealthy(one, "blue"), web),
+        (lambda one: refuse_unhealthy(one, "canary"), replace(web, healthy=frozenset({"stable"}))),
+    ):
+        with pytest.raises(WithoutEffect, match=r"'web'.*nothing was written"):
+            refuse(misses)
+    refuse_unregistered(web)
+    refuse_unhealthy(web, "canary")
+    for known in ("blue", "canary"):
+        refuse_unknown(web, known)
 
 
 # --- over Consul ------------------------------------------------------------------------------------------------------
@@ -138,6 +173,18 @@ async def test_a_lever_is_both_sides_and_what_a_write_has_to_name(kv: Kv) -> Non
     kv.override, kv.instances = Override(value='{"canary": "25%"}', index=41), []
     found = await steering().read("web")
     assert (found.index, found.in_kv, found.in_tags, found.is_registered) == (41, {"canary": 2500}, {}, False)
+
+
+async def test_a_variant_is_healthy_while_one_of_its_instances_can_take_requests(kv: Kv) -> None:
+    kv.instances = [
+        instance("web", 1, "canary=10%", health=Health.CRITICAL),
+        instance("web", 2, "canary=10%", health=Health.MAINTENANCE),
+        instance("web", 3, "canary=10%", "weight=0"),
+        instance("web", 4, "canary=10%", port=0),
+        instance("web", 5, "variant=blue:30%", health=Health.WARNING),
+        instance("web", 6, "route=a.example.com"),
+    ]
+    assert (await steering().read("web")).healthy == {"blue", "stable"}
 
 
 async def test_a_text_that_counts_for_nothing_is_told_and_can_be_written_over(kv: Kv) -> None:
@@ -225,6 +272,6 @@ def test_the_whole_is_no_excess_and_one_more_is() -> None:
 @pytest.mark.parametrize("order", [(10, 5, 7), (5, 7, 10), (7, 10, 5)])
 def test_the_lowest_share_counts_wherever_it_is_stated(order: tuple[int, ...]) -> None:
     instances = [instance("web", number, f"canary={share}%") for number, share in enumerate(order)]
-    assert stated_shares([*instances, instance("web", 9)], "proxygen") == {"canary": 500}
-    assert stated_shares([instance("web", 1, "canary=100%", prefix="edge")], "edge") == {"canary": WHOLE}
-    assert stated_shares(instances, "edge") == {}
+    assert stated_shares(judged([*instances, instance("web", 9)])) == {"canary": 500}
+    assert stated_shares(judged([instance("web", 1, "canary=100%", prefix="edge")], "edge")) == {"canary": WHOLE}
+    assert stated_shares(judged(instances, "edge")) == {}

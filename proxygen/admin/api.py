@@ -52,11 +52,13 @@ class Alive(msgspec.Struct, frozen=True):
     status: Literal["ok"] = "ok"
 
 
-class ReadinessReport(msgspec.Struct, frozen=True):
+class ReadinessReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a load balancer may send requests here; where not, why."""
 
     ready: bool
     reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What is wrong and no reason to send requests elsewhere; of many, the first."""
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +97,7 @@ async def _alive(_request: web.Request) -> web.Response:
 
 async def _ready(request: web.Request) -> web.Response:
     readiness = request.app[SIDECAR].readiness()
-    body = ReadinessReport(readiness.ready, readiness.reasons)
+    body = ReadinessReport(readiness.ready, readiness.reasons, readiness.notes)
     return json_answer(body, status=200 if readiness.ready else 503)
 
 
@@ -214,6 +216,7 @@ def _applied(write: Write, report: ApplyReport, story: str) -> web.Response:
 
 _UNKNOWN_SERVICE: Final = {404: "no such service is routed"}
 _STEERED: Final = {404: "no such service is routed or registered", 503: "Consul does not answer, or denies it"}
+_WITHOUT_EFFECT: Final = {**_STEERED, 409: "it would have no effect now, and the body does not say force"}
 _APPLIED: Final = {409: "it was refused; what was live stays live", 503: "nginx or Consul does not answer"}
 
 ENDPOINTS: Final = (
@@ -300,7 +303,7 @@ ENDPOINTS: Final = (
         answer=SharesReport,
         body=steering.VariantRequest,
         parameters={"name": NAME},
-        errors=_STEERED,
+        errors=_WITHOUT_EFFECT,
         etag=True,
         if_match=IfMatch.REQUIRED,
     ),
@@ -312,7 +315,7 @@ ENDPOINTS: Final = (
         answer=SharesReport,
         body=steering.VariantRequest,
         parameters={"name": NAME},
-        errors=_STEERED,
+        errors=_WITHOUT_EFFECT,
         etag=True,
         if_match=IfMatch.REQUIRED,
     ),

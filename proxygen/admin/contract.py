@@ -22,6 +22,8 @@ class Readiness:
     """Whether a load balancer may send requests here; without reasons it may."""
 
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is wrong and no reason to send requests elsewhere: a service in quarantine, settings that were refused."""
 
     @property
     def ready(self) -> bool:

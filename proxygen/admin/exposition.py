@@ -26,7 +26,7 @@ _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
-_SERVICE_STATES: Final = ("served", "nobody", "quarantined")
+_SERVICE_STATES: Final = ("served", "nobody", "quarantined", "waiting")
 _TOLD: Final = tuple(kind for kind in Kind if kind is not Kind.MISSED)
 _ALL: Final = 10_000
 """Basis points of a whole."""
@@ -48,6 +48,7 @@ class Scrape:
             *_held(overview.hold),
             *_listener(overview.traffic),
             _gauge(families.STREAMS, streams),
+            _gauges(families.CONDITIONS, {(topic.value,): len(now) for topic, now in sidecar.events.standing.items()}),
             _counter(families.EVENTS, {(kind.value,): sidecar.events.totals.get(kind, 0) for kind in _TOLD}),
         )
 

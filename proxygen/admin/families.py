@@ -26,6 +26,7 @@ RELOADS: Final = Family("proxygen_reload_seconds", "histogram", "From asking ngi
 PROPAGATION: Final = Family("proxygen_propagation_seconds", "histogram", "From a change seen in Consul until nginx was proven to serve it, failed attempts and pauses included.", (), _UP_TO_AN_HOUR)
 CONSUL_REQUESTS: Final = Family("proxygen_consul_requests", "counter", "Requests to Consul, by how they ended: answered, denied (403), failed.", ("outcome",))
 CONSUL_LATENCY: Final = Family("proxygen_consul_request_seconds", "histogram", "How long Consul took to answer a read that does not wait for a change.", (), _UP_TO_A_MINUTE)
+ADMIN_TURNED_AWAY: Final = Family("proxygen_admin_turned_away", "counter", "Connections to the admin API that were not kept, by listener (tcp, unix) and reason: made_room (idle for longest when admin.max_connections was reached), refused (all others were busy), not_accepted (the process has too few file descriptors or the kernel too little memory).", ("listener", "reason"))
 
 # --- read at the scrape
 
@@ -34,10 +35,12 @@ READY: Final = Family("proxygen_ready", "gauge", "1 while /readyz answers 200.")
 FAILING: Final = Family("proxygen_failing", "gauge", "1 while the last pass was rejected or rolled back; it is tried again.")
 GENERATION: Final = Family("proxygen_generation", "gauge", "Number of the live generation.")
 LIVE_SINCE: Final = Family("proxygen_generation_live_timestamp_seconds", "gauge", "When the live generation went live, in Unix time.")
+CONDITIONS: Final = Family("proxygen_conditions", "gauge", "What lasts now, by topic: hold, quarantine, conflict, consul (it does not answer), files and settings (refused, those before stay in force), instance (left out), warning.", ("topic",))
 EVENTS: Final = Family("proxygen_events", "counter", "Events, by kind (/api/v1/events).", ("kind",))
+ADMIN_CONNECTIONS: Final = Family("proxygen_admin_connections", "gauge", "Open connections to the admin API, by listener: tcp, unix.", ("listener",))
 STREAMS: Final = Family("proxygen_event_streams", "gauge", "Clients that follow the events.")
-SERVICES: Final = Family("proxygen_services", "gauge", "Routed services, by state: served, nobody (503), quarantined (503).", ("state",))
-INSTANCES: Final = Family("proxygen_instances", "gauge", "Instances of routed services, by state: serving, standby (in another datacenter, behind the local ones), drained (weight 0), unhealthy, refused (no usable address or port).", ("state",))
+SERVICES: Final = Family("proxygen_services", "gauge", "Routed services, by state: served, nobody (503), quarantined (503), waiting (not in nginx yet).", ("state",))
+INSTANCES: Final = Family("proxygen_instances", "gauge", "Instances of routed services, by state: serving, standby (in another datacenter, behind the local ones), drained (weight 0), unhealthy, refused (no usable address or port), quarantined (with its service), waiting (not in nginx yet).", ("state",))
 CONFLICTS: Final = Family("proxygen_conflicts", "gauge", "Routes that a service claims and does not get.")
 HELD: Final = Family("proxygen_held", "gauge", "1 while something is held: kind guard (servers that went and are not let go), or rollback (the operator went back).", ("kind",))
 HELD_SERVICES: Final = Family("proxygen_held_services", "gauge", "Services that keep instances which Consul no longer shows as serving.")
@@ -74,12 +77,15 @@ FAMILIES: Final = (
     PROPAGATION,
     CONSUL_REQUESTS,
     CONSUL_LATENCY,
+    ADMIN_TURNED_AWAY,
     BUILD,
     READY,
     FAILING,
     GENERATION,
     LIVE_SINCE,
+    CONDITIONS,
     EVENTS,
+    ADMIN_CONNECTIONS,
     STREAMS,
     SERVICES,
     INSTANCES,

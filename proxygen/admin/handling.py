@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -19,6 +20,9 @@ T = TypeVar("T")
 SIDECAR: Final = web.AppKey("sidecar", Sidecar)
 STREAMS: Final = web.AppKey("streams", Streams)
 
+_PATIENCE: Final = 10.0
+"""Seconds that a body may take; none has more than a few bytes."""
+
 _WHO: Final = web.RequestKey("who", str)
 
 
@@ -34,7 +38,12 @@ def writer_of(request: web.Request) -> str:
 async def read_body(request: web.Request, shape: type[T], *, example: str) -> T:
     """Read a body of JSON. Raise BadInput, which names the place, for any other than ``example`` shows."""
     try:
-        return msgspec.json.decode(await request.read(), type=shape)
+        async with asyncio.timeout(_PATIENCE):
+            body = await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(reason=f"the body did not arrive within {_PATIENCE:g} s") from error
+    try:
+        return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"the body must be like {example}: {error}") from error
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from prometheus_client import Counter, Histogram, ProcessCollector
+from prometheus_client import Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics_core import Metric
 
 from proxygen.admin.families import (
+    ADMIN_CONNECTIONS,
+    ADMIN_TURNED_AWAY,
     CONSUL_LATENCY,
     CONSUL_REQUESTS,
     PASSES,
@@ -33,6 +35,9 @@ class Meter:
         self._propagation: Final = _histogram(PROPAGATION)
         self._requests: Final = _counter(CONSUL_REQUESTS)
         self._latency: Final = _histogram(CONSUL_LATENCY)
+        family = ADMIN_CONNECTIONS
+        self._connections: Final = Gauge(family.name, family.help, family.labels, registry=None)
+        self._turned_away: Final = _counter(ADMIN_TURNED_AWAY)
         self._process: Final = ProcessCollector(registry=None)
         # A series that is there from the start has a rate from its first event on.
         for outcome in _OUTCOMES:
@@ -56,6 +61,15 @@ class Meter:
         if seconds is not None and end == "answered":
             self._latency.observe(seconds)
 
+    def watch_connections(self, listener: str, count: Callable[[], int], reasons: Iterable[str]) -> None:
+        """Read the number of a listener's connections at each scrape. ``reasons`` are those of `turned_away`."""
+        self._connections.labels(listener).set_function(count)
+        for reason in reasons:
+            self._turned_away.labels(listener, reason)
+
+    def turned_away(self, listener: str, reason: str) -> None:
+        self._turned_away.labels(listener, reason).inc()
+
     def collect(self) -> Iterator[Metric]:
         for instrument in (
             self._passes,
@@ -64,6 +78,8 @@ class Meter:
             self._propagation,
             self._requests,
             self._latency,
+            self._connections,
+            self._turned_away,
             self._process,
         ):
             for metric in instrument.collect():

@@ -28,9 +28,18 @@ _STATES: Final = {
 }
 
 
-def service_report(service: Service) -> ServiceReport:
+def lost_routes(plan: Plan) -> Mapping[str, tuple[str, ...]]:
+    """Return the routes that services claim and do not get, by service."""
+    found: dict[str, list[str]] = {}
+    for conflict in plan.conflicts:
+        found.setdefault(conflict.loser, []).append(str(conflict.claim))
+    return {name: tuple(routes) for name, routes in found.items()}
+
+
+def service_report(service: Service, *, lost: tuple[str, ...] = ()) -> ServiceReport:
+    """``lost``: see `lost_routes`, here and below."""
     return ServiceReport(
-        name=service.name, state=service.state.value, routes=_routes(service), variants=_variants(service)
+        name=service.name, state=service.state.value, routes=_routes(service), lost=lost, variants=_variants(service)
     )
 
 
@@ -43,6 +52,7 @@ def service_detail(plan: Plan, name: str, *, kept: Mapping[str, int]) -> Service
         name=service.name,
         state=service.state.value,
         routes=_routes(service),
+        lost=lost_routes(plan).get(name, ()),
         variants=_variants(service),
         quarantine=quarantine_report(service.quarantine) if service.quarantine else None,
         conflicts=tuple(conflict_report(item) for item in plan.conflicts if name in (item.holder, item.loser)),
@@ -51,7 +61,7 @@ def service_detail(plan: Plan, name: str, *, kept: Mapping[str, int]) -> Service
     )
 
 
-def service_summary(service: Service, *, kept: Mapping[str, int]) -> ServiceSummary:
+def service_summary(service: Service, *, kept: Mapping[str, int], lost: tuple[str, ...] = ()) -> ServiceSummary:
     # Plain dicts: this runs for every service at every scrape, and Counter took twice as long.
     serving: dict[str, int] = {}
     registered: dict[str, int] = {}
@@ -65,6 +75,7 @@ def service_summary(service: Service, *, kept: Mapping[str, int]) -> ServiceSumm
         name=service.name,
         state=service.state.value,
         routes=_routes(service),
+        lost=lost,
         variants=tuple(
             VariantSummary(
                 name=variant.name,
@@ -78,6 +89,21 @@ def service_summary(service: Service, *, kept: Mapping[str, int]) -> ServiceSumm
         instances=states,
         kept=kept.get(service.name, 0),
     )
+
+
+def gone(served: Plan, newest: Plan) -> Mapping[str, int]:
+    """Return how many instances each service serves that the newest plan does not know any more."""
+    known = {
+        (service.name, one.datacenter, one.node, one.id) for service in newest.services for one in _everywhere(service)
+    }
+    counts = {
+        service.name: sum(
+            one.state is PlannedState.SERVING and (service.name, one.datacenter, one.node, one.id) not in known
+            for one in _everywhere(service)
+        )
+        for service in served.services
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def quarantine_report(quarantine: Quarantine) -> QuarantineReport:

@@ -23,6 +23,17 @@ class State(StrEnum):
     """Serving, but not all that Consul asks for, or not from fresh data; the reasons say why."""
 
 
+class Told(StrEnum):
+    """Which services are told of."""
+
+    LIVE = "live"
+    """Those that nginx serves."""
+    LIVE_AND_WAITING = "live and waiting"
+    """Those that nginx serves, and beside each what the newest plan would change, which is not live."""
+    NEWEST = "newest"
+    """Those of the newest plan: nobody can tell what the live generation stands for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationReport:
     """One generation on disk."""
@@ -131,6 +142,15 @@ class HoldReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionReport:
+    """Something that is so for a while, and that no other part of the status tells."""
+
+    topic: str
+    text: str
+    services: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NginxReport:
     """nginx as the process table shows it; None where it cannot be seen."""
 
@@ -149,16 +169,21 @@ class StatusReport:
     """Everything an operator asks first."""
 
     version: str
+    host: str = ""
+    """The name of the host on which the sidecar runs."""
     state: State
     reasons: tuple[str, ...] = ()
     live: LiveReport | None = None
     last_apply: ApplyReport | None = None
     consul: ConsulReport
     services: tuple[ServiceReport, ...] = ()
-    """By the newest plan, which may be on its way to nginx; ``live`` and ``last_apply`` tell what came of it."""
+    told: Told = Told.LIVE
+    """What ``services`` tells."""
     quarantined: tuple[QuarantineReport, ...] = ()
     conflicts: tuple[ConflictReport, ...] = ()
     warnings: tuple[str, ...] = ()
     hold: HoldReport | None = None
+    conditions: tuple[ConditionReport, ...] = ()
+    """Refused settings, instances left out; of many, the first of each topic."""
     nginx: NginxReport = field(default_factory=NginxReport)
     traffic: ListenerReport = field(default_factory=ListenerReport)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from aiohttp import web
 
 from proxygen.admin.access import Bearer, anyone
 from proxygen.admin.api import application
+from proxygen.admin.connections import Connections
 from proxygen.admin.contract import Sidecar
+from proxygen.admin.handling import SIDECAR
 from proxygen.admin.place import reachable, socket_path
 from proxygen.admin.stream import Streams
 from proxygen.admin.tokens import Tokens
@@ -29,22 +33,38 @@ async def serving(sidecar: Sidecar, settings: AdminSettings, output: Path) -> As
         path, streams = socket_path(settings, output), Streams(sidecar.events)
         listener = _bind_unix(path)
         stack.callback(_unlink, path)
-        await _start(stack, listener, application(sidecar, streams, writers=anyone))
+        await _start(stack, listener, application(sidecar, streams, writers=anyone), "unix", settings)
         tokens = Tokens(settings)
         if settings.listen != "off":
             app = application(sidecar, streams, writers=Bearer(tokens))
-            await _start(stack, _bind_tcp(settings.listen), app)
+            await _start(stack, _bind_tcp(settings.listen), app, "tcp", settings)
         _log.info("admin listening", socket=str(path), address=settings.listen, writes=tokens.exist())
         yield
 
 
-async def _start(stack: AsyncExitStack, listener: socket.socket, app: web.Application) -> None:
+async def _start(
+    stack: AsyncExitStack, listener: socket.socket, app: web.Application, name: str, settings: AdminSettings
+) -> None:
     stack.callback(listener.close)
+    connections = Connections(name, settings.max_connections, app[SIDECAR].meter)
+    app.middlewares.insert(0, connections.middleware())
     # A status request holds nobody up: at the end of the sidecar there is nothing worth waiting for.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=1.0, handle_signals=False, keepalive_timeout=settings.idle
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listener).start()
+    assert runner.server is not None
+    listener.setblocking(False)
+    listener.listen()
+    accepting = asyncio.create_task(connections.accept(listener, runner.server), name=f"admin connections, {name}")
+    stack.push_async_callback(_cancelled, accepting)
+
+
+async def _cancelled(task: asyncio.Task[NoReturn]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _bind_tcp(address: str) -> socket.socket:

@@ -12,6 +12,14 @@ from enum import StrEnum
 from proxygen.admin.traffic_report import HistoryReport, TrafficReport
 
 
+class Change(StrEnum):
+    """What a plan that is not live would do to a service."""
+
+    ADDED = "added"
+    CHANGED = "changed"
+    REMOVED = "removed"
+
+
 class InstanceState(StrEnum):
     """Why an instance gets requests or not."""
 
@@ -24,6 +32,10 @@ class InstanceState(StrEnum):
     """Critical or in maintenance."""
     REFUSED = "refused"
     """Its address or port cannot be used."""
+    QUARANTINED = "quarantined"
+    """Its service is left out."""
+    WAITING = "waiting"
+    """nginx does not have it yet: the plan with it is held back or was refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +73,21 @@ class InstanceReport:
     """Whether its agent has not checked it since it started. An instance that served before keeps the health that it
     had then, for ``guard.hold`` at most; a new one is critical."""
     datacenter: str = ""
+    held: bool = False
+    """Whether nginx has it although Consul does not any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantReport:
-    """One variant of a service, its share asked for and its share after dead variants gave theirs up."""
+    """One variant of a service."""
 
     name: str
     asked: int
+    """The share that tags or the operator ask for, live or not."""
     effective: int
+    """The share that nginx gives it; dead variants gave theirs up."""
+    waiting: int | None = None
+    """The share by the newest plan where that is another one and not live: it is held, or was refused."""
     instances: tuple[InstanceReport, ...] = ()
     traffic: TrafficReport | None = None
     """None where nothing was heard of it, here and in all that follows."""
@@ -82,9 +100,13 @@ class ServiceReport:
 
     name: str
     state: str = ""
-    """served, nobody (its routes answer 503) or quarantined."""
+    """served, nobody (its routes answer 503), quarantined, or waiting (not in nginx yet)."""
     routes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    """Of its routes those that another service has, or the operator's policy refuses it."""
     variants: tuple[VariantReport, ...] = ()
+    waiting: Change | None = None
+    """What the newest plan, which is not live, does to it; None where nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +130,9 @@ class VariantSummary:
 
     name: str
     asked: int
+    """As in `VariantReport`, like the next two."""
     effective: int
+    waiting: int | None = None
     serving: int
     registered: int
     traffic: TrafficReport | None = None
@@ -121,7 +145,11 @@ class ServiceSummary:
     name: str
     state: str
     routes: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+    """As in `ServiceReport`."""
     variants: tuple[VariantSummary, ...]
+    waiting: Change | None = None
+    """As in `ServiceReport`."""
     instances: Mapping[InstanceState, int]
     """How many there are in each state; a state without any is left out."""
     kept: int = 0

@@ -16,7 +16,9 @@ class ShareReport:
     in_tags: int | None
     """The lowest that its instances state; None where none does."""
     effective: int | None
-    """By the newest plan; None where that does not have it. A change in KV is in the plan a moment later."""
+    """What nginx gives it; None where it has no such variant. A change in KV takes a moment to get there."""
+    waiting: int | None = None
+    """As in `VariantReport`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

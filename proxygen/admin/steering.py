@@ -19,7 +19,16 @@ from proxygen.admin.shares_report import ShareReport, SharesReport
 from proxygen.consul.reads import is_about_one_service
 from proxygen.errors import AccessDenied, BadInput, CatalogUnavailable, ConflictingWrite, quoted
 from proxygen.shares import CANARY, NOTHING, STABLE, WHOLE, Share, format_share, parse_share, parse_variant_name
-from proxygen.steering import Change, Lever, Shares, format_shares, promoted, refuse_excess
+from proxygen.steering import (
+    Change,
+    Lever,
+    Shares,
+    format_shares,
+    promoted,
+    refuse_excess,
+    refuse_unhealthy,
+    refuse_unknown,
+)
 
 _SHARES: Final = '{"shares": {"canary": "12.5%"}}'
 _VARIANT: Final = '{"variant": "canary"}'
@@ -35,6 +44,8 @@ class VariantRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The variant that is meant."""
 
     variant: str = CANARY
+    force: bool = False
+    """Do it although it has no effect now: no healthy instance to promote, no such variant to abort."""
 
 
 async def show_shares(request: web.Request) -> web.Response:
@@ -80,19 +91,32 @@ async def _given_back(_request: web.Request) -> Change:
 
 
 async def _promoted(request: web.Request) -> Change:
-    variant = await _variant_meant(request)
-    return lambda lever: promoted(lever, variant)
+    meant = await _variant_meant(request)
+
+    def change(lever: Lever) -> Shares:
+        if not meant.force:
+            refuse_unhealthy(lever, meant.variant)
+        return promoted(lever, meant.variant)
+
+    return change
 
 
 async def _aborted(request: web.Request) -> Change:
-    variant = await _variant_meant(request)
-    return lambda _lever: {variant: NOTHING}
+    meant = await _variant_meant(request)
+
+    def change(lever: Lever) -> Shares:
+        if not meant.force:
+            refuse_unknown(lever, meant.variant)
+        return {meant.variant: NOTHING}
+
+    return change
 
 
-async def _variant_meant(request: web.Request) -> str:
+async def _variant_meant(request: web.Request) -> VariantRequest:
     if not request.body_exists:
-        return CANARY
-    return _variant((await read_body(request, VariantRequest, example=_VARIANT)).variant, "variant")
+        return VariantRequest()
+    meant = await read_body(request, VariantRequest, example=_VARIANT)
+    return VariantRequest(variant=_variant(meant.variant, "variant"), force=meant.force)
 
 
 def _variant(name: str, place: str) -> str:
@@ -174,9 +198,13 @@ def _answer(lever: Lever, detail: ServiceDetail | None) -> web.Response:
 
 def shares_report(lever: Lever, detail: ServiceDetail | None) -> SharesReport:
     """``detail`` is the service as it is planned, where it is."""
-    effective = {variant.name: variant.effective for variant in detail.variants} if detail is not None else {}
+    planned = {variant.name: variant for variant in detail.variants} if detail is not None else {}
+    effective = {name: variant.effective for name, variant in planned.items()}
+    waiting = {name: variant.waiting for name, variant in planned.items()}
     rest = max(0, WHOLE - sum(lever.asked.values()))
-    stable = ShareReport(name=STABLE, asked=rest, in_kv=None, in_tags=None, effective=effective.get(STABLE))
+    stable = ShareReport(
+        name=STABLE, asked=rest, in_kv=None, in_tags=None, effective=effective.get(STABLE), waiting=waiting.get(STABLE)
+    )
     return SharesReport(
         service=lever.service,
         variants=(
@@ -188,6 +216,7 @@ def shares_report(lever: Lever, detail: ServiceDetail | None) -> SharesReport:
                     in_kv=lever.in_kv.get(name),
                     in_tags=lever.in_tags.get(name),
                     effective=effective.get(name),
+                    waiting=waiting.get(name),
                 )
                 for name, share in sorted(lever.asked.items())
             ),

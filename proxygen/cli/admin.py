@@ -9,7 +9,8 @@ import click
 
 from proxygen.admin.client import connect
 from proxygen.admin.report import ApplyReport, State, StatusReport
-from proxygen.admin.service_report import InstanceReport, InstanceState, ServiceReport
+from proxygen.admin.service_report import Change, InstanceReport, InstanceState, ServiceReport
+from proxygen.admin.standing import beside
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table, printable
@@ -17,6 +18,7 @@ from proxygen.settings import Settings
 from proxygen.shares import Share, format_share
 
 _DONE = ("applied", "unchanged")
+_WAITING = {None: "", Change.CHANGED: "", Change.ADDED: " (not served yet)", Change.REMOVED: " (gone from Consul)"}
 
 
 @click.command(cls=Command, examples=["proxygen status", "proxygen status --json | jq .services"])
@@ -109,6 +111,8 @@ def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:
     yield "state", f"{report.state} (proxygen {report.version})"
     for reason in report.reasons:
         yield "because", reason
+    if notice := beside(report):
+        yield "serving", notice
     if report.live is None:
         yield "generation", "none is live"
     else:
@@ -126,16 +130,20 @@ def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:
     workers = f", {nginx.accepting} workers, {nginx.draining} draining" if nginx.accepting is not None else ""
     master = f"master {nginx.master}" if nginx.master is not None else "no master seen"
     yield "nginx", f"{nginx.version or 'version unknown'}, {master}{workers}"
+    for condition in report.conditions:
+        yield condition.topic, condition.text
     for warning in report.warnings:
         yield "warning", warning
 
 
 def _service_rows(services: tuple[ServiceReport, ...]) -> Iterator[tuple[str, str, str, str, str]]:
     for service in services:
-        name, routes = service.name, " ".join(service.routes)
+        name, routes = service.name + _WAITING[service.waiting], " ".join(service.routes)
         for variant in service.variants:
             share = format_share(Share(variant.effective))
-            if variant.effective != variant.asked:
+            if variant.waiting is not None:
+                share += f" (waiting {format_share(Share(variant.waiting))})"
+            elif variant.effective != variant.asked:
                 share += f" (asked {format_share(Share(variant.asked))})"
             yield name, variant.name, share, _instances(variant.instances), routes
             name = routes = ""

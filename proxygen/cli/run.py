@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -24,7 +25,8 @@ from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
-from proxygen.events import EventLog
+from proxygen.events import Condition as Lasting
+from proxygen.events import EventLog, Topic
 from proxygen.files import watching
 from proxygen.journal import Journal
 from proxygen.last_good import load_known
@@ -61,7 +63,14 @@ def run(source: Source) -> int:
     # At 10,000 services 400,000 objects stay for good, and each change makes 70,000 short-lived ones. Python's defaults
     # go over all of them for cycles at every second change, which takes 0.2 s.
     gc.set_threshold(50_000, 10, 20)
+    _raise_file_limit()
     return asyncio.run(_run(source))
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as it may: the soft limit is for programs that still call select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(source: Source) -> int:
@@ -79,11 +88,14 @@ async def _run(source: Source) -> int:
                     while wanted is not None and wanted.output.directory == directory:
                         async with _assembled(wanted, output, events) as parts:
                             good = wanted
+                            if wanted is reader.newest and not reader.problem:
+                                _note_settings(events, "")
                             wanted = await _serve(parts, reader, calls, notifier)
             except ProxygenError as error:
                 if good is None or wanted is good:
                     raise
                 _log.error("settings not taken, the old ones stay", reason=str(error))
+                _note_settings(events, str(error))
                 wanted = good
     _log.info("stopped")
     return 0
@@ -145,6 +157,7 @@ class _Parts:
     client: ConsulClient
     watch: CatalogWatch
     reconciler: Reconciler
+    events: EventLog
     reporter: Reporter
     journal: Journal
     condition: SidecarCondition
@@ -201,6 +214,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
             client=client,
             watch=watch,
             reconciler=reconciler,
+            events=events,
             reporter=reporter,
             journal=journal,
             condition=SidecarCondition(sidecar, reconciler),
@@ -253,6 +267,8 @@ async def _other_settings(
         is_news = reader.read()
         if not is_news and call is not _Call.HANGUP:
             continue
+        if is_news and (reader.problem or reader.newest == parts.settings):
+            _note_settings(parts.events, reader.problem)
         if reader.problem:
             _log.error("settings refused, the old ones stay", reason=reader.problem)
         elif reader.newest != parts.settings:
@@ -261,6 +277,13 @@ async def _other_settings(
         if call is _Call.HANGUP:
             parts.reconciler.files_changed()
     return None
+
+
+def _note_settings(events: EventLog, problem: str) -> None:
+    """Tell why the newest settings are not in force; "" where they are."""
+    text = f"the newest settings are refused, and the old ones stay in force: {problem}"
+    refused = Lasting(text=text, end="the newest settings are in force", cause=problem)
+    events.note(Topic.SETTINGS, {"settings": refused} if problem else {})
 
 
 def _differences(old: Settings, new: Settings) -> list[str]:

@@ -2,7 +2,7 @@
 
 ::
 
-    OUTPUT/generations/000042/{http.d,stream.d,manifest.json}   immutable once it is here
+    OUTPUT/generations/000042/{http.d,stream.d,…,manifest.json}  immutable once it is here
     OUTPUT/current -> generations/000042                        what nginx includes
     OUTPUT/stage/                                               being written, or being deleted
     OUTPUT/state/                                               lock, proven, and what others keep there

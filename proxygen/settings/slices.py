@@ -438,6 +438,21 @@ class AdminSettings(Slice):
         default=None,
         description="file with bearer tokens for writes over TCP, NAME TOKEN on each line; read again when it changes",
     )
+    max_connections: int = Field(
+        default=256,
+        ge=16,
+        le=65536,
+        description=(
+            "most connections to the admin API's port, and as many to its socket; above it the one that has been idle"
+            " for longest is closed; fewer where the process may open too few files"
+        ),
+    )
+    idle: Seconds = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="how long a connection to the admin API may take to send a request, or stay without one",
+    )
     fresh: Seconds = Field(
         default=120.0, gt=0, description="how old Consul's last good answer may be before /readyz says so"
     )

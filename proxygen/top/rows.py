@@ -9,6 +9,7 @@ from enum import Enum
 from proxygen.admin.page import words
 from proxygen.admin.report import GenerationReport, State, StatusReport
 from proxygen.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
+from proxygen.admin.standing import beside
 from proxygen.admin.traffic_report import HistoryReport, TrafficReport
 from proxygen.errors import printable
 from proxygen.events import Event
@@ -71,11 +72,14 @@ def _facts(status: StatusReport) -> Iterator[str]:
 
 
 def _problems(status: StatusReport) -> Iterator[str]:
+    if notice := beside(status):
+        yield notice
     yield from status.reasons
     for quarantine in status.quarantined:
         yield f"quarantined: {quarantine.service}: {quarantine.place}: {quarantine.reason}"
     for conflict in status.conflicts:
         yield f"conflict: {conflict.route}: {conflict.holder or 'nobody'} has it, {conflict.loser} was refused"
+    yield from (f"{condition.topic}: {condition.text}" for condition in status.conditions)
     yield from status.warnings
 
 
@@ -118,13 +122,13 @@ def service_cells(service: ServiceSummary) -> tuple[str, ...]:
 
 
 def _share(variant: VariantSummary | VariantReport) -> str:
-    """What was asked for, what it gets where that is another, and what was measured."""
-    if variant.name == STABLE and variant.asked == 10_000:
+    """What it gets, what is asked for where that is another, and what was measured."""
+    if variant.name == STABLE and variant.asked == variant.effective == 10_000:
         return STABLE
-    gets = f" gets {words.percent(variant.effective)}" if variant.effective != variant.asked else ""
+    asked = f" asked {words.percent(variant.asked)}" if variant.effective != variant.asked else ""
     measured = variant.traffic.share if variant.traffic is not None else None
     seen = f" (measured {words.percent(measured)})" if measured is not None else ""
-    return f"{variant.name} {words.percent(variant.asked)}{gets}{seen}"
+    return f"{variant.name} {words.percent(variant.effective)}{asked}{seen}"
 
 
 def _reports(service: ServiceSummary) -> tuple[TrafficReport, ...]:
@@ -201,6 +205,8 @@ def detail_problems(detail: ServiceDetail) -> tuple[str, ...]:
         found.append(f"quarantined: {detail.quarantine.place}: {detail.quarantine.reason}")
     found.extend(f"conflict: {each.route}: {each.holder or 'nobody'} has it" for each in detail.conflicts)
     found.extend(detail.warnings)
+    if detail.waiting:
+        found.append(f"waiting to be {detail.waiting.value}: the newest plan is not live")
     if detail.kept:
         found.append(f"{words.count(detail.kept, 'instance')} kept by a hold though Consul shows none")
     return tuple(printable(problem) for problem in found)

@@ -167,6 +167,7 @@ class Tally:
         self._heaviest: Final = WHOLE / sample
         self._look_up: Final = targets
         self._clock: Final = clock
+        self._begun: Final = self._now()
         self._lock: Final = threading.Lock()
         self._targets: Mapping[str, Target] = {}
         self._series: dict[Name, _Series] = {}
@@ -235,10 +236,11 @@ class Tally:
         return {name: _sum(series, range(now - steps + 1, now + 1)) for name, series in self._known()}
 
     def history(self, service: str) -> dict[str, tuple[Figures, ...]]:
-        """Return the steps of each of a service's variants that are over, oldest first."""
+        """Return the steps of each of a service's variants that are over, oldest first; none from before the start."""
         now = self._now()
+        first = max(self._begun, now - STEPS + 1)
         return {
-            variant: tuple(Figures(tuple(series.row(moment))) for moment in range(now - STEPS + 1, now))
+            variant: tuple(Figures(tuple(series.row(moment))) for moment in range(first, now))
             for (name, variant), series in self._known()
             if name == service
         }

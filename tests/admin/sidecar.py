@@ -69,7 +69,13 @@ WEB = ServiceSummary(
     instances={InstanceState.SERVING: 2, InstanceState.UNHEALTHY: 2},
 )
 
-LEVER = Lever(service="web", key="proxygen/canary/web", index=0, in_tags={"canary": Share(1000)})
+LEVER = Lever(
+    service="web",
+    key="proxygen/canary/web",
+    index=0,
+    in_tags={"canary": Share(1000)},
+    healthy=frozenset({"canary", "stable"}),
+)
 
 WEB_TRAFFIC = TrafficTotals(
     service="web",
@@ -90,12 +96,14 @@ class RememberingSidecar:
     def __init__(self) -> None:
         self.report = STATUS
         self.reasons: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
         self.rollbacks: list[int | None] = []
         self.held = False
         self.index = 17
         self.levers = {"web": LEVER}
         self.events = EventLog()
         self.meter = Meter()
+        self.meter.watch_connections("tcp", lambda: 1, ["refused"])
         self.listed: tuple[ServiceSummary, ...] = (WEB,)
         self.told: tuple[TrafficTotals, ...] = (WEB_TRAFFIC, replace(WEB_TRAFFIC, variant=""))
 
@@ -115,7 +123,7 @@ class RememberingSidecar:
         return self.report
 
     def readiness(self) -> Readiness:
-        return Readiness(reasons=self.reasons)
+        return Readiness(reasons=self.reasons, notes=self.notes)
 
     def generations(self) -> tuple[GenerationReport, ...]:
         return (GenerationReport(number=42, digest="abc", created="2026-01-01T00:00:00+00:00", live=True),)

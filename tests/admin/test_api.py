@@ -50,6 +50,9 @@ async def test_ready_only_without_reasons_and_says_them(connect: Connect, sideca
     sidecar.reasons = ("no generation is live yet", "Consul has not answered")
     answer = await client.get("/readyz")
     assert (answer.status, await answer.json()) == (503, {"ready": False, "reasons": list(sidecar.reasons)})
+    sidecar.reasons, sidecar.notes = (), ("web is quarantined",)
+    answer = await client.get("/readyz")
+    assert (answer.status, (await answer.json())["notes"]) == (200, ["web is quarantined"])
 
 
 async def test_health_is_of_the_process_alone(connect: Connect, sidecar: RememberingSidecar) -> None:

@@ -60,9 +60,9 @@ async def test_shares_are_told_with_their_origin_and_an_etag(client: Client, sid
     assert await answer.json() == {
         "service": "web",
         "variants": [
-            {"name": "stable", "asked": 8750, "in_kv": None, "in_tags": None, "effective": None},
-            {"name": "blue", "asked": 250, "in_kv": 250, "in_tags": None, "effective": None},
-            {"name": "canary", "asked": 1000, "in_kv": None, "in_tags": 1000, "effective": None},
+            {"name": "stable", "asked": 8750, "in_kv": None, "in_tags": None, "effective": None, "waiting": None},
+            {"name": "blue", "asked": 250, "in_kv": 250, "in_tags": None, "effective": None, "waiting": None},
+            {"name": "canary", "asked": 1000, "in_kv": None, "in_tags": 1000, "effective": None, "waiting": None},
         ],
         "key": "proxygen/canary/web",
         "index": 23,
@@ -80,6 +80,18 @@ async def test_what_is_written_is_answered_with_the_next_etag(client: Client) ->
     assert (status, asked(body)) == (200, {"stable": 10_000, "canary": 0})
     status, body, tag = await change(client, "DELETE", seen=tag)
     assert (status, tag, asked(body)) == (200, '"0"', {"stable": 9000, "canary": 1000})
+
+
+@pytest.mark.incident("T61")
+@pytest.mark.parametrize("action", ["promote", "abort"])
+async def test_what_would_have_no_effect_is_refused_unless_forced(
+    client: Client, sidecar: RememberingSidecar, action: str
+) -> None:
+    status, body, _ = await change(client, "POST", f"/{action}", json={"variant": "blue"})
+    assert (status, "nothing was written" in body["error"]) == (409, True)
+    assert sidecar.levers["web"] == LEVER
+    status, body, _ = await change(client, "POST", f"/{action}", json={"variant": "blue", "force": True})
+    assert (status, "blue" in asked(body)) == (200, True)
 
 
 async def test_variants_that_are_not_named_stay_as_they_are(client: Client) -> None:

@@ -231,7 +231,7 @@ def test_where_no_token_is_set_the_page_says_that_nothing_may_be_changed(
     tab.expect("403")
     page = tab.open("/generations")
     page.locator("form[data-steer] button").first.click()
-    page.locator("dialog.confirm").get_by_role("button", name="Do it").click()
+    page.locator("dialog.confirm").locator("button[value=ok]").click()
     page.locator("#token-dialog").wait_for(state="visible")
     page.keyboard.type("whatever it is")
     page.keyboard.press("Enter")

@@ -81,6 +81,7 @@ def test_the_audit_names_the_operator(world: World, page: Page) -> None:
     changed = time.time()
     change(page, "21")
     enter(page, TOKEN)
+    expect(page.locator("#steering .notice[data-answer]")).to_have_text("The shares are set.")
     event = world.event("steered", after=changed)
     assert "ann" in event["text"]
     expect(page.locator("#events")).to_contain_text("ann")
@@ -114,6 +115,24 @@ def test_a_lost_race_is_told_with_what_is_so_now(world: World, page: Page, tabs:
     process.wait_until(lambda: canary(world)["asked"] == 5000, what="the second attempt", timeout=30)
 
 
+@pytest.mark.incident("T62")
+def test_what_was_typed_before_somebody_elses_change_overwrites_it_not(
+    world: World, page: Page, tabs: list[Tab]
+) -> None:
+    """The page shows the new share by itself, beside what is typed; that was meant for the old one."""
+    tabs[0].expect("412")
+    page.fill(SHARE, "50")
+    give(world, "30%")
+    expect(page.locator("#steering")).to_contain_text("30 % by operators")
+    assert page.input_value(SHARE) == "50"
+    page.locator("form[data-steer]", has=page.locator(SHARE)).locator("button").click()
+    enter(page, TOKEN)
+    expect(page.locator(ANSWER)).to_contain_text("canary 30%")
+    assert canary(world)["asked"] == 3000
+    change(page, "50")
+    process.wait_until(lambda: canary(world)["asked"] == 5000, what="the second attempt", timeout=30)
+
+
 def test_the_next_change_builds_on_ones_own_though_the_page_lags_behind(world: World, page: Page) -> None:
     """What it reads in between was drawn before the sidecar saw the first one."""
     former = page.evaluate("fetch(location.pathname, {headers: {'X-Proxygen-Part': 'live'}}).then((one) => one.text())")
@@ -140,7 +159,7 @@ def test_promote_and_abort(world: World, page: Page) -> None:
 def confirm(page: Page) -> None:
     dialog = page.locator("dialog.confirm")
     if dialog.count():
-        dialog.get_by_role("button", name="Do it").click()
+        dialog.locator("button[value=ok]").click()
 
 
 def is_back(world: World) -> bool:
@@ -156,6 +175,7 @@ def test_a_rollback_is_asked_for_twice_and_a_hold_is_released(world: World, open
     page = open_tab(world.sidecar).open("/generations")
     page.get_by_role("button", name=re.compile("roll back|go back", re.I)).first.click()
     dialog = page.locator("dialog.confirm")
+    expect(dialog.get_by_role("button", name=re.compile(r"Roll back to generation \d+"))).to_be_visible()
     dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_have_count(0)
     page.get_by_role("button", name=re.compile("roll back|go back", re.I)).first.click()

@@ -122,6 +122,7 @@ def test_the_lever_is_set_promoted_and_aborted_beside_what_others_set(consul: Co
 
 
 def test_a_share_that_is_so_already_writes_nothing(consul: ConsulAgent) -> None:
+    consul.register("web", port=1)
     consul.kv_put("proxygen/canary/web", '{"canary": 10}')
     assert "unchanged" in proxygen(consul, "canary", "set", "web", "10%").stdout
     assert override(consul) == {"canary": 10}
@@ -137,17 +138,50 @@ def test_a_reset_gives_the_shares_back_to_the_tags(consul: ConsulAgent) -> None:
 
 
 def test_a_variant_that_nobody_has_is_told(consul: ConsulAgent) -> None:
+    consul.register("web", port=1)
     ended = proxygen(consul, "canary", "set", "web", "10%")
     assert ended.returncode == 0
     assert "no instance of web" in ended.stderr
 
 
 def test_a_broken_override_is_told_and_replaced(consul: ConsulAgent) -> None:
+    consul.register("web", port=1)
     consul.kv_put("proxygen/canary/web", "10%")
     shown = proxygen(consul, "canary", "show", "web")
     assert "ignored" in shown.stderr
     assert proxygen(consul, "canary", "set", "web", "10%").returncode == 0
     assert override(consul) == {"canary": "10%"}
+
+
+@pytest.mark.incident("T61")
+@pytest.mark.parametrize("arguments", [["set", "wbe", "5%"], ["promote", "wbe"], ["abort", "wbe"]])
+def test_a_service_that_is_not_there_is_refused_and_leaves_no_key(consul: ConsulAgent, arguments: list[str]) -> None:
+    ended = proxygen(consul, "canary", *arguments)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "no instance of the service 'wbe' is registered" in ended.stderr
+    assert "--force" in ended.stderr
+    assert consul.get("/v1/kv/?keys") == []
+    assert proxygen(consul, "canary", *arguments, "--force").returncode == 0
+    assert consul.get("/v1/kv/?keys") == ["proxygen/canary/wbe"]
+
+
+@pytest.mark.incident("T61")
+def test_no_canary_that_could_serve_is_promoted_and_none_that_is_unknown_aborted(consul: ConsulAgent) -> None:
+    consul.register("web", id="stable", port=1, tags=["proxygen.route=a.example.com"])
+    for arguments, reason in (
+        (["promote", "web"], "no healthy instance of 'web' belongs to the variant canary"),
+        (["abort", "web"], "has no variant canary"),
+        (["abort", "web", "--variant", "blue"], "has no variant blue"),
+    ):
+        ended = proxygen(consul, "canary", *arguments)
+        assert (ended.returncode, ended.stdout, reason in ended.stderr) == (1, "", True), ended.stderr
+    consul.register("web", id="sick", port=2, tags=["proxygen.canary=5%"], status="critical")
+    ended = proxygen(consul, "canary", "promote", "web")
+    assert (ended.returncode, "no healthy instance" in ended.stderr) == (1, True)
+    assert override(consul) is None
+    assert proxygen(consul, "canary", "abort", "web").returncode == 0
+    assert proxygen(consul, "canary", "promote", "web", "--force").returncode == 0
+    assert override(consul) == {"canary": "100%"}
 
 
 def test_two_operators_cannot_overwrite_each_other_unseen(
@@ -157,6 +191,7 @@ def test_two_operators_cannot_overwrite_each_other_unseen(
     from proxygen import steering
     from proxygen.cli import run_command_line
 
+    consul.register("web", port=1)
     consul.kv_put("proxygen/canary/web", '{"canary": "1%"}')
 
     async def read_then_lose_the_race(client: Any, service: str) -> kv.Override | None:

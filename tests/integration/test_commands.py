@@ -116,6 +116,44 @@ def test_a_rollback_outlives_the_sidecar(site: Site) -> None:
     served(site, "new2.example.com")
 
 
+@pytest.mark.incident("T60")
+def test_while_rolled_back_everybody_tells_first_what_nginx_serves(site: Site) -> None:
+    """Also after a restart, when nobody remembers the plan behind the old generation. What is asked for waits."""
+    site.register("web", site.app("web-2"), f"route={HOST}", "canary=10%")
+    wait_until(lambda: "10.00%" in site.live(), what="the share in the tags")
+    old = site.sidecar.generation()
+    site.override("web", '{"canary": "30%"}')
+    wait_until(lambda: site.sidecar.generation() != old, what="a generation to go back from")
+    assert proxygen(site, "rollback", str(old)).returncode == 0
+    done = proxygen(site, "canary", "set", "web", "50%")
+    assert "canary 10%" in done.stdout.splitlines()[-1]
+    assert "to which an operator went back" in done.stderr
+    for restarted in (False, True):
+        if restarted:
+            site.sidecar.stop()
+            site.sidecar.start(ready=False)
+        canary = {"asked": 5000, "effective": 1000, "waiting": 5000}
+        wait_until(lambda canary=canary: canary.items() <= _canary(site).items(), what="both shares")  # type: ignore[misc]
+        told = proxygen(site, "status").stdout
+        assert f"nginx serves generation {old}, to which an operator went back" in told
+        assert "10% (waiting 50%)" in told
+        shown = proxygen(site, "canary", "show", "web")
+        assert "canary 10%" in shown.stdout.splitlines()[0]
+        assert shown.stdout.splitlines()[-1].split() == ["canary", "50%", "10%", "50%"]
+        page = site.sidecar.page()
+        assert "waiting 50 %" in page
+        assert "to which an operator went back" in page
+    assert proxygen(site, "release-hold").returncode == 0
+    wait_until(lambda: _canary(site)["effective"] == 5000, what="the share that was asked for")
+    assert "went back" not in proxygen(site, "canary", "show", "web").stderr
+
+
+def _canary(site: Site) -> dict[str, Any]:
+    """What is told of the canary; nothing before the sidecar knows of it."""
+    variants = (each for one in site.sidecar.request("/api/v1/services")[1] for each in one["variants"])
+    return next((each for each in variants if each["name"] == "canary"), {})
+
+
 def test_a_rollback_to_any_generation(site: Site) -> None:
     make_generations(site, 4)
     assert proxygen(site, "rollback", "2").returncode == 0

@@ -47,7 +47,7 @@ def service(name: str, requests: float = 0, errors: float = 0, state: str = "ser
 def test_a_service_is_told_in_one_row() -> None:
     cells = dict(zip(COLUMNS, service_cells(service("web", 100, 5)), strict=True))
     assert (cells["INSTANCES"], cells["REQUESTS"], cells["ERRORS"], cells["P95"]) == ("1/2", "10/s", "5.0 %", "200 ms")
-    assert cells["SHARES"] == "canary 10 % gets 0 % (measured 9 %)"
+    assert cells["SHARES"] == "canary 0 % asked 10 % (measured 9 %)"
 
 
 def test_without_traffic_nothing_is_claimed() -> None:

@@ -92,9 +92,9 @@ def _rollback(number: int, etag: str) -> Form:
         method="POST",
         action="/api/v1/rollback",
         etag=etag,
-        button="Go back to it",
+        button=f"Roll back to generation {number}",
         body=json.dumps({"generation": number}),
-        confirm=f"Make generation {number} live again? New plans are held until you release them.",
+        confirm=f"Roll back to generation {number}? New plans are held until you release them.",
         done=f"nginx serves generation {number} again.",
     )
 

@@ -16,11 +16,11 @@ from proxygen.admin.page.assets import Assets
 from proxygen.admin.page.difference import difference_view
 from proxygen.admin.page.generations import time_line
 from proxygen.admin.page.overview import overview
-from proxygen.admin.page.problems import beside
 from proxygen.admin.page.service import service_view
 from proxygen.admin.page.steering import Steering, steering
 from proxygen.admin.page.views import event_views
 from proxygen.admin.report import StatusReport
+from proxygen.admin.standing import beside
 from proxygen.admin.steering import shares_report
 from proxygen.errors import ProxygenError, UnknownGeneration
 from proxygen.log import get_logger
@@ -175,6 +175,7 @@ class Pages:
             "assets": self._assets,
             "path": request.path,
             "version": __version__,
+            "where": _where(self._sidecar.overview()),
             "event": self._newest(),
         }
         # In a thread: at thousands of services it takes a while, and others share this loop.
@@ -188,6 +189,12 @@ class Pages:
         """The id of the last event that this page may have taken in."""
         events = self._sidecar.events.since(None)
         return events[-1].id if events else ""
+
+
+def _where(status: StatusReport) -> str:
+    """Which proxy this is: people have several of these pages open."""
+    nginx = f"nginx {status.nginx.version}".strip()
+    return " · ".join(filter(None, (status.host, status.consul.datacenter, nginx)))
 
 
 def _tag(status: StatusReport) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from proxygen.admin.page import words
-from proxygen.admin.page.problems import Problem, beside, problems
+from proxygen.admin.page.problems import Problem, problems
 from proxygen.admin.page.views import SERIES, Form, Level, Link, Slice, Together, bar, served_as, service_link
 from proxygen.admin.report import ConsulReport, NginxReport, State, StatusReport
-from proxygen.admin.service_report import InstanceState, ServiceSummary, VariantSummary
+from proxygen.admin.service_report import Change, InstanceState, ServiceSummary, VariantSummary
+from proxygen.admin.standing import beside
 from proxygen.admin.traffic_report import ListenerReport
 
 MOST_ROWS: Final = 1500
@@ -55,6 +55,8 @@ class ShareView:
     series: int
     asked: str
     effective: str
+    waiting: str
+    """What the newest plan gives it, where that is not live; "" where it is."""
     measured: str
 
 
@@ -116,8 +118,7 @@ def overview(
     wrong = problems(status, services, now)
     wanted = query.strip().lower()
     found = [service for service in services if not wanted or _matches(service, wanted)]
-    lost = Counter(item.loser for item in status.conflicts)
-    found.sort(key=lambda service: _urgency(service, lost[service.name]))
+    found.sort(key=_urgency)
     return Overview(
         verdict=_verdict(status, services, wrong),
         facts=_facts(status, services, now),
@@ -126,7 +127,7 @@ def overview(
         warnings_title=words.count(len(status.warnings), "warning"),
         release=_release(etag) if status.hold else None,
         notice=beside(status),
-        rows=tuple(_row(service, lost[service.name]) for service in found[:MOST_ROWS]),
+        rows=tuple(_row(service) for service in found[:MOST_ROWS]),
         total=len(services),
         found=len(found),
         query=query,
@@ -221,8 +222,7 @@ def _matches(service: ServiceSummary, wanted: str) -> bool:
     return wanted in service.name.lower() or any(wanted in route.lower() for route in service.routes)
 
 
-def _row(service: ServiceSummary, lost: int) -> Row:
-    """``lost`` is how many of its routes another service has."""
+def _row(service: ServiceSummary) -> Row:
     instances = service.instances
     serving, there = instances.get(InstanceState.SERVING, 0), sum(instances.values())
     failing = instances.get(InstanceState.UNHEALTHY, 0) + instances.get(InstanceState.REFUSED, 0)
@@ -232,8 +232,8 @@ def _row(service: ServiceSummary, lost: int) -> Row:
     return Row(
         service=service_link(service.name),
         find=" ".join((service.name, *service.routes[:_NAMES])).lower(),
-        state=_state(service, lost),
-        level=_level(service, lost),
+        state=_state(service),
+        level=_level(service),
         routes=service.routes[:_ROUTES],
         more_routes=max(0, len(service.routes) - _ROUTES),
         shares=tuple(_share(place, variant) for place, variant in enumerate(service.variants)) if several else (),
@@ -247,21 +247,29 @@ def _row(service: ServiceSummary, lost: int) -> Row:
     )
 
 
-def _state(service: ServiceSummary, lost: int) -> str:
+def _state(service: ServiceSummary) -> str:
+    if service.waiting is Change.REMOVED or (service.kept and not _is_seen(service)):
+        return "held, gone from Consul"
     if service.kept:
         return f"{service.state}, {service.kept} held"
-    return served_as(service.state, routes=len(service.routes), lost=lost)
+    state = served_as(service.state, routes=len(service.routes), lost=len(service.lost))
+    return f"{state}, change waits" if service.waiting is Change.CHANGED else state
 
 
-def _level(service: ServiceSummary, lost: int) -> Level:
+def _is_seen(service: ServiceSummary) -> bool:
+    """Whether Consul still shows an instance beside those that are kept."""
+    return sum(service.instances.values()) > service.kept
+
+
+def _level(service: ServiceSummary) -> Level:
     known = _LEVELS.get(service.state)
-    return known or (Level.WARN if service.kept or lost else Level.GOOD)
+    return known or (Level.WARN if service.kept or service.lost or service.waiting else Level.GOOD)
 
 
-def _urgency(service: ServiceSummary, lost: int) -> tuple[int, bool, bool, str]:
+def _urgency(service: ServiceSummary) -> tuple[int, bool, bool, str]:
     """What is wrong first, then what fails in part, then what is on trial; nothing that moves with the traffic."""
     failing = InstanceState.UNHEALTHY in service.instances or InstanceState.REFUSED in service.instances
-    return _ORDER.index(_level(service, lost)), not failing, len(service.variants) < 2, service.name
+    return _ORDER.index(_level(service)), not failing, len(service.variants) < 2, service.name
 
 
 def _share(place: int, variant: VariantSummary) -> ShareView:
@@ -270,5 +278,6 @@ def _share(place: int, variant: VariantSummary) -> ShareView:
         series=place % SERIES,
         asked=words.percent(variant.asked),
         effective=words.percent(variant.effective),
+        waiting="" if variant.waiting is None else words.percent(variant.waiting),
         measured=words.percent(variant.traffic.share if variant.traffic else None),
     )

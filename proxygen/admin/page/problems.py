@@ -9,13 +9,12 @@ from typing import Final
 
 from proxygen.admin.page import words
 from proxygen.admin.page.views import Level, Link, service_link
-from proxygen.admin.report import ConsulReport, HoldReport, StatusReport
+from proxygen.admin.report import ConditionReport, ConsulReport, HoldReport, StatusReport
 from proxygen.admin.service_report import ConflictReport, QuarantineReport, ServiceSummary
+from proxygen.admin.standing import FAILED
 
 MOST: Final = 40
 """Of each kind: one cause often has hundreds of victims, and the list below tells of each."""
-
-_FAILED: Final = ("rejected", "rolled back")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,23 +44,13 @@ def problems(status: StatusReport, services: Iterable[ServiceSummary], now: date
         *_apply(status),
         *_nginx(status),
         *_hold(status.hold, now),
+        *_conditions(status.conditions),
         *_shortened([_quarantine(item) for item in status.quarantined[: MOST + 1]], len(status.quarantined)),
         *_shortened([conflict(item) for item in status.conflicts[: MOST + 1]], len(status.conflicts)),
         *_shortened([_nobody(item) for item in nobody[: MOST + 1]], len(nobody)),
     ]
     order = [Level.BAD, Level.WARN]
     return tuple(sorted(found, key=lambda problem: order.index(problem.level)))
-
-
-def beside(status: StatusReport) -> str:
-    """Say what nginx serves where that is not the newest plan, of which the pages tell; "" where it is."""
-    live = f"generation {status.live.number}" if status.live else "what an earlier run left"
-    if status.hold is not None and status.hold.pinned is not None:
-        return f"nginx serves {live}, to which an operator went back; this is the newest plan, which waits."
-    last = status.last_apply
-    if last is not None and last.outcome in _FAILED:
-        return f"nginx serves {live}; this is the newest plan, which was {last.outcome}."
-    return ""
 
 
 def conflict(item: ConflictReport) -> Problem:
@@ -90,7 +79,7 @@ def _consul(consul: ConsulReport) -> Iterator[Problem]:
 
 def _apply(status: StatusReport) -> Iterator[Problem]:
     last = status.last_apply
-    if last is None or last.outcome not in _FAILED:
+    if last is None or last.outcome not in FAILED:
         return
     kept = f"Generation {status.live.number} stays live." if status.live else "No generation is live."
     reason, *said = last.reason.split(" | ")
@@ -118,6 +107,12 @@ def _hold(hold: HoldReport | None, now: datetime) -> Iterator[Problem]:
     kept = sum(hold.services.values())
     keeps = f" nginx keeps {words.count(kept, 'instance')} that Consul no longer shows as serving." if kept else ""
     yield Problem(kind="Held", level=Level.WARN, text=f"{hold.reason}.{keeps}{since}", release=True)
+
+
+def _conditions(conditions: Iterable[ConditionReport]) -> Iterator[Problem]:
+    for condition in conditions:
+        service = service_link(condition.services[0]) if condition.services else None
+        yield Problem(kind=condition.topic.capitalize(), level=Level.WARN, text=condition.text, service=service)
 
 
 def _quarantine(item: QuarantineReport) -> Problem:

@@ -25,7 +25,7 @@ from proxygen.admin.page.views import (
     service_link,
 )
 from proxygen.admin.page.way import Way, way
-from proxygen.admin.service_report import InstanceReport, InstanceState, ServiceDetail, VariantReport
+from proxygen.admin.service_report import Change, InstanceReport, InstanceState, ServiceDetail, VariantReport
 from proxygen.admin.traffic_report import HistoryReport
 from proxygen.events import Event
 from proxygen.shares import WHOLE
@@ -39,8 +39,15 @@ _LEVELS: Final = {
     InstanceState.DRAINED: Level.INFO,
     InstanceState.UNHEALTHY: Level.BAD,
     InstanceState.REFUSED: Level.BAD,
+    InstanceState.QUARANTINED: Level.BAD,
+    InstanceState.WAITING: Level.WARN,
 }
 _STATES: Final = {"served": Level.GOOD, "nobody": Level.BAD, "quarantined": Level.BAD}
+_WAITING: Final = {
+    Change.ADDED: "nginx does not serve it yet; the plan that adds it is not live.",
+    Change.CHANGED: "nginx serves it as shown; what is asked for since is not live.",
+    Change.REMOVED: "It is gone from Consul; nginx serves it still, as the plan without it is not live.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +89,7 @@ class VariantView:
     name: str
     series: int
     shares: tuple[ShareBar, ...]
-    """Asked for, in effect, measured."""
+    """In effect, waiting to be so, asked for, measured."""
     figures: Figures
     serving: str
     instances: tuple[InstanceView, ...]
@@ -126,8 +133,7 @@ class ServiceView:
 def service_view(
     service: ServiceDetail, events: Iterable[Event], now: datetime, *, steering: Steering, notice: str
 ) -> ServiceView:
-    lost = sum(item.loser == service.name for item in service.conflicts)
-    state = served_as(service.state, routes=len(service.routes), lost=lost)
+    state = served_as(service.state, routes=len(service.routes), lost=len(service.lost))
     return ServiceView(
         name=service.name,
         state=state,
@@ -153,6 +159,8 @@ def _problems(service: ServiceDetail) -> Iterable[Problem]:
         )
     elif service.state == "nobody":
         yield Problem(kind="Nobody serves", level=Level.BAD, text="Its routes answer 503.")
+    if service.waiting:
+        yield Problem(kind="Waiting", level=Level.WARN, text=_WAITING[service.waiting])
     if service.kept:
         text = f"nginx keeps {words.count(service.kept, 'instance')} that Consul no longer shows as serving."
         yield Problem(kind="Held", level=Level.WARN, text=text)
@@ -176,8 +184,9 @@ def _variant(place: int, variant: VariantReport) -> VariantView:
         name=variant.name,
         series=place % SERIES,
         shares=(
-            _share("asked for", variant.asked),
             _share("in effect", variant.effective),
+            *(() if variant.waiting is None else (_share("waiting", variant.waiting),)),
+            _share("asked for", variant.asked),
             _share("measured", measured),
         ),
         figures=figures(variant.traffic),
@@ -201,8 +210,8 @@ def _instance(item: InstanceReport, total: int) -> InstanceView:
         address=item.address,
         datacenter=item.datacenter,
         health=f"{item.health}, not checked yet" if item.unchecked else item.health,
-        state=item.state.value,
-        level=_LEVELS[item.state],
+        state=f"{item.state.value}, gone from Consul" if item.held else item.state.value,
+        level=Level.WARN if item.held else _LEVELS[item.state],
         weight=item.weight,
         part=words.percent_of(item.weight, total) if serves else words.NOTHING,
     )

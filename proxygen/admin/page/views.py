@@ -5,42 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
 
 from proxygen.admin.page import words
 from proxygen.admin.traffic_report import TrafficReport
-from proxygen.events import Event, Kind
+from proxygen.events import TELLINGS, Event, Mark
 from proxygen.shares import WHOLE
 
 SERIES: Final = 4
 """Colours for variants; after them they begin anew, and names tell which is which."""
 
 
-class Level(StrEnum):
-    """How much something matters: a class of the style sheet, and a word where colour alone would tell."""
-
-    GOOD = "good"
-    INFO = "info"
-    WARN = "warn"
-    BAD = "bad"
-
-
-_EVENT_LEVELS: Final = {
-    Kind.REJECTED: Level.BAD,
-    Kind.ROLLED_BACK: Level.BAD,
-    Kind.CONSUL_LOST: Level.BAD,
-    Kind.QUARANTINED: Level.BAD,
-    Kind.HELD: Level.WARN,
-    Kind.CONFLICT: Level.WARN,
-    Kind.MISSED: Level.WARN,
-    Kind.APPLIED: Level.GOOD,
-    Kind.CONSUL_BACK: Level.GOOD,
-    Kind.HOLD_ENDED: Level.GOOD,
-    Kind.QUARANTINE_ENDED: Level.GOOD,
-    Kind.CONFLICT_ENDED: Level.GOOD,
-}
+Level = Mark
+"""How much something matters: a class of the style sheet, and a word where colour alone would tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +158,7 @@ def _event(event: Event, now: datetime) -> EventView:
     return EventView(
         id=event.id,
         kind=event.kind.value,
-        level=_EVENT_LEVELS.get(event.kind, Level.INFO),
+        level=TELLINGS[event.kind].mark,
         at=words.clock(event.at, now),
         iso=event.at,
         text=event.text,

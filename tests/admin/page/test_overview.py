@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from proxygen.admin.page.overview import MOST_ROWS, Fact, Overview, overview
 from proxygen.admin.page.problems import MOST
 from proxygen.admin.page.views import Level
-from proxygen.admin.report import ApplyReport, ConsulReport, HoldReport, NginxReport, State, StatusReport
-from proxygen.admin.service_report import ConflictReport, InstanceState, QuarantineReport, ServiceSummary
+from proxygen.admin.report import ApplyReport, ConsulReport, HoldReport, NginxReport, State, StatusReport, Told
+from proxygen.admin.service_report import Change, InstanceState, QuarantineReport, ServiceSummary
 from proxygen.admin.traffic_report import ListenerReport
 from tests.admin.page.reports import HEALTHY, NOW, TROUBLED, summary, traffic
 
@@ -43,12 +44,13 @@ def test_a_verdict_tells_its_reasons() -> None:
 
 
 def test_what_nginx_does_not_serve_is_not_said_to_be_served() -> None:
-    """The rows are of the newest plan: while an operator's rollback holds it, or nginx refused it, that is said."""
+    """While an operator's rollback holds the newest plan, or nginx refused it, it is said what the rows are of."""
     went_back = replace(HEALTHY, hold=HoldReport(reason="why", since="", pinned=42))
     refused = replace(HEALTHY, last_apply=ApplyReport(outcome="rolled back"))
-    for status, said in ((went_back, "to which an operator went back"), (refused, "which was rolled back")):
+    for status, said in ((went_back, "to which an operator went back"), (refused, "since was rolled back")):
         page = page_of(status, summary("web"))
         assert said in page.notice
+        assert "the newest plan" in page_of(replace(status, told=Told.NEWEST)).notice
         assert "nginx serves generation 42" in page.verdict.text
         assert "service" not in page.verdict.text
     kept = replace(HEALTHY, hold=HoldReport(reason="why", since="", services={"web": 2}))
@@ -58,9 +60,9 @@ def test_what_nginx_does_not_serve_is_not_said_to_be_served() -> None:
 def test_who_got_none_of_its_routes_is_not_shown_as_served() -> None:
     """It stands with what is wrong, and before those that are well."""
     two = replace(summary("b"), routes=("b.example.com/", "web.example.com/"))
-    lost = tuple(ConflictReport(route="web.example.com/", holder="web", loser=name) for name in ("b", "c"))
+    lost = ("web.example.com/",)
     page = page_of(
-        replace(HEALTHY, conflicts=lost), summary("a"), two, replace(summary("c"), routes=("web.example.com/",))
+        HEALTHY, summary("a"), replace(two, lost=lost), replace(summary("c"), routes=("web.example.com/",), lost=lost)
     )
     assert [(row.service.text, row.state, row.level) for row in page.rows] == [
         ("b", "served, 1 of 2 routes lost", Level.WARN),
@@ -156,14 +158,20 @@ def test_services_in_trouble_stand_first_then_those_on_trial() -> None:
         summary("a"),
         summary("b", variants=2),
         replace(summary("c"), instances={InstanceState.SERVING: 1, InstanceState.UNHEALTHY: 1}),
-        replace(summary("d"), kept=2),
+        replace(summary("d"), instances={InstanceState.SERVING: 2}, kept=1),
         summary("e", "nobody"),
         summary("f", "quarantined"),
     )
     page = page_of(HEALTHY, *services)
     assert [row.service.text for row in page.rows] == ["e", "f", "d", "c", "b", "a"]
-    assert page.rows[2].state == "served, 2 held"
+    assert page.rows[2].state == "served, 1 held"
     assert (page.rows[3].instances, page.rows[3].instances_level) == ("1 of 2", Level.WARN)
+
+
+@pytest.mark.parametrize("service", [{"kept": 2}, {"waiting": Change.REMOVED, "kept": 1}, {"waiting": Change.REMOVED}])
+def test_what_is_gone_from_consul_and_served_still_says_held(service: dict[str, Any]) -> None:
+    row = page_of(HEALTHY, replace(summary("web"), **service)).rows[0]
+    assert (row.state, row.level) == ("held, gone from Consul", Level.WARN)
 
 
 def test_a_row_shows_shares_only_where_there_is_something_to_share() -> None:

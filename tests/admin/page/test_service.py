@@ -6,7 +6,7 @@ from dataclasses import replace
 from proxygen.admin.page.service import MOST_INSTANCES, ServiceView, service_view
 from proxygen.admin.page.steering import Steering, steering
 from proxygen.admin.page.views import Level
-from proxygen.admin.service_report import ConflictReport, InstanceState, ServiceDetail, VariantReport
+from proxygen.admin.service_report import InstanceState, ServiceDetail, VariantReport
 from tests.admin.page.reports import EVENTS, NOW, SHARES, WEB, history, instance
 
 
@@ -14,11 +14,11 @@ def page_of(service: ServiceDetail = WEB) -> ServiceView:
     return service_view(service, EVENTS, NOW, steering=Steering(), notice="")
 
 
-def test_each_variant_shows_its_share_as_asked_in_effect_and_measured() -> None:
+def test_each_variant_shows_its_share_in_effect_asked_for_and_measured() -> None:
     canary, _ = page_of().variants
     assert [(share.name, share.text, share.value) for share in canary.shares] == [
-        ("asked for", "10 %", 10),
         ("in effect", "10 %", 10),
+        ("asked for", "10 %", 10),
         ("measured", "10.04 %", 10.04),
     ]
     assert (canary.figures.errors, canary.figures.level) == ("4.0 %", Level.BAD)
@@ -103,13 +103,9 @@ def test_without_traffic_there_is_no_chart() -> None:
 
 
 def test_one_without_its_only_route_is_not_served() -> None:
-    lost = ConflictReport(route="web.example.com/", holder="shop", loser="web")
     alone = ServiceDetail(name="web", state="served", routes=("web.example.com/",))
-    for conflict, told in (
-        (lost, ("no route", Level.WARN)),
-        (replace(lost, holder="web", loser="shop"), ("served", Level.GOOD)),
-    ):
-        page = page_of(replace(alone, conflicts=(conflict,)))
+    for lost, told in ((alone.routes, ("no route", Level.WARN)), ((), ("served", Level.GOOD))):
+        page = page_of(replace(alone, lost=lost))
         assert (page.state, page.level) == told
 
 

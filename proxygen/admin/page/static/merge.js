@@ -113,11 +113,13 @@ function beforeNodeRemoved(node) {
 }
 
 /**
- * Say whether the attribute follows the server.
+ * Say whether the attribute follows the server. A form into which something is typed keeps the revision that its reader
+ * saw when typing: another one would let the text overwrite what came since.
  *
  * @param {string} name
  * @param {Element} element
  */
 function beforeAttributeUpdated(name, element) {
+  if (name === "data-etag") return ![...element.querySelectorAll("input")].some(isTyped);
   return !(name === "open" && element.matches("details"));
 }

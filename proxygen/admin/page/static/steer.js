@@ -40,18 +40,21 @@ async function steer(form, refresh) {
   // What the operator saw and meant is what is asked for, though the page moves on while the token is typed.
   const change = changeOf(form);
   const before = shownShares(form);
-  if (form.dataset.confirm && !(await confirmed(form.dataset.confirm))) return;
+  if (form.dataset.confirm && !(await confirmed(form.dataset.confirm, buttonOf(form)))) return;
   const answer = await send(change);
   if (answer === null) return;
   if (answer.ok) {
     takeOver(change.etag, answer.etag);
     form.reset();
-    say(form.dataset.done || "Done.", "good");
+    say(form.dataset.done || "Done.", "good", form);
   }
-  // Somebody else's change counts from here on, even one that brings an etag back.
-  if (answer.status === 412) superseded.clear();
+  if (answer.status === 412) {
+    // Somebody else's change counts from here on, even one that brings an etag back; and the operator is told of it.
+    superseded.clear();
+    if (answer.etag) form.dataset.etag = answer.etag;
+  }
   await refresh();
-  if (!answer.ok) say(refusal(answer, before, shownShares(form)), "bad");
+  if (!answer.ok) say(refusal(answer, before, shownShares(form)), "bad", form);
 }
 
 /**
@@ -191,19 +194,25 @@ function refusal(answer, before, now) {
   return `Somebody else was faster, and nothing was changed by you: ${answer.text}.${what} Look, and send it again if it still holds.`;
 }
 
+/** @param {HTMLFormElement} form */
+function buttonOf(form) {
+  return form.querySelector("button")?.textContent ?? "Yes";
+}
+
 /**
  * @param {string} question
+ * @param {string} act  What the button says that does it.
  * @returns {Promise<boolean>}
  */
-function confirmed(question) {
+function confirmed(question, act) {
   const dialog = document.createElement("dialog");
   dialog.className = "confirm";
-  dialog.setAttribute("aria-label", "Please confirm");
+  dialog.setAttribute("aria-label", act);
   const text = document.createElement("p");
   text.textContent = question;
   const form = document.createElement("form");
   form.method = "dialog";
-  form.append(choice("Cancel", ""), choice("Do it", "ok"));
+  form.append(choice("Cancel", ""), choice(act, "ok"));
   dialog.append(text, form);
   document.body.append(dialog);
   dialog.showModal();
