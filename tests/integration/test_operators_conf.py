@@ -168,12 +168,13 @@ def test_what_nginx_refuses_without_us_is_told_as_the_operators(ground: Ground) 
     assert f'unknown directive "nonsense" in {ground.nginx.conf}:' in line
 
 
-def test_variables_of_ours_in_the_operators_files_are_not_missed(ground: Ground) -> None:
-    """What nginx says of his files alone is asked for with something in their place."""
-    http = (
-        'log_format own "$proxygen_service ${proxygen_request_id}"; access_log /dev/null own;\n'
-        + "server { listen 127.0.0.1:HTTP; server_name own.example.com; }\n" * 2
-    )
+@pytest.mark.incident("T38")
+@pytest.mark.parametrize(
+    "log", ["", 'log_format own "$proxygen_service ${proxygen_request_id}"; access_log /dev/null own;\n']
+)
+def test_what_nginx_says_of_a_host_on_the_operators_own_port_costs_nobody(ground: Ground, log: str) -> None:
+    """It is said without us too; our variables in his files are given a value for that."""
+    http = log + "server { listen 127.0.0.1:STREAM; server_name web.example.com; }\n" * 2
     done = ground.check(WEB, http=http)
     assert (done.returncode, ground.quarantined(done)) == (0, set()), done.stderr
     assert done.stderr.count("nginx remarks") == 1
