@@ -58,21 +58,21 @@ def virtual_servers(
                 host=Host(host) if host else None,
                 locations=tuple([Location(path, routes[path]) for path in sorted(routes)]),
                 certificate=certificates.get(host)
-                or _wider_certificate(host, covering, certificates, is_reserved=host in kept),
+                or _wider_certificate(host, covering, certificates, is_free=host in kept and not own[host]),
             )
         )
     return tuple(servers)
 
 
 def _wider_certificate(
-    host: str, covering: Iterable[str], certificates: Mapping[str, Certificate], *, is_reserved: bool
+    host: str, covering: Iterable[str], certificates: Mapping[str, Certificate], *, is_free: bool
 ) -> Certificate | None:
     """The certificate of a wildcard that holds this host too: a path that is claimed for one host must not take
-    HTTPS away from what the wildcard serves there. A reserved host takes any: without one, HTTPS requests for it would
-    be the wildcard's."""
+    HTTPS away from what the wildcard serves there. A reserved host that is ``free`` takes any: without one, HTTPS
+    requests for it would be the wildcard's."""
     for wider in covering:
         certificate = certificates.get(wider)
-        if certificate is not None and (is_reserved or certificate_for(host, AUTO, (certificate,)) is not None):
+        if certificate is not None and (is_free or certificate_for(host, AUTO, (certificate,)) is not None):
             return certificate
     return None
 

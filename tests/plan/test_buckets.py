@@ -80,3 +80,9 @@ def test_services_whose_hosts_collide_are_told_no_and_nobody_else_is() -> None:
     assert planned.quarantined == ()
     assert {each.loser for each in planned.conflicts} == {"evil0", "evil1", "evil2"}
     assert "bounds.hash_bytes" in planned.conflicts[0].reason
+
+
+def test_wildcards_meet_at_any_of_their_labels_and_never_with_names() -> None:
+    """nginx keeps a table for each label of a wildcard."""
+    assert alike({"*.x.c0.test", "*.y.an.test"}) == {"*.x.c0.test", "*.y.an.test"}
+    assert alike({"*.c0.x.test", "*.an.y.test", "c0.x.test", "*.c0.test"}) == frozenset()
