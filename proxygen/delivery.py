@@ -85,10 +85,7 @@ class Delivery:
         """
         digest = self._digest(drafted.rendered)
         stamp = Stamp(generation=next_number(self._output), digest=digest)
-        files = {
-            **self._pipeline.files_of(drafted.rendered, stamp),
-            SERVICES_FILE: encode_services(drafted.plan),
-        }
+        files = {**self._pipeline.files_of(drafted.rendered, stamp), SERVICES_FILE: encode_services(drafted.plan)}
         with timings.of("stage"):
             staged = await asyncio.to_thread(stage, self._output, stamp, files)
         try:

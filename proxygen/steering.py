@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import instances_of
+from proxygen.consul.decode import failures_of, instances_of
 from proxygen.consul.kv import delete_override, override_key, read_override, write_override
 from proxygen.consul.reads import read_service
 from proxygen.errors import BadInput, CatalogUnavailable, ConsulUnreachable, WithoutEffect, quoted
@@ -39,6 +39,8 @@ class Lever:
     """The lowest that a variant's instances state."""
     healthy: frozenset[str] = frozenset()
     """The variants of which an instance can take requests."""
+    failures: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What failing checks say, by node and id of the instance."""
     is_registered: bool = True
     """Whether there is an instance of it, healthy or not."""
     problem: str = ""
@@ -116,7 +118,8 @@ class Steering:
         """Read a service's lever, consistently."""
         async with self._bounded():
             override = await read_override(self._client, service)
-            instances = instances_of(service, await read_service(self._client, service, "consistent"))
+            entries = await read_service(self._client, service, "consistent")
+        instances = instances_of(service, entries)
         # What is wrong with the others, `status` and `check` say.
         members, _ = judge(instances, Policy(prefix=self._prefix))
         lever = Lever(
@@ -125,6 +128,7 @@ class Steering:
             index=override.index if override is not None else 0,
             in_tags=stated_shares(members),
             healthy=frozenset(member.variant for member in members if addresses([member])),
+            failures=failures_of(entries),
             is_registered=bool(instances),
         )
         try:

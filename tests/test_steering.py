@@ -155,6 +155,7 @@ def kv(monkeypatch: pytest.MonkeyPatch) -> Kv:
     for name in ("read_override", "read_service", "write_override", "delete_override"):
         monkeypatch.setattr(f"proxygen.steering.{name}", getattr(kv, name))
     monkeypatch.setattr("proxygen.steering.instances_of", lambda service, found: found)
+    monkeypatch.setattr("proxygen.steering.failures_of", lambda found: {})
     monkeypatch.setattr("proxygen.steering.override_key", lambda client, service: f"proxygen/canary/{service}")
     kv.instances = [instance("web", 1, "canary=10%"), instance("web", 2, "variant=blue:30%")]
     return kv

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from proxygen.consul.names import is_askable
-from proxygen.errors import CatalogUnavailable
+from proxygen.errors import CatalogUnavailable, printable
 from proxygen.model import Health, Instance, ServiceName
 
 CONSUL_SERVICE: Final = "consul"
@@ -42,6 +42,13 @@ T = TypeVar("T")
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What msgspec raises for a text that cannot be read. Nesting of some thousand levels is a RecursionError, also in a
 field that is skipped, and Consul keeps a Proxy.Config of any depth."""
+
+
+_CHECKS_TOLD: Final = 3
+"""Of one instance, whose output is told."""
+
+_OUTPUT_TOLD: Final = 300
+"""Characters of one check's output: an agent keeps 4 kB of each."""
 
 
 class Node(msgspec.Struct, rename="pascal"):
@@ -204,6 +211,20 @@ def instances_of(name: str, entries: Iterable[Entry]) -> tuple[Instance, ...]:
         if entry.service.service == name and not entry.service.kind and name != CONSUL_SERVICE
     }
     return tuple(_instance(entry) for _, entry in sorted(chosen.items()))
+
+
+def failures_of(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
+    """Return by node and id what the checks say that do not pass: the first few, one line each, cut."""
+    found = {}
+    for entry in entries:
+        failing = [check for check in entry.checks or () if check.status != "passing"]
+        lines = [
+            f"{check.check_id[:_OUTPUT_TOLD]}: {' '.join(check.output[:_OUTPUT_TOLD].split())}"
+            for check in failing[:_CHECKS_TOLD]
+        ]
+        if lines:
+            found[entry.node.node, entry.service.id] = printable("; ".join(lines))
+    return found
 
 
 def _instance(entry: Entry) -> Instance:

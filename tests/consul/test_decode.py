@@ -15,6 +15,7 @@ from proxygen.consul.decode import (
     decode_entries,
     decode_listing,
     decode_overrides,
+    failures_of,
     instances_of,
     routed_names,
     unservable_names,
@@ -221,3 +222,19 @@ def test_names_that_can_be_asked_for(name: str) -> None:
     assert is_askable(name)
     assert routed_names(listing, "proxygen") == {name}
     assert unservable_names(listing, "proxygen") == ()
+
+
+def test_what_failing_checks_say_is_told_in_a_bounded_line() -> None:
+    """Their output is anybody's text, of up to 4 kB, and an instance may have a thousand checks."""
+    checks = [
+        {"CheckID": f"c{number}", "Status": status, "Output": "HTTP 500\n\x1b[31m" + "x" * 5000}
+        for number, status in enumerate(("passing", "critical", *("warning",) * 1000))
+    ]
+    entry = {"Node": {"Node": "n1"}, "Service": {"ID": "web-1", "Service": "web"}, "Checks": checks}
+    well = {**entry, "Node": {"Node": "n2"}, "Checks": checks[:1]}
+    told = failures_of(decode_entries(json.dumps([entry, well]).encode()))
+    assert list(told) == [("n1", "web-1")]
+    text = told["n1", "web-1"]
+    assert text.startswith("c1: HTTP 500 ")
+    assert text.isprintable()
+    assert len(text) < 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -101,7 +102,9 @@ class Pages:
         """A page is shown whether Consul answers or not."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                return steering(shares_report(await self._sidecar.read_lever(service), self._sidecar.service(service)))
+                lever = await self._sidecar.read_lever(service)
+                report = shares_report(lever, self._sidecar.service(service))
+                return replace(steering(report), failures=lever.failures)
         except TimeoutError:
             return Steering(problems=("Consul takes too long to tell the shares; they cannot be changed now.",))
         except ProxygenError as error:

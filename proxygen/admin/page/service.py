@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import zip_longest
@@ -71,6 +71,8 @@ class InstanceView:
     address: str
     datacenter: str
     health: str
+    failure: str
+    """What Consul's failing checks of it say; "" where none fails or it cannot be read."""
     state: str
     level: Level
     weight: int
@@ -144,7 +146,7 @@ def service_view(
         warnings=service.warnings,
         bar=bar([variant.effective for variant in service.variants]),
         way=way(service),
-        variants=tuple(_variant(place, variant) for place, variant in enumerate(service.variants)),
+        variants=tuple(_variant(place, variant, steering.failures) for place, variant in enumerate(service.variants)),
         unserved=figures(service.unserved) if service.unserved else None,
         chart=_chart(service),
         steering=steering,
@@ -174,7 +176,7 @@ def _problems(service: ServiceDetail) -> Iterable[Problem]:
             )
 
 
-def _variant(place: int, variant: VariantReport) -> VariantView:
+def _variant(place: int, variant: VariantReport, failures: Mapping[tuple[str, str], str]) -> VariantView:
     serving = [item for item in variant.instances if item.state is InstanceState.SERVING]
     total = sum(item.weight for item in serving)
     # Those that fail first: they are what somebody came for.
@@ -191,7 +193,7 @@ def _variant(place: int, variant: VariantReport) -> VariantView:
         ),
         figures=figures(variant.traffic),
         serving=f"{len(serving):,} of {words.count(len(variant.instances), 'instance')} serving",
-        instances=tuple(_instance(item, total) for item in ordered[:MOST_INSTANCES]),
+        instances=tuple(_instance(item, total, failures) for item in ordered[:MOST_INSTANCES]),
         more=max(0, len(ordered) - MOST_INSTANCES),
     )
 
@@ -201,7 +203,7 @@ def _share(name: str, share: int | None) -> ShareBar:
     return ShareBar(name=name, text=text, value=(share or 0) * 100 / WHOLE)
 
 
-def _instance(item: InstanceReport, total: int) -> InstanceView:
+def _instance(item: InstanceReport, total: int, failures: Mapping[tuple[str, str], str]) -> InstanceView:
     serves = item.state is InstanceState.SERVING
     return InstanceView(
         key=words.digest((item.datacenter, item.node, item.id)),
@@ -210,6 +212,7 @@ def _instance(item: InstanceReport, total: int) -> InstanceView:
         address=item.address,
         datacenter=item.datacenter,
         health=f"{item.health}, not checked yet" if item.unchecked else item.health,
+        failure=failures.get((item.node, item.id), ""),
         state=f"{item.state.value}, gone from Consul" if item.held else item.state.value,
         level=Level.WARN if item.held else _LEVELS[item.state],
         weight=item.weight,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from proxygen.admin.page import words
@@ -33,6 +33,8 @@ class Steering:
     set: Form | None = None
     buttons: tuple[Form, ...] = ()
     problems: tuple[str, ...] = ()
+    failures: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """As in `Lever`: read with the shares, and changed by nobody here."""
     command: str = ""
     """What does the same without a browser's script."""
 

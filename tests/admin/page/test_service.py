@@ -26,6 +26,15 @@ def test_each_variant_shows_its_share_in_effect_asked_for_and_measured() -> None
     assert (canary.figures.p50, canary.figures.p95, canary.figures.p99) == ("4.0 ms", "80 ms", "1.2 s")
 
 
+def test_a_failing_instance_shows_what_its_checks_say() -> None:
+    failing = WEB.variants[0].instances[0]
+    told = Steering(failures={(failing.node, failing.id): "service:web: HTTP 500"})
+    views = [
+        item for each in service_view(WEB, EVENTS, NOW, steering=told, notice="").variants for item in each.instances
+    ]
+    assert [(item.node, item.id) for item in views if item.failure] == [(failing.node, failing.id)]
+
+
 def test_no_requests_are_not_a_share_of_nothing() -> None:
     quiet = replace(WEB, variants=(replace(WEB.variants[0], traffic=None),))
     measured = page_of(quiet).variants[0].shares[2]
