@@ -40,7 +40,7 @@ class Delivery:
     def __init__(self, settings: Settings, output: Output, pipeline: Pipeline) -> None:
         assert pipeline.binary is not None
         self._output: Final = output
-        self._pipeline: Final = pipeline
+        self.pipeline: Final = pipeline
         self._conf: Final = ConfSource(settings.nginx, output.directory, pipeline.binary)
         self._applier: Final = Applier(
             output, pipeline.binary, nginx=settings.nginx, reload=settings.reload, keep=settings.output.keep
@@ -76,7 +76,7 @@ class Delivery:
         stamp = Stamp(generation=next_number(self._output), digest=digest)
         files = {
             **drafted.rendered.contents,
-            STAMP_FILE: self._pipeline.stamp_block(stamp_text(stamp.generation, stamp.digest)),
+            STAMP_FILE: self.pipeline.stamp_block(stamp_text(stamp.generation, stamp.digest)),
         }
         with timings.of("stage"):
             staged = await asyncio.to_thread(stage, self._output, stamp, files)
@@ -90,7 +90,7 @@ class Delivery:
     async def _pass_second_gate(self, drafted: Drafted, staged: Staged, timings: Timings) -> tuple[Refusal, ...]:
         try:
             with timings.of("test"):
-                refusals, remarks, self._test_seconds = await self._pipeline.trial(drafted, staged.path)
+                refusals, remarks, self._test_seconds = await self.pipeline.trial(drafted, staged.path)
         except BaseException:
             discard(staged)
             raise
@@ -116,7 +116,7 @@ class Delivery:
 
     def _digest(self, rendered: Rendered) -> str:
         """Of all that nginx is given: the address at which it tells its stamp belongs to that, the number does not."""
-        stamp = self._pipeline.stamp_block(stamp_text(1, "0" * DIGEST_LENGTH))
+        stamp = self.pipeline.stamp_block(stamp_text(1, "0" * DIGEST_LENGTH))
         return sha256(rendered.digest.encode() + stamp).hexdigest()[:DIGEST_LENGTH]
 
     def _tells_its_stamp(self, generation: Generation) -> bool:
@@ -125,7 +125,7 @@ class Delivery:
             written = (generation.path / STAMP_FILE).read_bytes()
         except OSError:
             return False
-        return written == self._pipeline.stamp_block(str(generation.stamp))
+        return written == self.pipeline.stamp_block(str(generation.stamp))
 
 
 def _manifest(plan: Plan) -> dict[str, object]:

@@ -85,7 +85,6 @@ class Passage:
         """While changed files are on trial: the services that were refused before. Any other speaks against the files,
         not against itself: a directive that is misspelt in a template stands in every service's lines."""
         self._one_draft = threading.Lock()
-        self.pipeline = pipeline
         self.plan: Plan | None = None
         """The newest plan, live or not."""
         self.held: Held | None = None
@@ -95,6 +94,10 @@ class Passage:
         self._unchecked_until: asyncio.TimerHandle | None = None
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self._delivery.pipeline
 
     def live_number(self) -> int | None:
         return self._delivery.live_number()
@@ -130,18 +133,18 @@ class Passage:
     async def carry(self, catalog: Catalog, timings: Timings) -> Applied:
         """Carry a catalog through all stages: with the operator's files as they are now, else with those before."""
         self._accepted.write_again()
-        before, outage, refused = self.pipeline, self._outage, frozenset(self._refusals.quarantines)
+        before, outage, refused = self._delivery, self._outage, frozenset(self._refusals.quarantines)
         if not await self._refresh_pipeline():
             return await self._carry(catalog, timings)
         self._excused = refused
         try:
             return await self._carry(catalog, timings)
         except (BadInput, CheckRefused) as error:
-            self.pipeline, self._outage, self._excused = before, outage, None
+            self._delivery, self._outage, self._excused = before, outage, None
             return await self._carry_as_before(catalog, timings, error)
         finally:
             self._excused = None
-            if self.pipeline is not before:
+            if self._delivery is not before:
                 self.files_problem = ""
 
     async def _carry_as_before(self, catalog: Catalog, timings: Timings, error: ProxygenError) -> Applied:
@@ -316,7 +319,6 @@ class Passage:
         except Exception:
             self._files_changed = True
             raise
-        self.pipeline = pipeline
         self._refusals.clear()
         self._outage, self._outages = None, 0
         self._delivery = Delivery(self._settings, self._output, pipeline)
