@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 from proxygen.errors import ProxygenError
@@ -14,9 +15,10 @@ from proxygen.guard import Guard, Held, Limits
 from proxygen.last_good import LastGood, load_last_good, save_last_good
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
-from proxygen.model import Catalog
+from proxygen.model import Catalog, ServiceName
 from proxygen.pipeline import Drafted, Pipeline
-from proxygen.plan.types import Memory, Plan
+from proxygen.plan.types import Memory, Plan, Served
+from proxygen.served import as_planned, gone, note_served, with_gone
 from proxygen.settings import GuardSettings, Settings
 from proxygen.unchecked import Kept, Unchecked
 
@@ -33,6 +35,7 @@ class Accepted:
         self._unchecked: Final = Unchecked(settings.guard.hold)
         self._remembered = self._written = recall(self._directory)
         self._is_catalog_written = True
+        self._served: Mapping[ServiceName, Served] = MappingProxyType({})
         self._saved: int | None = None
         self.stored: LastGood | None = None
         """The catalog that an earlier run left, where nginx still serves it or nothing."""
@@ -44,7 +47,7 @@ class Accepted:
 
     @property
     def memory(self) -> Memory:
-        return self._remembered.plan
+        return replace(self._remembered.plan, served=self._served)
 
     @property
     def pinned(self) -> int | None:
@@ -64,6 +67,7 @@ class Accepted:
         if last_good is None:
             return
         # Also one that a kill left behind the live generation: losses are told by it all the same.
+        self._served = recall_served(last_good, pipeline, self.memory)
         self._guard.accept(pipeline.plan(last_good.catalog, self.memory), last_good.catalog, time.monotonic())
         self._unchecked.accept(last_good.catalog)
         if live in (None, last_good.generation):
@@ -79,13 +83,17 @@ class Accepted:
 
     async def take(self, drafted: Drafted, generation: int | None) -> None:
         """Take note that a draft is live, as ``generation``."""
-        self._guard.accept(drafted.plan, drafted.catalog, time.monotonic())
-        self._unchecked.accept(drafted.catalog)
-        if drafted.plan.memory != self.memory:
+        catalog = as_planned(drafted.plan, drafted.catalog)
+        self._guard.accept(drafted.plan, catalog, time.monotonic())
+        self._unchecked.accept(catalog)
+        self._served = note_served(self._served, drafted.plan, catalog)
+        if drafted.plan.memory != self._remembered.plan:
             self._remembered = replace(self._remembered, plan=drafted.plan.memory)
             self._save_memory()
         if generation is not None and generation != self._saved:
-            last_good = LastGood(catalog=drafted.catalog, generation=generation, saved_at=datetime.now(UTC))
+            last_good = LastGood(
+                catalog=catalog, generation=generation, saved_at=datetime.now(UTC), gone=gone(self._served)
+            )
             await asyncio.to_thread(self._save_catalog, last_good)
 
     def write_again(self) -> None:
@@ -114,6 +122,11 @@ class Accepted:
     def release(self) -> None:
         """Let plans through whatever they lose, until one of them is live."""
         self._guard.release()
+
+
+def recall_served(last_good: LastGood, pipeline: Pipeline, memory: Memory) -> Mapping[ServiceName, Served]:
+    """Work out of the catalog on disk with which tags instances were served."""
+    return note_served(with_gone(last_good.gone), pipeline.plan(last_good.catalog, memory), last_good.catalog)
 
 
 def _limits(settings: GuardSettings) -> Limits:

@@ -25,6 +25,7 @@ _STATES: Final = {
     PlannedState.DRAINED: InstanceState.DRAINED,
     PlannedState.UNHEALTHY: InstanceState.UNHEALTHY,
     PlannedState.NO_PORT: InstanceState.REFUSED,
+    PlannedState.LEFT_OUT: InstanceState.REFUSED,
 }
 
 

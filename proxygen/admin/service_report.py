@@ -23,7 +23,7 @@ class InstanceState(StrEnum):
     UNHEALTHY = "unhealthy"
     """Critical or in maintenance."""
     REFUSED = "refused"
-    """Its address or port cannot be used."""
+    """Its tags, address or port cannot be used; the service's warnings say why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

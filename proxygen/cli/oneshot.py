@@ -12,12 +12,14 @@ from typing import TypeVar
 
 import click
 
+from proxygen.accepted import recall_served
 from proxygen.cli.output import printable, progress
 from proxygen.consul.acl import probe
 from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.snapshot import fetch_catalog
 from proxygen.errors import BadInput, NginxUnavailable
+from proxygen.last_good import load_last_good
 from proxygen.memory import recall
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.binary import Binary, inspect_binary
@@ -60,8 +62,11 @@ def _read_file(file: Path) -> Catalog:
 def draft(
     pipeline: Pipeline, settings: Settings, catalog: Catalog, refused: Mapping[ServiceName, Quarantine] | None = None
 ) -> Drafted:
-    """Draft with the claims that the sidecar of this host remembers, where there is one."""
-    return pipeline.draft(catalog, recall(settings.output.directory).plan, refused or {})
+    """Draft with what the sidecar of this host remembers, where there is one: claims, and tags that served."""
+    memory, last_good = recall(settings.output.directory).plan, load_last_good(settings.output.directory)
+    if last_good is not None:
+        memory = replace(memory, served=recall_served(last_good, pipeline, memory))
+    return pipeline.draft(catalog, memory, refused or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

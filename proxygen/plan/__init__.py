@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
 from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.plan.admission import NO_PAST, Past
 from proxygen.plan.certificates import choose_certificates
 from proxygen.plan.claims import settle_claims
 from proxygen.plan.hosts import virtual_servers
-from proxygen.plan.service import plan_service
+from proxygen.plan.service import needs_past, plan_service
 from proxygen.plan.types import (
     Claim,
     Memory,
@@ -20,6 +22,7 @@ from proxygen.plan.types import (
     Policy,
     PortClaim,
     Quarantine,
+    Served,
     Service,
     ServiceState,
     StreamServer,
@@ -42,7 +45,9 @@ def plan_routes(
 _Elsewhere = tuple[tuple[str, tuple[Instance, ...]], ...]
 """The instances of one service in other datacenters."""
 
-_Known = dict[ServiceName, tuple[tuple[Instance, ...], str | None, _Elsewhere, Service | None]]
+_Inputs = tuple[tuple[Instance, ...], str | None, _Elsewhere, Past]
+
+_Known = dict[ServiceName, tuple[_Inputs, Service | None]]
 """Per service: its inputs, and what was planned from them."""
 
 
@@ -58,15 +63,10 @@ class Planner:
         overrides, unreadable = _overrides(catalog, memory)
         services: dict[ServiceName, Service] = {}
         known: _Known = {}
+        held = _Held(memory)
         for name in sorted(catalog.services):
-            instances, override, elsewhere = catalog.services[name], overrides.get(name), _elsewhere(catalog, name)
-            before = self._known.get(name)
-            if before is not None and before[:3] == (instances, override, elsewhere):
-                service = before[3]
-            else:
-                shares = None if override is None else parse_override(override)
-                service = plan_service(name, instances, dict(elsewhere), shares, self._policy)
-            known[name] = (instances, override, elsewhere, service)
+            inputs = (catalog.services[name], overrides.get(name), _elsewhere(catalog, name))
+            service = self._plan_one(name, inputs, held, known)
             if service is None:
                 continue
             if name in refused and (service.quarantine is None or refused[name].lost or refused[name].withdrawn):
@@ -91,6 +91,42 @@ class Planner:
             conflicts=conflicts,
             memory=Memory(holders=holders, overrides=overrides),
         )
+
+
+    def _plan_one(
+        self, name: ServiceName, inputs: tuple[tuple[Instance, ...], str | None, _Elsewhere], held: _Held, known: _Known
+    ) -> Service | None:
+        before = self._known.get(name)
+        if before is not None and before[0][:3] == inputs:
+            (*_, past), service = before
+            if service is None or not needs_past(service) or past == held.past_of(name):
+                known[name] = before
+                return service
+        instances, override, elsewhere = inputs
+        shares = None if override is None else parse_override(override)
+        past = NO_PAST
+        service = plan_service(name, instances, dict(elsewhere), shares, self._policy)
+        if service is not None and needs_past(service) and (past := held.past_of(name)) != NO_PAST:
+            service = plan_service(name, instances, dict(elsewhere), shares, self._policy, past)
+        known[name] = ((*inputs, past), service)
+        return service
+
+
+class _Held:
+    """A memory by service; most plans never ask."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory: Final = memory
+
+    def past_of(self, name: ServiceName) -> Past:
+        return Past(served=self._memory.served.get(name, Served()), claims=self._claims.get(name, frozenset()))
+
+    @cached_property
+    def _claims(self) -> Mapping[ServiceName, frozenset[Claim]]:
+        found: dict[ServiceName, set[Claim]] = defaultdict(set)
+        for claim, name in self._memory.holders.items():
+            found[name].add(claim)
+        return {name: frozenset(claims) for name, claims in found.items()}
 
 
 def _elsewhere(catalog: Catalog, name: ServiceName) -> _Elsewhere:

@@ -12,14 +12,16 @@ from typing import Any, Final
 
 from proxygen.errors import TagError
 from proxygen.model import Instance, ServiceName
+from proxygen.plan.admission import NO_PAST, Admitted, Past, admit
 from proxygen.plan.certificates import certificate_for
 from proxygen.plan.failover import Standby, find_standby
-from proxygen.plan.members import Member, addresses, asks, judge, report
+from proxygen.plan.members import Member, Unusable, addresses, asks, report, report_left_out
 from proxygen.plan.types import (
     Claim,
     Endpoint,
     ForceRule,
     Ident,
+    PlannedInstance,
     Policy,
     PortClaim,
     Quarantine,
@@ -50,6 +52,7 @@ MAX_FORCE_RULES: Final = 20
 MAX_VARIANTS: Final = 16
 """What one service may cost all others in memory and reload time."""
 
+_STREAMS: Final = (Protocol.TCP, Protocol.UDP)
 _HASHES: Final = frozenset({BalanceBy.HASH_URI, BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE})
 
 
@@ -67,11 +70,12 @@ def plan_service(
     elsewhere: Mapping[str, Sequence[Instance]],
     override: Mapping[str, Share] | None,
     policy: Policy,
+    past: Past = NO_PAST,
 ) -> Service | None:
     """Plan one service; None where no instance asks to be proxied. ``elsewhere`` holds its instances in other
-    datacenters, which cannot ask.
+    datacenters, which cannot ask. ``past`` makes no difference where `needs_past` says so.
 
-    What is wrong with it is in `Service.quarantine`; nothing is raised.
+    What is wrong with it is in `Service.quarantine`, what is wrong with an instance in its report; nothing is raised.
     """
     if not any(asks(instance, policy.prefix) for instance in instances):
         return None
@@ -81,19 +85,14 @@ def plan_service(
         state=ServiceState.QUARANTINED,
         registered=min((instance.create_index for instance in instances), default=0),
     )
-    members, problems = judge(instances, policy)
+    admitted = admit(instances, policy, past, lambda members: _first_problem(members, policy))
+    members, left_out = admitted.members, admitted.left_out
     options = _merge(members)
     claims = _claims(members, options)
-    if problems:
-        claims = _routes_that_parse(instances, claims, policy.prefix)
-    elif not claims and options.protocol not in (Protocol.TCP, Protocol.UDP):
-        return None
-    else:
-        problems = [*check_combination(options), *_unmet(options, claims, policy), *_excesses(members, claims)]
-    claims = tuple(claim for claim in claims if isinstance(claim, RouteClaim) or not _refusal(claim, policy))
-    if problems:
-        place, reason = problems[0].place, problems[0].reason
-        return replace(base, claims=claims, quarantine=Quarantine(service=name, place=place, reason=reason))
+    if not claims:
+        return _quarantined(base, left_out, policy) if any(map(_is_routed, left_out)) else None
+    if left_out:
+        claims = _with_held(claims, left_out, options, past, policy)
     shares, share_warnings = _shares(members, override)
     standby, standby_warnings = find_standby(options.failover or (), members, elsewhere, policy)
     groups = _groups(members)
@@ -105,6 +104,7 @@ def plan_service(
     variants = _variants(shares, groups)
     return replace(
         base,
+        registered=min(member.instance.create_index for member in members),
         state=ServiceState.SERVED if any(variant.effective for variant in variants) else ServiceState.NOBODY,
         options=options,
         claims=claims,
@@ -112,9 +112,11 @@ def plan_service(
         variants=variants,
         upstreams=upstreams,
         split=_split(variants, upstreams, members),
-        instances=tuple(report(member) for member in members),
+        instances=_reports(instances, admitted),
+        kept=tuple(member.instance for member in members if member.instance.key in admitted.kept),
         elsewhere=standby.reports(),
         warnings=(
+            *_unusable(admitted),
             *_disagreements(members),
             *_without_effect(options),
             *share_warnings,
@@ -122,6 +124,92 @@ def plan_service(
             *_unchecked(members),
         ),
     )
+
+
+def needs_past(service: Service) -> bool:
+    """Whether something of it cannot be used, for which what was served before may stand in."""
+    return service.quarantine is not None or any(one.problem for one in service.instances)
+
+
+# --- what cannot be used
+
+
+def _is_routed(one: Unusable) -> bool:
+    """Whether an instance that is left out asks for requests, or may do so."""
+    return one.tags is None or bool(one.tags.route) or one.tags.protocol in _STREAMS
+
+
+def _quarantined(base: Service, left_out: Sequence[Unusable], policy: Policy) -> Service:
+    """The service where nothing of it can be served: it holds what it asks for."""
+    first, claims = left_out[0], _stated(left_out, policy)
+    place = first.place if first.tags is None else first.error.place
+    return replace(
+        base,
+        claims=tuple(claim for claim in claims if isinstance(claim, RouteClaim) or not _refusal(claim, policy)),
+        quarantine=Quarantine(service=base.name, place=place, reason=first.error.reason),
+    )
+
+
+def _first_problem(members: Sequence[Member], policy: Policy) -> TagError | None:
+    """Say what makes no sense in what some instances state together."""
+    options = _merge(members)
+    claims = _claims(members, options)
+    problems = (*check_combination(options), *_unmet(options, claims, policy), *_excesses(members, claims))
+    return next(iter(problems), None)
+
+
+def _with_held(
+    claims: tuple[Claim, ...], left_out: Sequence[Unusable], options: ProxyTags, past: Past, policy: Policy
+) -> tuple[Claim, ...]:
+    """Add what the service holds and now only an instance states that is left out: nobody else may take it."""
+    kind = PortClaim if options.protocol in _STREAMS else RouteClaim
+    held = [claim for claim in _stated(left_out, policy) if claim in past.claims and isinstance(claim, kind) and claim not in claims]
+    usable = [claim for claim in held if not _unmet(options, [claim], policy)]
+    return _sorted_routes((*claims, *usable[: max(0, MAX_ROUTES - len(claims))]))
+
+
+def _stated(left_out: Iterable[Unusable], policy: Policy) -> tuple[Claim, ...]:
+    """What instances ask for that are left out, as far as it can be read."""
+    found: set[Claim] = set()
+    for one in left_out:
+        if one.tags is None:
+            found.update(_routes_that_parse((one.instance,), policy.prefix))
+        else:
+            found.update(_ports(one.tags), _routes(one.tags))
+    return _sorted_routes(found)
+
+
+def _routes(tags: ProxyTags) -> Iterator[RouteClaim]:
+    yield from (RouteClaim(route.host or "", route.path) for route in tags.route)
+
+
+def _ports(tags: ProxyTags) -> Iterator[PortClaim]:
+    if tags.protocol in _STREAMS and tags.listen is not None:
+        yield PortClaim(tags.protocol.value, tags.listen)
+
+
+def _reports(instances: Sequence[Instance], admitted: Admitted) -> tuple[PlannedInstance, ...]:
+    """Say of each instance what becomes of it, in their order."""
+    members = {member.instance.key: member for member in admitted.members}
+    left_out = {one.instance.key: one for one in admitted.left_out}
+    return tuple(
+        report_left_out(left_out[each.key])
+        if each.key in left_out
+        else report(members[each.key], admitted.kept.get(each.key))
+        for each in instances
+    )
+
+
+def _unusable(admitted: Admitted) -> Iterator[str]:
+    """Name the instances whose registration cannot be used, and say what becomes of them."""
+    for what, those in (
+        ("left out", admitted.left_out),
+        ("served with the tags that it had before", tuple(admitted.kept.values())),
+    ):
+        for one in those[:_NAMED]:
+            yield f"{one}; it is {what}"
+        if len(those) > _NAMED:
+            yield f"{len(those) - _NAMED} more instances cannot be used as they are registered; each is {what}"
 
 
 # --- what the instances state together
@@ -191,20 +279,20 @@ def _unchecked(members: Iterable[Member]) -> list[str]:
 
 def _claims(members: Iterable[Member], options: ProxyTags) -> tuple[Claim, ...]:
     """The union over all instances, so that a route does not disappear while its tag changes one by one."""
-    if options.protocol in (Protocol.TCP, Protocol.UDP):
+    if options.protocol in _STREAMS:
         ports = {member.tags.listen for member in members if member.tags.listen is not None}
         return tuple(PortClaim(options.protocol.value, port) for port in sorted(ports))
-    return _sorted_routes(RouteClaim(route.host or "", route.path) for member in members for route in member.tags.route)
+    return _sorted_routes(claim for member in members for claim in _routes(member.tags))
 
 
 def _sorted_routes(claims: Iterable[Claim]) -> tuple[Claim, ...]:
     return tuple(sorted(set(claims), key=str))
 
 
-def _routes_that_parse(instances: Iterable[Instance], claims: Iterable[Claim], prefix: str) -> tuple[Claim, ...]:
-    """What a quarantined service still holds: its requests get an answer of their own, and nobody else gets them."""
+def _routes_that_parse(instances: Iterable[Instance], prefix: str) -> tuple[Claim, ...]:
+    """What instances ask for though they cannot be used: nobody else may get it where the service holds it."""
     start = f"{prefix}.route="
-    found = set(claims)
+    found: set[Claim] = set()
     for instance in instances:
         texts = [tag.removeprefix(start) for tag in instance.tags if tag.startswith(start)]
         if not texts:
@@ -216,9 +304,9 @@ def _routes_that_parse(instances: Iterable[Instance], claims: Iterable[Claim], p
         with suppress(TagError):
             # Its port too, where the tags that name it are right by themselves.
             own = [tag for tag in instance.tags if tag.startswith((f"{prefix}.protocol=", f"{prefix}.listen="))]
-            tags = parse_tags(own, (), prefix)
-            if tags.protocol is not None and tags.listen is not None:
-                found.add(PortClaim(tags.protocol.value, tags.listen))
+            meta = [(key, text) for key, text in instance.meta if key in (f"{prefix}-protocol", f"{prefix}-listen")]
+            tags = parse_tags(own, meta, prefix)
+            found.update(_ports(tags))
     return _sorted_routes(found)
 
 

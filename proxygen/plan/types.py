@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from types import MappingProxyType
 from typing import Final, NewType
 
-from proxygen.model import Health, ServiceName
+from proxygen.model import Health, Instance, ServiceName
 from proxygen.shares import Share
 from proxygen.tags import Host, IPNetwork, Path, ProxyTags
 
@@ -97,6 +97,8 @@ class InstanceState(StrEnum):
     """Its weight is 0."""
     UNHEALTHY = "unhealthy"
     NO_PORT = "no port"
+    LEFT_OUT = "left out"
+    """Its tags, address or port cannot be used, and it never served with others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,8 @@ class PlannedInstance:
     state: InstanceState
     unchecked: bool = False
     """As in `Instance`; it serves where ``health`` is still what it was before."""
+    problem: str = ""
+    """Why its registration cannot be used as it is. Where it is not left out, it has the tags of before."""
 
 
 class ServiceState(StrEnum):
@@ -198,6 +202,8 @@ class Service:
     split: Split | None = None
     """None: everything goes to the only upstream."""
     instances: tuple[PlannedInstance, ...] = ()
+    kept: tuple[Instance, ...] = ()
+    """Instances whose registration cannot be used, with the tags of before, which they were planned with."""
     elsewhere: tuple[PlannedInstance, ...] = ()
     """Those of the other datacenter that stands behind the local ones, or serves where none of them can."""
     warnings: tuple[str, ...] = ()
@@ -264,12 +270,23 @@ class StreamServer:
     service: Service
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A service's instances with the tags that they were served with."""
+
+    there: tuple[Instance, ...] = ()
+    gone: tuple[Instance, ...] = ()
+    """Some that are no longer registered: during a rolling deploy one goes and comes back by the same name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What a plan must know of the one before: who holds which claim, and the last override that parsed."""
+    """What a plan must know of the one before: who holds which claim, and what parsed last."""
 
     holders: Mapping[Claim, ServiceName] = field(default_factory=lambda: MappingProxyType({}))
     overrides: Mapping[ServiceName, str] = field(default_factory=lambda: MappingProxyType({}))
+    served: Mapping[ServiceName, Served] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+    """Not part of what a plan gives: only what went live was served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
