@@ -17,6 +17,7 @@ from proxygen.nginx.publish import (
     Staged,
     current,
     discard,
+    generations,
     is_there,
     next_number,
     read_generation,
@@ -29,6 +30,9 @@ from proxygen.render import Rendered
 from proxygen.settings import Settings
 
 _log = get_logger(__name__)
+
+_CERTIFICATES: Final = "certificates"
+"""In the manifest: the fingerprints of those that the generation names."""
 
 DIGEST_LENGTH: Final = 16
 """Hexadecimal digits of a rendering's digest that stand in its stamp."""
@@ -85,7 +89,16 @@ class Delivery:
             discard(staged)
             return refusals
         checked = Checked(staged=staged, manifest=_manifest(drafted.plan), test_seconds=self._test_seconds)
-        return await self._applier.apply(checked, await self.conf())
+        applied = await self._applier.apply(checked, await self.conf())
+        if applied.outcome is Outcome.APPLIED:
+            await asyncio.to_thread(self._forget_copies)
+        return applied
+
+    def _forget_copies(self) -> None:
+        """Delete copies of certificates that no generation on disk names."""
+        if self.pipeline.copies is not None:
+            found = generations(self._output.directory)
+            self.pipeline.copies.collect(name for each in found for name in each.manifest.get(_CERTIFICATES, ()))
 
     async def _pass_second_gate(self, drafted: Drafted, staged: Staged, timings: Timings) -> tuple[Refusal, ...]:
         try:
@@ -133,5 +146,6 @@ def _manifest(plan: Plan) -> dict[str, object]:
     return {
         "services": [service.name for service in plan.services if service.quarantine is None],
         "quarantined": {quarantine.service: str(quarantine) for quarantine in plan.quarantined},
+        _CERTIFICATES: sorted({server.certificate.fingerprint for server in plan.servers if server.certificate}),
         "proxygen": __version__,
     }

@@ -17,6 +17,7 @@ from typing import Final
 from proxygen.accepted import Accepted
 from proxygen.delivery import Delivery
 from proxygen.errors import BadInput, CheckRefused, NginxUnavailable, OutputUnusable, ProxygenError
+from proxygen.expiry import CertificateWatch
 from proxygen.files import state_of
 from proxygen.guard import Held
 from proxygen.log import get_logger
@@ -27,11 +28,14 @@ from proxygen.nginx.trial import blame_log
 from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipeline, quarantines
 from proxygen.plan.types import Plan, Quarantine
 from proxygen.refusals import Refusals
+from proxygen.served import UnusableInstance, unusable_instances
 from proxygen.settings import Settings
 
 _log = get_logger(__name__)
 
 _NAMED: Final = 3
+_SAID: Final = 10
+"""Lines in the log for one kind of trouble in one pass."""
 _LEAST_PAUSE: Final = 5.0
 """Seconds before what is kept is looked at again: that may last for as long as Consul cannot be asked."""
 
@@ -76,6 +80,7 @@ class Passage:
         self._again: Final = again
         self._tell: Final = tell
         self._delivery = Delivery(settings, output, pipeline)
+        self._certificates: Final = CertificateWatch(settings.proxy.certificate_warning, self.files_changed)
         self._refusals: Final = Refusals(settings.proxy.tag_prefix)
         self._outage: _Outage | None = None
         self._outages = 0
@@ -85,6 +90,7 @@ class Passage:
         """While changed files are on trial: the services that were refused before. Any other speaks against the files,
         not against itself: a directive that is misspelt in a template stands in every service's lines."""
         self._one_draft = threading.Lock()
+        self._unusable: frozenset[UnusableInstance] = frozenset()
         self.plan: Plan | None = None
         """The newest plan, live or not."""
         self.held: Held | None = None
@@ -167,6 +173,7 @@ class Passage:
         return applied
 
     async def _carry(self, catalog: Catalog, timings: Timings) -> Applied:
+        self._certificates.note(self.pipeline.certificates)
         drafted = await self._draft(catalog, timings)
         if self._accepted.pinned is not None:
             return await self._stay_pinned()
@@ -194,6 +201,7 @@ class Passage:
         for quarantine in drafted.left_out.values():
             self._refuse(quarantine, drafted.catalog)
         self.plan = drafted.plan
+        self._note_unusable(drafted.plan)
         self._note_hold(drafted.held)
         return drafted
 
@@ -210,6 +218,21 @@ class Passage:
             named = [f"{instance.service}/{instance.id} on {instance.node}" for instance in kept.begun[:_NAMED]]
             _log.warning("unchecked instances served as before", count=len(kept.begun), instances=", ".join(named))
         return kept.catalog
+
+    def _note_unusable(self, plan: Plan) -> None:
+        """Tell of each instance once that it cannot be used as it is registered; of many at once, of some."""
+        before, self._unusable = self._unusable, unusable_instances(plan)
+        begun = sorted(self._unusable - before)
+        for one in begun[:_SAID]:
+            _log.warning(
+                "instance served with its previous tags" if one.is_served else "instance left out",
+                service=one.service,
+                instance=one.id,
+                node=one.node,
+                reason=one.reason,
+            )
+        if len(begun) > _SAID:
+            _log.warning("more unusable instances", count=len(begun) - _SAID)
 
     def _note_hold(self, held: Held | None) -> None:
         """Tell when a hold begins, changes and ends, and come back when it may be over."""

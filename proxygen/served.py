@@ -7,7 +7,7 @@ application deregisters, and comes back by the same name with a mistyped tag.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -17,6 +17,28 @@ from proxygen.plan.types import InstanceState, Plan, Served, Service
 MAX_GONE: Final = 20
 """Instances of one service that are remembered after they went."""
 MAX_GONE_IN_ALL: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class UnusableInstance:
+    """An instance that cannot be used as it is registered."""
+
+    service: ServiceName
+    node: str
+    id: str
+    reason: str
+    is_served: bool
+    """With the tags that it had before; it is left out otherwise."""
+
+
+def unusable_instances(plan: Plan) -> frozenset[UnusableInstance]:
+    return frozenset(
+        UnusableInstance(service.name, one.node, one.id, one.problem, one.state is not InstanceState.LEFT_OUT)
+        for service in plan.services
+        if service.warnings
+        for one in service.instances
+        if one.problem
+    )
 
 
 def as_planned(plan: Plan, catalog: Catalog) -> Catalog:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from proxygen import __version__
@@ -20,6 +21,7 @@ from proxygen.admin.planned import (
 )
 from proxygen.admin.report import (
     ApplyReport,
+    CertificateReport,
     ConsulReport,
     DiffReport,
     GenerationReport,
@@ -35,6 +37,7 @@ from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
 from proxygen.events import EventLog
+from proxygen.expiry import expiring
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
 from proxygen.nginx.apply import Outcome
@@ -112,6 +115,7 @@ class RunningSidecar:
             hold=self._hold(),
             nginx=self._nginx(),
             traffic=self._heard(),
+            certificates=tuple(self._certificates()),
         )
 
     def readiness(self) -> Readiness:
@@ -222,12 +226,20 @@ class RunningSidecar:
         yield from self._watch.warnings
         if self._reconciler.files_problem:
             yield _NOT_TAKEN + self._reconciler.files_problem
+        certificates = self._reconciler.pipeline.certificates.usable
+        yield from expiring(certificates, time.time(), self._settings.proxy.certificate_warning)
         yield from self._reconciler.pipeline.problems
         if problem := self._heard().problem:
             yield problem
         conf = self._reconciler.pipeline.conf
         if conf is not None and conf.worker_shutdown_timeout is None:
             yield "nginx.conf sets no worker_shutdown_timeout: an old worker with an open WebSocket stays for ever"
+
+    def _certificates(self) -> Iterator[CertificateReport]:
+        for one in self._reconciler.pipeline.certificates.usable:
+            yield CertificateReport(
+                name=one.name, hosts=one.hosts, expires=datetime.fromtimestamp(one.expires, UTC).isoformat()
+            )
 
     def _heard(self) -> ListenerReport:
         problem = self._reconciler.pipeline.traffic_problem

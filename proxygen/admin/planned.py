@@ -77,6 +77,7 @@ def service_summary(service: Service, *, kept: Mapping[str, int]) -> ServiceSumm
             for variant in service.variants
         ),
         instances=states,
+        unusable=sum(bool(instance.problem) for instance in service.instances),
         kept=kept.get(service.name, 0),
     )
 

@@ -145,6 +145,15 @@ class NginxReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateReport:
+    """A certificate that the tag ``tls`` can name."""
+
+    name: str
+    hosts: tuple[str, ...]
+    expires: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusReport:
     """Everything an operator asks first."""
 
@@ -162,3 +171,4 @@ class StatusReport:
     hold: HoldReport | None = None
     nginx: NginxReport = field(default_factory=NginxReport)
     traffic: ListenerReport = field(default_factory=ListenerReport)
+    certificates: tuple[CertificateReport, ...] = ()

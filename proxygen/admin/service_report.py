@@ -124,6 +124,8 @@ class ServiceSummary:
     variants: tuple[VariantSummary, ...]
     instances: Mapping[InstanceState, int]
     """How many there are in each state; a state without any is left out."""
+    unusable: int = 0
+    """Instances whose registration cannot be used: left out, or served with the tags that they had before."""
     kept: int = 0
     """As in `ServiceDetail`."""
     unserved: TrafficReport | None = None

@@ -231,6 +231,8 @@ class Certificate:
     key: str
     fingerprint: str
     """SHA-256 over both files: a renewed certificate makes a new generation."""
+    expires: float = 0.0
+    """In Unix time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
