@@ -313,14 +313,15 @@ def _routes_that_parse(instances: Iterable[Instance], prefix: str) -> tuple[Clai
 def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[TagError]:
     """What the tags refer to and the operator does not have."""
     problems = []
-    if options.auth is not None and options.auth not in policy.htpasswd:
+    tls = options.tls if policy.knows_files else None
+    if policy.knows_files and options.auth is not None and options.auth not in policy.htpasswd:
         known = ", ".join(sorted(policy.htpasswd)) or "none"
         problems.append(TagError("auth", f"there is no htpasswd file {options.auth!r}; known: {known}"))
     for claim in claims:
         if isinstance(claim, RouteClaim):
-            if options.tls is not None and certificate_for(claim.host, options.tls, policy.certificates) is None:
+            if tls is not None and certificate_for(claim.host, tls, policy.certificates) is None:
                 known = ", ".join(certificate.name for certificate in policy.certificates) or "none"
-                wanted = f"that holds {claim.host!r}" if options.tls == "auto" else f"named {options.tls!r}"
+                wanted = f"that holds {claim.host!r}" if tls == "auto" else f"named {tls!r}"
                 problems.append(TagError("tls", f"there is no certificate {wanted}; known: {known}"))
         elif reason := _refusal(claim, policy):
             problems.append(TagError("listen", reason))

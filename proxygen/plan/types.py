@@ -336,3 +336,5 @@ class Policy:
     certificates: tuple[Certificate, ...] = ()
     htpasswd: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """htpasswd file's name to its path."""
+    knows_files: bool = True
+    """False: certificates and htpasswd files are elsewhere, and what tags say of them is believed."""
