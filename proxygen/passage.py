@@ -237,19 +237,18 @@ class Passage:
     def _note_hold(self, held: Held | None) -> None:
         """Tell when a hold begins, changes and ends, and come back when it may be over."""
         before, self.held = self.held, held
+        if self._held_until is not None:
+            self._held_until.cancel()
+            self._held_until = None
         if held is None:
             self.held_since = None
-            if self._held_until is not None:
-                self._held_until.cancel()
-                self._held_until = None
             if before is not None:
                 _log.info("hold over")
             return
         if before is None:
             self.held_since = datetime.now(UTC)
-        if self._held_until is None:
-            hold = self._settings.guard.hold
-            pause = hold if before is None else max(hold, _LEAST_PAUSE)
+        if held.due is not None:
+            pause = held.due if held.due > 0 else max(self._settings.guard.hold, _LEAST_PAUSE)
             self._held_until = asyncio.get_running_loop().call_later(pause + 0.1, self._look_at_hold)
         if before is None or before.services.keys() != held.services.keys():
             _log.warning("servers held", reason=held.reason, services=len(held.services))
