@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from proxygen.errors import ProxygenError
+from proxygen.flapping import Calm, Flapping
 from proxygen.guard import Guard, Held, Limits
 from proxygen.last_good import LastGood, load_last_good, save_last_good
 from proxygen.log import get_logger
@@ -33,6 +34,11 @@ class Accepted:
         self._is_fresh: Final = is_fresh
         self._guard: Final = Guard(_limits(settings.guard))
         self._unchecked: Final = Unchecked(settings.guard.hold)
+        self._flapping: Final = Flapping(
+            burst=settings.reload.burst,
+            interval=settings.reload.interval,
+            crowded_pause=settings.reload.max_draining_wait,
+        )
         self._remembered = self._written = recall(self._directory)
         self._is_catalog_written = True
         self._served: Mapping[ServiceName, Served] = MappingProxyType({})
@@ -68,7 +74,9 @@ class Accepted:
             return
         # Also one that a kill left behind the live generation: losses are told by it all the same.
         self._served = recall_served(last_good, pipeline, self.memory)
-        self._guard.accept(pipeline.plan(last_good.catalog, self.memory), last_good.catalog, time.monotonic())
+        plan = pipeline.plan(last_good.catalog, self.memory)
+        self._guard.accept(plan, last_good.catalog, time.monotonic())
+        self._flapping.accept(plan, last_good.catalog, time.monotonic())
         self._unchecked.accept(last_good.catalog)
         if live in (None, last_good.generation):
             self.stored = last_good
@@ -78,6 +86,15 @@ class Accepted:
         """See `Unchecked.keep`."""
         return self._unchecked.keep(catalog, time.monotonic(), fresh=self._is_fresh())
 
+    @property
+    def is_flapping_possible(self) -> bool:
+        """See `Flapping.is_watchful`."""
+        return self._flapping.is_watchful(time.monotonic())
+
+    def keep_flapping(self, catalog: Catalog, *, crowded: bool) -> Calm:
+        """See `Flapping.keep`."""
+        return self._flapping.keep(catalog, time.monotonic(), crowded=crowded)
+
     def judge(self, plan: Plan, catalog: Catalog) -> Held | None:
         return self._guard.judge(plan, catalog, time.monotonic(), fresh=self._is_fresh())
 
@@ -86,6 +103,7 @@ class Accepted:
         catalog = as_planned(drafted.plan, drafted.catalog)
         self._guard.accept(drafted.plan, catalog, time.monotonic())
         self._unchecked.accept(catalog)
+        self._flapping.accept(drafted.plan, catalog, time.monotonic())
         self._served = note_served(self._served, drafted.plan, catalog)
         if drafted.plan.memory != self._remembered.plan:
             self._remembered = replace(self._remembered, plan=drafted.plan.memory)

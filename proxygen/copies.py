@@ -92,8 +92,9 @@ class Copies:
         if not self._may_write:
             return False
         self._prepare()
-        for path, content, source in zip(self.paths(pair.fingerprint), (pair.chain, pair.key), (chain, key), strict=True):
-            _write(path, content, source.stat())
+        chain_copy, key_copy = self.paths(pair.fingerprint)
+        _write(chain_copy, pair.chain, chain.stat())
+        _write(key_copy, pair.key, key.stat())
         sync_directory(self.directory)
         return True
 

@@ -55,6 +55,10 @@ class Delivery:
         """Return nginx.conf as it is now. Raise BadInput when it cannot be read."""
         return await asyncio.to_thread(self._conf.read)
 
+    async def is_crowded(self) -> bool:
+        """Whether old workers leave little room for another reload."""
+        return self._applier.is_crowded(await self.conf())
+
     def live_number(self) -> int | None:
         return current(self._output.directory)
 

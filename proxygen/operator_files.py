@@ -30,8 +30,8 @@ class Certificates:
 
 
 def read_certificates(directory: Path | None, copies: Copies | None = None) -> Certificates:
-    """Judge the operator's certificates. Where there are ``copies``, nginx is given those, and a file that is no part of
-    a good pair leaves the last good one in use.
+    """Judge the operator's certificates. Where there are ``copies``, nginx is given those, and a file that is no part
+    of a good pair leaves the last good one in use.
 
     NAME.crt or NAME.pem holds the certificate and its chain, NAME.key the key. A pair that does not fit would make
     nginx refuse every service, so it is left out here.

@@ -98,6 +98,9 @@ class Passage:
         self.held_since: datetime | None = None
         self._held_until: asyncio.TimerHandle | None = None
         self._unchecked_until: asyncio.TimerHandle | None = None
+        self._flapping_until: asyncio.TimerHandle | None = None
+        self.flapping: frozenset[ServiceName] = frozenset()
+        """Services that changed too often, and whose newest state waits."""
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
 
@@ -195,7 +198,8 @@ class Passage:
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._refusals.review(catalog, time.monotonic())
-        catalog = self._keep_unchecked(catalog)
+        is_crowded = self._accepted.is_flapping_possible and await self._delivery.is_crowded()
+        catalog = self._keep_flapping(self._keep_unchecked(catalog), crowded=is_crowded)
         # In a thread: at thousands of services a cold start takes seconds, and others share this loop.
         drafted = await asyncio.to_thread(self._draft_here, self.pipeline, catalog, timings)
         for quarantine in drafted.left_out.values():
@@ -218,6 +222,19 @@ class Passage:
             named = [f"{instance.service}/{instance.id} on {instance.node}" for instance in kept.begun[:_NAMED]]
             _log.warning("unchecked instances served as before", count=len(kept.begun), instances=", ".join(named))
         return kept.catalog
+
+    def _keep_flapping(self, catalog: Catalog, *, crowded: bool) -> Catalog:
+        """Let services that change too often wait, say so when that begins, and come back when they need not."""
+        calm = self._accepted.keep_flapping(catalog, crowded=crowded)
+        if self._flapping_until is not None:
+            self._flapping_until.cancel()
+            self._flapping_until = None
+        if calm.due is not None:
+            self._flapping_until = asyncio.get_running_loop().call_later(calm.due + 0.01, self._again)
+        for name in sorted(calm.waiting - self.flapping)[:_SAID]:
+            _log.info("service changes too often, waiting", service=name)
+        self.flapping = calm.waiting
+        return calm.catalog
 
     def _note_unusable(self, plan: Plan) -> None:
         """Tell of each instance once that it cannot be used as it is registered; of many at once, of some."""

@@ -193,8 +193,11 @@ class Pipeline:
 
 
 async def open_pipeline(settings: Settings) -> Pipeline:
-    """Build a pipeline around the nginx that is installed here, for who holds the output directory. Raise NginxUnavailable where there is none, BadInput
-    where its configuration cannot be read or does not include the generations."""
+    """Build a pipeline around the nginx that is installed here, for who holds the output directory.
+
+    Raise NginxUnavailable where there is none, BadInput where its configuration cannot be read or does not include the
+    generations.
+    """
     binary = await inspect_binary(settings.nginx)
     conf = read_operator_conf(settings.nginx, settings.output.directory, binary)
     conf.require_include("http")

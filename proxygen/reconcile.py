@@ -23,7 +23,7 @@ from proxygen.aio import Latest, Pace
 from proxygen.errors import CatalogUnavailable, ProxygenError, Refused
 from proxygen.guard import Held
 from proxygen.log import get_logger
-from proxygen.model import Catalog
+from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Applied, Outcome
 from proxygen.nginx.publish import Output
 from proxygen.passage import Passage, pinned_reason
@@ -94,6 +94,11 @@ class Reconciler:
     def files_problem(self) -> str:
         """Why the operator's files are not used as they are now; "" where they are."""
         return self._passage.files_problem
+
+    @property
+    def flapping(self) -> frozenset[ServiceName]:
+        """Services that changed too often, and whose newest state waits."""
+        return self._passage.flapping
 
     @property
     def pinned(self) -> int | None:

@@ -223,6 +223,8 @@ class RunningSidecar:
         for service in plan.services if plan else ():
             for warning in service.warnings:
                 yield f"service {service.name}: {warning}"
+        for name in sorted(self._reconciler.flapping):
+            yield f"service {name}: it changes too often, so its newest state waits and the others do not"
         yield from self._watch.warnings
         if self._reconciler.files_problem:
             yield _NOT_TAKEN + self._reconciler.files_problem

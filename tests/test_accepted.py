@@ -244,8 +244,12 @@ async def test_the_tags_that_served_survive_a_restart_and_a_rolling_change(
     sidecar is started anew between any two."""
     one, two = (instance("web", number, "route=web.example.com", "weight=7") for number in (1, 2))
     await take(accepted(settings), pipeline, one, two, generation=1)
-    bad = {each.id: replace(each, tags=("proxygen.route=web.example.com", "proxygen.canary=lots")) for each in (one, two)}
-    for generation, now in enumerate(((bad["web-1"], two), (bad["web-1"],), tuple(bad.values()), tuple(bad.values())), 2):
+    bad = {
+        each.id: replace(each, tags=("proxygen.route=web.example.com", "proxygen.canary=lots")) for each in (one, two)
+    }
+    for generation, now in enumerate(
+        ((bad["web-1"], two), (bad["web-1"],), tuple(bad.values()), tuple(bad.values())), 2
+    ):
         found = accepted(settings)
         found.take_up(pipeline, generation - 1)
         planned = pipeline.plan(catalog(*now), found.memory)

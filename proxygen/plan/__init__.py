@@ -92,7 +92,6 @@ class Planner:
             memory=Memory(holders=holders, overrides=overrides),
         )
 
-
     def _plan_one(
         self, name: ServiceName, inputs: tuple[tuple[Instance, ...], str | None, _Elsewhere], held: _Held, known: _Known
     ) -> Service | None:

@@ -163,7 +163,11 @@ def _with_held(
 ) -> tuple[Claim, ...]:
     """Add what the service holds and now only an instance states that is left out: nobody else may take it."""
     kind = PortClaim if options.protocol in _STREAMS else RouteClaim
-    held = [claim for claim in _stated(left_out, policy) if claim in past.claims and isinstance(claim, kind) and claim not in claims]
+    held = [
+        claim
+        for claim in _stated(left_out, policy)
+        if claim in past.claims and isinstance(claim, kind) and claim not in claims
+    ]
     usable = [claim for claim in held if not _unmet(options, [claim], policy)]
     return _sorted_routes((*claims, *usable[: max(0, MAX_ROUTES - len(claims))]))
 

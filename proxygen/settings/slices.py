@@ -191,7 +191,9 @@ class ProxySettings(Slice):
         ),
     )
     certificate_warning: Seconds = Field(
-        default=14 * 24 * 3600.0, ge=0, description="how long before a certificate expires the log and the status warn of it"
+        default=14 * 24 * 3600.0,
+        ge=0,
+        description="how long before a certificate expires the log and the status warn of it",
     )
     upstream_ca: Path | None = Field(
         default=None,

@@ -41,17 +41,7 @@ def test_what_another_service_holds_is_not_to_be_had() -> None:
 
 def test_another_path_and_another_instance_of_the_same_service_clash_with_nothing() -> None:
     assert clashes("cart", "proxygen.route=app.example.com/", held_by=(instance("shop", ROUTE),)) == ()
-
-
-def test_a_route_of_another_is_told_though_its_certificate_is_not_here() -> None:
-    (clash,) = clashes("shop", ROUTE, "proxygen.tls=auto", held_by=(instance("other", ROUTE),))
-    assert "would not get" in clash
     assert clashes("shop", ROUTE, held_by=(instance("shop", ROUTE),)) == ()
-
-
-def test_a_route_of_another_is_told_though_its_certificate_is_not_here() -> None:
-    (clash,) = clashes("shop", ROUTE, "proxygen.tls=auto", held_by=(instance("other", ROUTE),))
-    assert "would not get" in clash
     assert clashes("shop", ROUTE, held_by=()) == ()
 
 
