@@ -143,7 +143,8 @@ class Guard:
             self._wiped_at = now
         below = {name: self._counts[name] for name, there in losses.now.items() if there < self._minimum(name)}
         why, suspects = self._suspicion(losses, catalog, now)
-        self._since = {name: self._since.get(name, self._wide_since or now) for name in suspects}
+        began = now if self._wide_since is None else self._wide_since
+        self._since = {name: self._since.get(name, began) for name in suspects}
         self._believed = frozenset(
             name for name, since in self._since.items() if fresh and now - since >= self._limits.hold
         )
@@ -213,9 +214,10 @@ class Guard:
     def _suspicion(self, losses: _Losses, catalog: Catalog, now: float) -> tuple[str, frozenset[ServiceName]]:
         """Say why losses are not believed, and whose; "" and nobody's where they are."""
         everybody = frozenset(losses.recent)
-        is_wiped = self._wiped_at is not None and (bool(self._since) or self._is_recent(self._wiped_at, now))
+        if self._wiped_at is not None and self._wide_since is None and not self._is_recent(self._wiped_at, now):
+            self._wiped_at = None
         is_mass = losses.lost > self._limits.loss * losses.total
-        if losses.now and is_wiped:
+        if losses.now and self._wiped_at is not None:
             self._wide_since = now if self._wide_since is None else self._wide_since
             return (
                 f"Consul's store was wiped or restored (its index fell to {catalog.index}), and {losses.lost} of"

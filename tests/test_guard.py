@@ -616,6 +616,17 @@ def test_a_wipe_after_which_nothing_went_is_forgotten_after_the_window() -> None
         assert (watchman.see(replace(without(FOUR, a=[1]), index=12), second) is not None) is is_held
 
 
+def test_a_wipe_of_long_ago_holds_nobody_beside_a_tenant_that_leaves() -> None:
+    everybody = fleet({"tenant": 30, "web": 4, "shop": 4})
+    watchman = watching(everybody)
+    assert watchman.see(replace(everybody, index=7), 1) is None
+    for second in (100, 101, 102):
+        held = watchman.see(replace(without(everybody, tenant=None, web=[1]), index=9), second)
+        assert held is not None
+        assert held.services == {"tenant": 30}
+        assert "wiped" not in held.reason
+
+
 def test_a_wipe_that_was_let_go_is_over() -> None:
     watchman = watching(FOUR)
     some = replace(without(FOUR, a=[1]), index=11)
