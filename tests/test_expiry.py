@@ -55,8 +55,11 @@ def test_the_log_tells_once_a_day_and_at_each_change(said: list[str]) -> None:
         assert len(said) == 2
         loop.run_until_complete(live(1, Certificates(usable=ones.usable, problems=("another is torn",))))
         assert len(said) == 3
+        again = Certificates(usable=ones.usable)
+        loop.run_until_complete(live(1.5 * DAY, again))
+        assert len(said) == 5, "the timers of before are gone"
         loop.run_until_complete(live(3.5 * DAY, Certificates()))
-        assert len(said) == 3
+        assert len(said) == 5
 
 
 def test_files_are_read_again_when_a_pair_is_given_up() -> None:

@@ -308,6 +308,13 @@ def test_a_tenant_with_several_services_is_held_with_all_of_them() -> None:
     assert held.services == {"one": 15, "two": 15, "three": 15}
 
 
+def test_of_two_that_lost_as_much_both_are_held_though_one_would_be_enough() -> None:
+    everybody = fleet({"one": 8, "two": 8, "a": 4, "b": 4, "c": 4, "d": 2})
+    held = watching(everybody).see(without(everybody, one=None, two=None), 1)
+    assert held is not None
+    assert held.services == {"one": 8, "two": 8}
+
+
 def test_a_service_that_is_held_alone_is_believed_in_its_own_time_and_hurries_nobodys() -> None:
     """What Consul loses just before is held for as long as ever."""
     everybody = fleet({"tenant": 30, "web": 4, "shop": 4, "mail": 4})
@@ -325,6 +332,10 @@ def test_a_service_that_is_held_alone_is_believed_in_its_own_time_and_hurries_no
     assert held is not None
     assert held.services == {"web": 4, "shop": 4, "mail": 4}
     assert not watchman.serving("tenant")
+    back = watching(everybody)
+    for second in (1, 200, 301):
+        back.see(alone if second == 1 else gone, second)
+    assert back.see(without(everybody, tenant=None, web=[1]), 310) is None, "what was believed counts no more"
     held = watchman.see(gone, 499)
     assert held is not None
     assert held.due == 1

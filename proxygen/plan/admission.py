@@ -104,14 +104,16 @@ def _sift(
 
 
 def _by_trust(members: Iterable[Member], before: Mapping[_Key, Instance]) -> list[list[Member]]:
-    """Group those that state the same: first what was served so before, then the older registrations."""
+    """Group those that state the same: first what was served so before, then what asks for requests, then the older
+    registrations."""
     groups: dict[ProxyTags, list[Member]] = {}
     for member in members:
         groups.setdefault(member.tags, []).append(member)
 
-    def distrust(group: Sequence[Member]) -> tuple[bool, int, _Key]:
+    def distrust(group: Sequence[Member]) -> tuple[bool, bool, int, _Key]:
         is_new = not any(_is_as_before(member.instance, before) for member in group)
-        return (is_new, *min((member.instance.create_index, member.instance.key) for member in group))
+        asks = bool(group[0].tags.route or group[0].tags.listen)
+        return (is_new, not asks, *min((member.instance.create_index, member.instance.key) for member in group))
 
     return sorted(groups.values(), key=distrust)
 
