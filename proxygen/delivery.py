@@ -11,6 +11,7 @@ from proxygen.log import get_logger
 from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import ConfSource, OperatorConf
+from proxygen.nginx.listens import listens
 from proxygen.nginx.publish import (
     Generation,
     Output,
@@ -82,17 +83,16 @@ class Delivery:
         """
         digest = self._digest(drafted.rendered)
         stamp = Stamp(generation=next_number(self._output), digest=digest)
-        files = {
-            **drafted.rendered.contents,
-            STAMP_FILE: self.pipeline.stamp_block(stamp_text(stamp.generation, stamp.digest)),
-        }
+        files = self.pipeline.files_of(drafted.rendered, stamp)
         with timings.of("stage"):
             staged = await asyncio.to_thread(stage, self._output, stamp, files)
         refusals = await self._pass_second_gate(drafted, staged, timings)
         if refusals:
             discard(staged)
             return refusals
-        checked = Checked(staged=staged, manifest=_manifest(drafted.plan), test_seconds=self._test_seconds)
+        checked = Checked(
+            staged=staged, manifest=_manifest(drafted.plan), listens=listens(files), test_seconds=self._test_seconds
+        )
         applied = await self._applier.apply(checked, await self.conf())
         if applied.outcome is Outcome.APPLIED:
             await asyncio.to_thread(self._forget_copies)

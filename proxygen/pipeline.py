@@ -17,9 +17,12 @@ from proxygen.defaults import RequestDefaults
 from proxygen.errors import BadInput, CheckRefused
 from proxygen.guard import Held
 from proxygen.model import Catalog, ServiceName
+from proxygen.nginx.addresses import Listens, Occupied, occupied
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.nginx.listens import listens
+from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
 from proxygen.nginx.trial import SecondGate
 from proxygen.operator_files import read_authorities, read_certificates, read_htpasswd, read_snippets
 from proxygen.plan import Planner
@@ -92,8 +95,9 @@ class Pipeline:
         self.problems: Final = self.certificates.problems
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
+        self.occupied: Final = occupied(conf)
         self._identity: Final = None if binary is None else _identity(binary.path)
-        policy = _policy(settings, conf, certificates=self.certificates.usable)
+        policy = _policy(settings, conf, self.occupied, certificates=self.certificates.usable)
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
@@ -125,7 +129,7 @@ class Pipeline:
                 sample=Share(max(1, round(self._settings.traffic.sample * 100))),
                 default_log=default,
             )
-        return _surroundings(self._settings.proxy, self.binary, self.conf, traffic)
+        return _surroundings(self._settings.proxy, self.binary, self.conf, self.occupied, traffic)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -185,11 +189,39 @@ class Pipeline:
         listen = self._settings.nginx.stamp
         return self.templates.render("stamp.conf.j2", {"listen": listen, "stamp": stamp}).encode()
 
+    def files_of(self, rendered: Rendered, stamp: Stamp) -> dict[str, bytes]:
+        """All files of a generation, by their paths in it."""
+        return {**rendered.contents, STAMP_FILE: self.stamp_block(stamp_text(stamp.generation, stamp.digest))}
+
     async def trial(self, drafted: Drafted, staged: Path) -> tuple[tuple[Refusal, ...], tuple[str, ...], float]:
-        """Pass the second gate with a candidate that lies in ``staged``: refusals, remarks, seconds."""
+        """Pass the second gate with a candidate that lies in ``staged``: refusals, remarks, seconds.
+
+        Raise CheckRefused where nobody can be blamed, or where nginx could not listen beside the operator's servers.
+        """
         assert self._second_gate is not None
+        self._require_room(listens(self.files_of(drafted.rendered, Stamp(generation=1, digest="0" * 16))))
         verdict = await self._second_gate.judge(drafted.rendered, staged)
         return verdict.refusals, verdict.remarks, verdict.seconds
+
+    def _require_room(self, ours: Listens) -> None:
+        """nginx -t sees neither."""
+        for clash in self.occupied.overtaken(ours):
+            raise CheckRefused(
+                f"nginx.conf includes what proxygen writes before the server at {clash.server.place}, which answers"
+                f" what nobody else serves on {clash.address} as the first one there: write default_server at its"
+                f" listen, or move the include behind it"
+            )
+        for clash in self.occupied.narrowed(ours):
+            raise CheckRefused(
+                f"proxygen would listen on {clash.address}, where the server at {clash.server.place} answers by its"
+                f" wider listen, and nginx would never ask that one there again: write the same listen for both"
+            )
+        for clash in self.occupied.clashes(ours):
+            raise CheckRefused(
+                f"nginx could not listen on {clash.address} beside what the server at {clash.server.place} listens on,"
+                f" and would not start any more: change that listen, or where proxygen listens (proxy.http_listen,"
+                f" proxy.https_listen, nginx.stamp)"
+            )
 
 
 async def open_pipeline(settings: Settings) -> Pipeline:
@@ -266,7 +298,9 @@ def _quarantine(
 # --- what the operator allows
 
 
-def _policy(settings: Settings, conf: OperatorConf | None, *, certificates: tuple[Certificate, ...]) -> Policy:
+def _policy(
+    settings: Settings, conf: OperatorConf | None, held: Occupied, *, certificates: tuple[Certificate, ...]
+) -> Policy:
     proxy = settings.proxy
     low, _, high = proxy.stream_ports.partition("-")
     ports = _ports(settings)
@@ -282,6 +316,7 @@ def _policy(settings: Settings, conf: OperatorConf | None, *, certificates: tupl
         streams=conf is None or "stream" in conf.includes,
         stream_ports=range(int(low), int(high or low) + 1),
         reserved_ports=ports,
+        taken_ports=held.ports(proxy.stream_address),
         certificates=certificates,
         htpasswd=read_htpasswd(proxy.htpasswd),
     )
@@ -358,7 +393,11 @@ def _traffic_problem(settings: Settings, conf: OperatorConf | None) -> str:
 
 
 def _surroundings(
-    proxy: ProxySettings, binary: Binary | None, conf: OperatorConf | None, traffic: TrafficLog | None
+    proxy: ProxySettings,
+    binary: Binary | None,
+    conf: OperatorConf | None,
+    held: Occupied,
+    traffic: TrafficLog | None,
 ) -> Surroundings:
     return Surroundings(
         traffic=traffic,
@@ -391,7 +430,7 @@ def _surroundings(
         # What his includes say is read; ours is among them.
         operator_says=frozenset() if conf is None else conf.http_directives - {"include"},
         operator_stream_directives=frozenset() if conf is None else conf.stream_directives & _ONCE,
-        operator_defaults=frozenset() if conf is None else _default_listens(conf),
+        operator_defaults=held.defaults((*proxy.http_listen, *proxy.https_listen)),
     )
 
 
@@ -406,13 +445,3 @@ def _lines(conf: OperatorConf, name: str) -> Iterator[Block]:
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1_000))
-
-
-def _default_listens(conf: OperatorConf) -> frozenset[str]:
-    """Addresses for which the operator has a default server of his own: a second one is an error to nginx."""
-    return frozenset(
-        statement.directive.arguments[0].removeprefix("*:").removeprefix("0.0.0.0:")
-        for statement in conf.statements
-        if statement.directive.name == "listen"
-        and {"default_server", "default"} & set(statement.directive.arguments[1:])
-    )

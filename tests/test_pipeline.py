@@ -10,10 +10,11 @@ import pytest
 from proxygen.errors import BadInput, CheckRefused
 from proxygen.guard import Held
 from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.nginx.addresses import Occupied
 from proxygen.nginx.binary import Binary
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import OperatorConf
-from proxygen.pipeline import Pipeline, Timings, _default_listens, _require_buckets, _surroundings, quarantines
+from proxygen.pipeline import Pipeline, Timings, _require_buckets, _surroundings, quarantines
 from proxygen.plan.types import Claim, Memory, Plan, PortClaim
 from proxygen.render import SMALLEST_BUCKETS, Rendered
 from proxygen.settings import load
@@ -296,24 +297,12 @@ def test_a_bucket_too_small_for_the_longest_names_is_refused_with_its_place(
             _require_buckets(read_conf(f"{context} {{\n {name} {size};\n}}\n"))
 
 
-def test_addresses_with_a_default_server_of_the_operators_get_none_of_ours(read_conf: ReadConf) -> None:
-    conf = read_conf(
-        "http {\n"
-        " server { listen *:80 default_server; }\n"
-        " server { listen 0.0.0.0:81 default; }\n"
-        " server { listen 10.0.0.1:82 ssl default_server; }\n"
-        " server { listen 83; }\n"
-        "}\n"
-    )
-    assert _default_listens(conf) == {"80", "81", "10.0.0.1:82"}
-
-
 def test_directives_that_may_stand_once_are_left_to_the_operator_in_their_own_context(read_conf: ReadConf) -> None:
     conf = read_conf(
         "http { map_hash_max_size 4096; gzip on; map_hash_bucket_size 512; include nothing/*.conf; }\n"
         "stream { map_hash_bucket_size 512; }\n"
     )
-    found = _surroundings(load({}, environment={}).proxy, None, conf, None)
+    found = _surroundings(load({}, environment={}).proxy, None, conf, Occupied(), None)
     assert found.operator_directives == {"map_hash_max_size", "map_hash_bucket_size"}
     assert found.operator_says == {"map_hash_max_size", "map_hash_bucket_size", "gzip"}
     assert found.operator_stream_directives == {"map_hash_bucket_size"}
@@ -332,13 +321,13 @@ def test_rendering_knows_the_settings_and_what_this_nginx_can(binary: Binary, tm
         },
         environment={},
     ).proxy
-    found = _surroundings(settings, None, None, None)
+    found = _surroundings(settings, None, None, Occupied(), None)
     assert (found.http, found.https, found.stream_address) == (("8080",), ("8443",), "10.0.0.3")
     assert (found.trusted_proxies, found.hsts_max_age, found.retry_after) == (("10.1.0.0/16",), 7200, 7)
     assert (found.share_from, found.traffic, found.upstream_ca) == (12, None, None)
 
     def able(known: Binary | None) -> tuple[bool, ...]:
-        made = _surroundings(settings, known, None, None)
+        made = _surroundings(settings, known, None, Occupied(), None)
         return (
             made.reject_handshake,
             made.http2_directive,

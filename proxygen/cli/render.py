@@ -15,8 +15,11 @@ from proxygen.cli.options import settings_options
 from proxygen.errors import BadInput, CheckRefused, NginxUnavailable
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.difference import compare, contents, summary
+from proxygen.nginx.held import held_addresses, restart_needed
+from proxygen.nginx.listens import listens
+from proxygen.nginx.master import find_master
 from proxygen.nginx.publish import current, write_files
-from proxygen.nginx.stamp import STAMP_FILE, stamp_text
+from proxygen.nginx.stamp import Stamp
 from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
 from proxygen.plan.types import Quarantine
 from proxygen.render import Rendered
@@ -124,15 +127,26 @@ async def _pass_all(pipeline: Pipeline, settings: Settings, catalog: Catalog) ->
     for _ in range(MAX_ROUNDS):
         drafted = draft(pipeline, settings, catalog, refused)
         with TemporaryDirectory(prefix="proxygen-candidate-") as folder:
-            files = {**drafted.rendered.contents, STAMP_FILE: pipeline.stamp_block(stamp_text(1, "0" * 16))}
+            files = pipeline.files_of(drafted.rendered, Stamp(generation=1, digest="0" * 16))
             write_files(Path(folder), {"http.d/": b"", "stream.d/": b"", **files})
             refusals, remarks, _seconds = await pipeline.trial(drafted, Path(folder))
         if not refusals:
             for remark in remarks:
                 say(f"nginx remarks: {remark}")
+            if reason := _restart_needed(pipeline, files):
+                say(reason)
             return drafted
         refused |= quarantines(refusals, refused)
     raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
+
+
+def _restart_needed(pipeline: Pipeline, files: Mapping[str, bytes]) -> str:
+    """Why a reload would not do: beside what the nginx that runs holds, else beside what it would without us."""
+    assert pipeline.conf is not None
+    assert pipeline.binary is not None
+    master = find_master(pipeline.conf, pipeline.binary)
+    held = held_addresses(master) if master is not None else None
+    return restart_needed(pipeline.occupied, listens(files), pipeline.occupied.bound() if held is None else held)
 
 
 @click.command(cls=Command, examples=["proxygen diff", "proxygen diff --catalog production.json"])

@@ -11,9 +11,12 @@ from enum import StrEnum
 from typing import Any, Final
 
 from proxygen.errors import NginxUnavailable, OutputUnusable
+from proxygen.nginx.addresses import Address, Listens, occupied
 from proxygen.nginx.binary import Binary
 from proxygen.nginx.conf import OperatorConf
-from proxygen.nginx.listens import listens
+from proxygen.nginx.held import held_addresses, restart_needed
+from proxygen.nginx.listens import listens_of
+from proxygen.nginx.master import Master
 from proxygen.nginx.observe import Before, Proven, Unproven, look, prove
 from proxygen.nginx.publish import (
     Output,
@@ -72,6 +75,7 @@ class Checked:
 
     staged: Staged
     manifest: Mapping[str, Any]
+    listens: Listens
     test_seconds: float
     """How long ``nginx -t`` took: a reload takes about as long."""
 
@@ -111,9 +115,10 @@ class Applier:
     async def apply(self, candidate: Checked, conf: OperatorConf) -> Applied:
         """Make a candidate live.
 
-        Raise NginxUnavailable when there is no nginx to ask: the candidate is published then, nginx reads it when it
-        starts, and `finish_pending` completes the apply; unless it might keep nginx from starting, then it must be
-        applied again once nginx runs. Raise OutputUnusable when it cannot be published.
+        Raise NginxUnavailable when there is no nginx to ask, or none that a reload could bring there: the candidate is
+        published then, nginx reads it when it starts, and `finish_pending` completes the apply; unless it might keep
+        nginx from starting, then it must be applied again once nginx runs. Raise OutputUnusable when it cannot be
+        published.
         """
         async with self._one_at_a_time:
             if rejected := self._rejected(conf):
@@ -124,7 +129,7 @@ class Applier:
                 await self._wait_for_draining(conf)
             with attempt.timed("publish"):
                 await asyncio.to_thread(publish, self._output, candidate.staged, candidate.manifest)
-            return await self._go_live(attempt, candidate.staged.stamp)
+            return await self._go_live(attempt, candidate.staged.stamp, candidate.listens)
 
     async def finish_pending(self, conf: OperatorConf, *, test_seconds: float) -> Applied:
         """Reload if nginx does not serve the live generation: after a crash, or once nginx is back."""
@@ -137,7 +142,9 @@ class Applier:
                 if not live.proven:
                     mark_proven(self._output, live.number)
                 return Applied(outcome=Outcome.UNCHANGED, generation=number)
-            return self._rejected(conf) or await self._go_live(await self._attempt(conf, test_seconds), live.stamp)
+            if rejected := self._rejected(conf):
+                return rejected
+            return await self._go_live(await self._attempt(conf, test_seconds), live.stamp, listens_of(live.path))
 
     async def roll_back(self, number: int | None, conf: OperatorConf, *, test_seconds: float) -> Applied:
         """Make an older generation live again; None: the one that served before the live one.
@@ -158,15 +165,18 @@ class Applier:
             attempt = await self._attempt(conf, test_seconds)
             with attempt.timed("publish"):
                 await asyncio.to_thread(switch, self._output, target)
-            return await self._go_live(attempt, generation.stamp)
+            return await self._go_live(attempt, generation.stamp, listens_of(generation.path))
 
     async def _attempt(self, conf: OperatorConf, test_seconds: float) -> _Attempt:
         allowed = self._reload.deadline + 3 * test_seconds
         return _Attempt(conf=conf, fallback=await self._fallback(), allowed=allowed)
 
-    async def _go_live(self, attempt: _Attempt, stamp: Stamp) -> Applied:
+    async def _go_live(self, attempt: _Attempt, stamp: Stamp, listens: Listens) -> Applied:
         """Ask nginx to run what ``current`` names already, and see that it does."""
         before = look(attempt.conf, self._binary)
+        if before.master is not None and (reason := await asyncio.to_thread(_stuck, before.master, attempt, listens)):
+            # Going back would keep the restart from helping.
+            raise NginxUnavailable(f"{reason}; it starts with generation {stamp.generation}")
         try:
             with attempt.timed("reload"):
                 await ask_reload(self._nginx, before.master)
@@ -196,13 +206,13 @@ class Applier:
         before = read_generation(self._output.directory, fallback.generation)
         if published is None or before is None:
             return
-        new = listens(published.path) - listens(before.path)
+        new = _addresses(listens_of(published.path)) - _addresses(listens_of(before.path))
         if new:
             switch(self._output, before.number)
             prune(self._output, self._keep)
             raise NginxUnavailable(
                 f"{absence}; until it runs generation {before.number} stays, since nobody can tell whether nginx could "
-                f"start with {', '.join(sorted(new))}"
+                f"start with {', '.join(map(str, sorted(new)))}"
             ) from absence
 
     async def _restore(self, attempt: _Attempt, reason: str, log: tuple[str, ...] = ()) -> Applied:
@@ -273,6 +283,15 @@ class Applier:
     def _keep_house(self, number: int, fallback: Stamp | None) -> None:
         mark_proven(self._output, number)
         prune(self._output, self._keep, protect=[fallback.generation] if fallback else [])
+
+
+def _stuck(master: Master, attempt: _Attempt, listens: Listens) -> str:
+    held = held_addresses(master)
+    return restart_needed(occupied(attempt.conf), listens, held) if held is not None else ""
+
+
+def _addresses(listens: Listens) -> frozenset[Address]:
+    return frozenset(address for each in listens.values() for listen in each for address in listen.addresses)
 
 
 def fatal_for_workers(conf: OperatorConf) -> str | None:

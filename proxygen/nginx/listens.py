@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-_LISTEN: Final = re.compile(rb"(?:^|[\s;{}])listen\s+([^\s;]+)(\s[^;]*\budp\b)?[^;]*;")
+from proxygen.nginx.addresses import Listen, Listens, listen
+
+FOLDERS: Final[Mapping[str, str]] = {"http": "http.d", "stream": "stream.d"}
+"""The folder of each context."""
+_LISTEN: Final = re.compile(rb"listen\s+([^;]+);")
 """Also what stands in a comment: one address too many makes us careful, one too few would not."""
 
 
-def listens(generation: Path) -> frozenset[str]:
-    """Return addresses as they are written, ``udp`` after those of datagrams. Raise OSError."""
-    return frozenset(
-        (address + (b" udp" if udp else b"")).decode(errors="replace")
-        for part in ("http.d", "stream.d")
-        for file in sorted((generation / part).glob("*.conf"))
-        for address, udp in _LISTEN.findall(file.read_bytes())
-    )
+def listens(contents: Mapping[str, bytes]) -> Listens:
+    """Return what a generation's files say; ``contents`` by their paths in it."""
+    texts: dict[str, dict[bytes, None]] = {context: {} for context in FOLDERS}
+    for context, folder in FOLDERS.items():
+        for path, content in contents.items():
+            if path.startswith(f"{folder}/"):
+                texts[context].update(dict.fromkeys(_LISTEN.findall(content)))
+    read = {context: map(_listen, found) for context, found in texts.items()}
+    return {context: [each for each in found if each.addresses] for context, found in read.items()}
+
+
+def listens_of(generation: Path) -> Listens:
+    """The same of a generation on disk. Raise OSError."""
+    files = (file for folder in FOLDERS.values() for file in sorted((generation / folder).glob("*.conf")))
+    return listens({str(file.relative_to(generation)): file.read_bytes() for file in files})
+
+
+def _listen(text: bytes) -> Listen:
+    return listen([word.strip("\"'") for word in text.decode(errors="replace").split()])

@@ -337,6 +337,8 @@ def _refusal(claim: PortClaim, policy: Policy) -> str:
     would refuse the reload, and with it every service."""
     if claim.port in policy.reserved_ports:
         return f"port {claim.port} is in use by the proxy itself"
+    if place := policy.taken_ports.get((claim.protocol, claim.port)):
+        return f"port {claim.port} is in use by the server at {place}"
     if claim.port not in policy.stream_ports:
         allowed = f"{policy.stream_ports.start}-{policy.stream_ports.stop - 1}"
         return f"port {claim.port} is not in {allowed} (proxy.stream_ports)"

@@ -333,6 +333,8 @@ class Policy:
     stream_ports: range = range(1024, 65536)
     reserved_ports: frozenset[int] = frozenset()
     """Ports that the virtual servers, the stamp or the admin API listen on."""
+    taken_ports: Mapping[tuple[str, int], str] = field(default_factory=lambda: MappingProxyType({}))
+    """Ports on which a server of the operator's listens, by protocol and number, with its place."""
     certificates: tuple[Certificate, ...] = ()
     htpasswd: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """htpasswd file's name to its path."""

@@ -69,7 +69,7 @@ class Proxy:
             "http.d/stamp.conf": _STAMP.format(listen=self.nginx.stamp, path=PATH, stamp=stamp),
         }
         staged = stage(self.output, stamp, {name: text.encode() for name, text in files.items()})
-        return Checked(staged=staged, manifest={"body": body}, test_seconds=0.05)
+        return Checked(staged=staged, manifest={"body": body}, listens={}, test_seconds=0.05)
 
     async def apply(self, body: str, *, http: str = "", server: str = "") -> Applied:
         return await self.applier.apply(self.candidate(body, http=http, server=server), self.conf)

@@ -65,7 +65,9 @@ class Site:
         return publish(self.output, self.staged(text, port=port), {}).number
 
     def apply(self, text: str = "", *, port: int = 8080, test_seconds: float = 0.1) -> Applied:
-        candidate = Checked(staged=self.staged(text, port=port), manifest={"text": text}, test_seconds=test_seconds)
+        candidate = Checked(
+            staged=self.staged(text, port=port), manifest={"text": text}, listens={}, test_seconds=test_seconds
+        )
         applied: Applied = self.do(self.applier.apply(candidate, self.conf))
         return applied
 
@@ -350,7 +352,7 @@ def test_two_applies_at_once_are_one_after_the_other(site: Site) -> None:
         told = f'location = /proxygen/stamp {{ return 200 "{stamp}"; }}'
         files = {STAMP_FILE: f"server {{ listen {STAMP}; {told} }}\n".encode()}
         staged = stage(site.output, stamp, files)
-        candidates.append(Checked(staged=staged, manifest={}, test_seconds=0))
+        candidates.append(Checked(staged=staged, manifest={}, listens={}, test_seconds=0))
 
     async def both() -> list[Applied]:
         return await asyncio.gather(*(site.applier.apply(each, site.conf) for each in candidates))

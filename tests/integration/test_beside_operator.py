@@ -1,0 +1,307 @@
+"""An operator's own servers answer as they did, whatever stands around ours, and however a listen is spelt."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from proxygen.errors import CheckRefused
+from proxygen.nginx.publish import write_files
+from proxygen.nginx.stamp import Stamp
+from proxygen.pipeline import open_pipeline
+from proxygen.plan.types import Memory
+from proxygen.settings import Settings, load
+from tests.harness import process
+from tests.harness.app import App
+from tests.harness.consul import ConsulAgent
+from tests.harness.nginx import NginxServer
+from tests.harness.ports import free_ports
+from tests.harness.sidecar import Sidecar
+from tests.harness.tools import NginxBinary
+from tests.integration.certificates import Authority
+from tests.plan.catalogs import catalog, instance
+
+MakeNginx = Callable[..., NginxServer]
+MakeSidecar = Callable[..., Sidecar]
+
+PORTS = free_ports(4)
+"""Where proxygen listens, where only the operator does, and two of streams; the second one is the tag's."""
+CATALOG = catalog(
+    instance("web", 1, "route=claimed.test", "route=/anything"),
+    instance("db", 2, "protocol=tcp", f"listen={PORTS[3]}"),
+)
+HOSTS = ("a.test", "b.test", "x.b.test", "x.c.test", "nobody.test")
+SPELT = ("PORT", "*:PORT", "0.0.0.0:PORT", "127.0.0.1:PORT", "127.1:PORT", "[::]:PORT", "[::1]:PORT", "localhost:PORT")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What an operator's nginx.conf says."""
+
+    servers: tuple[str, ...]
+    streams: tuple[str, ...]
+    ours_at: int
+    """Before which of the servers ours are included."""
+    ours: str
+    """Where proxygen listens."""
+
+    def conf(self, directory: Path, binary: NginxBinary) -> str:
+        current = directory / "output/current"
+        servers = [*self.servers[: self.ours_at], f"include {current}/http.d/*.conf;", *self.servers[self.ours_at :]]
+        modules = f"load_module {binary.modules}/ngx_stream_module.so;" if binary.modules else ""
+        user = "user root;" if os.geteuid() == 0 else ""
+        return (
+            f"{modules} {user} pid {directory}/pid; error_log {directory}/error.log; worker_processes 1;\n"
+            f"events {{ }}\nhttp {{\naccess_log off;\n{chr(10).join(servers)}\n}}\n"
+            f"stream {{\n{chr(10).join(self.streams)}\ninclude {current}/stream.d/*.conf;\n}}\n"
+        )
+
+
+def spelt(port: int) -> st.SearchStrategy[str]:
+    return st.sampled_from(SPELT).map(lambda text: text.replace("PORT", str(port)))
+
+
+@st.composite
+def operators(draw: st.DrawFn) -> Operator:
+    servers = []
+    for number in range(draw(st.integers(0, 4))):
+        listens = draw(st.lists(st.sampled_from(PORTS[:2]).flatmap(spelt), max_size=2, unique=True))
+        # A server without a listen would be on port 80.
+        said = [f"listen {text}{draw(st.sampled_from(('', '', ' default_server')))};" for text in listens]
+        names = draw(st.sampled_from(("", "server_name a.test;", "server_name .b.test;", "server_name *.c.test _;")))
+        if said:
+            servers.append(f"server {{ {' '.join(said)} {names} return 200 s{number}; }}")
+    streams = []
+    if draw(st.booleans()):
+        streams = [f"server {{ listen {draw(spelt(draw(st.sampled_from(PORTS[2:]))))}; return stream; }}"]
+    return Operator(
+        servers=tuple(servers),
+        streams=tuple(streams),
+        ours_at=draw(st.integers(0, len(servers))),
+        ours=draw(st.sampled_from(("PORT", "0.0.0.0:PORT", "127.0.0.1:PORT", "[::]:PORT"))).replace(
+            "PORT", str(PORTS[0])
+        ),
+    )
+
+
+@given(operator=operators())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_what_no_tag_claims_is_answered_as_without_us(nginx_binary: NginxBinary, operator: Operator) -> None:
+    """By the operator, or by nobody; and what cannot be so is refused before nginx is told."""
+    with TemporaryDirectory(prefix="pg-beside-") as folder:
+        directory = Path(folder)
+        conf = directory / "nginx.conf"
+        conf.write_text(operator.conf(directory, nginx_binary))
+        assume(_test(nginx_binary, conf))
+        with _running(nginx_binary, conf) as is_up:
+            assume(is_up)
+            before = _answers()
+        pipeline = asyncio.run(open_pipeline(_settings(nginx_binary, conf, operator)))
+        drafted = pipeline.draft(CATALOG, Memory(), {})
+        files = pipeline.files_of(drafted.rendered, Stamp(generation=1, digest="0" * 16))
+        staged = directory / "output/generations/000001"
+        write_files(staged, {"http.d/": b"", "stream.d/": b"", **files})
+        try:
+            refusals, _, _ = asyncio.run(pipeline.trial(drafted, staged))
+        except CheckRefused as error:
+            refusals, reason = (), str(error)
+        else:
+            reason = ""
+        assert not refusals
+        if reason:
+            is_late = operator.ours_at < len(operator.servers) and "move the include behind it" in reason
+            assert is_late or (operator.ours.startswith("127.") and "write the same listen for both" in reason), reason
+            return
+        (directory / "output/current").symlink_to("generations/000001")
+        with _running(nginx_binary, conf) as is_up:
+            assert is_up, (directory / "error.log").read_text()
+            assert _answers(before) == before
+
+
+def _settings(binary: NginxBinary, conf: Path, operator: Operator) -> Settings:
+    return load(
+        {
+            "proxy.http_listen": operator.ours,
+            "nginx.binary": str(binary.path),
+            "nginx.conf": str(conf),
+            "nginx.prefix": str(conf.parent),
+            "nginx.stamp": f"unix:{conf.parent}/stamp.sock",
+            "output.directory": str(conf.parent / "output"),
+        },
+        environment={},
+    )
+
+
+def _command(binary: NginxBinary, conf: Path) -> list[str]:
+    return [str(binary.path), "-p", f"{conf.parent}/", "-c", str(conf), "-e", str(conf.parent / "start.log")]
+
+
+def _test(binary: NginxBinary, conf: Path) -> bool:
+    return subprocess.run([*_command(binary, conf), "-t"], capture_output=True, check=False, timeout=60).returncode == 0
+
+
+@contextmanager
+def _running(binary: NginxBinary, conf: Path) -> Iterator[bool]:
+    """nginx, and whether it came up."""
+    pid = conf.parent / "pid"
+    pid.unlink(missing_ok=True)
+    started = process.start([*_command(binary, conf), "-g", "daemon off;"], log=conf.parent / "out.log")
+    try:
+        process.wait_until(lambda: started.poll() is not None or pid.exists(), what="nginx up, or ended")
+        yield started.poll() is None
+    finally:
+        process.stop(started)
+
+
+Place = tuple[str, int, str]
+"""Address, port and host; no host where a stream is asked."""
+PLACES = (
+    *((address, port, host) for address in ("127.0.0.1", "127.0.0.2", "::1") for port in PORTS[:2] for host in HOSTS),
+    *((address, port, "") for address in ("127.0.0.1", "127.0.0.2", "::1") for port in PORTS[2:]),
+)
+
+
+def _answers(places: Iterable[Place] = PLACES) -> dict[Place, bytes]:
+    """What is answered where somebody listens."""
+    found = {}
+    for place in places:
+        with suppress(ConnectionRefusedError):
+            found[place] = _ask(*place)
+    return found
+
+
+def _ask(address: str, port: int, host: str) -> bytes:
+    if not host:
+        with socket.create_connection((address, port), timeout=60) as stream:
+            return stream.recv(100)
+    connection = http.client.HTTPConnection(address, port, timeout=60)
+    try:
+        connection.request("GET", "/", headers={"Host": host})
+        answer = connection.getresponse()
+        return b"%d %s" % (answer.status, answer.read())
+    finally:
+        connection.close()
+
+
+# --- by the sidecar
+
+
+@pytest.mark.incident("T35")
+@pytest.mark.parametrize("tls", [False, True])
+def test_t35_the_operators_only_server_answers_on(
+    nginx_binary: NginxBinary,
+    make_nginx: MakeNginx,
+    make_sidecar: MakeSidecar,
+    consul: ConsulAgent,
+    tmp_path: Path,
+    *,
+    tls: bool,
+) -> None:
+    """Without the word default_server: nginx takes the first one of a port."""
+    own = tmp_path / "own.conf"
+    own.write_text("")
+    nginx = make_nginx(nginx_binary, http=f"include {own};")
+    authority = Authority()
+    certificate = authority.issue(tmp_path, "own", "own.example.com")
+    (tmp_path / "certificates").mkdir()
+    authority.issue(tmp_path / "certificates", "web", "web.example.com")
+    sidecar = make_sidecar(consul, nginx, proxy__certificates=str(tmp_path / "certificates"))
+    port = sidecar.https if tls else sidecar.http
+    words = f"ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate.with_suffix('.key')}" if tls else ""
+    own.write_text(f"server {{ listen 127.0.0.1:{port} {words}; return 200 operator; }}")
+    nginx.start()
+    assert _get(port, "www.own.example.com", tls=tls) == (200, b"operator")
+    with App("web") as app:
+        sidecar.start()
+        assert _get(port, "www.own.example.com", tls=tls) == (200, b"operator")
+        consul.register("web", port=app.port, tags=["proxygen.route=web.example.com", "proxygen.tls=auto"])
+        process.wait_until(lambda: _get(port, "web.example.com", tls=tls)[1] != b"operator", what="the service served")
+        assert _get(port, "www.own.example.com", tls=tls) == (200, b"operator")
+
+
+@pytest.mark.incident("T37")
+def test_t37_a_port_of_the_operators_own_streams_stays_his(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent
+) -> None:
+    """Whichever side of the include he stands on, and whatever nginx would say of it."""
+    nginx = make_nginx(nginx_binary)
+    sidecar = make_sidecar(consul, nginx)
+    (port,) = free_ports(1)
+    text = nginx.conf.read_text()
+    last = text.rindex("}")
+    nginx.conf.write_text(f"{text[:last]}server {{ listen {port}; return operator; }}\n}}\n")
+    nginx.start()
+    with App("db") as db, App("web") as web:
+        consul.register("db", port=db.port, tags=["proxygen.protocol=tcp", f"proxygen.listen={port}"])
+        consul.register("web", port=web.port, tags=["proxygen.route=web.example.com"])
+        sidecar.start()
+        process.wait_until(lambda: _get(sidecar.http, "web.example.com")[0] == 200, what="the other service served")
+        (quarantined,) = sidecar.status()["quarantined"]
+        assert quarantined["service"] == "db"
+        assert f"port {port} is in use by the server at {nginx.conf}:" in quarantined["reason"]
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            assert connection.recv(100) == b"operator"
+
+
+@pytest.mark.incident("T42")
+def test_t42_what_nginx_holds_itself_is_said_and_a_restart_heals_it(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent, tmp_path: Path
+) -> None:
+    """A reload cannot widen an address: it would be rolled back for ever."""
+    (port,) = free_ports(1)
+    nginx = make_nginx(nginx_binary, http=f"server {{ listen 127.0.0.1:{port}; return 200 operator; }}")
+    sidecar = make_sidecar(consul, nginx, proxy__http_listen=str(port), reload__retry_max="1s")
+    checked = sidecar.command("check", "--catalog", str(_empty(tmp_path)))
+    assert checked.returncode == 0, checked.stderr
+    assert f"nginx holds 127.0.0.1:{port}" in checked.stderr
+    nginx.start()
+    with App("web") as app:
+        consul.register("web", port=app.port, tags=["proxygen.route=web.example.com"])
+        sidecar.start(ready=False)
+        process.wait_until(lambda: _reason(sidecar), what="the reason said")
+        assert f"nginx holds 127.0.0.1:{port} (for the server at {nginx.conf}:" in _reason(sidecar)
+        assert "restart nginx" in _reason(sidecar)
+        assert "(SIGHUP) received" not in nginx.errors()
+        nginx.restart()
+        sidecar.wait_ready()
+        assert _get(port, "web.example.com")[1] == b"operator"
+        assert _get(port, "web.example.com", address="127.0.0.2")[0] == 200
+
+
+def _reason(sidecar: Sidecar) -> str:
+    with suppress(OSError):
+        return next((text for text in sidecar.status()["reasons"] if "nginx holds" in text), "")
+    return ""
+
+
+def _empty(folder: Path) -> Path:
+    path = folder / "empty.json"
+    path.write_text('{"datacenter": "dc1", "services": {}, "kv": {}}')
+    return path
+
+
+def _get(port: int, host: str, *, tls: bool = False, address: str = "127.0.0.1") -> tuple[int, bytes]:
+    plain = socket.create_connection((address, port), timeout=60)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.sock = context.wrap_socket(plain, server_hostname=host) if tls else plain
+    try:
+        connection.request("GET", "/", headers={"Host": host})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
