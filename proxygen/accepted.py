@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 from proxygen.errors import ProxygenError
+from proxygen.flapping import Calm, Flapping
+from proxygen.good_tags import as_planned, gone, note_served, with_gone
 from proxygen.guard import Guard, Held, Limits
 from proxygen.last_good import LastGood, load_last_good, save_last_good
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
-from proxygen.model import Catalog
+from proxygen.model import Catalog, ServiceName
 from proxygen.pipeline import Drafted, Pipeline
-from proxygen.plan.types import Memory, Plan
+from proxygen.plan.types import GoodTags, Memory, Plan
 from proxygen.settings import GuardSettings, Settings
 from proxygen.unchecked import Kept, Unchecked
 
@@ -31,8 +34,14 @@ class Accepted:
         self._is_fresh: Final = is_fresh
         self._guard: Final = Guard(_limits(settings.guard))
         self._unchecked: Final = Unchecked(settings.guard.hold)
+        self._flapping: Final = Flapping(
+            burst=settings.reload.burst,
+            interval=settings.reload.interval,
+            crowded_pause=settings.reload.max_draining_wait,
+        )
         self._remembered = self._written = recall(self._directory)
         self._is_catalog_written = True
+        self._good_tags: Mapping[ServiceName, GoodTags] = MappingProxyType({})
         self._saved: int | None = None
         self.stored: LastGood | None = None
         """The catalog that an earlier run left, where nginx still serves it or nothing."""
@@ -44,7 +53,7 @@ class Accepted:
 
     @property
     def memory(self) -> Memory:
-        return self._remembered.plan
+        return replace(self._remembered.plan, good_tags=self._good_tags)
 
     @property
     def pinned(self) -> int | None:
@@ -64,7 +73,10 @@ class Accepted:
         if last_good is None:
             return
         # Also one that a kill left behind the live generation: losses are told by it all the same.
-        self._guard.accept(pipeline.plan(last_good.catalog, self.memory), last_good.catalog, time.monotonic())
+        self._good_tags = recall_good_tags(last_good, pipeline, self.memory)
+        plan = pipeline.plan(last_good.catalog, self.memory)
+        self._guard.accept(plan, last_good.catalog, time.monotonic())
+        self._flapping.accept(plan, last_good.catalog, time.monotonic())
         self._unchecked.accept(last_good.catalog)
         if live in (None, last_good.generation):
             self.stored = last_good
@@ -74,18 +86,37 @@ class Accepted:
         """See `Unchecked.keep`."""
         return self._unchecked.keep(catalog, time.monotonic(), fresh=self._is_fresh())
 
+    @property
+    def is_flapping_possible(self) -> bool:
+        """See `Flapping.is_watchful`."""
+        return self._flapping.is_watchful(time.monotonic())
+
+    @property
+    def flapping(self) -> frozenset[ServiceName]:
+        """See `Flapping.services`."""
+        return self._flapping.services(time.monotonic())
+
+    def keep_flapping(self, catalog: Catalog, *, crowded: bool) -> Calm:
+        """See `Flapping.keep`."""
+        return self._flapping.keep(catalog, time.monotonic(), crowded=crowded)
+
     def judge(self, plan: Plan, catalog: Catalog) -> Held | None:
         return self._guard.judge(plan, catalog, time.monotonic(), fresh=self._is_fresh())
 
     async def take(self, drafted: Drafted, generation: int | None) -> None:
         """Take note that a draft is live, as ``generation``."""
-        self._guard.accept(drafted.plan, drafted.catalog, time.monotonic())
-        self._unchecked.accept(drafted.catalog)
-        if drafted.plan.memory != self.memory:
+        catalog = as_planned(drafted.plan, drafted.catalog)
+        self._guard.accept(drafted.plan, catalog, time.monotonic())
+        self._unchecked.accept(catalog)
+        self._flapping.accept(drafted.plan, catalog, time.monotonic())
+        self._good_tags = note_served(self._good_tags, drafted.plan, catalog)
+        if drafted.plan.memory != self._remembered.plan:
             self._remembered = replace(self._remembered, plan=drafted.plan.memory)
             self._save_memory()
         if generation is not None and generation != self._saved:
-            last_good = LastGood(catalog=drafted.catalog, generation=generation, saved_at=datetime.now(UTC))
+            last_good = LastGood(
+                catalog=catalog, generation=generation, saved_at=datetime.now(UTC), gone=gone(self._good_tags)
+            )
             await asyncio.to_thread(self._save_catalog, last_good)
 
     def write_again(self) -> None:
@@ -114,6 +145,11 @@ class Accepted:
     def release(self) -> None:
         """Let plans through whatever they lose, until one of them is live."""
         self._guard.release()
+
+
+def recall_good_tags(last_good: LastGood, pipeline: Pipeline, memory: Memory) -> Mapping[ServiceName, GoodTags]:
+    """Work out of the catalog on disk with which tags instances were served."""
+    return note_served(with_gone(last_good.gone), pipeline.plan(last_good.catalog, memory), last_good.catalog)
 
 
 def _limits(settings: GuardSettings) -> Limits:

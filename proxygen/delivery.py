@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from proxygen import __version__
+from proxygen.live_plans import FILE as SERVICES_FILE
+from proxygen.live_plans import encode_services
 from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import ConfSource, OperatorConf
@@ -17,6 +19,7 @@ from proxygen.nginx.publish import (
     Output,
     current,
     discard,
+    generations,
     is_there,
     next_number,
     read_generation,
@@ -26,9 +29,10 @@ from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
 from proxygen.pipeline import Drafted, Pipeline, Timings
 from proxygen.plan.types import Plan
 from proxygen.render import Rendered
-from proxygen.served import FILE as SERVICES_FILE
-from proxygen.served import encode_services
 from proxygen.settings import Settings
+
+_CERTIFICATES: Final = "certificates"
+"""In the manifest: the fingerprints of those that the generation names."""
 
 DIGEST_LENGTH: Final = 16
 """Hexadecimal digits of a rendering's digest that stand in its stamp."""
@@ -40,7 +44,7 @@ class Delivery:
     def __init__(self, settings: Settings, output: Output, pipeline: Pipeline) -> None:
         assert pipeline.binary is not None
         self._output: Final = output
-        self._pipeline: Final = pipeline
+        self.pipeline: Final = pipeline
         self._conf: Final = ConfSource(settings.nginx, output.directory, pipeline.binary)
         self._applier: Final = Applier(
             output, pipeline.binary, nginx=settings.nginx, reload=settings.reload, keep=settings.output.keep
@@ -53,6 +57,10 @@ class Delivery:
     async def conf(self) -> OperatorConf:
         """Return nginx.conf as it is now. Raise BadInput when it cannot be read."""
         return await asyncio.to_thread(self._conf.read)
+
+    async def is_crowded(self) -> bool:
+        """Whether old workers leave little room for another reload."""
+        return self._applier.is_crowded(await self.conf())
 
     def live_number(self) -> int | None:
         return current(self._output.directory)
@@ -85,7 +93,7 @@ class Delivery:
         """
         digest = self._digest(drafted.rendered)
         stamp = Stamp(generation=next_number(self._output), digest=digest)
-        files = {**self._pipeline.files_of(drafted.rendered, stamp), SERVICES_FILE: encode_services(drafted.plan)}
+        files = {**self.pipeline.files_of(drafted.rendered, stamp), SERVICES_FILE: encode_services(drafted.plan)}
         with timings.of("stage"):
             staged = await asyncio.to_thread(stage, self._output, stamp, files)
         try:
@@ -99,11 +107,20 @@ class Delivery:
         checked = Checked(
             staged=staged, manifest=_manifest(drafted.plan), listens=listens(files), test_seconds=self._test_seconds
         )
-        return await self._applier.apply(checked, await self.conf())
+        applied = await self._applier.apply(checked, await self.conf())
+        if applied.outcome is Outcome.APPLIED:
+            await asyncio.to_thread(self._forget_copies)
+        return applied
+
+    def _forget_copies(self) -> None:
+        """Delete copies of certificates that no generation on disk names."""
+        if self.pipeline.copies is not None:
+            found = generations(self._output.directory)
+            self.pipeline.copies.collect(name for each in found for name in each.manifest.get(_CERTIFICATES, ()))
 
     async def _pass_second_gate(self, drafted: Drafted, candidate: Path, timings: Timings) -> tuple[Refusal, ...]:
         with timings.of("test"):
-            verdict = await self._pipeline.trial(drafted, candidate)
+            verdict = await self.pipeline.trial(drafted, candidate)
         self._test_seconds = verdict.seconds
         if not verdict.refusals:
             self._has_judged, self.remarks = True, verdict.remarks
@@ -127,7 +144,7 @@ class Delivery:
 
     def _digest(self, rendered: Rendered) -> str:
         """Of all that nginx is given: the address at which it tells its stamp belongs to that, the number does not."""
-        stamp = self._pipeline.stamp_block(stamp_text(1, "0" * DIGEST_LENGTH))
+        stamp = self.pipeline.stamp_block(stamp_text(1, "0" * DIGEST_LENGTH))
         return sha256(rendered.digest.encode() + stamp).hexdigest()[:DIGEST_LENGTH]
 
     def _tells_its_stamp(self, generation: Generation) -> bool:
@@ -136,7 +153,7 @@ class Delivery:
             written = (generation.path / STAMP_FILE).read_bytes()
         except OSError:
             return False
-        return written == self._pipeline.stamp_block(str(generation.stamp))
+        return written == self.pipeline.stamp_block(str(generation.stamp))
 
 
 def _manifest(plan: Plan) -> dict[str, object]:
@@ -144,5 +161,6 @@ def _manifest(plan: Plan) -> dict[str, object]:
     return {
         "services": [service.name for service in plan.services if service.quarantine is None],
         "quarantined": {quarantine.service: str(quarantine) for quarantine in plan.quarantined},
+        _CERTIFICATES: sorted({server.certificate.fingerprint for server in plan.servers if server.certificate}),
         "proxygen": __version__,
     }

@@ -51,6 +51,12 @@ class Kind(StrEnum):
     SETTINGS_TAKEN = "settings taken"
     INSTANCE_LEFT_OUT = "instance left out"
     INSTANCE_TAKEN = "instance taken"
+    TAGS_KEPT = "previous tags kept"
+    TAGS_TAKEN = "new tags taken"
+    FLAPPING = "flapping"
+    FLAPPING_ENDED = "flapping ended"
+    CERTIFICATE_EXPIRES = "certificate expires"
+    CERTIFICATE_RENEWED = "certificate renewed"
     WARNING = "warning"
     WARNING_ENDED = "warning ended"
     STEERED = "steered"
@@ -99,6 +105,12 @@ TELLINGS: Final[Mapping[Kind, Telling]] = MappingProxyType(
         Kind.SETTINGS_TAKEN: Telling(Mark.GOOD, "settings taken"),
         Kind.INSTANCE_LEFT_OUT: Telling(Mark.WARN, "instance left out", "warning"),
         Kind.INSTANCE_TAKEN: Telling(Mark.GOOD, "instance no longer left out"),
+        Kind.TAGS_KEPT: Telling(Mark.WARN, "instance served with its previous tags", "warning"),
+        Kind.TAGS_TAKEN: Telling(Mark.GOOD, "instance no longer served with its previous tags"),
+        Kind.FLAPPING: Telling(Mark.WARN, "service changes too often, waiting"),
+        Kind.FLAPPING_ENDED: Telling(Mark.GOOD, "service no longer changes too often"),
+        Kind.CERTIFICATE_EXPIRES: Telling(Mark.WARN, "certificate expires", "warning"),
+        Kind.CERTIFICATE_RENEWED: Telling(Mark.GOOD, "certificate no longer expires soon"),
         Kind.WARNING: Telling(Mark.WARN, "warning", "warning"),
         Kind.WARNING_ENDED: Telling(Mark.GOOD, "warning ended"),
         Kind.STEERED: Telling(Mark.INFO, "write", "info", logs_itself=True),
@@ -134,6 +146,9 @@ class Topic(StrEnum):
     FILES = "files"
     SETTINGS = "settings"
     INSTANCE = "instance"
+    PREVIOUS_TAGS = "previous tags"
+    FLAPPING = "flapping"
+    CERTIFICATE = "certificate"
     WARNING = "warning"
 
 
@@ -156,6 +171,9 @@ LASTING: Final[Mapping[Topic, Lasting]] = MappingProxyType(
         Topic.FILES: Lasting(Kind.FILES_REFUSED, Kind.FILES_TAKEN, "warnings"),
         Topic.SETTINGS: Lasting(Kind.SETTINGS_REFUSED, Kind.SETTINGS_TAKEN, "conditions"),
         Topic.INSTANCE: Lasting(Kind.INSTANCE_LEFT_OUT, Kind.INSTANCE_TAKEN, "conditions"),
+        Topic.PREVIOUS_TAGS: Lasting(Kind.TAGS_KEPT, Kind.TAGS_TAKEN, "conditions"),
+        Topic.FLAPPING: Lasting(Kind.FLAPPING, Kind.FLAPPING_ENDED, "conditions"),
+        Topic.CERTIFICATE: Lasting(Kind.CERTIFICATE_EXPIRES, Kind.CERTIFICATE_RENEWED, "conditions"),
         Topic.WARNING: Lasting(Kind.WARNING, Kind.WARNING_ENDED, "warnings"),
     }
 )

@@ -5,9 +5,13 @@ A service that is held loses no server: it keeps the instances that are gone bes
 catalog that `Held` carries. The other services go on as Consul says. Held are
 
 - a service that would fall below its own minimum (``guard.minimum_instances``), for as long as it would;
-- every service that loses servers, while more than ``guard.loss`` of all servers are gone within ``guard.window``, or
-  after Consul's store was wiped: until they are back, the operator lets go, or ``guard.hold`` is over. Servers do not
-  go in one moment: those that went first, when it was not known yet what follows, come back.
+- while more than ``guard.loss`` of all servers are gone within ``guard.window``: the services without whose losses it
+  would be less; and every service that loses servers where most services lose that much, the worst one aside, for then
+  it is Consul that lost them;
+- every service that loses servers after Consul's store was wiped.
+
+Such a hold lasts until the servers are back, the operator lets go, or ``guard.hold`` is over. Servers do not go in one
+moment: those that went first, when it was not known yet what follows, come back.
 
 An instance that is drained or in maintenance is no loss: that is somebody's will. A quarantined service is judged
 elsewhere.
@@ -53,6 +57,8 @@ class Held:
     """How many instances each service keeps that Consul no longer shows as serving."""
     catalog: Catalog
     """What may go live: the newest catalog, in which these services keep their instances."""
+    due: float | None = None
+    """Seconds until the first of them is believed; below 0 while Consul cannot be asked; None where none ever is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,20 @@ class _Losses:
     """Servers that there are, of each service that has fewer than nginx serves."""
     recent: Mapping[ServiceName, int]
     """Servers that there were at most within the window, of each service that has fewer."""
-    lost: int
+    gone: Mapping[ServiceName, int]
+    """How many of those are gone."""
     total: int
     """Of all servers of the window."""
+    services: int
+    """That had servers within the window."""
+
+    @property
+    def lost(self) -> int:
+        return sum(self.gone.values())
+
+    def share(self, name: ServiceName) -> float:
+        """What part of its own servers a service lost."""
+        return self.gone[name] / self.recent[name]
 
 
 class Guard:
@@ -101,11 +118,13 @@ class Guard:
         self._known: dict[ServiceName, _Seen] = {}
         self._held: dict[ServiceName, int] = {}
         """Servers that the services had which the last plan judged would have lost some."""
-        self._since: float | None = None
-        """When the suspicion began that is not over yet."""
+        self._since: dict[ServiceName, float] = {}
+        """When the suspicion began, of each service whose losses are not believed."""
+        self._wide_since: float | None = None
+        """When the suspicion began that Consul lost them, for all services."""
         self._wiped_at: float | None = None
-        self._believes = False
-        """The suspicion lasted for so long that the losses are believed."""
+        self._believed: frozenset[ServiceName] = frozenset()
+        """Services that were suspected for so long that their losses are believed."""
         self._lets_go = False
 
     def judge(self, plan: Plan, catalog: Catalog, now: float, *, fresh: bool = True) -> Held | None:
@@ -123,31 +142,33 @@ class Guard:
         if catalog.index < self._accepted.index:
             self._wiped_at = now
         below = {name: self._counts[name] for name, there in losses.now.items() if there < self._minimum(name)}
-        why = self._suspicion(losses, catalog, now)
-        if not why:
-            self._since = None
-        else:
-            self._since = now if self._since is None else self._since
-            if fresh and now - self._since >= self._limits.hold:
-                self._believes = True
-                why = ""
-        self._held = below | (dict(losses.recent) if why else {})
-        return self._hold(why, catalog, seen) if self._held else None
+        why, suspects = self._suspicion(losses, catalog, now)
+        began = now if self._wide_since is None else self._wide_since
+        self._since = {name: self._since.get(name, began) for name in suspects}
+        self._believed = frozenset(
+            name for name, since in self._since.items() if fresh and now - since >= self._limits.hold
+        )
+        suspected = {name: losses.recent[name] for name in suspects - self._believed}
+        self._held = below | suspected
+        if not self._held:
+            return None
+        due = min((self._since[name] + self._limits.hold - now for name in suspected), default=None)
+        return self._hold(why if suspected else "", catalog, seen, due)
 
     def accept(self, plan: Plan, catalog: Catalog, now: float) -> None:
         """Take note that nginx serves this plan, which was made from this catalog."""
         served = {service.name: self._look(service) for service in plan.services if service.quarantine is None}
         counts = {name: len(one.serving) for name, one in served.items()}
         counts |= self._held
-        if self._lets_go or self._believes:
-            self._steps, self._wiped_at, self._since = {}, None, None
+        if self._lets_go or (self._believed and self._believed >= self._since.keys()):
+            self._steps, self._wiped_at, self._wide_since, self._since = {}, None, None, {}
         else:
             self._note_steps(served, counts, now)
         self._accepted = catalog
         self._serving = {name: one.serving for name, one in served.items() if one.serving}
         self._counts = {name: count for name, count in counts.items() if count}
         self._known = {name: one for name, one in self._known.items() if name in served}
-        self._believes = self._lets_go = False
+        self._believed, self._lets_go = frozenset(), False
 
     def release(self) -> None:
         """Let plans through whatever they lose, until one of them is live."""
@@ -172,38 +193,70 @@ class Guard:
     def _losses(self, seen: Mapping[ServiceName, _Seen], absolved: set[ServiceName], now: float) -> _Losses:
         losing: dict[ServiceName, int] = {}
         recent: dict[ServiceName, int] = {}
-        lost = total = 0
+        gone: dict[ServiceName, int] = {}
+        total = services = 0
         for name in (self._counts.keys() | self._steps.keys()) - absolved:
             there = len(seen[name].there) if name in seen else 0
             count = self._counts.get(name, 0)
             most = max(count, *(step.count for step in self._recent_steps(name, now)), 0)
             total += most
+            services += most > 0
             if there < most:
                 recent[name] = most
-                lost += most - there
+                gone[name] = most - there
             if there < count:
                 losing[name] = there
-        return _Losses(losing, recent, lost, total)
+        return _Losses(losing, recent, gone, total, services)
 
     def _recent_steps(self, name: ServiceName, now: float) -> tuple[_Step, ...]:
         return tuple(step for step in self._steps.get(name, ()) if self._is_recent(step.until, now))
 
-    def _suspicion(self, losses: _Losses, catalog: Catalog, now: float) -> str:
-        """Say why the losses are not believed; "" where they are."""
-        if not losses.now:
-            return ""
-        if self._wiped_at is not None and (self._since is not None or self._is_recent(self._wiped_at, now)):
+    def _suspicion(self, losses: _Losses, catalog: Catalog, now: float) -> tuple[str, frozenset[ServiceName]]:
+        """Say why losses are not believed, and whose; "" and nobody's where they are."""
+        everybody = frozenset(losses.recent)
+        if self._wiped_at is not None and self._wide_since is None and not self._is_recent(self._wiped_at, now):
+            self._wiped_at = None
+        is_mass = losses.lost > self._limits.loss * losses.total
+        if losses.now and self._wiped_at is not None:
+            self._wide_since = now if self._wide_since is None else self._wide_since
             return (
                 f"Consul's store was wiped or restored (its index fell to {catalog.index}), and {losses.lost} of"
                 f" {losses.total} servers are gone"
-            )
-        is_mass = losses.lost > self._limits.loss * losses.total
-        if is_mass and (len(losses.recent) > 1 or losses.lost >= LONE_SERVICE):
-            return (
-                f"{losses.lost} of {losses.total} servers went within {_duration(self._limits.window)}, more than"
-                f" guard.loss = {self._limits.loss:g} of all"
-            )
-        return ""
+            ), everybody
+        if not losses.now or not is_mass or (len(everybody) == 1 and losses.lost < LONE_SERVICE):
+            self._wide_since = None
+            return "", frozenset()
+        why = (
+            f"{losses.lost} of {losses.total} servers went within {_duration(self._limits.window)}, more than"
+            f" guard.loss = {self._limits.loss:g} of all"
+        )
+        if self._is_wide(losses):
+            self._wide_since = now if self._wide_since is None else self._wide_since
+            return why, everybody
+        self._wide_since = None
+        return why, frozenset(self._causes(losses))
+
+    def _is_wide(self, losses: _Losses) -> bool:
+        """Whether it is most services that lost so much, or all of them taken together, the worst one aside."""
+        if self._wide_since is not None:
+            # Some servers are back by now; that speaks for trouble rather than against it.
+            return True
+        shares = sorted(map(losses.share, losses.gone))
+        heavy = sum(share > self._limits.loss for share in shares)
+        return heavy > self._limits.loss * losses.services or sum(shares[:-1]) > self._limits.loss * (
+            losses.services - 1
+        )
+
+    def _causes(self, losses: _Losses) -> Iterator[ServiceName]:
+        """Yield the services that lost the most, until the others' losses together are nothing suspicious."""
+        lost, total, least = losses.lost, losses.total, 0
+        heavy = [name for name in losses.gone if losses.share(name) > self._limits.loss]
+        for name in sorted(heavy, key=lambda name: -losses.gone[name]):
+            if lost <= self._limits.loss * total and losses.gone[name] < least:
+                return
+            yield name
+            least = losses.gone[name]
+            lost, total = lost - losses.gone[name], total - losses.recent[name]
 
     def _is_recent(self, moment: float, now: float) -> bool:
         return now - moment <= self._limits.window
@@ -212,7 +265,7 @@ class Guard:
         patterns = self._limits.minimum
         return next((count for pattern, count in patterns.items() if fnmatchcase(name, pattern)), 0)
 
-    def _hold(self, why: str, catalog: Catalog, seen: Mapping[ServiceName, _Seen]) -> Held:
+    def _hold(self, why: str, catalog: Catalog, seen: Mapping[ServiceName, _Seen], due: float | None) -> Held:
         services = dict(catalog.services)
         keeps: dict[ServiceName, int] = {}
         for name in sorted(self._held):
@@ -221,7 +274,7 @@ class Guard:
             services[name] = tuple(sorted((*others, *kept.values()), key=_by_key))
             keeps[name] = len(kept)
         why = why or "services would fall below guard.minimum_instances"
-        end = f", and after {_duration(self._limits.hold)} it is believed" if self._since is not None else ""
+        end = f", and after {_duration(self._limits.hold)} it is believed" if due is not None else ""
         some = ", ".join(sorted(keeps)[:_NAMED])
         more = f" and {len(keeps) - _NAMED} more" if len(keeps) > _NAMED else ""
         return Held(
@@ -231,6 +284,7 @@ class Guard:
             ),
             services=MappingProxyType(keeps),
             catalog=replace(catalog, services=MappingProxyType(services)),
+            due=due,
         )
 
     def _kept(self, name: ServiceName, there: frozenset[_Key]) -> dict[_Key, Instance]:
@@ -249,8 +303,10 @@ class Guard:
         return kept
 
     def _note_steps(self, served: Mapping[ServiceName, _Seen], counts: Mapping[ServiceName, int], now: float) -> None:
+        for name in self._believed:
+            self._steps.pop(name, None)
         for name, before in self._counts.items():
-            if counts.get(name, 0) < before:
+            if name not in self._believed and counts.get(name, 0) < before:
                 there = served[name].there if name in served else frozenset()
                 self._steps[name] = (*self._steps.get(name, ()), _Step(before, now, tuple(self._gone(name, there))))
         self._steps = {name: steps for name in self._steps if (steps := self._recent_steps(name, now))}

@@ -30,6 +30,8 @@ class LastGood:
     generation: int
     """The one that was made from it."""
     saved_at: datetime
+    gone: tuple[Instance, ...] = ()
+    """Instances that were served before and are not in the catalog; see `proxygen.good_tags`."""
 
 
 class _Known(msgspec.Struct, frozen=True):

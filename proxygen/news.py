@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NoReturn
 
 from proxygen.consul.watch import CatalogWatch
 from proxygen.events import Condition, EventLog, Kind, Topic
+from proxygen.expiry import expiring
 from proxygen.journal import Entry, Journal
 from proxygen.log import get_logger
 from proxygen.model import ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.plan.difference import difference
-from proxygen.plan.types import Conflict, InstanceState, Plan, Quarantine, Service
+from proxygen.plan.types import Conflict, Plan, PlannedInstance, Quarantine, Service
+from proxygen.plan.unusable import NAMED, describe, describe_more, kept_as_before, left_out
 from proxygen.reconcile import Reconciler
 from proxygen.steps import Step
 
 _log = get_logger(__name__)
 
 LOOK: Final = 1.0
-"""Seconds between two looks whether Consul answers."""
+"""Seconds between two looks at what comes and goes between passes."""
 
 
 class Reporter:
     """Listens to the loop and looks at the watch, and keeps the log of events and the journal."""
 
-    def __init__(self, events: EventLog, journal: Journal, reconciler: Reconciler, watch: CatalogWatch) -> None:
+    def __init__(
+        self,
+        events: EventLog,
+        journal: Journal,
+        reconciler: Reconciler,
+        watch: CatalogWatch,
+        *,
+        certificate_warning: float,
+    ) -> None:
+        self._certificate_warning: Final = certificate_warning
         self._events: Final = events
         self._journal: Final = journal
         self._reconciler: Final = reconciler
@@ -36,9 +48,12 @@ class Reporter:
         self._failure: tuple[Outcome, str] | None = None
 
     async def run(self) -> NoReturn:
-        """Look after Consul until cancelled: its failures come between passes."""
+        """Look at what comes and goes between passes, until cancelled."""
         while True:
             self._events.note(Topic.CONSUL, dict(self._losses()))
+            self._events.note(Topic.FLAPPING, {name: _flapping(name) for name in sorted(self._reconciler.flapping)})
+            certificates = self._reconciler.pipeline.certificates.usable
+            self._events.note(Topic.CERTIFICATE, expiring(certificates, time.time(), self._certificate_warning))
             await asyncio.sleep(LOOK)
 
     def heed(self, step: Step) -> None:
@@ -58,7 +73,8 @@ class Reporter:
         self._events.note(Topic.HOLD, dict(self._holds()))
         self._events.note(Topic.FILES, dict(self._files()))
         if plan is not None:
-            self._events.note(Topic.INSTANCE, dict(_left_out(plan)))
+            self._events.note(Topic.INSTANCE, dict(_unusable(plan, left_out)))
+            self._events.note(Topic.PREVIOUS_TAGS, dict(_unusable(plan, kept_as_before)))
             self._events.note(Topic.WARNING, dict(self._warnings(plan)))
             self._events.note(Topic.QUARANTINE, {item.service: _quarantine(item) for item in plan.quarantined})
             self._events.note(
@@ -149,20 +165,30 @@ def _quarantine(quarantine: Quarantine) -> Condition:
     )
 
 
-def _left_out(plan: Plan) -> Iterator[tuple[str, Condition]]:
+def _unusable(plan: Plan, find: Callable[[Service], list[PlannedInstance]]) -> Iterator[tuple[str, Condition]]:
+    """One condition for each instance that is found; of many of a service, for some, and one for the others."""
     for service in plan.services:
-        for instance in service.instances:
-            if instance.state is InstanceState.NO_PORT:
-                named = f"instance {instance.id} of service {service.name} on {instance.node}"
-                yield (
-                    named,
-                    Condition(
-                        text=f"{named} has no usable address or port ({instance.address}:{instance.port})",
-                        end=f"{named} can be used, or is gone",
-                        services=(service.name,),
-                        cause=f"{instance.address}:{instance.port}",
-                    ),
-                )
+        found = find(service)
+        for one in found[:NAMED]:
+            end = f"instance {one.id!r:.80} of service {service.name} can be used as it is registered, or is gone"
+            text = f"service {service.name}: {describe(one)}"
+            yield (
+                f"{service.name} {one.node} {one.id}",
+                Condition(text=text, end=end, services=(service.name,), cause=text),
+            )
+        if len(found) > NAMED:
+            end = f"all but {NAMED} instances of service {service.name} can be used as they are registered, or are gone"
+            text = f"service {service.name}: {describe_more(found)}"
+            yield service.name, Condition(text=text, end=end, services=(service.name,), cause="")
+
+
+def _flapping(name: ServiceName) -> Condition:
+    return Condition(
+        text=f"service {name} changes too often: its newest state has to wait, the others' do not",
+        end=f"service {name} no longer changes too often",
+        services=(name,),
+        cause="",
+    )
 
 
 def _conflict(conflict: Conflict) -> Condition:

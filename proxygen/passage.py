@@ -25,6 +25,7 @@ from proxygen.errors import (
     ProxygenError,
     RefusedWithoutName,
 )
+from proxygen.expiry import CertificateWatch
 from proxygen.files import state_of
 from proxygen.guard import Held
 from proxygen.log import get_logger
@@ -86,6 +87,7 @@ class Passage:
         self._again: Final = again
         self._tell: Final = tell
         self._delivery = Delivery(settings, output, pipeline)
+        self._certificates: Final = CertificateWatch(self.files_changed)
         self._refusals: Final = Refusals(settings.proxy.tag_prefix)
         self._suspects: Final = Suspects()
         self._served: Mapping[ServiceName, Service] | None = None
@@ -98,7 +100,6 @@ class Passage:
         """While changed files are on trial: the services that were refused before. Any other speaks against the files,
         not against itself: a directive that is misspelt in a template stands in every service's lines."""
         self._one_draft = threading.Lock()
-        self.pipeline = pipeline
         self.plan: Plan | None = None
         """The newest plan, live or not."""
         self.held: Held | None = None
@@ -108,8 +109,18 @@ class Passage:
         self._unchecked_until: asyncio.TimerHandle | None = None
         self.remarks: tuple[str, ...] = ()
         """What nginx warns of and no service is to blame for."""
+        self._flapping_until: asyncio.TimerHandle | None = None
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self._delivery.pipeline
+
+    @property
+    def flapping(self) -> frozenset[ServiceName]:
+        """Services that change too often, so that their newest state has to wait."""
+        return self._accepted.flapping
 
     def live_number(self) -> int | None:
         return self._delivery.live_number()
@@ -145,18 +156,18 @@ class Passage:
     async def carry(self, catalog: Catalog, timings: Timings) -> Applied:
         """Carry a catalog through all stages: with the operator's files as they are now, else with those before."""
         self._accepted.write_again()
-        before, outage, refused = self.pipeline, self._outage, frozenset(self._refusals.quarantines)
+        before, outage, refused = self._delivery, self._outage, frozenset(self._refusals.quarantines)
         if not await self._refresh_pipeline():
             return await self._carry(catalog, timings)
         self._excused = refused
         try:
             return await self._carry(catalog, timings)
         except (BadInput, CheckRefused) as error:
-            self.pipeline, self._outage, self._excused = before, outage, None
+            self._delivery, self._outage, self._excused = before, outage, None
             return await self._carry_as_before(catalog, timings, error)
         finally:
             self._excused = None
-            if self.pipeline is not before:
+            if self._delivery is not before:
                 self.files_problem = ""
 
     async def _carry_as_before(self, catalog: Catalog, timings: Timings, error: ProxygenError) -> Applied:
@@ -179,6 +190,7 @@ class Passage:
         return applied
 
     async def _carry(self, catalog: Catalog, timings: Timings) -> Applied:
+        self._certificates.note(self.pipeline.certificates)
         drafted = await self._draft(catalog, timings)
         if self._accepted.pinned is not None:
             return await self._stay_pinned()
@@ -200,7 +212,8 @@ class Passage:
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._refusals.review(catalog, time.monotonic())
-        catalog = self._keep_unchecked(catalog)
+        is_crowded = self._accepted.is_flapping_possible and await self._delivery.is_crowded()
+        catalog = self._keep_flapping(self._keep_unchecked(catalog), crowded=is_crowded)
         # In a thread: at thousands of services a cold start takes seconds, and others share this loop.
         drafted = await asyncio.to_thread(self._draft_here, self.pipeline, catalog, timings)
         for quarantine in drafted.left_out.values():
@@ -223,22 +236,31 @@ class Passage:
             _log.warning("unchecked instances served as before", count=len(kept.begun), instances=", ".join(named))
         return kept.catalog
 
+    def _keep_flapping(self, catalog: Catalog, *, crowded: bool) -> Catalog:
+        """Let services that change too often wait, and come back when they need not."""
+        calm = self._accepted.keep_flapping(catalog, crowded=crowded)
+        if self._flapping_until is not None:
+            self._flapping_until.cancel()
+            self._flapping_until = None
+        if calm.due is not None:
+            self._flapping_until = asyncio.get_running_loop().call_later(calm.due + 0.01, self._again)
+        return calm.catalog
+
     def _note_hold(self, held: Held | None) -> None:
         """Tell when a hold begins, changes and ends, and come back when it may be over."""
         before, self.held = self.held, held
+        if self._held_until is not None:
+            self._held_until.cancel()
+            self._held_until = None
         if held is None:
             self.held_since = None
-            if self._held_until is not None:
-                self._held_until.cancel()
-                self._held_until = None
             if before is not None:
                 _log.info("hold over")
             return
         if before is None:
             self.held_since = datetime.now(UTC)
-        if self._held_until is None:
-            hold = self._settings.guard.hold
-            pause = hold if before is None else max(hold, _LEAST_PAUSE)
+        if held.due is not None:
+            pause = held.due if held.due > 0 else max(self._settings.guard.hold, _LEAST_PAUSE)
             self._held_until = asyncio.get_running_loop().call_later(pause + 0.1, self._look_at_hold)
         if before is None or before.services.keys() != held.services.keys():
             _log.warning("servers held", reason=held.reason, services=len(held.services))
@@ -398,7 +420,6 @@ class Passage:
         except Exception:
             self._files_changed = True
             raise
-        self.pipeline = pipeline
         self._refusals.clear()
         self._outage, self._outages = None, 0
         self._delivery = Delivery(self._settings, self._output, pipeline)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from proxygen.copies import Copies
 from proxygen.defaults import RequestDefaults
 from proxygen.errors import BadInput, CheckRefused
 from proxygen.guard import Held
@@ -84,18 +85,25 @@ class Pipeline:
     Build a new one when any of those changed.
     """
 
-    def __init__(self, settings: Settings, *, binary: Binary | None, conf: OperatorConf | None) -> None:
-        """``binary`` and ``conf`` are None where nginx is not there to ask: what it can do is then not assumed."""
+    def __init__(
+        self, settings: Settings, *, binary: Binary | None, conf: OperatorConf | None, may_copy: bool = False
+    ) -> None:
+        """``binary`` and ``conf`` are None where nginx is not there to ask: what it can do is then not assumed.
+        ``may_copy``: this process holds the output directory, where certificates are copied to."""
         self.binary: Final = binary
         self.conf: Final = conf
-        certificates, problems = read_certificates(settings.proxy.certificates)
+        self.copies: Final = (
+            Copies(settings.output.directory, may_write=may_copy) if settings.proxy.certificate_copies else None
+        )
+        self.certificates: Final = read_certificates(settings.proxy.certificates, self.copies)
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
         self.occupied: Final = occupied(conf)
         self._identity: Final = None if binary is None else _identity(binary.path)
         self._own, unread = own_networks()
-        policy, unknown = read_policy(settings, conf, self.occupied, certificates=certificates, own=self._own)
-        self.problems: Final = (*problems, *unread, *unknown)
+        usable = self.certificates.usable
+        policy, unknown = read_policy(settings, conf, self.occupied, certificates=usable, own=self._own)
+        self.problems: Final = (*self.certificates.problems, *unread, *unknown)
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
@@ -239,14 +247,17 @@ class Pipeline:
 
 
 async def open_pipeline(settings: Settings) -> Pipeline:
-    """Build a pipeline around the nginx that is installed here. Raise NginxUnavailable where there is none, BadInput
-    where its configuration cannot be read or does not include the generations."""
+    """Build a pipeline around the nginx that is installed here, for who holds the output directory.
+
+    Raise NginxUnavailable where there is none, BadInput where its configuration cannot be read or does not include the
+    generations.
+    """
     binary = await inspect_binary(settings.nginx)
     conf = read_operator_conf(settings.nginx, settings.output.directory, binary)
     conf.require_include("http")
     _require_buckets(conf)
     # Names are looked up and files read: a slow DNS server must not stop what else the event loop does.
-    return await asyncio.to_thread(Pipeline, settings, binary=binary, conf=conf)
+    return await asyncio.to_thread(Pipeline, settings, binary=binary, conf=conf, may_copy=True)
 
 
 def _require_buckets(conf: OperatorConf) -> None:

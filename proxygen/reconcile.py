@@ -23,7 +23,7 @@ from proxygen.aio import Latest, Pace
 from proxygen.errors import CatalogUnavailable, ProxygenError, Refused
 from proxygen.guard import Held
 from proxygen.log import get_logger
-from proxygen.model import Catalog
+from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Applied, Outcome
 from proxygen.nginx.publish import Output
 from proxygen.passage import Passage, pinned_reason
@@ -104,6 +104,11 @@ class Reconciler:
     def remarks(self) -> tuple[str, ...]:
         """What nginx warns of and no service is to blame for."""
         return self._passage.remarks
+
+    @property
+    def flapping(self) -> frozenset[ServiceName]:
+        """Services that change too often, so that their newest state has to wait."""
+        return self._passage.flapping
 
     @property
     def pinned(self) -> int | None:

@@ -6,7 +6,7 @@ import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -24,6 +24,7 @@ from proxygen.admin.planned import (
 )
 from proxygen.admin.report import (
     ApplyReport,
+    CertificateReport,
     ConditionReport,
     ConsulReport,
     DiffReport,
@@ -44,13 +45,13 @@ from proxygen.consul.watch import CatalogWatch
 from proxygen.events import LASTING, EventLog, Topic
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
+from proxygen.live_plans import LivePlans
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, generations, read_generation
 from proxygen.plan.types import Plan, ServiceState
 from proxygen.reconcile import Reconciler
-from proxygen.served import Served
 from proxygen.settings import Settings
 from proxygen.steering import Lever, Shares, Steering
 from proxygen.steps import Step
@@ -62,6 +63,8 @@ _PATIENCE: Final = 5.0
 
 _MOST_CONDITIONS: Final = 100
 """Of a topic, in the status."""
+
+_CONDITIONS: Final = tuple(topic for topic in Topic if LASTING[topic].field == "conditions")
 
 _MOST_NOTES: Final = 10
 """Of a topic, in the answer to a load balancer."""
@@ -96,7 +99,7 @@ class RunningSidecar:
         self.meter: Final = meter
         self._tally: Final = tally
         self._listener: Final = listener
-        self._served: Final = Served(settings.output.directory)
+        self._live_plans: Final = LivePlans(settings.output.directory)
         reconciler.subscribe(self._note)
 
     def status(self) -> StatusReport:
@@ -129,6 +132,7 @@ class RunningSidecar:
             told=self._told(),
             nginx=self._nginx(),
             traffic=self._heard(),
+            certificates=tuple(self._certificates()),
         )
 
     def readiness(self) -> Readiness:
@@ -176,20 +180,19 @@ class RunningSidecar:
         return apply_report(await self._reconciler.release_hold(confirm=confirm))
 
     def _conditions(self) -> Iterator[ConditionReport]:
-        for topic, now in self.events.standing.items():
-            if LASTING[topic].field == "conditions":
-                for condition in islice(tuple(now.values()), _MOST_CONDITIONS):
-                    yield ConditionReport(topic=topic.value, text=condition.text, services=condition.services)
+        for topic in _CONDITIONS:
+            for condition in islice(tuple(self.events.standing[topic].values()), _MOST_CONDITIONS):
+                yield ConditionReport(topic=topic.value, text=condition.text, services=condition.services)
 
     def _notes(self) -> Iterator[str]:
         """What lasts and keeps nobody from being served by us."""
-        for topic in (Topic.QUARANTINE, Topic.CONFLICT, Topic.SETTINGS, Topic.INSTANCE):
+        for topic in (Topic.QUARANTINE, Topic.CONFLICT, *_CONDITIONS):
             for condition in islice(tuple(self.events.standing[topic].values()), _MOST_NOTES):
                 yield condition.text
 
     def _plans(self) -> _Plans:
         newest, live = self._reconciler.plan, self._reconciler.live
-        served = self._served.plan_of(live) if live is not None else None
+        served = self._live_plans.plan_of(live) if live is not None else None
         return _Plans(served, newest, self._kept())
 
     def _told(self) -> Told:
@@ -199,7 +202,7 @@ class RunningSidecar:
         return Told.LIVE if plans.newest in (None, plans.served) else Told.LIVE_AND_WAITING
 
     def _note(self, step: Step) -> None:
-        self._served.note(step, self._reconciler.plan, pinned=self._reconciler.pinned is not None)
+        self._live_plans.note(step, self._reconciler.plan, pinned=self._reconciler.pinned is not None)
 
     def _reasons(self) -> Iterator[str]:
         step = self._reconciler.last
@@ -273,6 +276,12 @@ class RunningSidecar:
         conf = self._reconciler.pipeline.conf
         if conf is not None and conf.worker_shutdown_timeout is None:
             yield "nginx.conf sets no worker_shutdown_timeout: an old worker with an open WebSocket stays for ever"
+
+    def _certificates(self) -> Iterator[CertificateReport]:
+        for one in self._reconciler.pipeline.certificates.usable:
+            yield CertificateReport(
+                name=one.name, hosts=one.hosts, expires=datetime.fromtimestamp(one.expires, UTC).isoformat()
+            )
 
     def _heard(self) -> ListenerReport:
         problem = self._reconciler.pipeline.traffic_problem

@@ -16,7 +16,7 @@ from proxygen.last_good import LastGood, load_last_good, save_last_good
 from proxygen.memory import recall
 from proxygen.model import Catalog, Health, Instance
 from proxygen.pipeline import Drafted, Pipeline
-from proxygen.plan.types import Memory, RouteClaim
+from proxygen.plan.types import InstanceState, Memory, RouteClaim
 from proxygen.rendered import Rendered
 from proxygen.settings import GuardSettings, Settings, load
 from tests.plan.catalogs import catalog, instance
@@ -234,3 +234,40 @@ def test_what_is_unchecked_since_a_restart_keeps_the_place_that_it_had_before(
     assert kept.catalog.services["web"][0].health is Health.PASSING  # type: ignore[index]
     assert [one.id for one in kept.begun] == ["web-1"]
     assert kept.due == pytest.approx(200, abs=5)
+
+
+@pytest.mark.incident("T57")
+async def test_the_tags_that_served_survive_a_restart_and_a_rolling_change(
+    settings: Settings, pipeline: Pipeline
+) -> None:
+    """Each instance gets tags that cannot be used, one after the other, and one of them goes and comes back; the
+    sidecar is started anew between any two."""
+    one, two = (instance("web", number, "route=web.example.com", "weight=7") for number in (1, 2))
+    await take(accepted(settings), pipeline, one, two, generation=1)
+    bad = {
+        each.id: replace(each, tags=("proxygen.route=web.example.com", "proxygen.canary=lots")) for each in (one, two)
+    }
+    for generation, now in enumerate(
+        ((bad["web-1"], two), (bad["web-1"],), tuple(bad.values()), tuple(bad.values())), 2
+    ):
+        found = accepted(settings)
+        found.take_up(pipeline, generation - 1)
+        planned = pipeline.plan(catalog(*now), found.memory)
+        [service] = planned.services
+        assert [(planned.id, planned.state, planned.weight) for planned in service.instances] == [
+            (each.id, InstanceState.SERVING, 7) for each in now
+        ]
+        await take(found, pipeline, *now, generation=generation)
+    assert load_last_good(settings.output.directory).catalog == catalog(one, two)  # type: ignore[union-attr]
+
+
+async def test_what_is_kept_until_the_operators_mistake_is_mended_is_given_up_then(
+    settings: Settings, pipeline: Pipeline
+) -> None:
+    found = accepted(settings)
+    await take(found, pipeline, WEB, generation=1)
+    bad = replace(WEB, tags=(*WEB.tags, "proxygen.weight=x"))
+    await take(found, pipeline, bad, generation=1)
+    mended = replace(WEB, tags=(*WEB.tags, "proxygen.weight=9"))
+    await take(found, pipeline, mended, generation=2)
+    assert found.memory.good_tags[WEB.service].there == (mended,)

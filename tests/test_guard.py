@@ -283,6 +283,86 @@ def test_holding_some_services_never_holds_the_others() -> None:
     assert watchman.serving("e") == {"e-1", "e-2"}
 
 
+@pytest.mark.incident("T52")
+def test_who_loses_most_of_all_servers_is_held_and_nobody_elses_removals_are() -> None:
+    everybody = fleet({"tenant": 38, "web": 4, "shop": 3, "mail": 1})
+    watchman = watching(everybody)
+    held = watchman.see(without(everybody, tenant=range(1, 31)), 1)
+    assert held is not None
+    assert held.services == {"tenant": 30}
+    for second, left in enumerate(({"web": [1]}, {"web": [1], "shop": [2]}, {"web": [1, 2], "shop": [2]}), 2):
+        held = watchman.see(without(everybody, tenant=range(1, 31), **left), second)
+        assert held is not None
+        assert held.services == {"tenant": 30}
+        for name, numbers in left.items():
+            assert not watchman.serving(name) & {f"{name}-{number}" for number in numbers}
+    assert len(watchman.serving("tenant")) == 38
+
+
+@pytest.mark.incident("T52")
+def test_a_tenant_with_several_services_is_held_with_all_of_them() -> None:
+    """The last server of a small service of somebody else's is not."""
+    everybody = fleet({"one": 15, "two": 15, "three": 15, "web": 4, "shop": 3, "mail": 1, "chat": 2, "wiki": 2})
+    held = watching(everybody).see(without(everybody, one=None, two=None, three=None, web=[1], mail=None), 1)
+    assert held is not None
+    assert held.services == {"one": 15, "two": 15, "three": 15}
+
+
+def test_of_two_that_lost_as_much_both_are_held_though_one_would_be_enough() -> None:
+    everybody = fleet({"one": 8, "two": 8, "a": 4, "b": 4, "c": 4, "d": 2})
+    held = watching(everybody).see(without(everybody, one=None, two=None), 1)
+    assert held is not None
+    assert held.services == {"one": 8, "two": 8}
+
+
+def test_a_service_that_is_held_alone_is_believed_in_its_own_time_and_hurries_nobodys() -> None:
+    """What Consul loses just before is held for as long as ever."""
+    everybody = fleet({"tenant": 30, "web": 4, "shop": 4, "mail": 4})
+    watchman = watching(everybody)
+    alone = without(everybody, tenant=None)
+    held = watchman.see(alone, 1)
+    assert held is not None
+    assert held.due == 300
+    gone = without(everybody, tenant=None, web=None, shop=None, mail=None)
+    held = watchman.see(gone, 200)
+    assert held is not None
+    assert held.services == {"tenant": 30, "web": 4, "shop": 4, "mail": 4}
+    assert held.due == 101
+    held = watchman.see(gone, 301)
+    assert held is not None
+    assert held.services == {"web": 4, "shop": 4, "mail": 4}
+    assert not watchman.serving("tenant")
+    back = watching(everybody)
+    for second in (1, 200, 301):
+        back.see(alone if second == 1 else gone, second)
+    assert back.see(without(everybody, tenant=None, web=[1]), 310) is None, "what was believed counts no more"
+    held = watchman.see(gone, 499)
+    assert held is not None
+    assert held.due == 1
+    assert watchman.see(gone, 500) is None
+
+
+def test_what_is_believed_of_one_service_is_over_and_counts_no_more() -> None:
+    everybody = fleet({"tenant": 30, "web": 4, "shop": 4})
+    watchman = watching(everybody)
+    gone = without(everybody, tenant=None)
+    assert watchman.see(gone, 1) is not None
+    assert watchman.see(without(everybody, tenant=None, web=[1]), 290) is not None
+    assert watchman.see(without(everybody, tenant=None, web=[1]), 301) is None
+    assert watchman.see(without(everybody, tenant=None, web=[1, 2], shop=[1]), 302) is None
+    assert not watchman.serving("tenant")
+
+
+def test_servers_that_come_back_one_by_one_leave_the_others_held() -> None:
+    """Consul recovers: what it lost and has not found again is no more its services' own doing than before."""
+    watchman = watching(FOUR)
+    gone = without(FOUR, a=None, b=None, c=None)
+    assert watchman.see(gone, 1) is not None
+    held = watchman.see(without(FOUR, a=[1], b=None, c=None), 2)
+    assert held is not None
+    assert held.services == {"a": 1, "b": 3, "c": 3}
+
+
 def test_what_comes_to_a_held_service_is_taken_in() -> None:
     watchman = watching(FOUR)
     gone = without(FOUR, a=None, b=None, c=None)
@@ -321,9 +401,9 @@ def test_two_services_that_lose_one_after_the_other_are_two() -> None:
     two = fleet({"a": 2, "b": 2})
     watchman = watching(two)
     assert watchman.see(without(two, a=None), 1) is None
-    held = watchman.see(without(two, a=None, b=[1]), 2)
+    held = watchman.see(without(two, a=None, b=None), 2)
     assert held is not None
-    assert held.services == {"a": 2, "b": 1}
+    assert held.services == {"a": 2, "b": 2}
 
 
 def test_of_those_that_went_before_the_last_to_go_come_back_first() -> None:
@@ -547,6 +627,17 @@ def test_a_wipe_after_which_nothing_went_is_forgotten_after_the_window() -> None
         assert (watchman.see(replace(without(FOUR, a=[1]), index=12), second) is not None) is is_held
 
 
+def test_a_wipe_of_long_ago_holds_nobody_beside_a_tenant_that_leaves() -> None:
+    everybody = fleet({"tenant": 30, "web": 4, "shop": 4})
+    watchman = watching(everybody)
+    assert watchman.see(replace(everybody, index=7), 1) is None
+    for second in (100, 101, 102):
+        held = watchman.see(replace(without(everybody, tenant=None, web=[1]), index=9), second)
+        assert held is not None
+        assert held.services == {"tenant": 30}
+        assert "wiped" not in held.reason
+
+
 def test_a_wipe_that_was_let_go_is_over() -> None:
     watchman = watching(FOUR)
     some = replace(without(FOUR, a=[1]), index=11)
@@ -614,6 +705,24 @@ def test_nginx_never_loses_more_than_half_at_once_by_two_services(steps: list[di
         before = after
 
 
+@pytest.mark.incident("T52")
+@given(
+    st.integers(5, 60),
+    st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    st.lists(st.integers(0, 7), min_size=1, max_size=3),
+)
+def test_one_services_loss_never_holds_what_the_others_lose(tenant: int, others: list[int], steps: list[int]) -> None:
+    """However many they are, while none of them loses more than half of its own."""
+    everybody = fleet({"tenant": tenant, **{f"o{number}": size for number, size in enumerate(others)}})
+    watchman = watching(everybody)
+    for second, step in enumerate(sorted(steps), 1):
+        left = {f"o{number}": range(1, min(step, size // 2) + 1) for number, size in enumerate(others)}
+        held = watchman.see(without(everybody, tenant=None, **left), second)
+        assert held is None or held.services.keys() == {"tenant"}
+        for number, size in enumerate(others):
+            assert len(watchman.serving(f"o{number}")) == size - len(left[f"o{number}"])
+
+
 def _suspicious(before: Mapping[str, int], asked: Mapping[str, int]) -> bool:
     lost = [count - asked.get(name, 0) for name, count in before.items() if count > asked.get(name, 0)]
     return sum(lost) * 2 > sum(before.values()) and len(lost) > 1
@@ -638,7 +747,7 @@ def test_instances_are_sorted_by_node_before_id() -> None:
         },
     )
     watchman = watching(crossed)
-    held = watchman.see(without(crossed, a=[1], b=None, c=None), 1)
+    held = watchman.see(without(crossed, a=[1, 2], b=None, c=None), 1)
     assert held is not None
     assert [one.id for one in held.catalog.services[ServiceName("a")]] == ["a-3", "a-2", "a-1"]
 

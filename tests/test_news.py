@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ from proxygen.journal import Journal
 from proxygen.model import ServiceName
 from proxygen.news import Reporter
 from proxygen.nginx.apply import Outcome
-from proxygen.plan.types import Plan, Policy
+from proxygen.plan.types import Certificate, GoodTags, Memory, Plan, Policy
+from proxygen.plan.unusable import NAMED
 from proxygen.steps import Step
 from tests.plan.catalogs import catalog, instance, plan
 
@@ -23,6 +25,8 @@ WEB = instance("web", 1, "route=web.example.com")
 SHOP = instance("shop", 2, "route=shop.example.com")
 THIEF = instance("thief", 9, "route=web.example.com")
 TYPO = instance("web", 1, "route=web.example.com", "weight=x")
+NEWCOMER = instance("web", 9, "route=web.example.com", "canary=lots")
+DAY = 24 * 3600.0
 
 
 @dataclass
@@ -36,16 +40,22 @@ class Parts:
     files_problem: str = ""
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    flapping: frozenset[ServiceName] = frozenset()
+    usable: tuple[Certificate, ...] = ()
     events: EventLog = field(default_factory=EventLog)
     journal: Journal = field(default_factory=lambda: Journal(Path("/nowhere")))
     reporter: Reporter = field(init=False)
 
     def __post_init__(self) -> None:
         # Both are read only, and by these names only.
-        self.reporter = Reporter(self.events, self.journal, self, self)  # type: ignore[arg-type]
+        self.reporter = Reporter(self.events, self.journal, self, self, certificate_warning=DAY)  # type: ignore[arg-type]
 
     @property
     def pipeline(self) -> Parts:
+        return self
+
+    @property
+    def certificates(self) -> Parts:
         return self
 
     def step(
@@ -102,6 +112,34 @@ def test_files_warnings_and_instances_that_are_left_out_begin_and_end() -> None:
     assert ["no brace" in begun[0].text, "web-2" in begun[1].text, "x.conf" in begun[2].text] == [True] * 3
     parts.plan, parts.files_problem, parts.problems = plan(WEB), "", ()
     assert kinds(parts.step(Outcome.UNCHANGED)) == [Kind.FILES_TAKEN, Kind.INSTANCE_TAKEN, Kind.WARNING_ENDED]
+
+
+@pytest.mark.incident("T57")
+@pytest.mark.incident("T59")
+def test_an_instance_that_cannot_be_used_is_told_with_what_becomes_of_it() -> None:
+    parts = Parts(plan=plan(WEB, NEWCOMER))
+    (begun,) = parts.step(Outcome.UNCHANGED)
+    assert (begun.kind, begun.services) == (Kind.INSTANCE_LEFT_OUT, ("web",))
+    assert begun.text.startswith("service web: instance 'web-9' on 'node-9': proxygen.canary: 'lots'")
+    assert begun.text.endswith("; it is left out")
+    parts.plan = plan(TYPO, memory=Memory(good_tags={WEB.service: GoodTags((WEB,))}))
+    kept, ended = sorted(parts.step(Outcome.UNCHANGED), key=lambda event: event.kind is Kind.INSTANCE_TAKEN)
+    assert (kept.kind, ended.kind) == (Kind.TAGS_KEPT, Kind.INSTANCE_TAKEN)
+    assert kept.text.endswith("; it is served with the tags that it had before")
+    parts.plan = plan(WEB)
+    assert kinds(parts.step(Outcome.UNCHANGED)) == [Kind.TAGS_TAKEN]
+
+
+def test_of_many_instances_that_cannot_be_used_some_are_told_and_the_others_counted() -> None:
+    def left_out(count: int) -> Plan:
+        return plan(WEB, *(instance("web", n, "route=web.example.com", "canary=lots") for n in range(2, count + 2)))
+
+    parts = Parts(plan=left_out(50))
+    told = parts.step(Outcome.UNCHANGED)
+    assert kinds(told) == [Kind.INSTANCE_LEFT_OUT] * (NAMED + 1)
+    assert f"{50 - NAMED} more instances" in told[-1].text
+    parts.plan = left_out(51)
+    assert parts.step(Outcome.UNCHANGED) == (), "one more is no news"
 
 
 def test_nothing_to_change_is_no_news() -> None:
@@ -185,26 +223,56 @@ def test_a_later_reporter_on_the_same_log_repeats_nothing_that_lasts() -> None:
     assert successor.step(Outcome.UNCHANGED) == ()
 
 
-async def test_a_lost_consul_is_told_once_and_its_return_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def look(parts: Parts, field: str, *values: object) -> None:
+    """Let the reporter look once more after each of the values."""
+
     class Enough(Exception):
         pass
 
-    parts = Parts()
-    problems = iter(["service web: no", "overrides: no", None, None])
+    left = iter(values)
 
     async def next_look(_seconds: float) -> None:
         try:
-            parts.problem = next(problems)
+            setattr(parts, field, next(left))
         except StopIteration:
             raise Enough from None
 
-    monkeypatch.setattr("proxygen.news.asyncio.sleep", next_look)
-    with pytest.raises(Enough):
-        await parts.reporter.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("proxygen.news.asyncio.sleep", next_look)
+        with pytest.raises(Enough):
+            await parts.reporter.run()
+
+
+async def test_a_lost_consul_is_told_once_and_its_return_too() -> None:
+    parts = Parts()
+    await look(parts, "problem", "service web: no", "overrides: no", None, None)
     assert [(event.kind, event.text) for event in parts.events.since(None)] == [
         (Kind.CONSUL_LOST, "service web: no"),
         (Kind.CONSUL_BACK, "Consul answers again"),
     ]
+
+
+@pytest.mark.incident("T55")
+async def test_who_flaps_is_told_once_and_its_end_too_without_another_pass() -> None:
+    parts, web, shop = Parts(), ServiceName("web"), ServiceName("shop")
+    await look(parts, "flapping", {web}, {web, shop}, {shop}, frozenset())
+    assert [(event.kind, *event.services) for event in parts.events.since(None)] == [
+        (Kind.FLAPPING, "web"),
+        (Kind.FLAPPING, "shop"),
+        (Kind.FLAPPING_ENDED, "web"),
+        (Kind.FLAPPING_ENDED, "shop"),
+    ]
+
+
+@pytest.mark.incident("T58")
+async def test_a_certificate_that_expires_soon_is_told_until_it_is_renewed() -> None:
+    def ends_in(days: float) -> tuple[Certificate, ...]:
+        expires = time.time() + days * DAY
+        return (Certificate(name="web", hosts=(), certificate="", key="", fingerprint="", expires=expires),)
+
+    parts = Parts()
+    await look(parts, "usable", ends_in(1.5), ends_in(0.5), ends_in(1.5))
+    assert kinds(parts.events.since(None)) == [Kind.CERTIFICATE_EXPIRES, Kind.CERTIFICATE_RENEWED]
 
 
 def test_another_cause_of_the_same_quarantine_or_conflict_is_news_and_the_end_names_it() -> None:

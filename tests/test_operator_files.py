@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxygen.errors import BadInput
+from proxygen.operator_files import Certificates as Found
 from proxygen.operator_files import read_authorities, read_certificates, read_htpasswd, read_snippets
 from tests.consul.certificates import SERVER_NAME, Certificates, make_certificates
 
@@ -28,7 +29,8 @@ def test_a_pair_is_read_with_its_hosts_and_both_its_files(made: Certificates, di
     for name, suffix in (("web", "crt"), ("api", "pem")):
         shutil.copy(made.server, directory / f"{name}.{suffix}")
         shutil.copy(made.server_key, directory / f"{name}.key")
-    (api, web), problems = read_certificates(directory)
+    found = read_certificates(directory)
+    (api, web), problems = found.usable, found.problems
     assert problems == ()
     assert (api.name, web.name) == ("api", "web")
     assert web.hosts == (SERVER_NAME,)
@@ -40,9 +42,9 @@ def test_a_key_that_changes_alone_changes_the_fingerprint(made: Certificates, di
     """nginx reads both, so both are what is live."""
     shutil.copy(made.server, directory / "web.crt")
     shutil.copy(made.server_key, directory / "web.key")
-    ((before,), _) = read_certificates(directory)
+    (before,) = read_certificates(directory).usable
     (directory / "web.key").write_bytes(made.server_key.read_bytes() + b"\n")
-    ((after,), _) = read_certificates(directory)
+    (after,) = read_certificates(directory).usable
     assert before.fingerprint != after.fingerprint
 
 
@@ -53,7 +55,8 @@ def test_a_pair_that_does_not_fit_costs_itself_alone(made: Certificates, directo
     shutil.copy(made.server, directory / "lonely.crt")
     (directory / "torn.crt").write_text("-----BEGIN CERTIFICATE-----\n")
     shutil.copy(made.server_key, directory / "torn.key")
-    found, problems = read_certificates(directory)
+    read = read_certificates(directory)
+    found, problems = read.usable, read.problems
     assert [one.name for one in found] == ["good"]
     lonely, mixed, torn = problems
     assert lonely.startswith(f"certificate {directory}/lonely.crt: ")
@@ -74,8 +77,9 @@ def test_a_certificate_without_names_is_for_who_names_it(made: Certificates, dir
     (directory / "plain.key").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    ((plain,), problems) = read_certificates(directory)
-    assert (plain.hosts, problems) == ((), ())
+    read = read_certificates(directory)
+    (plain,) = read.usable
+    assert (plain.hosts, read.problems) == ((), ())
 
 
 def test_only_what_a_tag_could_name_is_read(directory: Path) -> None:
@@ -98,7 +102,7 @@ def test_fragments_are_the_conf_files_alone(directory: Path) -> None:
 
 
 def test_what_is_not_set_is_nothing_and_what_is_gone_is_told(tmp_path: Path) -> None:
-    assert read_certificates(None) == ((), ())
+    assert read_certificates(None) == Found()
     assert (dict(read_htpasswd(None)), dict(read_snippets(None)), read_authorities(None)) == ({}, {}, None)
     for read in (read_certificates, read_htpasswd, read_snippets):
         with pytest.raises(BadInput, match="No such file"):

@@ -249,6 +249,23 @@ async def test_a_snippet_that_only_nginx_refuses_costs_no_change_of_the_catalog(
     await loop.until(lambda: loop.serves("shop.example.com"))
 
 
+@pytest.mark.incident("T63")
+@pytest.mark.parametrize("broken", ["nonsense on;\n", "{{ nothing_of_that_name }}\n"])
+async def test_a_broken_stamp_template_costs_no_change_of_the_catalog(loop: Loop, own: Path, broken: str) -> None:
+    """What plans and what delivers belong together: both go back to the templates before."""
+    stamp = own.with_name("stamp.conf.j2")
+    shipped = SHIPPED.with_name(stamp.name).read_text()
+    change(stamp, broken + shipped, loop)
+    await loop.until(lambda: loop.reconciler.files_problem)
+    loop.put(WEB, SHOP)
+    await loop.until(lambda: loop.serves("shop.example.com"))
+    assert loop.reconciler.files_problem
+    change(stamp, "# mended\n" + shipped, loop)
+    await loop.until(lambda: not loop.reconciler.files_problem)
+    loop.put(WEB)
+    await loop.until(lambda: loop.live == 4)
+
+
 async def test_a_broken_nginx_conf_is_no_trouble_of_the_other_files(loop: Loop) -> None:
     """No older one can stand in for it: nginx itself would not start with it, so nothing is changed."""
     whole = loop.nginx.conf.read_text()

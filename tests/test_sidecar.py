@@ -68,7 +68,7 @@ class Parts:
             tally=tally,
             listener=None,
         )
-        reporter = Reporter(self.sidecar.events, self.journal, self.world.reconciler, watch)
+        reporter = Reporter(self.sidecar.events, self.journal, self.world.reconciler, watch, certificate_warning=0.0)
         self.world.reconciler.subscribe(reporter.heed)
 
     def tell(self, *instances: Any) -> None:

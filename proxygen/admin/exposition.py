@@ -73,6 +73,8 @@ def _whole(overview: StatusReport, *, ready: bool) -> Iterator[Metric]:
     yield _gauge(families.READY, ready)
     yield _gauge(families.FAILING, last is not None and last.outcome in ("rejected", "rolled back"))
     yield _gauge(families.CONFLICTS, len(overview.conflicts))
+    expires = {(one.name,): datetime.fromisoformat(one.expires).timestamp() for one in overview.certificates}
+    yield _gauges(families.CERTIFICATE_EXPIRES, expires)
     if overview.live is not None:
         yield _gauge(families.GENERATION, overview.live.number)
         yield _gauge(families.LIVE_SINCE, datetime.fromisoformat(overview.live.since).timestamp())
@@ -120,6 +122,8 @@ def _services(services: tuple[ServiceSummary, ...]) -> Iterator[Metric]:
     yield _gauges(families.SERVICE_SHARE_ASKED, {key: variant.asked / _ALL for key, variant in shared.items()})
     quarantined = {(service.name,): 1 for service in services if service.state == "quarantined"}
     yield _gauges(families.SERVICE_QUARANTINED, quarantined)
+    unusable = {(service.name,): service.unusable for service in services if service.unusable}
+    yield _gauges(families.SERVICE_UNUSABLE, unusable)
 
 
 def _listener(listener: ListenerReport) -> Iterator[Metric]:

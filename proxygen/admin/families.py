@@ -35,12 +35,12 @@ READY: Final = Family("proxygen_ready", "gauge", "1 while /readyz answers 200.")
 FAILING: Final = Family("proxygen_failing", "gauge", "1 while the last pass was rejected or rolled back; it is tried again.")
 GENERATION: Final = Family("proxygen_generation", "gauge", "Number of the live generation.")
 LIVE_SINCE: Final = Family("proxygen_generation_live_timestamp_seconds", "gauge", "When the live generation went live, in Unix time.")
-CONDITIONS: Final = Family("proxygen_conditions", "gauge", "What lasts now, by topic: hold, quarantine, conflict, consul (it does not answer), files and settings (refused, those before stay in force), instance (left out), warning.", ("topic",))
+CONDITIONS: Final = Family("proxygen_conditions", "gauge", "What lasts now, by topic: hold, quarantine, conflict, consul (it does not answer), files and settings (refused, those before stay in force), instance (left out), previous tags (served with those it had before), flapping (a service changes too often, and waits), certificate (expires soon), warning.", ("topic",))
 EVENTS: Final = Family("proxygen_events", "counter", "Events, by kind (/api/v1/events).", ("kind",))
 ADMIN_CONNECTIONS: Final = Family("proxygen_admin_connections", "gauge", "Open connections to the admin API, by listener: tcp, unix.", ("listener",))
 STREAMS: Final = Family("proxygen_event_streams", "gauge", "Clients that follow the events.")
 SERVICES: Final = Family("proxygen_services", "gauge", "Routed services, by state: served, nobody (503), quarantined (503), waiting (not in nginx yet).", ("state",))
-INSTANCES: Final = Family("proxygen_instances", "gauge", "Instances of routed services, by state: serving, standby (in another datacenter, behind the local ones), drained (weight 0), unhealthy, refused (no usable address or port), quarantined (with its service), waiting (not in nginx yet).", ("state",))
+INSTANCES: Final = Family("proxygen_instances", "gauge", "Instances of routed services, by state: serving, standby (in another datacenter, behind the local ones), drained (weight 0), unhealthy, refused (no usable tags, address or port), quarantined (with its service), waiting (not in nginx yet).", ("state",))
 CONFLICTS: Final = Family("proxygen_conflicts", "gauge", "Routes that a service claims and does not get.")
 HELD: Final = Family("proxygen_held", "gauge", "1 while something is held: kind guard (servers that went and are not let go), or rollback (the operator went back).", ("kind",))
 HELD_SERVICES: Final = Family("proxygen_held_services", "gauge", "Services that keep instances which Consul no longer shows as serving.")
@@ -51,6 +51,7 @@ CONSUL_BYTES: Final = Family("proxygen_consul_received_bytes", "counter", "Bytes
 CONSUL_SOCKETS: Final = Family("proxygen_consul_sockets", "gauge", "Requests to Consul in flight, each on a socket of its own.")
 CONSUL_MAX_SOCKETS: Final = Family("proxygen_consul_sockets_limit", "gauge", "consul.max_connections.")
 NGINX_UP: Final = Family("proxygen_nginx_up", "gauge", "1 while nginx's master process is seen; absent where the process table cannot show it.")
+CERTIFICATE_EXPIRES: Final = Family("proxygen_certificate_expiry_timestamp_seconds", "gauge", "When each certificate of proxy.certificates expires, in Unix time.", ("certificate",))
 NGINX_WORKERS: Final = Family("proxygen_nginx_workers", "gauge", "nginx's workers, by state: accepting, draining (old ones that finish their requests).", ("state",))
 NGINX_MAX_DRAINING: Final = Family("proxygen_nginx_draining_limit", "gauge", "reload.max_draining: a reload waits while more are draining.")
 SERVICE_SERVING: Final = Family("proxygen_service_serving", "gauge", "Instances of a variant that get requests.", ("service", "variant"))
@@ -58,6 +59,7 @@ SERVICE_REGISTERED: Final = Family("proxygen_service_registered", "gauge", "Inst
 SERVICE_SHARE: Final = Family("proxygen_service_share", "gauge", "Part of a service's requests that a variant gets, 0 to 1; only of services with several variants.", ("service", "variant"))
 SERVICE_SHARE_ASKED: Final = Family("proxygen_service_share_asked", "gauge", "The share that tags or the operator's lever ask for; only of services with several variants.", ("service", "variant"))
 SERVICE_QUARANTINED: Final = Family("proxygen_service_quarantined", "gauge", "1 for each quarantined service; no other has the series.", ("service",))
+SERVICE_UNUSABLE: Final = Family("proxygen_service_unusable_instances", "gauge", "Instances of a service whose registration cannot be used: left out, or served with the tags that they had before; a service without any has no series.", ("service",))
 SERVICE_KEPT: Final = Family("proxygen_service_kept_instances", "gauge", "Instances that a hold keeps in nginx, of each held service; no other has the series.", ("service",))
 TRAFFIC_REQUESTS: Final = Family("proxygen_traffic_requests", "counter", "Requests of a variant's clients, by class of status; scaled back where nginx tells of a sample. Variant \"\": nginx answered by itself (refused, limited, redirected, nobody there).", ("service", "variant", "class"))
 TRAFFIC_SECONDS: Final = Family("proxygen_traffic_upstream_seconds", "histogram", "How long a variant's instances took for a request, all that were asked for it together; WebSockets are not timed.", ("service", "variant"), BOUNDS)
@@ -99,6 +101,7 @@ FAMILIES: Final = (
     CONSUL_SOCKETS,
     CONSUL_MAX_SOCKETS,
     NGINX_UP,
+    CERTIFICATE_EXPIRES,
     NGINX_WORKERS,
     NGINX_MAX_DRAINING,
     SERVICE_SERVING,
@@ -106,6 +109,7 @@ FAMILIES: Final = (
     SERVICE_SHARE,
     SERVICE_SHARE_ASKED,
     SERVICE_QUARANTINED,
+    SERVICE_UNUSABLE,
     SERVICE_KEPT,
     TRAFFIC_REQUESTS,
     TRAFFIC_SECONDS,

@@ -18,6 +18,7 @@ from proxygen.admin.service_report import (
 )
 from proxygen.plan.types import Conflict, Plan, PlannedInstance, Quarantine, Service
 from proxygen.plan.types import InstanceState as PlannedState
+from proxygen.plan.unusable import describe_all
 
 _STATES: Final = {
     PlannedState.SERVING: InstanceState.SERVING,
@@ -25,6 +26,7 @@ _STATES: Final = {
     PlannedState.DRAINED: InstanceState.DRAINED,
     PlannedState.UNHEALTHY: InstanceState.UNHEALTHY,
     PlannedState.NO_PORT: InstanceState.REFUSED,
+    PlannedState.LEFT_OUT: InstanceState.REFUSED,
 }
 
 
@@ -56,7 +58,7 @@ def service_detail(plan: Plan, name: str, *, kept: Mapping[str, int]) -> Service
         variants=_variants(service),
         quarantine=quarantine_report(service.quarantine) if service.quarantine else None,
         conflicts=tuple(conflict_report(item) for item in plan.conflicts if name in (item.holder, item.loser)),
-        warnings=service.warnings,
+        warnings=(*describe_all(service), *service.warnings),
         kept=kept.get(name, 0),
     )
 
@@ -87,6 +89,7 @@ def service_summary(service: Service, *, kept: Mapping[str, int], lost: tuple[st
             for variant in service.variants
         ),
         instances=states,
+        unusable=sum(bool(instance.problem) for instance in service.instances),
         kept=kept.get(service.name, 0),
     )
 

@@ -165,6 +165,15 @@ class NginxReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateReport:
+    """A certificate that the tag ``tls`` can name."""
+
+    name: str
+    hosts: tuple[str, ...]
+    expires: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusReport:
     """Everything an operator asks first."""
 
@@ -187,3 +196,4 @@ class StatusReport:
     """Refused settings, instances left out; of many, the first of each topic."""
     nginx: NginxReport = field(default_factory=NginxReport)
     traffic: ListenerReport = field(default_factory=ListenerReport)
+    certificates: tuple[CertificateReport, ...] = ()

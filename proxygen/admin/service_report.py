@@ -31,7 +31,7 @@ class InstanceState(StrEnum):
     UNHEALTHY = "unhealthy"
     """Critical or in maintenance."""
     REFUSED = "refused"
-    """Its address or port cannot be used."""
+    """Its tags, address or port cannot be used; the service's warnings say why."""
     QUARANTINED = "quarantined"
     """Its service is left out."""
     WAITING = "waiting"
@@ -152,6 +152,8 @@ class ServiceSummary:
     """As in `ServiceReport`."""
     instances: Mapping[InstanceState, int]
     """How many there are in each state; a state without any is left out."""
+    unusable: int = 0
+    """Instances whose registration cannot be used: left out, or served with the tags that they had before."""
     kept: int = 0
     """As in `ServiceDetail`."""
     unserved: TrafficReport | None = None

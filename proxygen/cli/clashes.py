@@ -8,9 +8,11 @@ from typing import Final
 
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.plan import plan_routes
-from proxygen.plan.types import Memory, Plan, Policy, Quarantine, Service
+from proxygen.plan.types import Memory, Plan, Policy, Service
 from proxygen.registration.definition import Definition
 
+_NODE: Final = "\N{BLACK STAR}"
+"""And id of the registration that is tried on; no node of Consul's has such a name."""
 _LAST: Final = 2**63
 """A CreateIndex that Consul has not reached: between newcomers the older wins."""
 
@@ -18,6 +20,8 @@ _LAST: Final = 2**63
 def find_clashes(definition: Definition, catalog: Catalog, policy: Policy, memory: Memory) -> tuple[str, ...]:
     """Return what would go wrong for the definition's service, or for others by it; nothing where all would be well."""
     name = ServiceName(definition.name)
+    # Certificates and passwords lie beside the sidecar, which need not be here.
+    policy = replace(policy, knows_files=False)
     before = plan_routes(catalog, policy, memory)
     after = plan_routes(_with_newcomer(catalog, name, definition), policy, memory)
     return (*_lost(name, after), *_taken(name, before, after), *_disagreements(name, before, after))
@@ -26,8 +30,8 @@ def find_clashes(definition: Definition, catalog: Catalog, policy: Policy, memor
 def _with_newcomer(catalog: Catalog, name: ServiceName, definition: Definition) -> Catalog:
     newcomer = Instance(
         service=name,
-        id="\N{BLACK STAR}",
-        node="\N{BLACK STAR}",
+        id=_NODE,
+        node=_NODE,
         datacenter=catalog.datacenter,
         # Where it will run is not the question.
         address="127.0.0.1",
@@ -58,16 +62,10 @@ def _disagreements(name: ServiceName, before: Plan, after: Plan) -> Iterator[str
     old, new = _service(before, name), _service(after, name)
     if old is None or new is None:
         return
-    if new.quarantine is not None and old.quarantine is None and not _is_about_files(new.quarantine):
-        yield f"would be left out with all its instances: {new.quarantine.place}: {new.quarantine.reason}"
+    yield from (f"would be left out: {one.problem}" for one in new.instances if one.node == _NODE and one.problem)
     for warning in new.warnings:
         if warning not in old.warnings:
             yield f"would disagree with its other instances: {warning}"
-
-
-def _is_about_files(quarantine: Quarantine) -> bool:
-    """Certificates and passwords lie beside the sidecar, which need not be here."""
-    return quarantine.place in ("tls", "auth")
 
 
 def _service(plan: Plan, name: ServiceName) -> Service | None:

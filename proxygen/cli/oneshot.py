@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
+from proxygen.accepted import recall_good_tags
 from proxygen.cli.output import printable, progress
 from proxygen.consul.acl import probe
 from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.snapshot import fetch_catalog
 from proxygen.errors import BadInput, NginxUnavailable
+from proxygen.last_good import load_last_good
 from proxygen.memory import recall
 from proxygen.model import Catalog, ServiceName
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.pipeline import Drafted, Pipeline
 from proxygen.plan.types import Plan, Quarantine
+from proxygen.plan.unusable import describe_all
 from proxygen.settings import Settings
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -58,8 +61,11 @@ def _read_file(file: Path) -> Catalog:
 def draft(
     pipeline: Pipeline, settings: Settings, catalog: Catalog, refused: Mapping[ServiceName, Quarantine] | None = None
 ) -> Drafted:
-    """Draft with the claims that the sidecar of this host remembers, where there is one."""
-    return pipeline.draft(catalog, recall(settings.output.directory).plan, refused or {})
+    """Draft with what the sidecar of this host remembers, where there is one: claims, and tags that served."""
+    memory, last_good = recall(settings.output.directory).plan, load_last_good(settings.output.directory)
+    if last_good is not None:
+        memory = replace(memory, good_tags=recall_good_tags(last_good, pipeline, memory))
+    return pipeline.draft(catalog, memory, refused or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,5 +109,5 @@ def say_problems(plan: Plan) -> None:
         holder = f"held by service {conflict.holder}" if conflict.holder else conflict.reason
         say(f"conflict: service {conflict.loser} does not get {conflict.claim}: {holder}")
     for service in plan.services:
-        for warning in service.warnings:
+        for warning in (*describe_all(service), *service.warnings):
             say(f"warning: service {service.name}: {warning}")

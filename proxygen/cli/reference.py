@@ -122,7 +122,7 @@ def _tags() -> Iterator[str]:
     yield "A service is proxied when at least one of its instances carries a `route` tag. A tag is"
     yield f"`{PREFIX}.KEY=VALUE` in Consul's `Tags`; the same keys may stand in the service's `Meta` as `{PREFIX}-KEY`,"
     yield "where the values of a key that may repeat are separated by spaces. A tag goes before Meta. The prefix is"
-    yield "the setting `proxy.tag_prefix`. A tag that cannot be read quarantines its own service and no other."
+    yield "the setting `proxy.tag_prefix`. A tag that cannot be read costs the instance that states it alone."
     yield ""
     yield "`proxygen tags build` builds tags; `proxygen tags lint` checks a service definition before it is registered."
     yield ""

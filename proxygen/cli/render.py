@@ -92,7 +92,7 @@ def _write(settings: Settings, target: Path, contents: Mapping[str, bytes]) -> N
 def check(settings: Settings, catalog: Path | None) -> int:
     """Render to a scratch place and pass every gate; say per service what is left out and why.
 
-    Exits 0 when nothing is refused or quarantined, else 1.
+    Exits 0 when nothing is refused, quarantined or left out, else 1.
     """
     return asyncio.run(_check(settings, catalog))
 
@@ -115,8 +115,10 @@ async def _check(settings: Settings, catalog: Path | None) -> int:
     say_problems(drafted.plan)
     plan = drafted.plan
     served = len(plan.services) - len(plan.quarantined)
-    click.echo(f"{served} services pass, {len(plan.quarantined)} quarantined, {len(plan.conflicts)} conflicts")
-    return 1 if plan.quarantined else 0
+    unusable = sum(bool(one.problem) for service in plan.services for one in service.instances)
+    also = f", {unusable} unusable instances" if unusable else ""
+    click.echo(f"{served} services pass, {len(plan.quarantined)} quarantined, {len(plan.conflicts)} conflicts{also}")
+    return 1 if plan.quarantined or unusable else 0
 
 
 async def _pass_all(pipeline: Pipeline, settings: Settings, catalog: Catalog) -> Drafted:

@@ -192,7 +192,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
         meter, tally = Meter(), Tally(TrafficTargets(lambda: reconciler.plan), sample=sample)
         client.subscribe(meter.asked_consul)
         journal = Journal(output.directory)
-        reporter = Reporter(events, journal, reconciler, watch)
+        reporter = Reporter(events, journal, reconciler, watch, certificate_warning=settings.proxy.certificate_warning)
         reconciler.subscribe(reporter.heed)
         reconciler.subscribe(lambda step: meter.passed(apply_report(step)))
         listener = _listen(stack, settings, pipeline, tally)

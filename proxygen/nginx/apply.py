@@ -260,6 +260,13 @@ class Applier:
                 return
             await asyncio.sleep(_DRAIN_PAUSE)
 
+    def is_crowded(self, conf: OperatorConf) -> bool:
+        """Whether one more reload would take half of the room that there is for old workers, or more."""
+        seen = look(conf, self._binary).workers
+        if seen is None or not seen.draining:
+            return False
+        return len(seen.draining) + len(seen.accepting) > self._reload.max_draining // 2
+
     async def _fallback(self) -> Stamp | None:
         """The generation to go back to: what nginx serves, else what it was last seen to serve, else the live one."""
         directory = self._output.directory

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.plan.admission import NO_PAST, Past, Pasts
 from proxygen.plan.certificates import choose_certificates
 from proxygen.plan.claims import Grounds, settle_claims
 from proxygen.plan.endpoints import stream_endpoint
 from proxygen.plan.hosts import virtual_servers
 from proxygen.plan.origins import shared_hosts
 from proxygen.plan.reserved import reserved_hosts
-from proxygen.plan.service import plan_service
+from proxygen.plan.service import needs_past, plan_service
 from proxygen.plan.types import (
     Claim,
     Conflict,
     Endpoint,
+    InstanceState,
     Memory,
     Plan,
     Policy,
@@ -68,13 +70,18 @@ class _Known:
     inputs: _Inputs
     at_home: frozenset[Endpoint]
     """Places of its instances at which a stream could listen."""
+    past: Past | None
+    """What was served before; None where it makes no difference."""
     service: Service | None
+    occupied: frozenset[Endpoint]
+    """Those of ``at_home`` at which no instance is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Marks:
-    """What others say of services, beside their own instances."""
+    """What is said of services beside their own instances."""
 
+    pasts: Pasts
     refused: Mapping[ServiceName, Quarantine]
     """By a gate."""
     overrides: Mapping[ServiceName, str]
@@ -94,7 +101,7 @@ class Planner:
     def plan(self, catalog: Catalog, memory: Memory, refused: Mapping[ServiceName, Quarantine]) -> Plan:
         """``refused`` names services that a gate refused: they are quarantined with the gate's reason."""
         overrides, unreadable = _overrides(catalog, memory)
-        marks = _Marks(refused=refused, overrides=overrides, unreadable=unreadable)
+        marks = _Marks(pasts=Pasts(memory), refused=refused, overrides=overrides, unreadable=unreadable)
         listening = _ports(memory.holders)
         services, holders, conflicts = self._settled(catalog, memory, marks, listening)
         gone = listening - _ports(holders)
@@ -117,9 +124,7 @@ class Planner:
         self, catalog: Catalog, memory: Memory, marks: _Marks, listening: frozenset[int]
     ) -> tuple[dict[ServiceName, Service], Mapping[Claim, ServiceName], tuple[Conflict, ...]]:
         """Plan each service by itself, and settle who gets what it claims. ``listening``: the ports of streams."""
-        self._known = {
-            name: self._one(name, catalog, marks.overrides.get(name), listening) for name in sorted(catalog.services)
-        }
+        self._known = {name: self._one(name, catalog, marks, listening) for name in sorted(catalog.services)}
         services = {
             name: _marked(known.service, marks) for name, known in self._known.items() if known.service is not None
         }
@@ -127,8 +132,8 @@ class Planner:
         holders, conflicts = settle_claims(services.values(), grounds)
         return services, holders, conflicts
 
-    def _one(self, name: ServiceName, catalog: Catalog, override: str | None, listening: frozenset[int]) -> _Known:
-        before = self._known.get(name)
+    def _one(self, name: ServiceName, catalog: Catalog, marks: _Marks, listening: frozenset[int]) -> _Known:
+        before, override = self._known.get(name), marks.overrides.get(name)
         instances, elsewhere = catalog.services[name], _elsewhere(catalog, name)
         if before is not None and (before.inputs.instances, before.inputs.elsewhere) == (instances, elsewhere):
             at_home = before.at_home
@@ -136,12 +141,27 @@ class Planner:
             at_home = _at_home((*instances, *(one for _, others in elsewhere for one in others)), self._policy)
         closed = frozenset(place for place in at_home if place.port in listening)
         inputs = _Inputs(instances=instances, override=override, elsewhere=elsewhere, closed=closed)
-        if before is not None and before.inputs == inputs:
+        if before is not None and before.inputs == inputs and _is_past_the_same(before, name, marks.pasts):
             return before
-        shares = None if override is None else parse_override(override)
-        policy = replace(self._policy, denied_endpoints=self._policy.denied_endpoints | closed)
-        service = plan_service(name, instances, dict(elsewhere), shares, policy if closed else self._policy)
-        return _Known(inputs=inputs, at_home=at_home, service=service)
+        service, past = self._planned(name, inputs, marks.pasts)
+        occupied = _at_home(_not_left_out(inputs, service), self._policy) if at_home else at_home
+        return _Known(inputs=inputs, at_home=at_home, past=past, service=service, occupied=occupied)
+
+    def _planned(self, name: ServiceName, inputs: _Inputs, pasts: Pasts) -> tuple[Service | None, Past | None]:
+        """Plan one service, with what was served before where that makes a difference."""
+        policy = self._policy
+        if inputs.closed:
+            policy = replace(policy, denied_endpoints=policy.denied_endpoints | inputs.closed)
+        shares = None if inputs.override is None else parse_override(inputs.override)
+
+        def plan(past: Past) -> Service | None:
+            return plan_service(name, inputs.instances, dict(inputs.elsewhere), shares, policy, past)
+
+        service = plan(NO_PAST)
+        if service is None or not needs_past(service):
+            return service, None
+        past = pasts.of(name)
+        return service if past == NO_PAST else plan(past), past
 
     def _occupied(self, services: Mapping[ServiceName, Service]) -> Mapping[PortClaim, ServiceName]:
         """Ports at which an instance is served on this host: a stream that listened there would send to itself."""
@@ -149,7 +169,7 @@ class Planner:
             PortClaim(Protocol.UDP if service.options.protocol is Protocol.UDP else Protocol.TCP, place.port): name
             for name, service in services.items()
             if service.quarantine is None
-            for place in self._known[name].at_home
+            for place in self._known[name].occupied
         }
 
     def _told(
@@ -168,9 +188,20 @@ class Planner:
         return {name: warned for name, (_, _, warned) in told.items()}
 
 
+def _is_past_the_same(known: _Known, name: ServiceName, pasts: Pasts) -> bool:
+    return known.past is None or known.past == pasts.of(name)
+
+
 def _at_home(instances: Iterable[Instance], policy: Policy) -> frozenset[Endpoint]:
     places = (stream_endpoint(instance.address, instance.port, policy) for instance in instances)
     return frozenset(place for place in places if place is not None)
+
+
+def _not_left_out(inputs: _Inputs, service: Service | None) -> Iterator[Instance]:
+    planned = service.instances if service is not None else ()
+    left_out = {(one.node, one.id) for one in planned if one.state is InstanceState.LEFT_OUT}
+    yield from (one for one in inputs.instances if one.key not in left_out)
+    yield from (one for _, others in inputs.elsewhere for one in others)
 
 
 def _marked(service: Service, marks: _Marks) -> Service:

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from proxygen.errors import TagError
 from proxygen.model import Instance
-from proxygen.plan.members import Member, addresses, judge, report
+from proxygen.plan.members import Member, Unusable, addresses, judge, report
 from proxygen.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
 from proxygen.shares import STABLE
 from proxygen.tags import Datacenter
@@ -63,16 +62,16 @@ def find_standby(
         if datacenter not in elsewhere:
             warnings.append(f"failover names {datacenter}, and nothing is known yet of this service there")
             continue
-        members, problems = judge(elsewhere[datacenter], policy)
-        warnings += _left_out(datacenter, problems)
+        members, unusable = judge(elsewhere[datacenter], policy)
+        warnings += _left_out(datacenter, unusable)
         if not standby.servers:
             found = tuple(one for one in members if one.variant == STABLE and one.endpoint not in registered_here)
             standby = Standby(members=found, servers=addresses(found))
     return standby if standby.servers else Standby(), warnings
 
 
-def _left_out(datacenter: Datacenter, problems: Sequence[TagError]) -> Iterator[str]:
+def _left_out(datacenter: Datacenter, unusable: Sequence[Unusable]) -> Iterator[str]:
     """One line for each datacenter, however much is wrong there."""
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        yield f"failover leaves out of {datacenter}: {problems[0]}{more}"
+    if unusable:
+        more = f" (and {len(unusable) - 1} more)" if len(unusable) > 1 else ""
+        yield f"failover leaves out of {datacenter}: {unusable[0]}{more}"

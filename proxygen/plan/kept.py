@@ -1,4 +1,8 @@
-"""What a quarantined service still holds: its requests get an answer of their own, and nobody else gets them."""
+"""What is asked for by instances that cannot be used.
+
+Nobody else gets what their service holds of it; where nothing of the service can be served, its requests get an answer
+of their own.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +40,14 @@ def _routes(instance: Instance, prefix: str) -> Sequence[str]:
 
 
 def _port(instance: Instance, prefix: str) -> Iterator[PortClaim]:
-    """Its port, where the tags that name it are right by themselves."""
+    """Its port, where the tags or Meta that name it are right by themselves."""
     own = {tag for tag in instance.tags if tag.startswith((f"{prefix}.protocol=", f"{prefix}.listen="))}
-    # More can only contradict each other.
-    if len(own) == 2:
+    meta = [(key, text) for key, text in instance.meta if key in (f"{prefix}-protocol", f"{prefix}-listen")]
+    # More tags can only contradict each other.
+    if len(own) <= 2 <= len(own) + len(meta):
         with suppress(TagError):
-            tags = parse_tags(own, (), prefix)
-            if tags.protocol is not None and tags.listen is not None:
+            tags = parse_tags(own, meta, prefix)
+            if tags.protocol is not None and tags.protocol.is_stream and tags.listen is not None:
                 yield PortClaim(tags.protocol.value, tags.listen)
 
 

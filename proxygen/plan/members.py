@@ -28,6 +28,24 @@ class Member:
         return self.tags.variant.name if self.tags.variant else STABLE
 
 
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """An instance, and what of its registration cannot be used."""
+
+    instance: Instance
+    error: TagError
+    tags: ProxyTags | None = None
+    """What it states, where that makes no sense beside the others or with what the operator has; None: it cannot be
+    used by itself."""
+
+    @property
+    def place(self) -> str:
+        return f"instance {self.instance.id!r:.80} on {self.instance.node!r:.80}: {self.error.place}"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.error.reason}"
+
+
 def asks(instance: Instance, prefix: str) -> bool:
     """Whether anything of an instance is meant for the proxy; of the others nothing is judged."""
     return has_proxy_tags(instance.tags, prefix) or any(key.startswith(f"{prefix}-") for key, _ in instance.meta)
@@ -41,9 +59,9 @@ def _read(instance: Instance, policy: Policy) -> ProxyTags | TagError:
         return error
 
 
-def judge(instances: Sequence[Instance], policy: Policy) -> tuple[list[Member], list[TagError]]:
-    """Return the instances that can be believed, and what is wrong with each of the others."""
-    members, problems = [], []
+def judge(instances: Sequence[Instance], policy: Policy) -> tuple[list[Member], list[Unusable]]:
+    """Return the instances that can be believed, and those that cannot."""
+    members, unusable = [], []
     # Most instances of a service say the same.
     known: dict[tuple[object, object], ProxyTags | TagError] = {}
     for instance in within(instances, policy.bounds):
@@ -56,12 +74,10 @@ def judge(instances: Sequence[Instance], policy: Policy) -> tuple[list[Member], 
                 raise tags
             endpoint = endpoint_of(instance.address, instance.port, policy)
         except TagError as error:
-            problems.append(
-                TagError(f"instance {instance.id!r:.80} on {instance.node!r:.80}: {error.place}", error.reason)
-            )
+            unusable.append(Unusable(instance, error))
             continue
         members.append(Member(instance, tags, endpoint, _weight(instance, tags)))
-    return members, problems
+    return members, unusable
 
 
 def _weight(instance: Instance, tags: ProxyTags) -> int:
@@ -84,26 +100,40 @@ def addresses(members: Iterable[Member]) -> Mapping[Endpoint, int]:
     return weights
 
 
-def report(member: Member) -> PlannedInstance:
-    """Say what becomes of an instance, for those who ask why."""
+def report(member: Member, registered: Unusable | None = None) -> PlannedInstance:
+    """Say what becomes of an instance, for those who ask why; ``registered`` is what it states now, where that cannot
+    be used and it has the tags of before."""
+    return _planned(member.instance, _state(member), member.variant, member.weight, registered)
+
+
+def report_left_out(one: Unusable) -> PlannedInstance:
+    return _planned(one.instance, InstanceState.LEFT_OUT, STABLE, 0, one)
+
+
+def _state(member: Member) -> InstanceState:
     instance = member.instance
     if instance.health in (Health.CRITICAL, Health.MAINTENANCE):
-        state = InstanceState.UNHEALTHY
-    elif member.endpoint is None:
-        state = InstanceState.NO_PORT
-    elif member.weight == 0:
-        state = InstanceState.DRAINED
-    else:
-        state = InstanceState.SERVING
+        return InstanceState.UNHEALTHY
+    if member.endpoint is None:
+        return InstanceState.NO_PORT
+    if member.weight == 0:
+        return InstanceState.DRAINED
+    return InstanceState.SERVING
+
+
+def _planned(
+    instance: Instance, state: InstanceState, variant: str, weight: int, unusable: Unusable | None
+) -> PlannedInstance:
     return PlannedInstance(
         node=instance.node,
         id=instance.id,
         datacenter=instance.datacenter,
         address=instance.address,
         port=instance.port,
-        variant=member.variant,
-        weight=member.weight,
+        variant=variant,
+        weight=weight,
         health=instance.health,
         state=state,
         unchecked=instance.unchecked,
+        problem="" if unusable is None else f"{unusable.error.place}: {unusable.error.reason}",
     )

@@ -11,16 +11,18 @@ from typing import Any, Final
 
 from proxygen.errors import TagError
 from proxygen.model import Instance, ServiceName
-from proxygen.plan.bounds import Bounds, left_over
+from proxygen.plan.admission import NO_PAST, Admitted, Past, admit
+from proxygen.plan.bounds import Bounds, left_over, within
 from proxygen.plan.certificates import certificate_for
 from proxygen.plan.failover import Standby, find_standby
 from proxygen.plan.kept import bounded, claims_that_parse
-from proxygen.plan.members import Member, addresses, asks, judge, report
+from proxygen.plan.members import Member, Unusable, addresses, asks, report, report_left_out
 from proxygen.plan.types import (
     Claim,
     Endpoint,
     ForceRule,
     Ident,
+    PlannedInstance,
     Policy,
     PortClaim,
     Quarantine,
@@ -44,6 +46,7 @@ MAX_WEIGHT_SUM: Final = 10_000
 MAX_HASH_WEIGHT_SUM: Final = 100
 """``hash … consistent`` reserves 160 points for each unit of weight and sorts them at every reload."""
 
+_STREAMS: Final = (Protocol.TCP, Protocol.UDP)
 _HASHES: Final = frozenset({BalanceBy.HASH_URI, BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE})
 
 
@@ -61,11 +64,12 @@ def plan_service(
     elsewhere: Mapping[str, Sequence[Instance]],
     override: Mapping[str, Share] | None,
     policy: Policy,
+    past: Past = NO_PAST,
 ) -> Service | None:
     """Plan one service; None where no instance asks to be proxied. ``elsewhere`` holds its instances in other
-    datacenters, which cannot ask.
+    datacenters, which cannot ask. ``past`` makes no difference where `needs_past` says so.
 
-    What is wrong with it is in `Service.quarantine`; nothing is raised.
+    What is wrong with it is in `Service.quarantine`, what is wrong with an instance in its report; nothing is raised.
     """
     if not any(asks(instance, policy.prefix) for instance in instances):
         return None
@@ -75,24 +79,14 @@ def plan_service(
         state=ServiceState.QUARANTINED,
         registered=min((instance.create_index for instance in instances), default=0),
     )
-    members, problems = judge(instances, policy)
+    admitted = admit(instances, policy, past, lambda members: _first_problem(members, policy))
+    members, left_out = admitted.members, admitted.left_out
     options = _merge(members)
     claims = _claims(members, options)
-    if problems:
-        claims = tuple(dict.fromkeys((*claims_that_parse(instances, policy), *claims)))
-    elif not claims and options.protocol not in (Protocol.TCP, Protocol.UDP):
-        return None
-    else:
-        problems = [
-            *check_combination(options),
-            *_unmet(options, _in_order(claims), policy),
-            *_excesses(members, claims, policy.bounds),
-        ]
-    claims = tuple(claim for claim in claims if isinstance(claim, RouteClaim) or not _refusal(claim, policy))
-    if problems:
-        kept = _in_order(bounded(claims, policy.bounds))
-        place, reason = problems[0].place, problems[0].reason
-        return replace(base, claims=kept, quarantine=Quarantine(service=name, place=place, reason=reason))
+    if not claims:
+        return _quarantined(base, left_out, policy) if any(map(_is_routed, left_out)) else None
+    if left_out:
+        claims = _with_held(claims, left_out, options, past, policy)
     shares, share_warnings = _shares(members, override)
     standby, standby_warnings = find_standby(options.failover or (), members, elsewhere, policy)
     groups = _groups(members)
@@ -104,6 +98,7 @@ def plan_service(
     variants = _variants(shares, groups)
     return replace(
         base,
+        registered=min(member.instance.create_index for member in members),
         state=ServiceState.SERVED if any(variant.effective for variant in variants) else ServiceState.NOBODY,
         options=options,
         claims=_in_order(claims),
@@ -111,7 +106,8 @@ def plan_service(
         variants=variants,
         upstreams=upstreams,
         split=_split(variants, upstreams, members),
-        instances=tuple(report(member) for member in members),
+        instances=_reports(within(instances, policy.bounds), admitted),
+        kept=tuple(member.instance for member in members if member.instance.key in admitted.kept),
         elsewhere=standby.reports(),
         warnings=(
             *_disagreements(members),
@@ -121,6 +117,75 @@ def plan_service(
             *_unchecked(members),
             *left_over(instances, policy.bounds),
         ),
+    )
+
+
+def needs_past(service: Service) -> bool:
+    """Whether something of it cannot be used, for which what was served before may stand in."""
+    return service.quarantine is not None or any(one.problem for one in service.instances)
+
+
+# --- what cannot be used
+
+
+def _is_routed(one: Unusable) -> bool:
+    """Whether an instance that is left out asks for requests, or may do so."""
+    return one.tags is None or bool(one.tags.route) or one.tags.protocol in _STREAMS
+
+
+def _quarantined(base: Service, left_out: Sequence[Unusable], policy: Policy) -> Service:
+    """The service where nothing of it can be served: it holds what it asks for."""
+    first = left_out[0]
+    place = first.place if first.tags is None else first.error.place
+    stated = _stated(left_out, policy)
+    claims = (claim for claim in stated if isinstance(claim, RouteClaim) or not _refusal(claim, policy))
+    return replace(
+        base,
+        claims=_in_order(bounded(claims, policy.bounds)),
+        quarantine=Quarantine(service=base.name, place=place, reason=first.error.reason),
+    )
+
+
+def _first_problem(members: Sequence[Member], policy: Policy) -> TagError | None:
+    """Say what makes no sense in what some instances state together."""
+    options = _merge(members)
+    claims = _claims(members, options)
+    problems = (
+        *check_combination(options),
+        *_unmet(options, _in_order(claims), policy),
+        *_excesses(members, claims, policy.bounds),
+    )
+    return next(iter(problems), None)
+
+
+def _with_held(
+    claims: tuple[Claim, ...], left_out: Sequence[Unusable], options: ProxyTags, past: Past, policy: Policy
+) -> tuple[Claim, ...]:
+    """Add what the service holds and now only an instance states that is left out: nobody else may take it."""
+    kind = PortClaim if options.protocol in _STREAMS else RouteClaim
+    held = [
+        claim
+        for claim in _stated(left_out, policy)
+        if claim in past.claims and isinstance(claim, kind) and claim not in claims
+    ]
+    usable = [claim for claim in held if not _unmet(options, [claim], policy)]
+    return tuple(bounded((*claims, *usable), policy.bounds))
+
+
+def _stated(left_out: Iterable[Unusable], policy: Policy) -> Iterable[Claim]:
+    """What instances ask for that are left out, as far as it can be read."""
+    return dict.fromkeys(claims_that_parse([one.instance for one in left_out], policy))
+
+
+def _reports(instances: Sequence[Instance], admitted: Admitted) -> tuple[PlannedInstance, ...]:
+    """Say of each instance what becomes of it, in their order."""
+    members = {member.instance.key: member for member in admitted.members}
+    left_out = {one.instance.key: one for one in admitted.left_out}
+    return tuple(
+        report_left_out(left_out[each.key])
+        if each.key in left_out
+        else report(members[each.key], admitted.kept.get(each.key))
+        for each in instances
     )
 
 
@@ -194,7 +259,7 @@ def _claims(members: Sequence[Member], options: ProxyTags) -> tuple[Claim, ...]:
     registration's first."""
     oldest_first = sorted(members, key=lambda member: (member.instance.create_index, member.instance.key))
     found: Iterable[Claim]
-    if options.protocol in (Protocol.TCP, Protocol.UDP):
+    if options.protocol in _STREAMS:
         protocol = options.protocol.value
         found = (PortClaim(protocol, one.tags.listen) for one in oldest_first if one.tags.listen is not None)
     else:
@@ -209,14 +274,15 @@ def _in_order(claims: Iterable[Claim]) -> tuple[Claim, ...]:
 def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[TagError]:
     """What the tags refer to and the operator does not have."""
     problems = []
-    if options.auth is not None and options.auth not in policy.htpasswd:
+    tls = options.tls if policy.knows_files else None
+    if policy.knows_files and options.auth is not None and options.auth not in policy.htpasswd:
         known = ", ".join(sorted(policy.htpasswd)) or "none"
         problems.append(TagError("auth", f"there is no htpasswd file {options.auth!r}; known: {known}"))
     for claim in claims:
         if isinstance(claim, RouteClaim):
-            if options.tls is not None and certificate_for(claim.host, options.tls, policy.certificates) is None:
+            if tls is not None and certificate_for(claim.host, tls, policy.certificates) is None:
                 known = ", ".join(certificate.name for certificate in policy.certificates) or "none"
-                wanted = f"that holds {claim.host!r}" if options.tls == "auto" else f"named {options.tls!r}"
+                wanted = f"that holds {claim.host!r}" if tls == "auto" else f"named {tls!r}"
                 problems.append(TagError("tls", f"there is no certificate {wanted}; known: {known}"))
         elif reason := _refusal(claim, policy):
             problems.append(TagError("listen", reason))

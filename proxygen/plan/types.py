@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from types import MappingProxyType
 from typing import Final, NewType
 
-from proxygen.model import Health, ServiceName
+from proxygen.model import Health, Instance, ServiceName
 from proxygen.plan.bounds import Bounds
 from proxygen.shares import Share
 from proxygen.tags import Host, IPNetwork, Path, ProxyTags
@@ -98,6 +98,8 @@ class InstanceState(StrEnum):
     """Its weight is 0."""
     UNHEALTHY = "unhealthy"
     NO_PORT = "no port"
+    LEFT_OUT = "left out"
+    """Its tags, address or port cannot be used, and it never served with others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,8 @@ class PlannedInstance:
     state: InstanceState
     unchecked: bool = False
     """As in `Instance`; it serves where ``health`` is still what it was before."""
+    problem: str = ""
+    """Why its registration cannot be used as it is. Where it is not left out, it has the tags of before."""
 
 
 class ServiceState(StrEnum):
@@ -204,6 +208,8 @@ class Service:
     split: Split | None = None
     """None: everything goes to the only upstream."""
     instances: tuple[PlannedInstance, ...] = ()
+    kept: tuple[Instance, ...] = ()
+    """Instances whose registration cannot be used, with the tags of before, which they were planned with."""
     elsewhere: tuple[PlannedInstance, ...] = ()
     """Those of the other datacenter that stands behind the local ones, or serves where none of them can."""
     warnings: tuple[str, ...] = ()
@@ -231,6 +237,8 @@ class Certificate:
     key: str
     fingerprint: str
     """SHA-256 over both files: a renewed certificate makes a new generation."""
+    expires: float = 0.0
+    """In Unix time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,12 +278,23 @@ class StreamServer:
     service: Service
 
 
+@dataclass(frozen=True, slots=True)
+class GoodTags:
+    """A service's instances, with the tags that they were last served with."""
+
+    there: tuple[Instance, ...] = ()
+    gone: tuple[Instance, ...] = ()
+    """Some that are no longer registered: during a rolling deploy one goes and comes back by the same name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What a plan must know of the one before: who holds which claim, and the last override that parsed."""
+    """What a plan must know of the one before: who holds which claim, and what parsed last."""
 
     holders: Mapping[Claim, ServiceName] = field(default_factory=lambda: MappingProxyType({}))
     overrides: Mapping[ServiceName, str] = field(default_factory=lambda: MappingProxyType({}))
+    good_tags: Mapping[ServiceName, GoodTags] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+    """Not part of what a plan gives: only what went live was served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,3 +353,5 @@ class Policy:
     htpasswd: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """htpasswd file's name to its path."""
     bounds: Bounds = field(default_factory=Bounds)
+    knows_files: bool = True
+    """False: certificates and htpasswd files are elsewhere, and what tags say of them is believed."""

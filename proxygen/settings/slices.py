@@ -216,6 +216,18 @@ class ProxySettings(Slice):
         default=None,
         description="directory of NAME.crt (or .pem) and NAME.key files for the tls tag",
     )
+    certificate_copies: bool = Field(
+        default=True,
+        description=(
+            "give nginx copies of certificates and keys, kept in output.directory/state: a pair that is replaced one file "
+            "after the other then fails nothing; false: nginx reads the files themselves"
+        ),
+    )
+    certificate_warning: Seconds = Field(
+        default=14 * 24 * 3600.0,
+        ge=0,
+        description="how long before a certificate expires the log and the status warn of it",
+    )
     upstream_ca: Path | None = Field(
         default=None,
         description=(

@@ -9,6 +9,7 @@ from proxygen.admin.contract import Readiness
 from proxygen.admin.meter import Meter
 from proxygen.admin.report import (
     ApplyReport,
+    CertificateReport,
     ConsulReport,
     DiffReport,
     FileChange,
@@ -53,6 +54,7 @@ STATUS = StatusReport(
             ),
         ),
     ),
+    certificates=(CertificateReport(name="web", hosts=("web.example.com",), expires="2026-01-01T00:00:00+00:00"),),
     quarantined=(QuarantineReport(service="evil\nname", place="proxygen.route=;", reason="no host"),),
     nginx=NginxReport(version="1.22.1", master=77, accepting=2, draining=1),
     traffic=ListenerReport(sample=25.0, counted=70, thinned=5, unknown=2, malformed=1, full=3, lost=4),
@@ -67,6 +69,7 @@ WEB = ServiceSummary(
         VariantSummary(name="stable", asked=9000, effective=10000, serving=2, registered=3),
     ),
     instances={InstanceState.SERVING: 2, InstanceState.UNHEALTHY: 2},
+    unusable=1,
 )
 
 LEVER = Lever(

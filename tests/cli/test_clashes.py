@@ -63,11 +63,16 @@ def test_a_share_that_differs_from_its_own_instances_is_told() -> None:
     assert clash.startswith("would disagree with its other instances: ")
 
 
-def test_an_option_that_leaves_out_the_whole_service_is_told() -> None:
+def test_an_option_that_does_not_fit_beside_the_others_is_told() -> None:
     held = (instance("shop", "proxygen.protocol=tcp", "proxygen.listen=9000"),)
     (clash,) = clashes("shop", ROUTE, "proxygen.protocol=http", held_by=held)
-    assert clash.startswith("would be left out with all its instances: ")
+    assert clash.startswith("would be left out: listen: ")
 
 
 def test_a_certificate_that_is_not_here_is_no_clash() -> None:
     assert clashes("shop", ROUTE, "proxygen.tls=auto", "proxygen.auth=staff", held_by=(instance("shop", ROUTE),)) == ()
+
+
+def test_a_route_of_another_is_told_though_its_certificate_is_not_here() -> None:
+    (clash,) = clashes("shop", ROUTE, "proxygen.tls=auto", held_by=(instance("other", ROUTE),))
+    assert "would not get" in clash

@@ -275,12 +275,12 @@ def files(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def bench(files: dict[str, Any]) -> Bench:
     directory: Path = files["directory"]
-    certificates, problems = read_certificates(directory)
-    assert problems == ()
+    certificates = read_certificates(directory)
+    assert certificates.problems == ()
     policy = Policy(
         seed="hostile",
         claims={host: (host.split(".")[-3],) for host in HOSTS},
-        certificates=certificates,
+        certificates=certificates.usable,
         htpasswd={"staff": str(directory / "staff")},
         reserved_ports=frozenset({80, 443}),
     )

@@ -264,6 +264,10 @@ def test_a_real_prometheus_scrapes_it_and_the_dashboard_has_something_to_show(
         )
         process.wait_until(prometheus.is_scraping, what="a look that came to an end", timeout=60)
         known = set(prometheus.get("label/__name__/values"))
-        # Those of which a sound sidecar without a hold has no series.
-        silent = {"proxygen_service_kept_instances"}
+        # Those of which a sound sidecar without a hold and without certificates has no series.
+        silent = {
+            "proxygen_certificate_expiry_timestamp_seconds",
+            "proxygen_service_kept_instances",
+            "proxygen_service_unusable_instances",
+        }
         assert {family.series for family in FAMILIES if family.type != "histogram"} - silent <= known

@@ -18,6 +18,9 @@ BYSTANDERS: Final = {"shop": "10.0.2.", "mail": "10.0.3."}
 PORTS: Final = (15432, 15433)
 """What the stream service may ask for."""
 
+MISTYPED: Final = "canary=lots"
+"""What an instance states that never served, beside others that do nothing wrong."""
+
 REFUSABLE: Final = ("10.0.4.1:8080", "10.0.5.1:8080", "rival.test", "evil.test")
 """What a gate may be told to dislike; no bystander has any of it."""
 
@@ -70,6 +73,9 @@ def catalogs(draw: st.DrawFn) -> Catalog:
             weight = draw(st.sampled_from(((), ("weight=5",), ("weight=0",))))
             fields: dict[str, Any] = {"address": f"{network}{number}", "health": health}
             instances.append(instance(service, number, *tags, *weight, **fields))
+        if count and draw(st.booleans()):
+            # It never was anything else, and never is alone.
+            instances.append(instance(service, 9, *tags, MISTYPED, address=f"{network}9"))
 
     some("web", "10.0.1.", "route=web.test", *draw(st.sampled_from(((), ("canary=10%",), ("sticky=ip",)))))
     for name, network in BYSTANDERS.items():

@@ -23,7 +23,7 @@ from proxygen.model import Catalog, Health
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.publish import current
 from tests.harness.examples import examples
-from tests.model.catalogs import BYSTANDERS, PORTS, REFUSABLE, catalogs, host
+from tests.model.catalogs import BYSTANDERS, MISTYPED, PORTS, REFUSABLE, catalogs, host
 from tests.model.nginx_model import Loaded
 from tests.model.world import World
 
@@ -251,7 +251,7 @@ class Sidecar(RuleBasedStateMachine):
             serving = [
                 each.address
                 for each in instances
-                if each.health is Health.PASSING and "proxygen.weight=0" not in each.tags
+                if each.health is Health.PASSING and not {"proxygen.weight=0", f"proxygen.{MISTYPED}"} & {*each.tags}
             ]
             assert (host(name) in text) is bool(instances), (name, self.world.why())
             for address in serving:

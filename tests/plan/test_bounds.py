@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -12,13 +13,22 @@ from proxygen.errors import TagError
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.plan import Planner, members
 from proxygen.plan.bounds import Bounds, check_tags, within
-from proxygen.plan.types import Memory, Policy, PortClaim, RouteClaim, Service
+from proxygen.plan.types import InstanceState, Memory, Policy, PortClaim, RouteClaim, Service
 from proxygen.settings import BoundsSettings
 from proxygen.tags import lint_tags, texts
 from tests.plan.catalogs import catalog, instance, plan, service
 
 SMALL = Bounds(
     instances=5, tags=8, tag_bytes=1_024, routes=4, wide_routes=2, force_rules=2, variants=2, ports=3, all_ports=4
+)
+
+
+OVER_A_BOUND: Final = (
+    tuple(f"junk{n}=x" for n in range(9)),
+    tuple(f"route=h{n}.example.com" for n in range(4)),
+    tuple(f"route=/{n}" for n in range(3)),
+    tuple(f"force=header:X-{n}" for n in range(3)),
+    ("request-header=" + "x" * 1_024,),
 )
 
 
@@ -50,8 +60,10 @@ def test_a_thousand_routes_of_one_registration_cost_no_more_than_those_that_it_m
 def test_eleven_hundred_ports_of_one_service_open_no_more_than_it_may_have() -> None:
     ones = [instance("greedy", n, "protocol=tcp", f"listen={20_000 + n}") for n in range(1, 1_101)]
     planned = plan(*ones, policy=Policy(bounds=Bounds(instances=2_000)))
-    assert "ports are more than the 20" in planned.quarantined[0].reason
     assert sum(len(stream.claims) for stream in planned.streams) == Bounds().ports
+    left_out = [one for one in service(planned, "greedy").instances if one.state is InstanceState.LEFT_OUT]
+    assert len(left_out) == len(ones) - Bounds().ports
+    assert "ports are more than the 20" in left_out[0].problem
 
 
 _TEXTS = st.one_of(
@@ -73,12 +85,25 @@ def test_whatever_is_registered_no_service_holds_more_than_the_bounds(said: list
 
 
 def test_what_a_newer_instance_adds_takes_no_route_from_a_service_in_quarantine() -> None:
-    old = instance("web", 1, "route=z.example.com", create_index=1)
+    old = instance("web", 1, "route=z.example.com", "weight=x", create_index=1)
     new = instance("web", 2, *(f"route=a{n}.example.com" for n in range(6)), create_index=9)
     for order in ((old, new), (new, old)):
         held = service(plan(*order, policy=Policy(bounds=SMALL)), "web").claims
         assert RouteClaim("z.example.com", "/") in held
         assert len(held) == SMALL.routes
+
+
+@given(st.lists(st.sampled_from(OVER_A_BOUND), min_size=1, max_size=3, unique=True), st.integers(2, 4))
+def test_an_instance_over_a_bound_is_left_out_alone(said: list[tuple[str, ...]], others: int) -> None:
+    good = [instance("web", n, "route=w.example.com", create_index=n) for n in range(1, others)]
+    bad = [instance("web", 10 + n, "route=w.example.com", *tags) for n, tags in enumerate(said)]
+    policy = Policy(bounds=replace(SMALL, instances=10))
+    planned, alone = (plan(*ones, policy=policy) for ones in ([*good, *bad], good))
+    assert planned.memory == alone.memory
+    assert service(planned, "web").upstreams == service(alone, "web").upstreams
+    left_out = [one for one in service(planned, "web").instances if one.state is InstanceState.LEFT_OUT]
+    assert [one.id for one in left_out] == [one.id for one in bad]
+    assert all("bounds" in one.problem for one in left_out)
 
 
 def test_in_quarantine_a_route_that_is_one_too_wide_leaves_room_for_the_others() -> None:

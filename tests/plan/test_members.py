@@ -22,7 +22,7 @@ def member(number: int = 1, *tags: str, policy: Policy | None = None, **fields: 
 def reason(policy: Policy | None = None, **fields: Any) -> str:
     found, [problem] = judge([instance("web", 1, **fields)], policy or Policy())
     assert found == []
-    return f"{problem.place}: {problem.reason}"
+    return str(problem)
 
 
 def test_an_instance_is_told_with_its_own_values_each_in_its_place() -> None:

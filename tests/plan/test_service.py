@@ -17,6 +17,7 @@ from proxygen.plan.service import (
 )
 from proxygen.plan.types import Certificate, InstanceState, Policy, PortClaim, RouteClaim, Service, ServiceState
 from proxygen.shares import WHOLE
+from proxygen.tags import Protocol
 from tests.plan.catalogs import addresses, instance, plan, routes, service, shares, upstream
 
 WEB = "route=web.example.com"
@@ -628,10 +629,10 @@ def test_a_service_with_proxy_tags_but_no_route_is_not_proxied() -> None:
     assert plan(instance("web", 1, "weight=3")).services == ()
 
 
-def test_a_quarantined_service_keeps_what_its_other_instances_state_too() -> None:
+def test_a_quarantined_service_keeps_what_all_its_instances_state() -> None:
     members = [
         instance("web", 1, "route=a.example.com", "weight=x"),
-        instance("web", 2, "route=b.example.com"),
+        instance("web", 2, "route=b.example.com", "auth=nobody-has-this"),
         instance("web", 3, "weight=x", meta=(("proxygen-route", "c.example.com ; d.example.com"), ("other", "x"))),
         instance("web", 4, "route=e.example.com", "route=;", "weight=x", meta=(("proxygen-route", "f.example.com"),)),
     ]
@@ -643,7 +644,7 @@ def test_a_quarantined_service_keeps_what_its_other_instances_state_too() -> Non
 def test_a_quarantined_stream_holds_the_ports_of_all_its_instances_but_none_that_nobody_may_have() -> None:
     members = [
         instance("db", 1, "protocol=tcp", "listen=5431", "weight=x"),
-        instance("db", 2, "protocol=tcp", "listen=5432"),
+        instance("db", 2, "protocol=tcp", "listen=5432", "hsts=true"),
         instance("db", 3, "protocol=udp", "listen=22", "weight=x"),
         instance("db", 4, "protocol=udp", "weight=x"),
     ]
@@ -663,7 +664,9 @@ def test_the_range_of_ports_has_both_its_ends(port: int, reason: str) -> None:
 
 
 def test_a_quarantined_stream_holds_a_port_that_stands_in_meta() -> None:
-    in_meta = instance("db", 1, meta=(("proxygen-listen", "5432"), ("proxygen-protocol", "tcp")))
+    in_meta = instance(
+        "db", 1, meta=(("proxygen-hsts", "true"), ("proxygen-listen", "5432"), ("proxygen-protocol", "tcp"))
+    )
     bad = instance("db", 2, "protocol=tcp", "listen=5433", "weight=x")
     assert service(plan(in_meta, bad), "db").claims == (PortClaim("tcp", 5432), PortClaim("tcp", 5433))
 
@@ -675,14 +678,14 @@ def test_of_several_problems_the_first_is_told_whole() -> None:
 
 
 def test_what_instances_state_together_must_make_sense_too() -> None:
-    """Each of them does by itself."""
+    """Each of them does by itself: the older registration stays, whichever was changed last."""
     members = [
-        instance("web", 1, WEB, "protocol=fastcgi", modify_index=9),
-        instance("web", 2, WEB, "strip-prefix=true", modify_index=5),
+        instance("web", 1, WEB, "protocol=fastcgi", modify_index=5),
+        instance("web", 2, WEB, "strip-prefix=true", modify_index=9),
     ]
-    found = service(plan(*members), "web").quarantine
-    assert found is not None
-    assert found.place == "strip-prefix"
+    planned = service(plan(*members), "web")
+    assert planned.options.protocol is Protocol.FASTCGI
+    assert [one.problem.split(":")[0] for one in planned.instances] == ["", "strip-prefix"]
 
 
 def test_without_a_place_for_streams_in_nginx_there_are_none_and_http_goes_on() -> None:
@@ -707,7 +710,9 @@ def test_each_host_of_a_service_with_tls_needs_its_certificate() -> None:
 def test_a_service_has_so_many_variants_and_no_more(count: int) -> None:
     members = [instance("web", 1, WEB)]
     members += [instance("web", number, WEB, f"variant=v{number}:1%") for number in range(2, count + 1)]
-    assert (service(plan(*members), "web").quarantine is None) is (count == Bounds().variants)
+    planned = service(plan(*members), "web")
+    assert len(planned.variants) == Bounds().variants
+    assert [one.id for one in planned.instances if one.problem] == [f"web-{count}"] * (count > Bounds().variants)
 
 
 # --- names

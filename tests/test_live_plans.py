@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxygen.admin.planned import lost_routes, service_detail, service_summary
+from proxygen.live_plans import FILE, LivePlans, decode_services, encode_services
 from proxygen.model import Health
 from proxygen.nginx.apply import Outcome
-from proxygen.served import FILE, Served, decode_services, encode_services
 from proxygen.steps import Step
 from tests.plan.catalogs import instance, plan
 
@@ -43,18 +43,18 @@ def test_a_stored_plan_tells_what_the_planned_one_tells() -> None:
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'[{"name": 3}]', b"\xff", b"[" * 100_000])
 def test_what_is_no_such_file_tells_nothing(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "generations/000007").mkdir(parents=True)
-    assert Served(tmp_path).plan_of(7) is None
+    assert LivePlans(tmp_path).plan_of(7) is None
     (tmp_path / "generations/000007" / FILE).write_bytes(text)
-    assert Served(tmp_path).plan_of(7) is None
+    assert LivePlans(tmp_path).plan_of(7) is None
 
 
 def test_a_generation_is_told_of_by_what_went_live_or_by_the_disk(tmp_path: Path) -> None:
     (tmp_path / "generations/000007").mkdir(parents=True)
     (tmp_path / "generations/000007" / FILE).write_bytes(encode_services(PLAN))
-    served = Served(tmp_path)
-    served.note(step(Outcome.APPLIED, 8), OTHER, pinned=False)
-    assert served.plan_of(8) is OTHER
-    found = served.plan_of(7)
+    plans = LivePlans(tmp_path)
+    plans.note(step(Outcome.APPLIED, 8), OTHER, pinned=False)
+    assert plans.plan_of(8) is OTHER
+    found = plans.plan_of(7)
     assert found is not None
     assert [service.name for service in found.services] == [service.name for service in PLAN.services]
 
@@ -70,15 +70,15 @@ def test_a_generation_is_told_of_by_what_went_live_or_by_the_disk(tmp_path: Path
     ],
 )
 def test_a_plan_that_did_not_go_live_is_not_what_is_served(tmp_path: Path, ended: Step, pinned: bool) -> None:
-    served = Served(tmp_path)
-    served.note(step(Outcome.APPLIED), OTHER, pinned=False)
-    served.note(ended, PLAN, pinned=pinned)
-    assert served.plan_of(7) is OTHER
+    plans = LivePlans(tmp_path)
+    plans.note(step(Outcome.APPLIED), OTHER, pinned=False)
+    plans.note(ended, PLAN, pinned=pinned)
+    assert plans.plan_of(7) is OTHER
 
 
 @pytest.mark.parametrize("outcome", [Outcome.APPLIED, Outcome.UNCHANGED, Outcome.HELD])
 def test_a_plan_that_changes_nothing_for_nginx_is_what_is_served(tmp_path: Path, outcome: Outcome) -> None:
-    served = Served(tmp_path)
-    served.note(step(Outcome.APPLIED), OTHER, pinned=False)
-    served.note(step(outcome), PLAN, pinned=False)
-    assert served.plan_of(7) is PLAN
+    plans = LivePlans(tmp_path)
+    plans.note(step(Outcome.APPLIED), OTHER, pinned=False)
+    plans.note(step(outcome), PLAN, pinned=False)
+    assert plans.plan_of(7) is PLAN

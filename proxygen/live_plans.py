@@ -106,7 +106,7 @@ def _read(written: _Service) -> Service:
     )
 
 
-class Served:
+class LivePlans:
     """Knows which plan a live generation stands for."""
 
     def __init__(self, output: Path) -> None:
