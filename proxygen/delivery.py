@@ -36,6 +36,9 @@ _log = get_logger(__name__)
 DIGEST_LENGTH: Final = 16
 """Hexadecimal digits of a rendering's digest that stand in its stamp."""
 
+_REMARKS: Final = 20
+"""As many are told: who looks them up in nginx's own words runs ``nginx -t``."""
+
 
 class Delivery:
     """Delivers with one pipeline, whose nginx and files it uses; build a new one when the pipeline is another."""
@@ -49,6 +52,8 @@ class Delivery:
             output, pipeline.binary, nginx=settings.nginx, reload=settings.reload, keep=settings.output.keep
         )
         self._test_seconds = 0.0
+        self.remarks: tuple[str, ...] = ()
+        """What nginx said of the last candidate that it let through, and that nobody is refused for."""
 
     async def conf(self) -> OperatorConf:
         """Return nginx.conf as it is now. Raise BadInput when it cannot be read."""
@@ -96,8 +101,7 @@ class Delivery:
         except BaseException:
             discard(staged)
             raise
-        for remark in remarks:
-            _log.debug("nginx remarks", remark=remark)
+        self.remarks = tuple(f"nginx: {remark}" for remark in remarks[:_REMARKS])
         return refusals
 
     def has(self, number: int) -> bool:

@@ -95,7 +95,7 @@ class Reporter:
             for warning in service.warnings:
                 text = f"service {service.name}: {warning}"
                 yield text, Condition(text=text, end=f"no longer: {text}", services=(service.name,), cause="")
-        for text in (*self._watch.warnings, *self._reconciler.pipeline.problems):
+        for text in (*self._watch.warnings, *self._reconciler.pipeline.problems, *self._reconciler.remarks):
             yield text, Condition(text=text, end=f"no longer: {text}", cause="")
 
     def _holds(self) -> Iterator[tuple[str, Condition]]:

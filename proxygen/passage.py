@@ -96,6 +96,11 @@ class Passage:
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """See `Delivery.remarks`."""
+        return self._delivery.remarks
+
     def live_number(self) -> int | None:
         return self._delivery.live_number()
 

@@ -267,6 +267,7 @@ class RunningSidecar:
         if self._reconciler.files_problem:
             yield _NOT_TAKEN + self._reconciler.files_problem
         yield from self._reconciler.pipeline.problems
+        yield from self._reconciler.remarks
         if problem := self._heard().problem:
             yield problem
         conf = self._reconciler.pipeline.conf
