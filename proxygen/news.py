@@ -114,7 +114,8 @@ class Reporter:
             for warning in service.warnings:
                 text = f"service {service.name}: {warning}"
                 yield text, Condition(text=text, end=f"no longer: {text}", services=(service.name,), cause="")
-        for text in (*self._watch.warnings, *self._reconciler.pipeline.problems):
+        remarks = (f"nginx remarks: {remark}" for remark in self._reconciler.remarks)
+        for text in (*self._watch.warnings, *self._reconciler.pipeline.problems, *remarks):
             yield text, Condition(text=text, end=f"no longer: {text}", cause="")
 
     def _holds(self) -> Iterator[tuple[str, Condition]]:

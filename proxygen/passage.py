@@ -107,8 +107,6 @@ class Passage:
         self.held_since: datetime | None = None
         self._held_until: asyncio.TimerHandle | None = None
         self._unchecked_until: asyncio.TimerHandle | None = None
-        self.remarks: tuple[str, ...] = ()
-        """What nginx warns of and no service is to blame for."""
         self._flapping_until: asyncio.TimerHandle | None = None
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
@@ -121,6 +119,11 @@ class Passage:
     def flapping(self) -> frozenset[ServiceName]:
         """Services that change too often, so that their newest state has to wait."""
         return self._accepted.flapping
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """See `Delivery.remarks`."""
+        return self._delivery.remarks
 
     def live_number(self) -> int | None:
         return self._delivery.live_number()
@@ -303,7 +306,6 @@ class Passage:
             for quarantine in quarantines(applied, self._refusals.quarantines).values():
                 self._refuse(quarantine, drafted.catalog)
             return None
-        self._note_remarks()
         if applied.outcome is Outcome.UNCHANGED and not applied.failed:
             await self._note_served(drafted, applied)
         elif applied.outcome is Outcome.APPLIED:
@@ -350,13 +352,6 @@ class Passage:
             for service in plan.services
             if service.claims and all(holders.get(claim) == service.name for claim in service.claims)
         }
-
-    def _note_remarks(self) -> None:
-        """Say once what nginx warns of anew."""
-        for remark in self._delivery.remarks:
-            if remark not in self.remarks:
-                _log.warning("nginx remarks", remark=remark)
-        self.remarks = self._delivery.remarks
 
     async def _leave_out_culprits(self, drafted: Drafted, error: RefusedWithoutName, timings: Timings) -> None:
         """Find out who is at fault for a refusal that names no service, and leave those out for some time: it may be

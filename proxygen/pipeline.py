@@ -17,7 +17,7 @@ from proxygen.errors import BadInput, CheckRefused
 from proxygen.guard import Held
 from proxygen.inherited import CARRIED
 from proxygen.model import Catalog, ServiceName
-from proxygen.nginx.addresses import Listens, Occupied, occupied
+from proxygen.nginx.addresses import Listens, Occupied, listen, occupied
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
@@ -103,7 +103,12 @@ class Pipeline:
         self._own, unread = own_networks()
         usable = self.certificates.usable
         policy, unknown = read_policy(settings, conf, self.occupied, certificates=usable, own=self._own)
-        self.problems: Final = (*self.certificates.problems, *unread, *unknown)
+        self.problems: Final = (
+            *self.certificates.problems,
+            *unread,
+            *unknown,
+            *_overtaken(settings.proxy, self.occupied),
+        )
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
@@ -227,12 +232,6 @@ class Pipeline:
 
     def _require_room(self, ours: Listens) -> None:
         """nginx -t sees neither."""
-        for clash in self.occupied.overtaken(ours):
-            raise CheckRefused(
-                f"nginx.conf includes what proxygen writes before the server at {clash.server.place}, which answers"
-                f" what nobody else serves on {clash.address} as the first one there: write default_server at its"
-                f" listen, or move the include behind it"
-            )
         for clash in self.occupied.narrowed(ours):
             raise CheckRefused(
                 f"proxygen would listen on {clash.address}, where the server at {clash.server.place} answers by its"
@@ -244,6 +243,17 @@ class Pipeline:
                 f" and would not start any more: change that listen, or where proxygen listens (proxy.http_listen,"
                 f" proxy.https_listen, nginx.stamp)"
             )
+
+
+def _overtaken(proxy: ProxySettings, held: Occupied) -> Iterator[str]:
+    """Say whose place ours take, since nginx reads ours before theirs."""
+    ours = (*proxy.http_listen, *(proxy.https_listen if proxy.certificates is not None else ()))
+    for clash in held.overtaken({"http": [listen([text]) for text in ours]}):
+        yield (
+            f"nginx.conf includes what proxygen writes before the server at {clash.server.place}, so that it no longer"
+            f" answers what nobody serves on {clash.address} as the first one there: write default_server at its"
+            f" listen, or move the include behind it"
+        )
 
 
 async def open_pipeline(settings: Settings) -> Pipeline:

@@ -96,14 +96,14 @@ class Reconciler:
         return self._catalogs.peek()
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What nginx said of the newest candidate, and nobody is refused for."""
+        return self._passage.remarks
+
+    @property
     def files_problem(self) -> str:
         """Why the operator's files are not used as they are now; "" where they are."""
         return self._passage.files_problem
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What nginx warns of and no service is to blame for."""
-        return self._passage.remarks
 
     @property
     def flapping(self) -> frozenset[ServiceName]:

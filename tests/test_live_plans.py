@@ -14,6 +14,8 @@ from proxygen.nginx.apply import Outcome
 from proxygen.steps import Step
 from tests.plan.catalogs import instance, plan
 
+pytestmark = pytest.mark.incident("T60")
+
 PLAN = plan(
     instance("web", 1, "route=web.example.com"),
     instance("web", 2, "route=web.example.com", "canary=10%"),

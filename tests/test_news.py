@@ -42,6 +42,7 @@ class Parts:
     problems: tuple[str, ...] = ()
     flapping: frozenset[ServiceName] = frozenset()
     usable: tuple[Certificate, ...] = ()
+    remarks: tuple[str, ...] = ()
     events: EventLog = field(default_factory=EventLog)
     journal: Journal = field(default_factory=lambda: Journal(Path("/nowhere")))
     reporter: Reporter = field(init=False)
@@ -106,12 +107,14 @@ def test_each_quarantine_is_in_the_log_when_it_begins() -> None:
 @pytest.mark.incident("T59")
 def test_files_warnings_and_instances_that_are_left_out_begin_and_end() -> None:
     parts = Parts(plan=plan(WEB, instance("web", 2, "route=web.example.com", port=0)), files_problem="no brace")
-    parts.problems = ("snippet x.conf is left out",)
+    parts.problems, parts.remarks = ("snippet x.conf is left out",), ("nginx: could build optimal hash",)
     begun = parts.step(Outcome.APPLIED)[1:]
-    assert kinds(begun) == [Kind.FILES_REFUSED, Kind.INSTANCE_LEFT_OUT, Kind.WARNING]
-    assert ["no brace" in begun[0].text, "web-2" in begun[1].text, "x.conf" in begun[2].text] == [True] * 3
-    parts.plan, parts.files_problem, parts.problems = plan(WEB), "", ()
-    assert kinds(parts.step(Outcome.UNCHANGED)) == [Kind.FILES_TAKEN, Kind.INSTANCE_TAKEN, Kind.WARNING_ENDED]
+    assert kinds(begun) == [Kind.FILES_REFUSED, Kind.INSTANCE_LEFT_OUT, Kind.WARNING, Kind.WARNING]
+    for event, said in zip(begun, ("no brace", "web-2", "x.conf", "optimal hash"), strict=True):
+        assert said in event.text
+    parts.plan, parts.files_problem, parts.problems, parts.remarks = plan(WEB), "", (), ()
+    ended = kinds(parts.step(Outcome.UNCHANGED))
+    assert ended == [Kind.FILES_TAKEN, Kind.INSTANCE_TAKEN, Kind.WARNING_ENDED, Kind.WARNING_ENDED]
 
 
 @pytest.mark.incident("T57")

@@ -23,6 +23,8 @@ from proxygen.settings import AdminSettings
 from tests.admin.sidecar import RememberingSidecar
 from tests.harness.ports import free_port
 
+pytestmark = pytest.mark.incident("T49")
+
 MOST: Final = 16
 GET: Final = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 

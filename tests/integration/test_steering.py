@@ -155,7 +155,14 @@ async def test_what_the_plan_makes_of_it_is_told_too(world: World, anna: Operato
         if canary["effective"] == 2500:
             break
         await asyncio.sleep(0.05)
-    assert canary == {"name": "canary", "asked": 2500, "in_kv": 2500, "in_tags": 1000, "effective": 2500}
+    assert canary == {
+        "name": "canary",
+        "asked": 2500,
+        "in_kv": 2500,
+        "in_tags": 1000,
+        "effective": 2500,
+        "waiting": None,
+    }
 
 
 async def test_of_two_operators_at_once_exactly_one_wins(world: World, anna: Operator, bob: Operator) -> None:

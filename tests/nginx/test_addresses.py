@@ -47,6 +47,7 @@ def test_an_address_is_read_as_nginx_reads_it(text: str, expected: str) -> None:
     assert str(address) == expected
 
 
+@pytest.mark.incident("T39")
 def test_two_spellings_are_one_exactly_where_nginx_finds_a_second_default(
     any_nginx_binary: NginxBinary, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ OURS = ("80", "127.0.0.1:8080", "[::]:80")
 INCLUDE = "include OUTPUT/current/http.d/*.conf;"
 
 
+@pytest.mark.incident("T35")
 @pytest.mark.parametrize(
     ("text", "defaults", "overtaken"),
     [
@@ -194,6 +196,7 @@ def test_another_context_is_a_clash_of_its_own() -> None:
     assert [str(clash.address) for clash in held.clashes({"http": [listen(["7001"])]})] == ["0.0.0.0:7001"]
 
 
+@pytest.mark.incident("T42")
 @pytest.mark.parametrize(
     ("before", "after", "needed"),
     [
