@@ -418,8 +418,6 @@ class Passage:
         self._refusals.clear()
         self._outage, self._outages = None, 0
         self._delivery = Delivery(self._settings, self._output, pipeline)
-        for problem in pipeline.problems:
-            _log.warning("file left out", reason=problem)
         if is_outdated:
             self.files_problem = ""
         return not is_outdated

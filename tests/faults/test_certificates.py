@@ -110,7 +110,7 @@ async def test_t58_a_pair_that_is_replaced_one_file_after_the_other_fails_no_req
     assert "emerg" not in running.errors()
     expires = {one["name"]: one["expires"] for one in sidecar.status()["certificates"]}
     assert expires.keys() == {"web"}
-    assert "certificate web expires at" in str(sidecar.status()["warnings"]), "in a day, which is soon"
+    assert "certificate web expires at" in str(sidecar.status()["conditions"]), "in a day, which is soon"
 
 
 @pytest.mark.incident("T58")

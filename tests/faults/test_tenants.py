@@ -61,7 +61,7 @@ async def test_t46_what_one_service_registers_costs_nginx_and_newcomers_little(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar, app: App
 ) -> None:
     """Injects 1,000 routes in one registration, 300 ports of one service, and 20 instances with 5,000 unknown tags
-    each. They are quarantined and hold no more than the bounds allow; a newcomer is served, and the log stays small."""
+    each. They hold no more than the bounds allow; a newcomer is served, and the log stays small."""
     sidecar = make_sidecar(consul, running)
     consul.register("routes", port=app.port, tags=[f"proxygen.route=h{n}.test/p" for n in range(1_000)])
     for n in range(300):
@@ -73,7 +73,7 @@ async def test_t46_what_one_service_registers_costs_nginx_and_newcomers_little(
     sidecar.start()
     consul.register("web", port=app.port, tags=[ROUTE])
     await answers(sidecar)
-    assert _quarantined(sidecar) == {"routes", "ports", "junk"}
+    assert _quarantined(sidecar) == {"routes", "junk"}, "the oldest ports of the third are served"
     configuration = "".join(file.read_text() for file in sorted((sidecar.output / "current").glob("*.d/*.conf")))
     assert len(re.findall(r"server_name h\d+\.test;", configuration)) == 100
     assert len(re.findall(r"listen 1\d{3};", configuration)) == 20
