@@ -14,7 +14,7 @@ from proxygen.admin.meter import Meter
 from proxygen.admin.report import State
 from proxygen.admin.service_report import InstanceState
 from proxygen.consul.client import Statistics
-from proxygen.events import EventLog
+from proxygen.events import LASTING, Condition, EventLog, Topic
 from proxygen.journal import Entry, Journal
 from proxygen.news import Reporter
 from proxygen.nginx.apply import Outcome
@@ -259,6 +259,15 @@ def test_services_with_what_is_wrong_of_them(parts: Parts) -> None:
     assert (typo.instances, thief.lost, web.lost) == ({InstanceState.QUARANTINED: 1}, ("web.test/",), ())
     assert any("typo" in note for note in parts.sidecar.readiness().notes)
     assert parts.sidecar.service("nobody") is None
+
+
+@pytest.mark.incident("T59")
+@pytest.mark.parametrize("topic", [topic for topic in Topic if LASTING[topic].field == "conditions"])
+def test_what_has_no_field_of_its_own_is_a_condition_and_a_note(parts: Parts, topic: Topic) -> None:
+    parts.sidecar.events.note(topic, {"one": Condition(text="it is so", end="over", services=("web",), cause="")})
+    (told,) = parts.sidecar.status().conditions
+    assert (told.topic, told.text, told.services) == (topic.value, "it is so", ("web",))
+    assert "it is so" in parts.sidecar.readiness().notes
 
 
 def test_before_the_first_plan_there_is_nothing_to_tell(parts: Parts) -> None:
