@@ -23,7 +23,7 @@ from proxygen.nginx.check import StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.nginx.publish import hold_output
 from proxygen.nginx.skeleton import ALLOWED
-from proxygen.nginx.trial import try_candidate
+from proxygen.nginx.trial import SecondGate
 from proxygen.operator_files import read_certificates
 from proxygen.plan import plan_routes
 from proxygen.plan.types import Plan, Policy, ServiceState
@@ -353,7 +353,9 @@ async def _nginx_takes(bench: Bench, name: str, directory: Path) -> None:
         for path, content in rendered.contents.items():
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
             (staged / path).write_bytes(content)
-        verdict = await try_candidate(rendered, staged, settings=nginx, binary=inspected, conf=conf)
+        # A gate that has seen another one would test what is new in this one only.
+        gate = SecondGate(settings=nginx, binary=inspected, conf=conf, own_upstreams=False)
+        verdict = await gate.judge(rendered, staged)
         assert verdict.refusals == ()
 
 
