@@ -17,7 +17,8 @@ from proxygen.good_tags import (
     with_gone,
 )
 from proxygen.model import Instance, ServiceName
-from proxygen.plan.types import GoodTags, Memory
+from proxygen.plan.bounds import Bounds
+from proxygen.plan.types import GoodTags, Memory, Policy
 from tests.plan.catalogs import catalog, instance, plan
 
 WEB = ServiceName("web")
@@ -42,6 +43,12 @@ def test_a_service_has_what_it_was_served_with_last() -> None:
 def test_one_that_is_left_out_was_not_served() -> None:
     good, bad = instance("web", 1, ROUTE), instance("web", 2, ROUTE, "canary=lots")
     assert served([good, bad]) == {WEB: GoodTags((good,))}
+
+
+def test_one_that_is_not_looked_at_was_not_served() -> None:
+    ones = tuple(instance("web", number, ROUTE, create_index=number) for number in (3, 1, 2))
+    planned = plan(*ones, policy=Policy(bounds=Bounds(instances=2)))
+    assert note_served({}, planned, catalog(*ones)) == {WEB: GoodTags((ones[1], ones[2]))}
 
 
 def test_one_that_keeps_its_tags_was_served_with_those() -> None:

@@ -111,6 +111,28 @@ def test_in_quarantine_a_route_that_is_one_too_wide_leaves_room_for_the_others()
     assert [str(claim) for claim in held] == ["*any host*/a", "*any host*/b", "d.example.com/"]
 
 
+@pytest.mark.parametrize("meta", [(("proxygen-protocol", "tcp"), ("proxygen-listen", "2001")), ()])
+def test_in_quarantine_a_port_is_held_that_tags_or_meta_name(meta: tuple[tuple[str, str], ...]) -> None:
+    tags = () if meta else ("protocol=tcp", "listen=2001")
+    planned = plan(instance("db", 1, *tags, "weight=x", meta=meta), policy=Policy(bounds=SMALL))
+    assert planned.memory.holders == {PortClaim("tcp", 2_001): ServiceName("db")}
+    listening = plan(instance("web", 1, "protocol=http", "listen=2001", "weight=x"), policy=Policy(bounds=SMALL))
+    assert listening.memory.holders == {}
+
+
+def test_what_is_held_of_an_instance_that_is_left_out_counts_towards_the_bounds() -> None:
+    old = instance("web", 1, "route=z.example.com", "route=y.example.com")
+    bad = instance("web", 2, *(f"route=a{n}.example.com" for n in range(4)), "weight=x")
+    holders = {RouteClaim(f"a{n}.example.com", "/"): ServiceName("web") for n in range(4)}
+    planned = plan(old, bad, policy=Policy(bounds=SMALL), memory=Memory(holders=holders))
+    assert [str(claim) for claim in service(planned, "web").claims] == [
+        "a0.example.com/",
+        "a1.example.com/",
+        "y.example.com/",
+        "z.example.com/",
+    ]
+
+
 # --- ports of all services together
 
 

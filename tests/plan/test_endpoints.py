@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
@@ -138,6 +139,16 @@ def test_a_new_port_is_refused_where_an_instance_is_served_on_this_host() -> Non
     assert planned.streams == ()
     assert [(one.loser, one.holder) for one in planned.conflicts] == [("db", None)]
     assert "an instance of service app" in planned.conflicts[0].reason
+
+
+def test_an_instance_that_is_left_out_keeps_no_stream_from_its_port() -> None:
+    good = instance("app", 2, "route=a.test")
+    bad = instance("app", 3, "route=a.test", "canary=lots", address="192.0.2.7", port=5_432)
+    stream = instance("db", 1, "protocol=tcp", "listen=5432")
+    planned = plan(stream, good, bad, policy=POLICY)
+    assert [each.service.name for each in planned.streams] == ["db"]
+    beside = plan(stream, good, bad, replace(bad, id="app-4", tags=good.tags), policy=POLICY)
+    assert beside.streams == (), "another one is served there"
 
 
 def test_streams_at_one_address_leave_the_others_to_applications() -> None:
