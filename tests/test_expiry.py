@@ -44,6 +44,7 @@ def test_one_is_told_of_once_a_day_and_anew_when_it_is_another_one() -> None:
     assert told(0, ends) == [Kind.CERTIFICATE_EXPIRES]
     assert told(0.4, ends) == []
     assert told(0.6, ends) == [Kind.CERTIFICATE_EXPIRES]
+    assert told(0.6, certificate("web", NOW + 3.55 * DAY)) == [Kind.CERTIFICATE_EXPIRES]
     assert told(0.7, later) == [Kind.CERTIFICATE_EXPIRES]
     assert told(20.1, later) == [Kind.CERTIFICATE_EXPIRES]
     assert told(20.4, later) == []

@@ -157,3 +157,5 @@ def test_a_service_flaps_from_when_it_has_to_wait_until_it_has_been_quiet_for_a_
     assert watched.see(taken, *web_and_spare(11), *shop(11)).waiting == frozenset()
     assert watched.flapping.services(taken + WINDOW - 0.1) == {WEB, SHOP}
     assert watched.flapping.services(taken + WINDOW + 0.1) == frozenset()
+    watched.see(taken + WINDOW + 1, *web_and_spare(50), *shop(11))
+    assert watched.flapping.services(taken + WINDOW + 1) == frozenset(), "it did not wait this time"

@@ -47,7 +47,7 @@ def _port(instance: Instance, prefix: str) -> Iterator[PortClaim]:
     if len(own) <= 2 <= len(own) + len(meta):
         with suppress(TagError):
             tags = parse_tags(own, meta, prefix)
-            if tags.protocol is not None and tags.protocol.is_stream and tags.listen is not None:
+            if tags.protocol is not None and tags.listen is not None:
                 yield PortClaim(tags.protocol.value, tags.listen)
 
 

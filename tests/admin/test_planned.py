@@ -56,3 +56,12 @@ def test_what_a_hold_keeps_is_said_of_that_service_alone() -> None:
 
 def test_there_is_no_detail_of_a_service_that_is_not_routed() -> None:
     assert service_detail(PLAN, "nosuch", kept={}) is None
+
+
+def test_a_service_tells_which_of_its_instances_cannot_be_used_and_why() -> None:
+    good, bad = (instance("web", n, "route=web.example.com", *tags) for n, tags in ((1, ()), (2, ("weight=x",))))
+    detail = service_detail(plan(good, bad), "web", kept={})
+    assert detail is not None
+    [warning] = detail.warnings
+    assert "'web-2'" in warning
+    assert "proxygen.weight" in warning
