@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -16,10 +16,11 @@ from proxygen.errors import BadInput, CheckRefused
 from proxygen.guard import Held
 from proxygen.inherited import CARRIED
 from proxygen.model import Catalog, ServiceName
-from proxygen.nginx.addresses import Listens, Occupied, listen, occupied
+from proxygen.nginx.addresses import Listens, Occupied, occupied
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.nginx.default_copies import DefaultCopies, copy_defaults
 from proxygen.nginx.listens import listens
 from proxygen.nginx.publish import write_files
 from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
@@ -92,10 +93,11 @@ class Pipeline:
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
         self.occupied: Final = occupied(conf)
+        self._copies: Final = _copies(settings.proxy, conf, self.occupied)
         self._identity: Final = None if binary is None else _identity(binary.path)
         self._own, unread = own_networks()
         policy, unknown = read_policy(settings, conf, self.occupied, certificates=certificates, own=self._own)
-        self.problems: Final = (*problems, *unread, *unknown, *_overtaken(settings.proxy, self.occupied))
+        self.problems: Final = (*problems, *unread, *unknown, *self._copies.problems)
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
@@ -127,7 +129,13 @@ class Pipeline:
                 sample=Share(self._settings.traffic.basis_points),
                 default_log=default,
             )
-        return _surroundings(self._settings.proxy, self.binary, self.conf, self.occupied, traffic)
+        copies = self._copies
+        around = _surroundings(self._settings.proxy, self.binary, self.conf, self.occupied, traffic)
+        return replace(
+            around,
+            operator_defaults=around.operator_defaults | copies.listens,
+            operator_servers=tuple(Block(each.text) for each in copies.copies),
+        )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -204,7 +212,8 @@ class Pipeline:
         CheckRefused where nginx could not listen beside the operator's servers."""
         assert self._second_gate is not None
         self._require_room(self.listens_of(drafted.rendered))
-        return await self._second_gate.judge(drafted.rendered, staged)
+        verdict = await self._second_gate.judge(drafted.rendered, staged)
+        return replace(verdict, remarks=tuple(each for each in verdict.remarks if not self._copies.explains(each)))
 
     async def accepts(self, drafted: Drafted) -> bool:
         """Try a candidate that is not meant to go live; see `SecondGate.accepts`."""
@@ -230,17 +239,6 @@ class Pipeline:
                 f" and would not start any more: change that listen, or where proxygen listens (proxy.http_listen,"
                 f" proxy.https_listen, nginx.stamp)"
             )
-
-
-def _overtaken(proxy: ProxySettings, held: Occupied) -> Iterator[str]:
-    """Say whose place ours take, since nginx reads ours before theirs."""
-    ours = (*proxy.http_listen, *(proxy.https_listen if proxy.certificates is not None else ()))
-    for clash in held.overtaken({"http": [listen([text]) for text in ours]}):
-        yield (
-            f"nginx.conf includes what proxygen writes before the server at {clash.server.place}, so that it no longer"
-            f" answers what nobody serves on {clash.address} as the first one there: write default_server at its"
-            f" listen, or move the include behind it"
-        )
 
 
 async def open_pipeline(settings: Settings) -> Pipeline:
@@ -332,6 +330,14 @@ def _traffic_problem(settings: Settings, conf: OperatorConf | None) -> str:
     if place is None:
         return ""
     return obstacle(place, worker=conf.user if conf else None, logs=conf.access_logs if conf else ())
+
+
+def _copies(proxy: ProxySettings, conf: OperatorConf | None, held: Occupied) -> DefaultCopies:
+    if conf is None:
+        return DefaultCopies()
+    # Without certificates nothing of ours listens for HTTPS.
+    https = () if proxy.certificates is None else proxy.https_listen
+    return copy_defaults(conf, held, (*proxy.http_listen, *https))
 
 
 def _surroundings(

@@ -64,6 +64,9 @@ class Renderer:
         self._pages: Final = {name: self._page(name) for name in ("404.html", "503.html", "error.html")}
         self._twins: Final = Twins(templates)
         self._servers: Final = ServerRenderer(self._twins, surroundings, snippets)
+        self._operators: Final = tuple(
+            Unit(context="http", text=block, inert=block, is_operators=True) for block in surroundings.operator_servers
+        )
         self._services: dict[ServiceName, tuple[Service, Unit]] = {}
         self._streams: dict[tuple[ServiceName, str], tuple[StreamServer, Unit]] = {}
 
@@ -81,6 +84,7 @@ class Renderer:
         files = [
             RenderedFile("http.d/00-http.conf", (self._http(plan),)),
             RenderedFile("http.d/10-upstreams.conf", tuple(unit for _, unit in self._services.values())),
+            RenderedFile("http.d/15-operator.conf", self._operators),
             RenderedFile("http.d/20-servers.conf", servers),
             RenderedFile("http.d/30-shared-servers.conf", shared),
             RenderedFile("stream.d/00-stream.conf", (self._stream_defaults(plan),) if streams else ()),

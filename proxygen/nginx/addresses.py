@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.conf import OperatorConf, Statement
 from proxygen.nginx.names import hosts_of
 
 _IPV4: Final = 4
@@ -24,6 +24,7 @@ _WILDCARDS: Final = {_IPV4: "0.0.0.0", _IPV6: "::"}  # noqa: S104
 _MOST_PORTS: Final = 65535
 _CONTEXTS: Final = ("http", "stream", "mail")
 _DATAGRAMS: Final = frozenset({"udp", "quic"})
+_PROTOCOLS: Final = ("ssl", "http2", "quic", "proxy_protocol")
 _OF_ITS_OWN: Final = re.compile(
     r"bind|deferred|reuseport|(?:backlog|rcvbuf|sndbuf|setfib|fastopen|accept_filter|ipv6only|so_keepalive)=.*"
 )
@@ -77,6 +78,8 @@ class Listen:
     """Whether nginx binds it even beside a wildcard of the same port."""
     takes_ipv4: bool = False
     """Whether an IPv6 wildcard is bound for IPv4 too."""
+    protocols: tuple[str, ...] = ()
+    """What is spoken there, as written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,7 @@ class OperatorServer:
     """``http``, ``stream`` or ``mail``."""
     file: Path
     line: int
+    statement: Statement | None = None
     listens: tuple[Listen, ...]
     hosts: frozenset[str] = frozenset()
     """What it serves, written as in a route."""
@@ -253,6 +257,7 @@ def listen(arguments: Sequence[str]) -> Listen:
         is_default=not {"default_server", "default"}.isdisjoint(options),
         is_apart=any(_OF_ITS_OWN.fullmatch(option) for option in options),
         takes_ipv4="ipv6only=off" in options,
+        protocols=tuple(option for option in options if option in _PROTOCOLS),
     )
 
 
@@ -292,7 +297,7 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
         if statement.candidate is not None:
             ours_read.update(context[:1])
         elif directive.name == "server" and len(context) == 1 and context[0] in _CONTEXTS:
-            found.append(_Read(context[0], statement.file, directive.line, is_before=context[0] not in ours_read))
+            found.append(_Read(context[0], statement, is_before=context[0] not in ours_read))
         elif directive.name == "listen" and context[1:] == ("server",) and directive.arguments and found:
             found[-1].listens.append(listen(directive.arguments))
         elif directive.name == "server_name" and context[1:] == ("server",) and found:
@@ -301,8 +306,9 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
         unsaid = [listen((_unsaid(),))] if read.context == "http" and not read.listens else []
         yield OperatorServer(
             context=read.context,
-            file=read.file,
-            line=read.line,
+            file=read.statement.file,
+            line=read.statement.directive.line,
+            statement=read.statement,
             listens=(*read.listens, *unsaid),
             hosts=frozenset(read.hosts),
             is_before_ours=read.is_before,
@@ -312,8 +318,7 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
 @dataclass(slots=True)
 class _Read:
     context: str
-    file: Path
-    line: int
+    statement: Statement
     is_before: bool
     listens: list[Listen] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)
