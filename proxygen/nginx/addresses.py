@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -169,7 +169,7 @@ class Occupied:
         number, with the place of the server that has it."""
         found: dict[tuple[str, int], str] = {}
         for bound in self._bound({}, merged=False):
-            asked = bound.address._replace(host=str(ip_address(host)) if host else _WILDCARDS[_IPV4])
+            asked = bound.address._replace(host=canonical(host) if host else _WILDCARDS[_IPV4])
             if bound.address.port and bound.server is not None and bound.meets(asked):
                 found.setdefault(("udp" if bound.address.udp else "tcp", bound.address.port), bound.server.place)
         return found
@@ -267,16 +267,25 @@ _TEXT: Final = re.compile(
 )
 
 
+def canonical(host: str | bytes) -> str:
+    """Write an IP address, given as text or packed, in the one form that `Address` has. Raise ValueError."""
+    address = ip_address(host)
+    # Pythons differ in how they write these.
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return f"::ffff:{address.ipv4_mapped}"
+    return str(address)
+
+
 def _resolved(host: str) -> list[str]:
     try:
-        return [str(ip_address(host))]
+        return [canonical(host)]
     except ValueError:
         pass
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    return [str(item[4][0]).partition("%")[0] for item in found]
+    return [canonical(str(item[4][0]).partition("%")[0]) for item in found]
 
 
 def _addresses(listens: Iterable[Listen]) -> frozenset[Address]:
