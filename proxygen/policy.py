@@ -25,7 +25,8 @@ from proxygen.tags import IPNetwork
 PATIENCE: Final = 2.0
 """Seconds that a name may take to be looked up."""
 
-CONSUL_PORT: Final = 8500
+CONSUL_PORTS: Final = (8500, 8501, 8502, 8503)
+"""HTTP, HTTPS, gRPC and gRPC over TLS, as Consul's documentation names them."""
 
 _Address = IPv4Address | IPv6Address
 
@@ -152,7 +153,7 @@ def _asked(settings: Settings) -> Iterator[_Place]:
     """Consul's agent and the engine's API: who reaches them has the host."""
     consul = parse_address(settings.consul.address, ssl=settings.consul.ssl)
     # Behind a gateway at another port, the agent itself most often has its own.
-    for port in sorted({consul.port, CONSUL_PORT}):
+    for port in sorted({consul.port, *CONSUL_PORTS}):
         yield _Place(consul.host, port)
     engine = urlsplit(settings.nginx.docker_host)
     if engine.scheme in ("tcp", "http", "https") and engine.hostname:

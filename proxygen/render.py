@@ -186,11 +186,16 @@ of 80. At nginx's default of 64 a host of 47 characters is refused, and with it 
 
 def _hash_sizes(plan: Plan) -> Iterable[HashSize]:
     """Sizes for the longest names and for as many names as there are."""
-    names = {"server_names": 2 * len(plan.servers), "map": 0, "variables": 6 * len(plan.services)}
+    names = {"server_names": 2 * len(plan.servers), "map": 0, "variables": _variables(plan)}
     for table, count in names.items():
         bucket = f"{table}_hash_bucket_size"
         yield HashSize(directive=bucket, value=SMALLEST_BUCKETS[bucket])
         yield HashSize(directive=f"{table}_hash_max_size", value=_power(count))
+
+
+def _variables(plan: Plan) -> int:
+    """At least as many as are rendered, but for values that are forced."""
+    return 6 * len(plan.services) + len(_prefixes(plan)) + len(_restrictions(plan))
 
 
 def _power(count: int) -> int:

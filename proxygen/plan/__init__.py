@@ -57,8 +57,8 @@ class _Inputs:
     instances: tuple[Instance, ...]
     override: str | None
     elsewhere: _Elsewhere
-    closed: frozenset[Endpoint]
-    """Places of its instances at which a stream listens."""
+    closed: Mapping[Protocol, frozenset[Endpoint]]
+    """Places of its instances at which a stream of that protocol listens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +95,10 @@ class Planner:
         """``refused`` names services that a gate refused: they are quarantined with the gate's reason."""
         overrides, unreadable = _overrides(catalog, memory)
         marks = _Marks(refused=refused, overrides=overrides, unreadable=unreadable)
-        listening = _ports(memory.holders)
+        listening = _listening(memory.holders, refused)
         services, holders, conflicts = self._settled(catalog, memory, marks, listening)
-        gone = listening - _ports(holders)
-        if any(place.port in gone for known in self._known.values() for place in known.inputs.closed):
+        gone = listening - _listening(holders, refused)
+        if any(_is_closed_by(gone, known.inputs) for known in self._known.values()):
             services, holders, conflicts = self._settled(catalog, memory, marks, listening - gone)
         if not self._policy.hosts_whole:
             services |= self._told(services, shared_hosts(services, holders, memory.holders))
@@ -114,9 +114,9 @@ class Planner:
         )
 
     def _settled(
-        self, catalog: Catalog, memory: Memory, marks: _Marks, listening: frozenset[int]
+        self, catalog: Catalog, memory: Memory, marks: _Marks, listening: frozenset[PortClaim]
     ) -> tuple[dict[ServiceName, Service], Mapping[Claim, ServiceName], tuple[Conflict, ...]]:
-        """Plan each service by itself, and settle who gets what it claims. ``listening``: the ports of streams."""
+        """Plan each service by itself, and settle who gets what it claims. ``listening``: where streams do."""
         self._known = {
             name: self._one(name, catalog, marks.overrides.get(name), listening) for name in sorted(catalog.services)
         }
@@ -127,28 +127,36 @@ class Planner:
         holders, conflicts = settle_claims(services.values(), grounds)
         return services, holders, conflicts
 
-    def _one(self, name: ServiceName, catalog: Catalog, override: str | None, listening: frozenset[int]) -> _Known:
+    def _one(
+        self, name: ServiceName, catalog: Catalog, override: str | None, listening: frozenset[PortClaim]
+    ) -> _Known:
         before = self._known.get(name)
         instances, elsewhere = catalog.services[name], _elsewhere(catalog, name)
         if before is not None and (before.inputs.instances, before.inputs.elsewhere) == (instances, elsewhere):
             at_home = before.at_home
         else:
             at_home = _at_home((*instances, *(one for _, others in elsewhere for one in others)), self._policy)
-        closed = frozenset(place for place in at_home if place.port in listening)
+        closed = {
+            protocol: frozenset(place for place in at_home if PortClaim(protocol, place.port) in listening)
+            for protocol in _STREAMS
+        }
         inputs = _Inputs(instances=instances, override=override, elsewhere=elsewhere, closed=closed)
         if before is not None and before.inputs == inputs:
             return before
         shares = None if override is None else parse_override(override)
-        policy = replace(self._policy, denied_endpoints=self._policy.denied_endpoints | closed)
-        service = plan_service(name, instances, dict(elsewhere), shares, policy if closed else self._policy)
+
+        service = plan_service(name, instances, dict(elsewhere), shares, self._policy)
+        if service is not None and (places := closed[_spoken(service)]):
+            policy = replace(self._policy, denied_endpoints=self._policy.denied_endpoints | places)
+            service = plan_service(name, instances, dict(elsewhere), shares, policy)
         return _Known(inputs=inputs, at_home=at_home, service=service)
 
     def _occupied(self, services: Mapping[ServiceName, Service]) -> Mapping[PortClaim, ServiceName]:
-        """Ports at which an instance is served on this host: a stream that listened there would send to itself."""
+        """Ports at which an instance is on this host: a stream that listened there would send to itself, or take the
+        place of one that is in quarantine for a while."""
         return {
-            PortClaim(Protocol.UDP if service.options.protocol is Protocol.UDP else Protocol.TCP, place.port): name
+            PortClaim(_spoken(service), place.port): name
             for name, service in services.items()
-            if service.quarantine is None
             for place in self._known[name].at_home
         }
 
@@ -183,8 +191,22 @@ def _marked(service: Service, marks: _Marks) -> Service:
     return service
 
 
-def _ports(holders: Iterable[Claim]) -> frozenset[int]:
-    return frozenset(claim.port for claim in holders if isinstance(claim, PortClaim))
+_STREAMS: Final = (Protocol.TCP, Protocol.UDP)
+
+
+def _spoken(service: Service) -> Protocol:
+    """What packets to its instances are."""
+    return Protocol.UDP if service.options.protocol is Protocol.UDP else Protocol.TCP
+
+
+def _listening(holders: Mapping[Claim, ServiceName], refused: Mapping[ServiceName, Quarantine]) -> frozenset[PortClaim]:
+    """The ports of streams, without those that nginx refused and that nothing listens on."""
+    ports = ((claim, refused.get(name)) for claim, name in holders.items() if isinstance(claim, PortClaim))
+    return frozenset(claim for claim, why in ports if why is None or not (why.withdrawn or claim in why.lost))
+
+
+def _is_closed_by(ports: frozenset[PortClaim], inputs: _Inputs) -> bool:
+    return any(PortClaim(protocol, place.port) in ports for protocol in _STREAMS for place in inputs.closed[protocol])
 
 
 def _lost_hosts(services: Iterable[Service]) -> frozenset[str]:
