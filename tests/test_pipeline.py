@@ -109,7 +109,7 @@ def web(address: str, port: int) -> Instance:
 
 
 KNOBS = {
-    "consul__address": "http://10.0.0.5:8501",
+    "consul__address": "http://10.0.0.5:18501",
     "admin__listen": "10.0.0.6:18081",
     "nginx__stamp": "127.0.0.7:18082",
     "proxy__http_listen": "10.0.0.8:80,8081",
@@ -120,7 +120,7 @@ KNOBS = {
 @pytest.mark.parametrize(
     ("address", "port"),
     [
-        ("10.0.0.5", 8501),
+        ("10.0.0.5", 18501),
         ("10.0.0.6", 18081),
         ("127.0.0.7", 18082),
         ("10.0.0.8", 80),

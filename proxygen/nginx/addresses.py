@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -26,9 +28,14 @@ _CONTEXTS: Final = ("http", "stream", "mail")
 _DATAGRAMS: Final = frozenset({"udp", "quic"})
 _PROTOCOLS: Final = ("ssl", "http2", "quic", "proxy_protocol")
 _OF_ITS_OWN: Final = re.compile(
-    r"bind|deferred|reuseport|(?:backlog|rcvbuf|sndbuf|setfib|fastopen|accept_filter|ipv6only|so_keepalive)=.*"
+    r"bind|deferred|reuseport|multipath|(?:backlog|rcvbuf|sndbuf|setfib|fastopen|accept_filter|ipv6only|so_keepalive)=.*"
 )
 """With one of these nginx binds an address even where a wildcard holds its port already."""
+
+
+@lru_cache(maxsize=4096)
+def _version(host: str) -> int:
+    return ip_address(host).version
 
 
 class Address(NamedTuple):
@@ -49,7 +56,7 @@ class Address(NamedTuple):
     @property
     def family(self) -> int:
         """4 or 6; 0 for a unix socket."""
-        return ip_address(self.host).version if self.port else 0
+        return _version(self.host) if self.port else 0
 
     @property
     def is_wildcard(self) -> bool:
@@ -176,18 +183,26 @@ class Occupied:
 
     def clashes(self, ours: Listens) -> Iterator[Clash]:
         """Yield what nginx could neither take by a reload nor start with; ``nginx -t`` passes over it."""
-        bound = list(self._bound(ours))
-        for own in bound:
-            others = (each for each in bound if each.server is not None and not each.is_one_with(own))
-            server = next((each.server for each in others if each.meets(own.address)), None)
-            if own.server is None and server is not None and not own.address.udp:
-                yield Clash(address=own.address, server=server)
+        own, theirs = [], defaultdict[int, dict[tuple[str, Address, bool], _Bound]](dict)
+        for bound in self._bound(ours):
+            if bound.server is None:
+                own.append(bound)
+            else:
+                theirs[bound.address.port].setdefault((bound.context, bound.address, bound.takes_ipv4), bound)
+        for bound in own:
+            others = (each for each in theirs[bound.address.port].values() if not each.is_one_with(bound))
+            server = next((each.server for each in others if each.meets(bound.address)), None)
+            if server is not None and not bound.address.udp:
+                yield Clash(address=bound.address, server=server)
 
     def obstacles(self, ours: Listens, held: frozenset[Address]) -> Iterator[tuple[Address, Address]]:
         """Yield what nginx must restart for, and which of the addresses that it holds is in the way: what is new is
         bound before what is no longer needed is let go."""
+        by_port: dict[int, list[Address]] = defaultdict(list)
+        for each in sorted(held):
+            by_port[each.port].append(each)
         for address in sorted({each.address for each in self._bound(ours)} - held):
-            blocker = next((each for each in sorted(held) if each.meets(address)), None)
+            blocker = next((each for each in by_port[address.port] if each.meets(address)), None)
             if blocker is not None and not address.udp:
                 yield address, blocker
 
