@@ -387,9 +387,18 @@ def _lines(conf: OperatorConf, context: str, names: Collection[str]) -> Iterator
     """What nginx.conf says by some directives for all servers of a context."""
     for statement in conf.statements:
         if statement.context == (context,) and statement.directive.name in names:
-            escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in statement.directive.arguments)
+            said = map(_as_written, statement.directive.arguments)
+            escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in said)
             words = " ".join(f'"{word}"' for word in escaped)
             yield Block(f"{statement.directive.name} {words};")
+
+
+def _as_written(word: str) -> str:
+    """Files are read as bytes, one for each character; what is rendered is UTF-8."""
+    try:
+        return word.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return word
 
 
 def _milliseconds(seconds: float) -> int:
