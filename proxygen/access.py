@@ -8,6 +8,7 @@ there his lines are said again, narrowed to what the tag lets in.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Final
@@ -85,6 +86,14 @@ def _rules(lines: Iterable[Block]) -> tuple[AccessLine, ...]:
     return tuple(AccessLine(allows=words[0] == "allow", network=words[1]) for words in said if len(words) == 2)
 
 
+def _networks(text: str) -> Networks:
+    """A network as nginx reads it, which takes leading zeros; none for what is none, so that nobody is let in by it."""
+    try:
+        return (ipaddress.ip_network(re.sub(r"(?<![0-9A-Fa-f:])0+(?=[0-9])", "", text), strict=False),)
+    except ValueError:
+        return ()
+
+
 def _narrowed(rule: AccessLine, allow: Networks) -> Iterator[AccessLine]:
     """What a rule that lets in has in common with what the tag lets in. A unix socket is no network."""
     if rule.network == _ALL:
@@ -92,7 +101,7 @@ def _narrowed(rule: AccessLine, allow: Networks) -> Iterator[AccessLine]:
     elif rule.network.startswith("unix:"):
         networks = ()
     else:
-        networks = (ipaddress.ip_network(rule.network, strict=False),)
+        networks = _networks(rule.network)
     for network in networks:
         for other in allow:
             if network.version == other.version and network.overlaps(other):

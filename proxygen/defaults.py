@@ -135,7 +135,8 @@ _TLS: Final = (
 
 def tls_lines(said: frozenset[str]) -> tuple[DefaultLine, ...]:
     """What virtual servers with a certificate say beside it; ``said`` as in `server_lines`."""
-    return tuple(line for line in _TLS if line.directive not in said)
+    # What an include says is not known, and nginx takes none of these twice.
+    return () if "include" in said else tuple(line for line in _TLS if line.directive not in said)
 
 
 def _modules(spoken: Collection[Template]) -> Iterator[str]:

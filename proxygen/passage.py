@@ -404,19 +404,22 @@ class Passage:
         has_moved = await asyncio.to_thread(self.pipeline.has_moved)
         if not self._files_changed and not is_outdated and not has_moved:
             return False
-        self._files_changed = False
+        files_changed, self._files_changed = self._files_changed, False
         try:
             pipeline = await open_pipeline(self._settings)
         except BadInput as error:
             if is_outdated:
                 raise
-            self._keep_files(error)
+            if files_changed or str(error) != self.files_problem:
+                self._keep_files(error)
             return False
         except Exception:
             self._files_changed = True
             raise
-        self._refusals.clear()
-        self._outage, self._outages = None, 0
+        if files_changed or is_outdated:
+            # Other addresses of this host excuse nothing that nginx refused.
+            self._refusals.clear()
+            self._outage, self._outages = None, 0
         self._delivery = Delivery(self._settings, self._output, pipeline)
         if is_outdated:
             self.files_problem = ""

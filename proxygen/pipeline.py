@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -17,10 +17,11 @@ from proxygen.errors import BadInput, CheckRefused
 from proxygen.guard import Held
 from proxygen.inherited import CARRIED
 from proxygen.model import Catalog, ServiceName
-from proxygen.nginx.addresses import Listens, Occupied, listen, occupied
+from proxygen.nginx.addresses import Listens, Occupied, occupied
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.check import Refusal, StructureGate
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.nginx.default_copies import DefaultCopies, copy_defaults
 from proxygen.nginx.listens import listens
 from proxygen.nginx.publish import write_files
 from proxygen.nginx.stamp import STAMP_FILE, Stamp, stamp_text
@@ -99,16 +100,12 @@ class Pipeline:
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
         self.occupied: Final = occupied(conf)
+        self._copies: Final = _copies(settings.proxy, conf, self.occupied)
         self._identity: Final = None if binary is None else _identity(binary.path)
         self._own, unread = own_networks()
         usable = self.certificates.usable
         policy, unknown = read_policy(settings, conf, self.occupied, certificates=usable, own=self._own)
-        self.problems: Final = (
-            *self.certificates.problems,
-            *unread,
-            *unknown,
-            *_overtaken(settings.proxy, self.occupied),
-        )
+        self.problems: Final = (*self.certificates.problems, *unread, *unknown, *self._copies.problems)
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
@@ -140,7 +137,13 @@ class Pipeline:
                 sample=Share(self._settings.traffic.basis_points),
                 default_log=default,
             )
-        return _surroundings(self._settings.proxy, self.binary, self.conf, self.occupied, traffic)
+        copies = self._copies
+        around = _surroundings(self._settings.proxy, self.binary, self.conf, self.occupied, traffic)
+        return replace(
+            around,
+            operator_defaults=around.operator_defaults | copies.listens,
+            operator_servers=tuple(Block(each.text) for each in copies.copies),
+        )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -217,7 +220,8 @@ class Pipeline:
         CheckRefused where nginx could not listen beside the operator's servers."""
         assert self._second_gate is not None
         self._require_room(self.listens_of(drafted.rendered))
-        return await self._second_gate.judge(drafted.rendered, staged)
+        verdict = await self._second_gate.judge(drafted.rendered, staged)
+        return replace(verdict, remarks=tuple(each for each in verdict.remarks if not self._copies.explains(each)))
 
     async def accepts(self, drafted: Drafted) -> bool:
         """Try a candidate that is not meant to go live; see `SecondGate.accepts`."""
@@ -243,17 +247,6 @@ class Pipeline:
                 f" and would not start any more: change that listen, or where proxygen listens (proxy.http_listen,"
                 f" proxy.https_listen, nginx.stamp)"
             )
-
-
-def _overtaken(proxy: ProxySettings, held: Occupied) -> Iterator[str]:
-    """Say whose place ours take, since nginx reads ours before theirs."""
-    ours = (*proxy.http_listen, *(proxy.https_listen if proxy.certificates is not None else ()))
-    for clash in held.overtaken({"http": [listen([text]) for text in ours]}):
-        yield (
-            f"nginx.conf includes what proxygen writes before the server at {clash.server.place}, so that it no longer"
-            f" answers what nobody serves on {clash.address} as the first one there: write default_server at its"
-            f" listen, or move the include behind it"
-        )
 
 
 async def open_pipeline(settings: Settings) -> Pipeline:
@@ -350,6 +343,14 @@ def _traffic_problem(settings: Settings, conf: OperatorConf | None) -> str:
     return obstacle(place, worker=conf.user if conf else None, logs=conf.access_logs if conf else ())
 
 
+def _copies(proxy: ProxySettings, conf: OperatorConf | None, held: Occupied) -> DefaultCopies:
+    if conf is None:
+        return DefaultCopies()
+    # Without certificates nothing of ours listens for HTTPS.
+    https = () if proxy.certificates is None else proxy.https_listen
+    return copy_defaults(conf, held, (*proxy.http_listen, *https))
+
+
 def _surroundings(
     proxy: ProxySettings,
     binary: Binary | None,
@@ -397,9 +398,18 @@ def _lines(conf: OperatorConf, context: str, names: Collection[str]) -> Iterator
     """What nginx.conf says by some directives for all servers of a context."""
     for statement in conf.statements:
         if statement.context == (context,) and statement.directive.name in names:
-            escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in statement.directive.arguments)
+            said = map(_as_written, statement.directive.arguments)
+            escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in said)
             words = " ".join(f'"{word}"' for word in escaped)
             yield Block(f"{statement.directive.name} {words};")
+
+
+def _as_written(word: str) -> str:
+    """Files are read as bytes, one for each character; what is rendered is UTF-8."""
+    try:
+        return word.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return word
 
 
 def _milliseconds(seconds: float) -> int:

@@ -19,13 +19,14 @@ from proxygen.operator_files import read_htpasswd
 from proxygen.own_addresses import read_own_addresses
 from proxygen.plan.bounds import Bounds
 from proxygen.plan.types import Certificate, Endpoint, Policy
-from proxygen.settings import Settings
+from proxygen.settings import ProxySettings, Settings
 from proxygen.tags import IPNetwork
 
 PATIENCE: Final = 2.0
 """Seconds that a name may take to be looked up."""
 
-CONSUL_PORT: Final = 8500
+CONSUL_PORTS: Final = (8500, 8501, 8502, 8503)
+"""HTTP, HTTPS, gRPC and gRPC over TLS, as Consul's documentation names them."""
 
 _Address = IPv4Address | IPv6Address
 
@@ -66,7 +67,7 @@ def read_policy(
         own_networks=tuple(sorted((network for network in own if network.num_addresses > 1), key=str)),
         own_ports=ports,
         stream_address=ip_address(proxy.stream_address) if proxy.stream_address else None,
-        operator_hosts=held.hosts((*proxy.http_listen, *proxy.https_listen)),
+        operator_hosts=_operators_everywhere(proxy, held),
         streams=conf is None or "stream" in conf.includes,
         stream_ports=range(int(low), int(high or low) + 1),
         reserved_ports=frozenset(place.port for place in _listening(settings)),
@@ -75,6 +76,13 @@ def read_policy(
         htpasswd=read_htpasswd(proxy.htpasswd),
     )
     return policy, unknown
+
+
+def _operators_everywhere(proxy: ProxySettings, held: Occupied) -> frozenset[str]:
+    """Hosts that are the operator's wherever ours listen; without certificates nothing of ours does for HTTPS."""
+    ours = (*proxy.http_listen, *(proxy.https_listen if proxy.certificates is not None else ()))
+    held_there = [held.hosts((text,)) for text in ours]
+    return frozenset.intersection(*held_there) if held_there else frozenset()
 
 
 def read_claim_policy(settings: Settings) -> Policy:
@@ -152,7 +160,7 @@ def _asked(settings: Settings) -> Iterator[_Place]:
     """Consul's agent and the engine's API: who reaches them has the host."""
     consul = parse_address(settings.consul.address, ssl=settings.consul.ssl)
     # Behind a gateway at another port, the agent itself most often has its own.
-    for port in sorted({consul.port, CONSUL_PORT}):
+    for port in sorted({consul.port, *CONSUL_PORTS}):
         yield _Place(consul.host, port)
     engine = urlsplit(settings.nginx.docker_host)
     if engine.scheme in ("tcp", "http", "https") and engine.hostname:

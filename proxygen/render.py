@@ -64,6 +64,9 @@ class Renderer:
         self._pages: Final = {name: self._page(name) for name in ("404.html", "503.html", "error.html")}
         self._twins: Final = Twins(templates)
         self._servers: Final = ServerRenderer(self._twins, surroundings, snippets)
+        self._operators: Final = tuple(
+            Unit(context="http", text=block, inert=block, is_operators=True) for block in surroundings.operator_servers
+        )
         self._services: dict[ServiceName, tuple[Service, Unit]] = {}
         self._streams: dict[tuple[ServiceName, str], tuple[StreamServer, Unit]] = {}
 
@@ -81,6 +84,7 @@ class Renderer:
         files = [
             RenderedFile("http.d/00-http.conf", (self._http(plan),)),
             RenderedFile("http.d/10-upstreams.conf", tuple(unit for _, unit in self._services.values())),
+            RenderedFile("http.d/15-operator.conf", self._operators),
             RenderedFile("http.d/20-servers.conf", servers),
             RenderedFile("http.d/30-shared-servers.conf", shared),
             RenderedFile("stream.d/00-stream.conf", (self._stream_defaults(plan),) if streams else ()),
@@ -182,11 +186,16 @@ of 80. At nginx's default of 64 a host of 47 characters is refused, and with it 
 
 def _hash_sizes(plan: Plan) -> Iterable[HashSize]:
     """Sizes for the longest names and for as many names as there are."""
-    names = {"server_names": 2 * len(plan.servers), "map": 0, "variables": 6 * len(plan.services)}
+    names = {"server_names": 2 * len(plan.servers), "map": 0, "variables": _variables(plan)}
     for table, count in names.items():
         bucket = f"{table}_hash_bucket_size"
         yield HashSize(directive=bucket, value=SMALLEST_BUCKETS[bucket])
         yield HashSize(directive=f"{table}_hash_max_size", value=_power(count))
+
+
+def _variables(plan: Plan) -> int:
+    """At least as many as are rendered, but for values that are forced."""
+    return 6 * len(plan.services) + len(_prefixes(plan)) + len(_restrictions(plan))
 
 
 def _power(count: int) -> int:

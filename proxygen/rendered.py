@@ -34,6 +34,8 @@ class Unit:
     """(host, where its requests go) for hosts that share a virtual server."""
     labels: tuple[tuple[str, str], ...] = ()
     """(host, service), for the same hosts, in a map that stands behind the one of the targets."""
+    is_operators: bool = False
+    """Copied from nginx.conf: no value of it comes from Consul, and it may say whatever nginx takes."""
 
     @property
     def lines(self) -> int:

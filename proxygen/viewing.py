@@ -136,6 +136,8 @@ class Surroundings:
     """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
     operator_defaults: frozenset[str] = frozenset()
     """Listen addresses for which nginx.conf already has a default server."""
+    operator_servers: tuple[Block, ...] = ()
+    """Copies of those of the operator's servers that ours would stand before, though they answer by default."""
     requests: RequestDefaults = field(default_factory=RequestDefaults)
     traffic: TrafficLog | None = None
     upstream_ca: Authorities | None = None

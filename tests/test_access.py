@@ -85,3 +85,12 @@ def test_the_same_networks_share_a_geo_and_others_do_not() -> None:
     ten, twenty = (ip_network("10.0.0.0/8"),), (ip_network("20.0.0.0/8"),)
     assert denied_variable(ten, twenty) == denied_variable(ten, twenty)
     assert len({denied_variable(*networks) for networks in ((ten, ()), ((), ten), (ten, twenty), (twenty, ten))}) == 4
+
+
+def test_a_rule_that_nginx_reads_and_python_does_not_lets_in_nobody_more() -> None:
+    """nginx takes leading zeros; what nobody can read must not end every pass."""
+    allow = (ip_network("10.0.0.0/9"),)
+    for text, expected in (("010.0.0.0/08", ["10.0.0.0/9"]), ("nonsense/8", [])):
+        lines = stream_access(allow, (), (), [Block(f'allow "{text}";'), Block('deny "all";')])
+        assert [line.network for line in lines if line.allows][: len(expected)] == expected
+        assert not _first(ip_address("192.0.2.1"), lines)

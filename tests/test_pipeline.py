@@ -14,7 +14,7 @@ from proxygen.nginx.addresses import Occupied
 from proxygen.nginx.binary import Binary
 from proxygen.nginx.check import Refusal
 from proxygen.nginx.conf import OperatorConf
-from proxygen.pipeline import Pipeline, Timings, _require_buckets, _surroundings, quarantines
+from proxygen.pipeline import Pipeline, Timings, _lines, _require_buckets, _surroundings, quarantines
 from proxygen.plan.types import Claim, Memory, Plan, PortClaim
 from proxygen.render import SMALLEST_BUCKETS, Rendered
 from proxygen.settings import load
@@ -109,7 +109,7 @@ def web(address: str, port: int) -> Instance:
 
 
 KNOBS = {
-    "consul__address": "http://10.0.0.5:8501",
+    "consul__address": "http://10.0.0.5:18501",
     "admin__listen": "10.0.0.6:18081",
     "nginx__stamp": "127.0.0.7:18082",
     "proxy__http_listen": "10.0.0.8:80,8081",
@@ -120,7 +120,7 @@ KNOBS = {
 @pytest.mark.parametrize(
     ("address", "port"),
     [
-        ("10.0.0.5", 8501),
+        ("10.0.0.5", 18501),
         ("10.0.0.6", 18081),
         ("127.0.0.7", 18082),
         ("10.0.0.8", 80),
@@ -295,6 +295,11 @@ def test_a_bucket_too_small_for_the_longest_names_is_refused_with_its_place(
     for size in (str(least - 1), "many"):
         with pytest.raises(BadInput, match=rf"nginx\.conf:2: {name} {size} is too small .* at least {least}"):
             _require_buckets(read_conf(f"{context} {{\n {name} {size};\n}}\n"))
+
+
+def test_what_is_carried_over_from_nginx_conf_keeps_its_letters(read_conf: ReadConf) -> None:
+    conf = read_conf("http { add_header X-Site 'Z\u00fcrich'; }")
+    assert list(_lines(conf, "http", {"add_header"})) == ['add_header "X-Site" "Z\u00fcrich";']
 
 
 def test_directives_that_may_stand_once_are_left_to_the_operator_in_their_own_context(read_conf: ReadConf) -> None:

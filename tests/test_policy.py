@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
@@ -75,19 +76,26 @@ def test_hosts_are_reserved_in_whichever_case_they_are_written() -> None:
     assert not allowed().hosts_whole
 
 
-def test_the_hosts_that_nginx_conf_serves_on_our_ports_are_known(read_conf: ReadConf) -> None:
+def test_the_hosts_that_nginx_conf_serves_wherever_ours_listen_are_known(read_conf: ReadConf, tmp_path: Path) -> None:
+    """One that it serves on some of those ports alone must stay reserved on the others."""
     conf = read_conf(
         """http {
             include OUTPUT/current/http.d/*.conf;
             server { server_name one.test .two.test; }
             server { listen 127.0.0.1:8080; server_name elsewhere.test; }
-            server { server_name THREE.test; listen *:443 ssl; }
+            server { server_name THREE.test; listen *:443 ssl; listen 80; }
+            server { server_name four.test; listen *:443 ssl; }
             upstream x { server 127.0.0.1:1; }
             server { listen 80; }
         }"""
     )
-    made = policy.read_policy(load({}, environment={}), conf, occupied(conf), certificates=(), own=OWN)[0]
-    assert made.operator_hosts == {"one.test", "two.test", "*.two.test", "three.test"}
+
+    def known(**settings: str) -> frozenset[str]:
+        made = policy.read_policy(load(settings, environment={}), conf, occupied(conf), certificates=(), own=OWN)[0]
+        return made.operator_hosts
+
+    assert known() == {"one.test", "two.test", "*.two.test", "three.test"}
+    assert known(**{"proxy.certificates": str(tmp_path)}) == {"three.test"}
 
 
 def test_every_metadata_service_is_denied_by_default() -> None:

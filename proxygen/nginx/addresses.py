@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from proxygen.nginx.conf import OperatorConf
+from proxygen.nginx.conf import OperatorConf, Statement
 from proxygen.nginx.names import hosts_of
 
 _IPV4: Final = 4
@@ -24,10 +26,16 @@ _WILDCARDS: Final = {_IPV4: "0.0.0.0", _IPV6: "::"}  # noqa: S104
 _MOST_PORTS: Final = 65535
 _CONTEXTS: Final = ("http", "stream", "mail")
 _DATAGRAMS: Final = frozenset({"udp", "quic"})
+_PROTOCOLS: Final = ("ssl", "http2", "quic", "proxy_protocol")
 _OF_ITS_OWN: Final = re.compile(
-    r"bind|deferred|reuseport|(?:backlog|rcvbuf|sndbuf|setfib|fastopen|accept_filter|ipv6only|so_keepalive)=.*"
+    r"bind|deferred|reuseport|multipath|(?:backlog|rcvbuf|sndbuf|setfib|fastopen|accept_filter|ipv6only|so_keepalive)=.*"
 )
 """With one of these nginx binds an address even where a wildcard holds its port already."""
+
+
+@lru_cache(maxsize=4096)
+def _version(host: str) -> int:
+    return ip_address(host).version
 
 
 class Address(NamedTuple):
@@ -48,7 +56,7 @@ class Address(NamedTuple):
     @property
     def family(self) -> int:
         """4 or 6; 0 for a unix socket."""
-        return ip_address(self.host).version if self.port else 0
+        return _version(self.host) if self.port else 0
 
     @property
     def is_wildcard(self) -> bool:
@@ -77,6 +85,8 @@ class Listen:
     """Whether nginx binds it even beside a wildcard of the same port."""
     takes_ipv4: bool = False
     """Whether an IPv6 wildcard is bound for IPv4 too."""
+    protocols: tuple[str, ...] = ()
+    """What is spoken there, as written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +97,7 @@ class OperatorServer:
     """``http``, ``stream`` or ``mail``."""
     file: Path
     line: int
+    statement: Statement | None = None
     listens: tuple[Listen, ...]
     hosts: frozenset[str] = frozenset()
     """What it serves, written as in a route."""
@@ -165,25 +176,33 @@ class Occupied:
         number, with the place of the server that has it."""
         found: dict[tuple[str, int], str] = {}
         for bound in self._bound({}, merged=False):
-            asked = bound.address._replace(host=str(ip_address(host)) if host else _WILDCARDS[_IPV4])
+            asked = bound.address._replace(host=canonical(host) if host else _WILDCARDS[_IPV4])
             if bound.address.port and bound.server is not None and bound.meets(asked):
                 found.setdefault(("udp" if bound.address.udp else "tcp", bound.address.port), bound.server.place)
         return found
 
     def clashes(self, ours: Listens) -> Iterator[Clash]:
         """Yield what nginx could neither take by a reload nor start with; ``nginx -t`` passes over it."""
-        bound = list(self._bound(ours))
-        for own in bound:
-            others = (each for each in bound if each.server is not None and not each.is_one_with(own))
-            server = next((each.server for each in others if each.meets(own.address)), None)
-            if own.server is None and server is not None and not own.address.udp:
-                yield Clash(address=own.address, server=server)
+        own, theirs = [], defaultdict[int, dict[tuple[str, Address, bool], _Bound]](dict)
+        for bound in self._bound(ours):
+            if bound.server is None:
+                own.append(bound)
+            else:
+                theirs[bound.address.port].setdefault((bound.context, bound.address, bound.takes_ipv4), bound)
+        for bound in own:
+            others = (each for each in theirs[bound.address.port].values() if not each.is_one_with(bound))
+            server = next((each.server for each in others if each.meets(bound.address)), None)
+            if server is not None and not bound.address.udp:
+                yield Clash(address=bound.address, server=server)
 
     def obstacles(self, ours: Listens, held: frozenset[Address]) -> Iterator[tuple[Address, Address]]:
         """Yield what nginx must restart for, and which of the addresses that it holds is in the way: what is new is
         bound before what is no longer needed is let go."""
+        by_port: dict[int, list[Address]] = defaultdict(list)
+        for each in sorted(held):
+            by_port[each.port].append(each)
         for address in sorted({each.address for each in self._bound(ours)} - held):
-            blocker = next((each for each in sorted(held) if each.meets(address)), None)
+            blocker = next((each for each in by_port[address.port] if each.meets(address)), None)
             if blocker is not None and not address.udp:
                 yield address, blocker
 
@@ -253,6 +272,7 @@ def listen(arguments: Sequence[str]) -> Listen:
         is_default=not {"default_server", "default"}.isdisjoint(options),
         is_apart=any(_OF_ITS_OWN.fullmatch(option) for option in options),
         takes_ipv4="ipv6only=off" in options,
+        protocols=tuple(option for option in options if option in _PROTOCOLS),
     )
 
 
@@ -262,16 +282,25 @@ _TEXT: Final = re.compile(
 )
 
 
+def canonical(host: str | bytes) -> str:
+    """Write an IP address, given as text or packed, in the one form that `Address` has. Raise ValueError."""
+    address = ip_address(host)
+    # Pythons differ in how they write these.
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return f"::ffff:{address.ipv4_mapped}"
+    return str(address)
+
+
 def _resolved(host: str) -> list[str]:
     try:
-        return [str(ip_address(host))]
+        return [canonical(host)]
     except ValueError:
         pass
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    return [str(item[4][0]).partition("%")[0] for item in found]
+    return [canonical(str(item[4][0]).partition("%")[0]) for item in found]
 
 
 def _addresses(listens: Iterable[Listen]) -> frozenset[Address]:
@@ -292,7 +321,7 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
         if statement.candidate is not None:
             ours_read.update(context[:1])
         elif directive.name == "server" and len(context) == 1 and context[0] in _CONTEXTS:
-            found.append(_Read(context[0], statement.file, directive.line, is_before=context[0] not in ours_read))
+            found.append(_Read(context[0], statement, is_before=context[0] not in ours_read))
         elif directive.name == "listen" and context[1:] == ("server",) and directive.arguments and found:
             found[-1].listens.append(listen(directive.arguments))
         elif directive.name == "server_name" and context[1:] == ("server",) and found:
@@ -301,8 +330,9 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
         unsaid = [listen((_unsaid(),))] if read.context == "http" and not read.listens else []
         yield OperatorServer(
             context=read.context,
-            file=read.file,
-            line=read.line,
+            file=read.statement.file,
+            line=read.statement.directive.line,
+            statement=read.statement,
             listens=(*read.listens, *unsaid),
             hosts=frozenset(read.hosts),
             is_before_ours=read.is_before,
@@ -312,8 +342,7 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
 @dataclass(slots=True)
 class _Read:
     context: str
-    file: Path
-    line: int
+    statement: Statement
     is_before: bool
     listens: list[Listen] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)

@@ -178,6 +178,8 @@ class Applier:
         before = look(attempt.conf, self._binary)
         if before.master is not None and (reason := await asyncio.to_thread(_stuck, before.master, attempt, listens)):
             # Going back would keep the restart from helping.
+            spared = [attempt.fallback.generation] if attempt.fallback else []
+            await asyncio.to_thread(prune, self._output, self._keep, protect=spared)
             raise NginxUnavailable(f"{reason}; it starts with generation {stamp.generation}")
         try:
             with attempt.timed("reload"):

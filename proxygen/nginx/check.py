@@ -59,7 +59,8 @@ class StructureGate:
         new: dict[bytes, tuple[str, int, Unit]] = {}
         for file in rendered.files:
             line = 1
-            for unit in file.units:
+            # What is copied from nginx.conf is nginx's alone to judge.
+            for unit in (each for each in file.units if not each.is_operators):
                 mark = sha256(f"{unit.context}\0{unit.text}".encode()).digest()
                 accepted[mark] = None
                 if mark not in self._accepted:

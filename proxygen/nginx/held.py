@@ -7,11 +7,10 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from proxygen.nginx.addresses import Address, Listens, Occupied
+from proxygen.nginx.addresses import Address, Listens, Occupied, canonical
 from proxygen.nginx.master import Master
 
 _SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
@@ -75,4 +74,4 @@ def _address(text: str, *, udp: bool) -> Address:
     host, _, port = text.partition(":")
     words = bytes.fromhex(host)
     packed = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4)) if _IS_LITTLE else words
-    return Address(str(ip_address(packed)), int(port, 16), udp)
+    return Address(canonical(packed), int(port, 16), udp)

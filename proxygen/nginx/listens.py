@@ -11,8 +11,8 @@ from proxygen.nginx.addresses import Listen, Listens, listen
 
 FOLDERS: Final[Mapping[str, str]] = {"http": "http.d", "stream": "stream.d"}
 """The folder of each context."""
-_LISTEN: Final = re.compile(rb"listen\s+([^;]+);")
-"""Also what stands in a comment: one address too many makes us careful, one too few would not."""
+_LISTEN: Final = re.compile(rb"^[ \t]*listen[ \t]+([^;\n]+);", re.MULTILINE)
+"""At the beginning of a line, where templates have it: a host, a path or a service's name may hold the word too."""
 
 
 def listens(contents: Mapping[str, bytes]) -> Listens:

@@ -51,6 +51,8 @@ class Directive:
     context: tuple[str, ...]
     """Names of the blocks around it within its file, outermost first."""
     line: int
+    start: int
+    """Where its name stands in the text."""
     span: tuple[int, int]
     """Where its arguments stand in the text; empty after the name where there are none."""
 
@@ -93,12 +95,46 @@ def read_directives(text: str) -> Iterator[Directive]:
 def _directive(words: list[re.Match[str]], context: tuple[str, ...], line: int) -> Directive:
     name, *arguments = (_unescape(word) for word in words)
     first = words[1].start() if arguments else words[0].end()
-    return Directive(name=name, arguments=tuple(arguments), context=context, line=line, span=(first, words[-1].end()))
+    return Directive(
+        name=name,
+        arguments=tuple(arguments),
+        context=context,
+        line=line,
+        start=words[0].start(),
+        span=(first, words[-1].end()),
+    )
 
 
 def _unescape(word: re.Match[str]) -> str:
     text = word[0][1:-1] if word["quoted"] else word[0]
     return _ESCAPE.sub(lambda match: _ESCAPED.get(match[1], match[1]), text) if "\\" in text else text
+
+
+def end_of(text: str, directive: Directive) -> tuple[int, int]:
+    """Return where what belongs to a directive begins and ends: the inside of its block, or nothing before its end.
+
+    The second place is behind its last character. The text must be one that `read_directives` reads.
+    """
+    words: list[str] = []
+    depth, inside, position = 0, directive.span[1], directive.span[1]
+    while match := _TOKEN.match(text, position):
+        position = match.end()
+        if match["space"]:
+            continue
+        if match["punctuation"] is None:
+            words.append(match[0])
+            continue
+        if match[0] == "{" and words and words[0].endswith("_by_lua_block"):
+            position = _end_of_lua(text, position, 0)
+        elif match[0] == "{":
+            inside = inside if depth else position
+            depth += 1
+        elif match[0] == "}":
+            depth -= 1
+        words = []
+        if depth == 0:
+            break
+    return inside, position
 
 
 def _end_of_lua(text: str, position: int, line: int) -> int:

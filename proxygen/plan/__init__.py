@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
@@ -21,7 +21,6 @@ from proxygen.plan.types import (
     Claim,
     Conflict,
     Endpoint,
-    InstanceState,
     Memory,
     Plan,
     Policy,
@@ -59,8 +58,8 @@ class _Inputs:
     instances: tuple[Instance, ...]
     override: str | None
     elsewhere: _Elsewhere
-    closed: frozenset[Endpoint]
-    """Places of its instances at which a stream listens."""
+    closed: Mapping[Protocol, frozenset[Endpoint]]
+    """Places of its instances at which a stream of that protocol listens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +72,6 @@ class _Known:
     past: Past | None
     """What was served before; None where it makes no difference."""
     service: Service | None
-    occupied: frozenset[Endpoint]
-    """Those of ``at_home`` at which no instance is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +99,10 @@ class Planner:
         """``refused`` names services that a gate refused: they are quarantined with the gate's reason."""
         overrides, unreadable = _overrides(catalog, memory)
         marks = _Marks(pasts=Pasts(memory), refused=refused, overrides=overrides, unreadable=unreadable)
-        listening = _ports(memory.holders)
+        listening = _listening(memory.holders, refused)
         services, holders, conflicts = self._settled(catalog, memory, marks, listening)
-        gone = listening - _ports(holders)
-        if any(place.port in gone for known in self._known.values() for place in known.inputs.closed):
+        gone = listening - _listening(holders, refused)
+        if any(_is_closed_by(gone, known.inputs) for known in self._known.values()):
             services, holders, conflicts = self._settled(catalog, memory, marks, listening - gone)
         if not self._policy.hosts_whole:
             services |= self._told(services, shared_hosts(services, holders, memory.holders))
@@ -121,9 +118,9 @@ class Planner:
         )
 
     def _settled(
-        self, catalog: Catalog, memory: Memory, marks: _Marks, listening: frozenset[int]
+        self, catalog: Catalog, memory: Memory, marks: _Marks, listening: frozenset[PortClaim]
     ) -> tuple[dict[ServiceName, Service], Mapping[Claim, ServiceName], tuple[Conflict, ...]]:
-        """Plan each service by itself, and settle who gets what it claims. ``listening``: the ports of streams."""
+        """Plan each service by itself, and settle who gets what it claims. ``listening``: where streams do."""
         self._known = {name: self._one(name, catalog, marks, listening) for name in sorted(catalog.services)}
         services = {
             name: _marked(known.service, marks) for name, known in self._known.items() if known.service is not None
@@ -132,44 +129,47 @@ class Planner:
         holders, conflicts = settle_claims(services.values(), grounds)
         return services, holders, conflicts
 
-    def _one(self, name: ServiceName, catalog: Catalog, marks: _Marks, listening: frozenset[int]) -> _Known:
+    def _one(self, name: ServiceName, catalog: Catalog, marks: _Marks, listening: frozenset[PortClaim]) -> _Known:
         before, override = self._known.get(name), marks.overrides.get(name)
         instances, elsewhere = catalog.services[name], _elsewhere(catalog, name)
         if before is not None and (before.inputs.instances, before.inputs.elsewhere) == (instances, elsewhere):
             at_home = before.at_home
         else:
             at_home = _at_home((*instances, *(one for _, others in elsewhere for one in others)), self._policy)
-        closed = frozenset(place for place in at_home if place.port in listening)
+        closed = {
+            protocol: frozenset(place for place in at_home if PortClaim(protocol, place.port) in listening)
+            for protocol in _STREAMS
+        }
         inputs = _Inputs(instances=instances, override=override, elsewhere=elsewhere, closed=closed)
         if before is not None and before.inputs == inputs and _is_past_the_same(before, name, marks.pasts):
             return before
         service, past = self._planned(name, inputs, marks.pasts)
-        occupied = _at_home(_not_left_out(inputs, service), self._policy) if at_home else at_home
-        return _Known(inputs=inputs, at_home=at_home, past=past, service=service, occupied=occupied)
+        return _Known(inputs=inputs, at_home=at_home, past=past, service=service)
 
     def _planned(self, name: ServiceName, inputs: _Inputs, pasts: Pasts) -> tuple[Service | None, Past | None]:
         """Plan one service, with what was served before where that makes a difference."""
         policy = self._policy
-        if inputs.closed:
-            policy = replace(policy, denied_endpoints=policy.denied_endpoints | inputs.closed)
         shares = None if inputs.override is None else parse_override(inputs.override)
 
         def plan(past: Past) -> Service | None:
             return plan_service(name, inputs.instances, dict(inputs.elsewhere), shares, policy, past)
 
         service = plan(NO_PAST)
+        if service is not None and (places := inputs.closed[_spoken(service)]):
+            policy = replace(policy, denied_endpoints=policy.denied_endpoints | places)
+            service = plan(NO_PAST)
         if service is None or not needs_past(service):
             return service, None
         past = pasts.of(name)
         return service if past == NO_PAST else plan(past), past
 
     def _occupied(self, services: Mapping[ServiceName, Service]) -> Mapping[PortClaim, ServiceName]:
-        """Ports at which an instance is served on this host: a stream that listened there would send to itself."""
+        """Ports at which an instance is on this host: a stream that listened there would send to itself, or take the
+        place of one that is in quarantine for a while."""
         return {
-            PortClaim(Protocol.UDP if service.options.protocol is Protocol.UDP else Protocol.TCP, place.port): name
+            PortClaim(_spoken(service), place.port): name
             for name, service in services.items()
-            if service.quarantine is None
-            for place in self._known[name].occupied
+            for place in self._known[name].at_home
         }
 
     def _told(
@@ -197,13 +197,6 @@ def _at_home(instances: Iterable[Instance], policy: Policy) -> frozenset[Endpoin
     return frozenset(place for place in places if place is not None)
 
 
-def _not_left_out(inputs: _Inputs, service: Service | None) -> Iterator[Instance]:
-    planned = service.instances if service is not None else ()
-    left_out = {(one.node, one.id) for one in planned if one.state is InstanceState.LEFT_OUT}
-    yield from (one for one in inputs.instances if one.key not in left_out)
-    yield from (one for _, others in inputs.elsewhere for one in others)
-
-
 def _marked(service: Service, marks: _Marks) -> Service:
     """The service as planned, with what a gate and the operator's override say of it."""
     refused, unreadable = marks.refused.get(service.name), marks.unreadable.get(service.name)
@@ -214,8 +207,22 @@ def _marked(service: Service, marks: _Marks) -> Service:
     return service
 
 
-def _ports(holders: Iterable[Claim]) -> frozenset[int]:
-    return frozenset(claim.port for claim in holders if isinstance(claim, PortClaim))
+_STREAMS: Final = (Protocol.TCP, Protocol.UDP)
+
+
+def _spoken(service: Service) -> Protocol:
+    """What packets to its instances are."""
+    return Protocol.UDP if service.options.protocol is Protocol.UDP else Protocol.TCP
+
+
+def _listening(holders: Mapping[Claim, ServiceName], refused: Mapping[ServiceName, Quarantine]) -> frozenset[PortClaim]:
+    """The ports of streams, without those that nginx refused and that nothing listens on."""
+    ports = ((claim, refused.get(name)) for claim, name in holders.items() if isinstance(claim, PortClaim))
+    return frozenset(claim for claim, why in ports if why is None or not (why.withdrawn or claim in why.lost))
+
+
+def _is_closed_by(ports: frozenset[PortClaim], inputs: _Inputs) -> bool:
+    return any(PortClaim(protocol, place.port) in ports for protocol in _STREAMS for place in inputs.closed[protocol])
 
 
 def _lost_hosts(services: Iterable[Service]) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -26,8 +26,20 @@ def may_claim(service: ServiceName, claim: Claim, rules: Rules) -> bool:
 
 
 def reserved_hosts(policy: Policy) -> frozenset[str]:
-    """The reserved hosts that nginx has a virtual server for, claimed or not: no wider route takes their requests."""
-    return frozenset(filter(_HOST.fullmatch, policy.claims)) - policy.operator_hosts
+    """The reserved hosts that nginx has a virtual server for, claimed or not: no wider route takes their requests.
+
+    None that nginx.conf serves itself, by a wildcard neither: to nginx ours would go first.
+    """
+    named = filter(_HOST.fullmatch, policy.claims)
+    return frozenset(host for host in named if policy.operator_hosts.isdisjoint(_covering(host)))
+
+
+def _covering(host: str) -> Iterator[str]:
+    """Yield a host, and the wildcards that hold it."""
+    yield host
+    _, *suffix = host.split(".")
+    for at in range(len(suffix)):
+        yield f"*.{'.'.join(suffix[at:])}"
 
 
 def _reserves(pattern: str, claim: RouteClaim) -> bool:

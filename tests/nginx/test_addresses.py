@@ -36,7 +36,7 @@ SPELLINGS = {
     "[0:0:0:0:0:0:0:0]:80": "[::]:80",
     "[::1]:80": "[::1]:80",
     "[0::0001]:0080": "[::1]:80",
-    "[::ffff:127.0.0.1]:80": "[::ffff:7f00:1]:80",
+    "[::ffff:127.0.0.1]:80": "[::ffff:127.0.0.1]:80",
     "unix:/tmp/proxygen-no.sock": "unix:/tmp/proxygen-no.sock",
 }
 
@@ -80,6 +80,7 @@ def test_options_are_read() -> None:
         == {Address("0.0.0.0", 53, True)}
     )
     assert listen(["127.0.0.1:80", "backlog=10"]).is_apart
+    assert listen(["127.0.0.1:80", "multipath"]).is_apart
     assert not listen(["127.0.0.1:80", "ssl"]).is_apart
     assert listen(["[::]:80", "ipv6only=off"]).takes_ipv4
 
@@ -186,6 +187,16 @@ def test_a_clash_is_what_nginx_cannot_start_with(
         return
     with pytest.raises(RuntimeError, match="Address already in use"):
         server.start()
+
+
+def test_a_thousand_servers_and_ports_are_gone_over_once() -> None:
+    """Every trial does so, on the event loop."""
+    many = [*(f"127.0.0.{n % 250 + 1}:{80 + n // 250}" for n in range(1_000)), "20000-29999"]
+    held = _occupied(*many, context="stream")
+    ours = {"stream": [listen([f"127.0.0.1:{port}"]) for port in range(30_000, 30_256)]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Address, "meets", lambda *_: pytest.fail("of another port"))
+        assert list(held.clashes(ours)) == []
 
 
 def test_another_context_is_a_clash_of_its_own() -> None:

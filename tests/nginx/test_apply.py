@@ -55,7 +55,7 @@ class Site:
         stamp = Stamp(generation=number, digest=f"{number:016x}")
         told = f'location = /proxygen/stamp {{ return 200 "{stamp}"; }}'
         files = {
-            "http.d/web.conf": f"server {{ listen {port}; }} # {text}\n",
+            "http.d/web.conf": f"server {{\nlisten {port};\n}} # {text}\n",
             STAMP_FILE: f"server {{ listen {STAMP}; {told} }}\n",
         }
         return stage(self.output, stamp, {name: file.encode() for name, file in files.items()})

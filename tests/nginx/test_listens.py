@@ -7,9 +7,19 @@ from pathlib import Path
 from proxygen.nginx.listens import listens_of
 
 HTTP = """\
-server { listen 80 default_server; listen [::]:443 ssl http2; server_name listen.example.com;
-    location /listen { return 200 "listening 81"; } }
-server {listen unix:/run/a.sock;}
+server {
+    listen 80 default_server;
+    listen [::]:443 ssl http2;
+    server_name listen.example.com;
+    location /x/listen { return 200 "listening 81"; }
+}
+map $host $to {
+    x.listen 127.0.0.1;
+    y.listen 8081;
+}
+server {
+    listen unix:/run/a.sock;
+}
 """
 STREAM = """\
 server {

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from proxygen.errors import TagError
 from proxygen.model import ServiceName
+from proxygen.plan import Planner
 from proxygen.plan.endpoints import embedded, endpoint_of, is_own
-from proxygen.plan.types import Endpoint, Memory, Plan, Policy, PortClaim, ServiceState
+from proxygen.plan.types import Endpoint, Memory, Plan, Policy, PortClaim, Quarantine, ServiceState
 from proxygen.settings import ProxySettings
-from tests.plan.catalogs import instance, plan, service
+from tests.plan.catalogs import catalog, instance, plan, service
 
 POLICY = Policy(
     denied=tuple(map(ip_network, ProxySettings().denied_addresses)),
@@ -141,14 +142,14 @@ def test_a_new_port_is_refused_where_an_instance_is_served_on_this_host() -> Non
     assert "an instance of service app" in planned.conflicts[0].reason
 
 
-def test_an_instance_that_is_left_out_keeps_no_stream_from_its_port() -> None:
-    good = instance("app", 2, "route=a.test")
+def test_an_instance_that_is_left_out_keeps_its_port_until_it_is_usable_again() -> None:
+    """Whatever its tags say by now, it is there."""
     bad = instance("app", 3, "route=a.test", "canary=lots", address="192.0.2.7", port=5_432)
-    stream = instance("db", 1, "protocol=tcp", "listen=5432")
-    planned = plan(stream, good, bad, policy=POLICY)
-    assert [each.service.name for each in planned.streams] == ["db"]
-    beside = plan(stream, good, bad, replace(bad, id="app-4", tags=good.tags), policy=POLICY)
-    assert beside.streams == (), "another one is served there"
+    planned = plan(
+        instance("db", 1, "protocol=tcp", "listen=5432"), instance("app", 2, "route=a.test"), bad, policy=POLICY
+    )
+    assert planned.streams == ()
+    assert "an instance of service app" in planned.conflicts[0].reason
 
 
 def test_streams_at_one_address_leave_the_others_to_applications() -> None:
@@ -158,29 +159,78 @@ def test_streams_at_one_address_leave_the_others_to_applications() -> None:
     assert both(address="127.0.0.1", policy=at_one).conflicts == ()
 
 
-def test_udp_and_tcp_may_have_one_port_on_this_host() -> None:
-    dns = instance("dns", 1, "protocol=udp", "listen=5300", address="192.0.2.7", port=5_353)
-    planned = plan(dns, instance("db", 2, "protocol=tcp", "listen=5353"), policy=POLICY)
-    assert planned.conflicts == ()
+@pytest.mark.parametrize(("one", "other"), [("udp", "tcp"), ("tcp", "udp")])
+def test_udp_and_tcp_may_have_one_port_on_this_host(one: str, other: str) -> None:
+    """In the first plan, and in those that know of the port."""
+    dns = instance("dns", 1, f"protocol={one}", "listen=5300", address="192.0.2.7", port=5_353)
+    memory = Memory()
+    for _ in range(3):
+        planned = plan(dns, instance("db", 2, f"protocol={other}", "listen=5353"), policy=POLICY, memory=memory)
+        memory = planned.memory
+        assert planned.conflicts == ()
+        assert planned.quarantined == ()
+
+
+def test_nobody_takes_an_application_out_by_claiming_its_port_for_udp() -> None:
+    app = instance("app", 1, "route=a.test", address="192.0.2.7", port=9_000)
+    memory = Memory()
+    for _ in range(3):
+        planned = plan(app, instance("evil", 2, "protocol=udp", "listen=9000"), policy=POLICY, memory=memory)
+        memory = planned.memory
+        assert planned.quarantined == ()
+
+
+def test_a_port_of_a_service_in_quarantine_is_not_free() -> None:
+    """It would be bound, and the service could not come back."""
+    app = [
+        instance("app", 1, "route=a.test", address="192.0.2.7", port=9_000),
+        instance("app", 2, "route=a.test", "canary=lots", address="192.0.2.7", port=9_000),
+    ]
+    memory = Memory()
+    for _ in range(2):
+        planned = plan(*app, instance("evil", 3, "protocol=tcp", "listen=9000"), policy=POLICY, memory=memory)
+        memory = planned.memory
+        assert [conflict.loser for conflict in planned.conflicts] == ["evil"]
+    planned = plan(app[0], instance("evil", 3, "protocol=tcp", "listen=9000"), policy=POLICY, memory=memory)
     assert planned.quarantined == ()
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(2_000, 2_003), st.integers(2_000, 2_003)), max_size=6))
+def test_a_port_that_nginx_refused_closes_no_place() -> None:
+    """Nothing listens there, though it is remembered whose it would be."""
+    app = instance("app", 1, "route=a.test", address="192.0.2.7", port=9_000)
+    evil, claim = instance("evil", 2, "protocol=tcp", "listen=9000"), PortClaim("tcp", 9_000)
+    refused = Quarantine(service=ServiceName("evil"), place="", reason="taken", lost=frozenset({claim}))
+    memory = Memory(holders={claim: ServiceName("evil")})
+    planned = Planner(POLICY).plan(catalog(app, evil), memory, {ServiceName("evil"): refused})
+    assert [item.service for item in planned.quarantined] == ["evil"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(2_000, 2_003), st.integers(2_000, 2_003)), max_size=6),
+    st.sets(st.sampled_from("abc")),
+)
 def test_no_stream_ever_listens_where_an_instance_of_this_host_is_served(
-    registered: list[tuple[str, int, int]],
+    registered: list[tuple[str, int, int]], by_udp: set[str]
 ) -> None:
     """In the first plan or after it."""
     ones = [
-        instance(name, n, "protocol=tcp", f"listen={listen}", address="192.0.2.7", port=port)
+        instance(
+            name,
+            n,
+            f"protocol={'udp' if name in by_udp else 'tcp'}",
+            f"listen={listen}",
+            address="192.0.2.7",
+            port=port,
+        )
         for n, (name, listen, port) in enumerate(registered, 1)
     ]
     memory = Memory()
     for _ in range(3):
         planned = plan(*ones, policy=POLICY, memory=memory)
         memory = planned.memory
-        listening = {claim.port for stream in planned.streams for claim in stream.claims}
+        listening = {(claim.protocol, claim.port) for stream in planned.streams for claim in stream.claims}
         served = {
-            server.endpoint.port
+            ("udp" if each.name in by_udp else "tcp", server.endpoint.port)
             for each in planned.services
             for upstream in each.upstreams
             for server in upstream.servers

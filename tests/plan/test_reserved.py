@@ -50,8 +50,11 @@ def test_over_https_too_while_its_owner_is_away() -> None:
     assert server(plan(stranger, owner, policy=policy), "a.b.example.com").certificate is None
 
 
-def test_a_host_that_nginx_conf_serves_by_itself_is_not_served_twice() -> None:
-    policy = Policy(claims={"app.example.com": ()}, operator_hosts=frozenset({"app.example.com"}))
+@pytest.mark.parametrize("served", ["app.example.com", "*.example.com", "*.com"])
+def test_a_host_that_nginx_conf_serves_by_itself_is_not_served_twice(served: str) -> None:
+    policy = Policy(
+        claims={"app.example.com": ()}, operator_hosts=frozenset({served, "*.app.example.com", "example.com"})
+    )
     assert [each.host for each in plan(policy=policy).servers] == [None]
     lost = frozenset({RouteClaim("app.example.com", "/")})
     refused = {ServiceName("web"): Quarantine(service=ServiceName("web"), place="x", reason="y", lost=lost)}
