@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import resource
-import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
 from typing import Final
 
 import pytest
 
-from proxygen.admin.place import SOCKET_NAME
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
+from tests.harness.harms import idle_connections
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.integration.waiting import ROUTE, answers, call, said, until
+from tests.integration.waiting import ROUTE, answers, call, said, served_after, until
 
 IDLE: Final = 1100
 LIMITED: Final = ("sh", "-c", 'ulimit -Sn 256; ulimit -Hn 1024; exec "$@"', "limited")
@@ -41,34 +38,15 @@ async def test_t49_idle_connections_hold_up_no_change(
         await call(sidecar.start, within=LIMITED)
         assert resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE) == (1024, 1024)
         await answers(sidecar)
-        alone = await _served(consul, sidecar, app, "first")
-        with _idle(sidecar, listener):
-            beset = await _served(consul, sidecar, app, "second")
+        alone = await served_after(consul, sidecar, app.port, "first")
+        with idle_connections(sidecar, IDLE, listener):
+            beset = await served_after(consul, sidecar, app.port, "second")
             assert (await call(sidecar.status))["state"] == "ready"
             assert (await call(sidecar.command, "status")).returncode == 0
             await until(lambda: said(sidecar, "idle admin connections closed to make room"), "the word of it")
-            beset = max(beset, await _served(consul, sidecar, app, "third"))
+            beset = max(beset, await served_after(consul, sidecar, app.port, "third"))
         size = sidecar.log.stat().st_size
         saw(f"served after {alone:.2f} s alone, {beset:.2f} s beset; {size} bytes of log")
         assert len(said(sidecar, "idle admin connections closed to make room")) == 1
         assert not said(sidecar, "admin connections not accepted")
         assert size < MOST_LOGGED
-
-
-async def _served(consul: ConsulAgent, sidecar: Sidecar, app: App, name: str) -> float:
-    """Return how many seconds a newcomer took."""
-    begin = time.monotonic()
-    await call(consul.register, name, port=app.port, tags=[f"proxygen.route={name}.test"])
-    await answers(sidecar, f"{name}.test")
-    return time.monotonic() - begin
-
-
-@contextmanager
-def _idle(sidecar: Sidecar, listener: str) -> Iterator[None]:
-    with ExitStack() as stack:
-        for _ in range(IDLE):
-            family = socket.AF_INET if listener == "port" else socket.AF_UNIX
-            connection = stack.enter_context(closing(socket.socket(family)))
-            path = str(sidecar.output / "state" / SOCKET_NAME)
-            connection.connect(("127.0.0.1", sidecar.admin) if listener == "port" else path)
-        yield

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
+from tests.harness.harms import colliding, many_ports, many_routes, unknown_tags
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
@@ -18,7 +20,6 @@ from tests.integration.certificates import Authority
 from tests.integration.site import Site
 from tests.integration.test_longest_names import entry, write_catalog
 from tests.integration.waiting import HOST, ROUTE, answers, said, status_of, until
-from tests.plan.test_buckets import colliding
 
 MakeNginx = Callable[..., NginxServer]
 MakeSidecar = Callable[..., Sidecar]
@@ -63,13 +64,9 @@ async def test_t46_what_one_service_registers_costs_nginx_and_newcomers_little(
     """Injects 1,000 routes in one registration, 300 ports of one service, and 20 instances with 5,000 unknown tags
     each. They hold no more than the bounds allow; a newcomer is served, and the log stays small."""
     sidecar = make_sidecar(consul, running)
-    consul.register("routes", port=app.port, tags=[f"proxygen.route=h{n}.test/p" for n in range(1_000)])
-    for n in range(300):
-        tags = ["proxygen.protocol=tcp", f"proxygen.listen={1_100 + n}"]
-        consul.register("ports", id=f"ports-{n}", port=app.port, tags=tags)
-    for n in range(20):
-        junk = [f"proxygen.junk{n}-{k}=x" for k in range(5_000)]
-        consul.register("junk", id=f"junk-{n}", port=app.port, tags=["proxygen.route=junk.test", *junk])
+    many_routes(consul, app.port)
+    many_ports(consul, app.port, 300)
+    unknown_tags(consul, app.port, 20, 5_000)
     sidecar.start()
     consul.register("web", port=app.port, tags=[ROUTE])
     await answers(sidecar)
@@ -77,6 +74,7 @@ async def test_t46_what_one_service_registers_costs_nginx_and_newcomers_little(
     configuration = "".join(file.read_text() for file in sorted((sidecar.output / "current").glob("*.d/*.conf")))
     assert len(re.findall(r"server_name h\d+\.test;", configuration)) == 100
     assert len(re.findall(r"listen 1\d{3};", configuration)) == 20
+    assert psutil.Process(running.pid).memory_info().rss < 100_000_000
     assert sidecar.log.stat().st_size < 1_000_000
     assert not said(sidecar, "candidate rejected")
 

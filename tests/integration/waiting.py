@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load, Tally, fetch
 from tests.harness.process import PATIENCE, wait_until
 from tests.harness.sidecar import Sidecar
@@ -51,6 +52,14 @@ async def answers(sidecar: Sidecar, host: str = HOST, status: int = 200, path: s
             return
         await asyncio.sleep(0.005 if 0 < in_a_row < _IN_A_ROW else 0.05)
     raise AssertionError(f"{host}{path} answered {answer}, not {status} {by}\n{sidecar.tail()}")
+
+
+async def served_after(consul: ConsulAgent, sidecar: Sidecar, port: int, name: str) -> float:
+    """Register a newcomer, and return how many seconds it took until it was served."""
+    begin = time.monotonic()
+    await call(consul.register, name, port=port, tags=[f"proxygen.route={name}.test"])
+    await answers(sidecar, f"{name}.test")
+    return time.monotonic() - begin
 
 
 async def status_of(sidecar: Sidecar, host: str = HOST, path: str = "/") -> int:

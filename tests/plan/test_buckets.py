@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 
 import pytest
@@ -13,16 +12,11 @@ from proxygen.model import ServiceName
 from proxygen.plan.bounds import Bounds
 from proxygen.plan.buckets import alike, crowded, key
 from proxygen.plan.types import Memory, RouteClaim
+from tests.harness.harms import colliding
 from tests.plan.catalogs import instance, plan
 
 BUCKET = 512 - 8
 """Bytes of names in a bucket of 512; behind them stands a null pointer."""
-
-
-def colliding(count: int, domain: str = "example.com") -> list[str]:
-    """Hosts with one hash: 31 * ord("c") + ord("0") is 31 * ord("a") + ord("n")."""
-    halves = itertools.product(("c0", "an"), repeat=9)
-    return [f"{''.join(parts)}.{domain}" for parts in itertools.islice(halves, count)]
 
 
 def element(name: str) -> int:
