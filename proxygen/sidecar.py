@@ -34,6 +34,7 @@ from proxygen.admin.traffic import Recent, listener_report, totals
 from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
+from proxygen.errors import CatalogUnavailable
 from proxygen.events import EventLog
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
@@ -51,6 +52,7 @@ from proxygen.traffic.tally import Tally, Target
 _PATIENCE: Final = 5.0
 """Seconds that Consul may take for an operator's read, and for a write: a person waits."""
 
+_NO_PLAN: Final = "no catalog has been planned since the start"
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
 
@@ -115,7 +117,7 @@ class RunningSidecar:
         )
 
     def readiness(self) -> Readiness:
-        """Ready once a generation is live and Consul's data is fresh."""
+        """Ready once a generation is live, Consul's data is fresh, and there is a plan made of it."""
         return Readiness(reasons=tuple(self._reasons()))
 
     def services(self) -> tuple[ServiceSummary, ...]:
@@ -125,7 +127,9 @@ class RunningSidecar:
 
     def service(self, name: str) -> ServiceDetail | None:
         plan = self._reconciler.plan
-        detail = service_detail(plan, name, kept=self._kept()) if plan else None
+        if plan is None:
+            raise CatalogUnavailable(f"{_NO_PLAN}, so no service is known yet")
+        detail = service_detail(plan, name, kept=self._kept())
         return None if detail is None else Recent.of(self._tally).detailed(detail, self._tally)
 
     def traffic(self) -> tuple[TrafficTotals, ...]:
@@ -178,6 +182,9 @@ class RunningSidecar:
                 yield f"Consul has not been read in whole since the start{problem}"
             else:
                 yield f"Consul's data is {freshness:.0f}s old{problem}"
+        elif self._reconciler.live is not None and self._reconciler.plan is None:
+            # After a restart an earlier run's generation is live before this run knows any of its services.
+            yield _NO_PLAN
 
     def _last_apply(self) -> ApplyReport | None:
         step = self._reconciler.last

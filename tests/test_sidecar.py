@@ -13,6 +13,7 @@ import pytest
 from proxygen.admin.meter import Meter
 from proxygen.admin.report import State
 from proxygen.consul.client import Statistics
+from proxygen.errors import CatalogUnavailable
 from proxygen.events import EventLog
 from proxygen.journal import Entry, Journal
 from proxygen.news import Reporter
@@ -74,6 +75,13 @@ class Parts:
         self.world.tell(catalog(*instances))
         self.world.wait(5)
 
+    def restarted(self, watch: Watch) -> Parts:
+        """Return the next life, in which Consul has told nothing yet."""
+        self.world.stop()
+        self.world.nginx.kill()
+        self.world.catalog = None
+        return Parts(self.world, watch)
+
     @property
     def reasons(self) -> tuple[str, ...]:
         return self.sidecar.readiness().reasons
@@ -128,18 +136,28 @@ def test_it_is_not_ready_while_consul_has_not_answered_for_too_long(
 
 def test_a_catalog_from_the_disk_is_told_with_its_age(parts: Parts) -> None:
     parts.tell(WEB)
-    parts.world.stop()
-    again = Parts.__new__(Parts)
-    parts.world.nginx.kill()
-    again.world, again.watch = parts.world, Watch(age=math.inf, problem="no route")
-    again.world.catalog = None
-    again.__post_init__()
+    again = parts.restarted(Watch(age=math.inf, problem="no route"))
     again.world.wait(10)
     (reason,) = again.reasons
     since = again.world.reconciler.stale_since
     assert since is not None
     told = since.isoformat(timespec="milliseconds")
     assert reason == f"Consul has not been read since the start; the catalog is of {told}: no route"
+
+
+def test_a_service_of_an_earlier_run_is_unknown_and_not_gone_until_there_is_a_plan(parts: Parts) -> None:
+    """Its generation is live and Consul may answer, before this run has a plan."""
+    parts.tell(WEB)
+    again = parts.restarted(Watch())
+    again.world.wait(1)
+    assert again.world.reconciler.live == 1
+    assert again.reasons == ("no catalog has been planned since the start",)
+    with pytest.raises(CatalogUnavailable, match="no catalog has been planned since the start"):
+        again.sidecar.service("web")
+    again.tell(WEB)
+    assert again.reasons == ()
+    assert again.sidecar.service("web") is not None
+    assert again.sidecar.service("nothing") is None
 
 
 def test_what_keeps_a_plan_from_going_live_is_why_it_is_not_ready(parts: Parts) -> None:
@@ -257,7 +275,7 @@ def test_services_with_what_is_wrong_of_them(parts: Parts) -> None:
 
 
 def test_before_the_first_plan_there_is_nothing_to_tell(parts: Parts) -> None:
-    assert (parts.sidecar.services(), parts.sidecar.service("web"), parts.sidecar.applies()) == ((), None, ())
+    assert (parts.sidecar.services(), parts.sidecar.applies()) == ((), ())
     assert parts.sidecar.status().last_apply is None
     parts.world.wait(1)
     assert parts.sidecar.status().last_apply is not None, "a pass without a catalog is one too"

@@ -57,7 +57,10 @@ class Sidecar(Protocol):
         ...
 
     def service(self, name: str) -> ServiceDetail | None:
-        """Return one routed service; None where there is none of that name."""
+        """Return one routed service; None where there is none of that name.
+
+        Raise CatalogUnavailable before the first plan, when none is known and nginx may serve many.
+        """
         ...
 
     def traffic(self) -> tuple[TrafficTotals, ...]:
