@@ -42,6 +42,7 @@ from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.admin.waiting import by_name, detail_beside, report_beside, summary_beside
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
+from proxygen.errors import CatalogUnavailable
 from proxygen.events import LASTING, EventLog, Topic
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
@@ -69,6 +70,7 @@ _CONDITIONS: Final = tuple(topic for topic in Topic if LASTING[topic].field == "
 _MOST_NOTES: Final = 10
 """Of a topic, in the answer to a load balancer."""
 
+_NO_PLAN: Final = "no catalog has been planned since the start"
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
 
@@ -136,7 +138,7 @@ class RunningSidecar:
         )
 
     def readiness(self) -> Readiness:
-        """Ready once a generation is live and Consul's data is fresh."""
+        """Ready once a generation is live, Consul's data is fresh, and there is a plan made of it."""
         return Readiness(reasons=tuple(self._reasons()), notes=tuple(self._notes()))
 
     def services(self) -> tuple[ServiceSummary, ...]:
@@ -148,6 +150,8 @@ class RunningSidecar:
         plans = self._plans()
         found = plans.told(lambda plan, kept: _details(plan, kept, name), detail_beside)
         detail = next(iter(found), None)
+        if detail is None and plans.newest is None:
+            raise CatalogUnavailable(f"{_NO_PLAN}, so nobody knows whether there is such a service")
         return None if detail is None else Recent.of(self._tally).detailed(detail, self._tally)
 
     def traffic(self) -> tuple[TrafficTotals, ...]:
@@ -225,6 +229,9 @@ class RunningSidecar:
                 yield f"Consul has not been read in whole since the start{problem}"
             else:
                 yield f"Consul's data is {freshness:.0f}s old{problem}"
+        elif self._reconciler.live is not None and self._reconciler.plan is None:
+            # After a restart an earlier run's generation is live before this run knows any of its services.
+            yield _NO_PLAN
 
     def _last_apply(self) -> ApplyReport | None:
         step = self._reconciler.last

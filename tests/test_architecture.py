@@ -119,6 +119,20 @@ def test_a_hidden_process_start_is_seen() -> None:
     assert not _starts_processes("import asyncio\nasyncio.run(f())")
 
 
+def _has_a_total(source: str) -> bool:
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    totals = (call for call in calls if ast.unparse(call.func).endswith("ClientTimeout"))
+    return any(call.args or any(keyword.arg in {"total", None} for keyword in call.keywords) for call in totals)
+
+
+def test_no_request_has_a_total_of_aiohttps() -> None:
+    """It loses a cancellation (tests/consul/test_client.py), and a task that was to end goes on; asyncio's does not."""
+    assert not [path for path in PACKAGE.rglob("*.py") if _has_a_total(path.read_text())]
+    assert _has_a_total("aiohttp.ClientTimeout(total=10, sock_connect=5)")
+    assert _has_a_total("ClientTimeout(10)")
+    assert not _has_a_total("aiohttp.ClientTimeout(sock_connect=5)")
+
+
 def _loaded_by(statement: str) -> set[str]:
     """Return the top-level modules that a fresh Python has loaded after a statement."""
     program = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)"

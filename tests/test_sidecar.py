@@ -14,6 +14,7 @@ from proxygen.admin.meter import Meter
 from proxygen.admin.report import State
 from proxygen.admin.service_report import InstanceState
 from proxygen.consul.client import Statistics
+from proxygen.errors import CatalogUnavailable
 from proxygen.events import LASTING, Condition, EventLog, Topic
 from proxygen.journal import Entry, Journal
 from proxygen.news import Reporter
@@ -75,6 +76,13 @@ class Parts:
         self.world.tell(catalog(*instances))
         self.world.wait(5)
 
+    def restarted(self, watch: Watch) -> Parts:
+        """Return the next life, in which Consul has told nothing yet."""
+        self.world.stop()
+        self.world.nginx.kill()
+        self.world.catalog = None
+        return Parts(self.world, watch)
+
     @property
     def reasons(self) -> tuple[str, ...]:
         return self.sidecar.readiness().reasons
@@ -129,18 +137,29 @@ def test_it_is_not_ready_while_consul_has_not_answered_for_too_long(
 
 def test_a_catalog_from_the_disk_is_told_with_its_age(parts: Parts) -> None:
     parts.tell(WEB)
-    parts.world.stop()
-    again = Parts.__new__(Parts)
-    parts.world.nginx.kill()
-    again.world, again.watch = parts.world, Watch(age=math.inf, problem="no route")
-    again.world.catalog = None
-    again.__post_init__()
+    again = parts.restarted(Watch(age=math.inf, problem="no route"))
     again.world.wait(10)
     (reason,) = again.reasons
     since = again.world.reconciler.stale_since
     assert since is not None
     told = since.isoformat(timespec="milliseconds")
     assert reason == f"Consul has not been read since the start; the catalog is of {told}: no route"
+
+
+def test_until_there_is_a_plan_a_service_is_unknown_and_not_gone(parts: Parts) -> None:
+    """A generation of an earlier run is live and Consul may answer, before this run has a plan."""
+    parts.tell(WEB)
+    again = parts.restarted(Watch())
+    again.world.wait(1)
+    assert again.world.reconciler.live == 1
+    assert again.reasons == ("no catalog has been planned since the start",)
+    assert again.sidecar.service("web") is not None, "it is told from what the generation stands for"
+    with pytest.raises(CatalogUnavailable, match="no catalog has been planned since the start"):
+        again.sidecar.service("nothing")
+    again.tell(WEB)
+    assert again.reasons == ()
+    assert again.sidecar.service("web") is not None
+    assert again.sidecar.service("nothing") is None
 
 
 def test_what_keeps_a_plan_from_going_live_is_why_it_is_not_ready(parts: Parts) -> None:
@@ -271,7 +290,7 @@ def test_what_has_no_field_of_its_own_is_a_condition_and_a_note(parts: Parts, to
 
 
 def test_before_the_first_plan_there_is_nothing_to_tell(parts: Parts) -> None:
-    assert (parts.sidecar.services(), parts.sidecar.service("web"), parts.sidecar.applies()) == ((), None, ())
+    assert (parts.sidecar.services(), parts.sidecar.applies()) == ((), ())
     assert parts.sidecar.status().last_apply is None
     parts.world.wait(1)
     assert parts.sidecar.status().last_apply is not None, "a pass without a catalog is one too"

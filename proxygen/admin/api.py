@@ -214,7 +214,7 @@ def _applied(write: Write, report: ApplyReport, story: str) -> web.Response:
 
 # --- the table
 
-_UNKNOWN_SERVICE: Final = {404: "no such service is routed"}
+_UNKNOWN_SERVICE: Final = {404: "no such service is routed", 503: "no catalog has been planned since the start"}
 _STEERED: Final = {404: "no such service is routed or registered", 503: "Consul does not answer, or denies it"}
 _WITHOUT_EFFECT: Final = {**_STEERED, 409: "it would have no effect now, and the body does not say force"}
 _APPLIED: Final = {409: "it was refused; what was live stays live", 503: "nginx or Consul does not answer"}
@@ -225,7 +225,7 @@ ENDPOINTS: Final = (
         method="GET",
         path="/readyz",
         handler=_ready,
-        summary="Whether a generation is live and Consul's data is fresh",
+        summary="Whether a generation is live, and Consul's data is fresh and planned",
         answer=ReadinessReport,
         other_answers={503: ReadinessReport},
     ),

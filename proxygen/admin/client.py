@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -23,9 +24,10 @@ from proxygen.settings import AdminSettings
 
 T = TypeVar("T")
 
-_ANSWER: Final = aiohttp.ClientTimeout(total=10, sock_connect=5)
+_CONNECT: Final = 5.0
+_ANSWER: Final = 10.0
 _DATA: Final = b"data: "
-_CHANGE: Final = aiohttp.ClientTimeout(total=120, sock_connect=5)
+_CHANGE: Final = 120.0
 """A rollback waits for draining workers and for the proof."""
 
 
@@ -58,7 +60,7 @@ class AdminClient:
     async def events(self) -> AsyncIterator[Event]:
         """Follow what happens, from the oldest event that is kept, until the sidecar ends."""
         try:
-            patience = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=3 * HEARTBEAT)
+            patience = aiohttp.ClientTimeout(sock_connect=_CONNECT, sock_read=3 * HEARTBEAT)
             async with self._session.get("/api/v1/events", timeout=patience) as response:
                 if response.status != 200:
                     raise SidecarUnavailable(f"the sidecar at {self._place} answered {response.status}")
@@ -84,8 +86,12 @@ class AdminClient:
 
     async def _ask(self, method: str, path: str | URL, *, body: object = None) -> tuple[int, bytes]:
         try:
-            patience = _ANSWER if method == "GET" else _CHANGE
-            async with self._session.request(method, path, json=body, timeout=patience) as response:
+            connect = aiohttp.ClientTimeout(sock_connect=_CONNECT)
+            async with (
+                # Not aiohttp's total: see `proxygen.consul.client`.
+                asyncio.timeout(_ANSWER if method == "GET" else _CHANGE),
+                self._session.request(method, path, json=body, timeout=connect) as response,
+            ):
                 return response.status, await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise SidecarUnavailable(f"no sidecar answers at {self._place} ({_reason(error)})") from error

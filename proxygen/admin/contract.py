@@ -59,7 +59,10 @@ class Sidecar(Protocol):
         ...
 
     def service(self, name: str) -> ServiceDetail | None:
-        """Return one routed service; None where there is none of that name."""
+        """Return one routed service; None where there is none of that name.
+
+        Raise CatalogUnavailable before the first plan, for one that nginx is not known to serve.
+        """
         ...
 
     def traffic(self) -> tuple[TrafficTotals, ...]:

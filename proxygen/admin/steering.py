@@ -7,6 +7,7 @@ and the other is told. The figures and the key are Consul's own; nothing is kept
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -166,11 +167,15 @@ async def _lever(request: web.Request) -> tuple[Lever, ServiceDetail | None]:
     """Raise 404 where no instance is registered and nothing is routed."""
     name, sidecar = request.match_info["name"], request.app[SIDECAR]
     try:
-        lever, detail = await _believed(sidecar.read_lever(name)), sidecar.service(name)
+        lever = await _believed(sidecar.read_lever(name))
     except CatalogUnavailable as error:
         if not is_about_one_service(error):
             raise
         raise web.HTTPNotFound(reason=f"no service can be called {name!r}") from error
+    detail = None
+    # Shares are Consul's own: they can be changed before the first plan too.
+    with suppress(CatalogUnavailable):
+        detail = sidecar.service(name)
     if detail is None and not lever.is_registered:
         raise web.HTTPNotFound(reason=f"no service {name!r} is routed or registered")
     return lever, detail

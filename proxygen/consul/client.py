@@ -152,16 +152,20 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         self._requests += 1
         self._sockets += 1
         try:
-            async with self._open_session().request(
-                method,
-                url,
-                data=data or None,
-                headers=self._headers | ({"X-Consul-Token": token} if token else {}),
-                timeout=aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT),
-                # A redirect could carry the token to another host.
-                allow_redirects=False,
-                server_hostname=self._settings.tls_server_name if self._tls is not None else None,
-            ) as response:
+            async with (
+                # Not aiohttp's total: a task that is cancelled in the turn of the loop in which that runs out goes on.
+                asyncio.timeout(deadline),
+                self._open_session().request(
+                    method,
+                    url,
+                    data=data or None,
+                    headers=self._headers | ({"X-Consul-Token": token} if token else {}),
+                    timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT),
+                    # A redirect could carry the token to another host.
+                    allow_redirects=False,
+                    server_hostname=self._settings.tls_server_name if self._tls is not None else None,
+                ) as response,
+            ):
                 body = await response.read()
                 # The content of an answer that has none, such as a 204, counts nothing at all.
                 self._received += response.content.total_raw_bytes if body else 0

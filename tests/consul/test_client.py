@@ -169,6 +169,25 @@ async def test_a_cancelled_read_gives_its_socket_back_and_is_no_failure() -> Non
         assert client.statistics.failures == 0
 
 
+@pytest.mark.parametrize("cancelled_after", [5, 20])
+async def test_a_task_cancelled_as_its_answer_is_overdue_ends(
+    monkeypatch: pytest.MonkeyPatch, cancelled_after: float
+) -> None:
+    """The cancellation and the deadline come in the same turn of the loop, in either order."""
+    async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
+        fake.silent = True
+        read = asyncio.create_task(client.http.exchange("GET", "/v1/catalog/services", deadline=10))
+        while not fake.requests:
+            await asyncio.sleep(0.01)
+        loop = asyncio.get_running_loop()
+        loop.call_later(cancelled_after, read.cancel)
+        clock = loop.time
+        monkeypatch.setattr(loop, "time", lambda: clock() + 60)
+        await asyncio.wait({read})
+        assert read.cancelled()
+        assert client.statistics.failures == 0
+
+
 @pytest.mark.incident("T15")
 @pytest.mark.slow
 async def test_a_peer_that_never_answers_meets_the_deadline() -> None:

@@ -110,6 +110,8 @@ def test_a_rollback_outlives_the_sidecar(site: Site) -> None:
     site.sidecar.stop()
     site.sidecar.start(ready=False)
     wait_until(lambda: site.sidecar.status()["hold"] is not None, what="the hold after the restart")
+    # There is a plan to let through only once Consul was read.
+    wait_until(lambda: "new2.example.com" in str(site.sidecar.status()["services"]), what="the plan that is held")
     assert site.sidecar.generation() == 1
     assert site.ask("new2.example.com").status == 404
     assert proxygen(site, "release-hold").returncode == 0

@@ -11,7 +11,7 @@ import pytest
 from proxygen.admin.page.assets import Assets
 from proxygen.admin.page.handlers import CONTENT_SECURITY_POLICY
 from proxygen.admin.service_report import ServiceDetail, ServiceSummary
-from proxygen.errors import ConsulUnreachable
+from proxygen.errors import CatalogUnavailable, ConsulUnreachable
 from proxygen.events import Kind
 from proxygen.steering import Lever
 from tests.admin.asking import Client, asking
@@ -128,6 +128,23 @@ async def test_a_service_that_is_not_there_has_a_page_that_says_so(client: Clien
 async def test_the_api_says_so_as_json(client: Client) -> None:
     answer = await client.get("/api/v1/services/none")
     assert (answer.status, answer.content_type) == (404, "application/json")
+
+
+async def test_before_the_first_plan_no_service_is_said_to_be_gone(
+    client: Client, sidecar: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither on its page nor in the API; its shares, which are Consul's, can be read all the same."""
+
+    def unknown(name: str) -> ServiceDetail | None:
+        raise CatalogUnavailable("no catalog has been planned since the start")
+
+    monkeypatch.setattr(sidecar, "service", unknown)
+    for path in ("/services/web", "/api/v1/services/web"):
+        answer = await client.get(path)
+        assert answer.status == 503
+        assert "no catalog has been planned since the start" in await answer.text()
+    assert (await client.get("/api/v1/services/web/shares")).status == 200
+    assert (await client.get("/api/v1/services/none/shares")).status == 404
 
 
 @pytest.mark.parametrize(("error", "status"), [(ConsulUnreachable("no leader"), 503), (RuntimeError("a secret"), 500)])
