@@ -97,11 +97,16 @@ class World:
         lines = self.engine.call("ps", MINE, "--format={{.Names}} {{.Image}}").splitlines()
         return dict(line.split() for line in lines)
 
-    def share(self) -> int:
-        """The canary's, in basis points, as nginx has it."""
+    def canary(self) -> dict[str, Any]:
+        """What the sidecar tells of the variant; a share of 0 where there is none."""
         status, service = self.sidecar.request("/api/v1/services/web")
         assert status == 200
-        return next((item["effective"] for item in service["variants"] if item["name"] == "canary"), 0)
+        return next((item for item in service["variants"] if item["name"] == "canary"), {"effective": 0})
+
+    def share(self) -> int:
+        """The canary's, in basis points, as nginx has it."""
+        share: int = self.canary()["effective"]
+        return share
 
     def lever(self) -> Any:
         return self.consul.get("/v1/kv/proxygen/canary/web")
@@ -158,7 +163,11 @@ def world(yard: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
 
 
 class Growth:
-    """What the canary's part of the answers really was, at each share that nginx had."""
+    """What the canary's part of the answers really was, at each share that nginx had.
+
+    A new share is told once nginx is proven to serve it, and as waiting from before nginx is asked to. So what was
+    counted before a look that finds none waiting was answered by the share of that look, or by one before it.
+    """
 
     def __init__(self, world: World, tally: Tally) -> None:
         self._world = world
@@ -179,13 +188,17 @@ class Growth:
         while not self._ended.wait(0.1):
             counts = dict(self._tally.by_instance)
             tried = sum(count for name, count in counts.items() if "-canary-" in name)
-            self._seen.setdefault(self._world.share(), []).append((tried, sum(counts.values())))
+            canary = self._world.canary()
+            if canary.get("waiting") is None:
+                self._seen.setdefault(canary["effective"], []).append((tried, sum(counts.values())))
 
     @property
     def measured(self) -> dict[int, float]:
-        """By share in the order in which they were seen, both in basis points. The first second of each is left out:
-        nginx's old workers finish what they have."""
-        return {share: 10_000 * _part(seen[10:]) for share, seen in self._seen.items() if len(seen) > 12}
+        """By share in the order in which they were seen, both in basis points.
+
+        What was counted before the first look at a share may be of the one before.
+        """
+        return {share: 10_000 * _part(seen[1:]) for share, seen in self._seen.items() if len(seen) > 2}
 
 
 def _part(seen: list[tuple[int, int]]) -> float:
@@ -204,6 +217,16 @@ def ports() -> int:
 def process_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@contextmanager
+def silenced(engine: Engine, containers: list[str]) -> Iterator[None]:
+    """Have what registers the applications stand still; it goes on afterwards."""
+    engine.call("kill", "--signal=STOP", *containers)
+    try:
+        yield
+    finally:
+        engine.call("kill", "--signal=CONT", *containers)
 
 
 def remove_containers(engine: Engine) -> None:
@@ -294,3 +317,18 @@ def test_where_nobody_knows_the_canary_waits_and_can_be_aborted(world: World, im
     assert world.lever() is None
     again = world.play("", stage="abort")
     assert (again.code, again.changed) == (0, {"here": 0})
+
+
+def test_a_service_that_consul_does_not_know_can_be_given_a_new_version(world: World, images: dict[str, str]) -> None:
+    """As where each start of the old one fails: its containers are there, and none of them is registered."""
+    before = world.images()
+    assert before
+    with silenced(world.engine, list(before)):
+        for instance in world.consul.instances("web"):
+            world.consul.deregister(instance["Service"]["ID"])
+        played = world.play(images["1"], stage="canary")
+        assert played.code == 0, played.said[-4000:]
+        assert world.images() == {**before, "web-canary-0": images["1"]}
+        aborted = world.play("", stage="abort")
+        assert aborted.code == 0, aborted.said[-4000:]
+    assert (world.images(), world.lever()) == (before, None)
