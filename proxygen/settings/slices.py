@@ -281,6 +281,14 @@ class BoundsSettings(Slice):
         ge=0,
         description="of these, routes of any host or a wildcard: they stand in each host that they cover",
     )
+    copies: int = Field(
+        default=2_000,
+        ge=0,
+        description=(
+            "places under narrower hosts at which a service's routes of any host or a wildcard serve: their number times "
+            "that of the hosts without a route that covers them; more are left out, the newest, and answer 404"
+        ),
+    )
     force_rules: int = Field(default=20, ge=0, description="values of the force tag of a service")
     variants: int = Field(default=16, ge=1, description="variants of a service, stable included")
     ports: int = Field(default=20, ge=1, description="TCP and UDP ports of a service")
