@@ -49,8 +49,10 @@ def left_over(instances: Sequence[Instance], bounds: Bounds) -> Iterator[str]:
 
 
 def check_tags(instance: Instance, prefix: str, bounds: Bounds) -> int:
-    """Return the bytes that an instance says to the proxy; what it says to others costs nothing. Raise TagError where it
-    says more than it may."""
+    """Return the bytes that an instance says to the proxy; what it says to others costs nothing.
+
+    Raise TagError where it says more than it may.
+    """
     said = list(islice(texts_of(instance, prefix), bounds.tags + 1))
     if len(said) > bounds.tags:
         raise TagError(
