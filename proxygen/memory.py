@@ -1,4 +1,5 @@
-"""What must outlive the process: who holds which claim, the overrides in force, the operator's pin.
+"""What must outlive the process: who holds which claim, where wider routes serve, the overrides in
+force, the operator's pin.
 
 One JSON file in OUTPUT/state, replaced whole.
 """
@@ -15,7 +16,7 @@ import msgspec
 
 from proxygen.model import ServiceName
 from proxygen.nginx.disk import write_atomically
-from proxygen.plan.types import Claim, Memory, PortClaim, RouteClaim
+from proxygen.plan.types import Claim, Copy, Memory, PortClaim, RouteClaim
 from proxygen.shares import parse_override
 
 _FILE: Final = "state/memory.json"
@@ -33,9 +34,18 @@ class _Port(msgspec.Struct, frozen=True):
     port: int
 
 
+class _Copy(msgspec.Struct, frozen=True):
+    """In effect under ``under``; the route itself is for ``host``."""
+
+    under: str
+    host: str
+    path: str
+
+
 class _File(msgspec.Struct, frozen=True):
     routes: tuple[_Route, ...] = ()
     ports: tuple[_Port, ...] = ()
+    copies: tuple[_Copy, ...] = ()
     overrides: dict[str, str] = {}
     pinned: int | None = None
 
@@ -60,9 +70,12 @@ def recall(output: Path) -> Remembered:
     }
     holders.update((PortClaim(port.protocol, port.port), ServiceName(port.service)) for port in file.ports)
     overrides = {ServiceName(name): text for name, text in file.overrides.items() if _parses(text)}
-    return Remembered(
-        plan=Memory(holders=MappingProxyType(holders), overrides=MappingProxyType(overrides)), pinned=file.pinned
+    memory = Memory(
+        holders=MappingProxyType(holders),
+        overrides=MappingProxyType(overrides),
+        copies=frozenset(Copy(one.under, RouteClaim(one.host, one.path)) for one in file.copies),
     )
+    return Remembered(plan=memory, pinned=file.pinned)
 
 
 def _parses(override: str) -> bool:
@@ -83,6 +96,7 @@ def remember(output: Path, remembered: Remembered) -> None:
     file = _File(
         routes=tuple(routes),
         ports=tuple(ports),
+        copies=tuple(_Copy(copy.host, copy.route.host, copy.route.path) for copy in sorted(remembered.plan.copies)),
         overrides={str(name): text for name, text in remembered.plan.overrides.items()},
         pinned=remembered.pinned,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from proxygen.memory import Remembered, recall, remember
 from proxygen.model import ServiceName
-from proxygen.plan.types import Memory, PortClaim, RouteClaim
+from proxygen.plan.types import Copy, Memory, PortClaim, RouteClaim
 
 WEB = ServiceName("web")
 
@@ -25,6 +25,7 @@ def test_what_is_remembered_is_recalled(output: Path) -> None:
         plan=Memory(
             holders=MappingProxyType({RouteClaim("web.example.com", "/"): WEB, PortClaim("tcp", 5432): WEB}),
             overrides=MappingProxyType({WEB: '{"canary": "12.5%"}'}),
+            copies=frozenset({Copy("web.example.com", RouteClaim("", "/metrics"))}),
         ),
         pinned=41,
     )

@@ -12,6 +12,7 @@ from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.plan.admission import NO_PAST, Past, Pasts
 from proxygen.plan.certificates import choose_certificates
 from proxygen.plan.claims import Grounds, settle_claims
+from proxygen.plan.copies import over_the_bound, own_routes, settle_copies
 from proxygen.plan.endpoints import stream_endpoint
 from proxygen.plan.hosts import virtual_servers
 from proxygen.plan.origins import shared_hosts
@@ -104,17 +105,18 @@ class Planner:
         gone = listening - _listening(holders, refused)
         if any(_is_closed_by(gone, known.inputs) for known in self._known.values()):
             services, holders, conflicts = self._settled(catalog, memory, marks, listening - gone)
-        if not self._policy.hosts_whole:
-            services |= self._told(services, shared_hosts(services, holders, memory.holders))
         answered = {claim: name for claim, name in holders.items() if _is_answered(claim, services[name])}
+        own = own_routes(answered, self._reserved - _lost_hosts(services.values()))
+        copies = settle_copies(own, services, self._policy, memory.copies)
+        shared = {} if self._policy.hosts_whole else shared_hosts(services, holders, memory.holders)
+        services |= self._told(services, _both(shared, over_the_bound(copies, self._policy)))
         certificates = choose_certificates(services, answered, self._policy.certificates)
-        reserved = self._reserved - _lost_hosts(services.values())
         return Plan(
             services=tuple(services.values()),
-            servers=virtual_servers(services, answered, certificates, self._policy, reserved),
+            servers=virtual_servers(services, own, copies.given, certificates),
             streams=_streams(services, answered),
             conflicts=conflicts,
-            memory=Memory(holders=holders, overrides=overrides),
+            memory=Memory(holders=holders, overrides=overrides, copies=copies.given),
         )
 
     def _settled(
@@ -186,6 +188,13 @@ class Planner:
                 told[name] = (services[name], said, warned)
         self._warned = told
         return {name: warned for name, (_, _, warned) in told.items()}
+
+
+_Warnings = Mapping[ServiceName, tuple[str, ...]]
+
+
+def _both(some: _Warnings, others: _Warnings) -> _Warnings:
+    return {name: (*some.get(name, ()), *others.get(name, ())) for name in sorted({*some, *others})}
 
 
 def _is_past_the_same(known: _Known, name: ServiceName, pasts: Pasts) -> bool:

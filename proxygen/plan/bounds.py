@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,9 +17,11 @@ class Bounds:
     instances: int = 1_000
     tags: int = 256
     tag_bytes: int = 65_536
+    service_tag_bytes: int = 262_144
     routes: int = 100
     wide_routes: int = 20
     """Routes of any host or a wildcard stand in every virtual server that they cover."""
+    copies: int = 2_000
     force_rules: int = 20
     variants: int = 16
     ports: int = 20
@@ -31,9 +33,12 @@ def within(instances: Sequence[Instance], bounds: Bounds) -> Sequence[Instance]:
     """Return the instances that are looked at: all of them, or the oldest registrations, in the order given."""
     if len(instances) <= bounds.instances:
         return instances
-    oldest = sorted(instances, key=lambda instance: (instance.create_index, instance.key))[: bounds.instances]
-    kept = {instance.key for instance in oldest}
+    kept = {instance.key for instance in oldest_first(instances)[: bounds.instances]}
     return [instance for instance in instances if instance.key in kept]
+
+
+def oldest_first(instances: Iterable[Instance]) -> list[Instance]:
+    return sorted(instances, key=lambda instance: (instance.create_index, instance.key))
 
 
 def left_over(instances: Sequence[Instance], bounds: Bounds) -> Iterator[str]:
@@ -43,8 +48,11 @@ def left_over(instances: Sequence[Instance], bounds: Bounds) -> Iterator[str]:
         yield f"{more} instances are left out, the newest: a service may have {bounds.instances} (bounds.instances)"
 
 
-def check_tags(instance: Instance, prefix: str, bounds: Bounds) -> None:
-    """Raise TagError where an instance says more to the proxy than it may; what it says to others costs nothing."""
+def check_tags(instance: Instance, prefix: str, bounds: Bounds) -> int:
+    """Return the bytes that an instance says to the proxy; what it says to others costs nothing.
+
+    Raise TagError where it says more than it may.
+    """
     said = list(islice(texts_of(instance, prefix), bounds.tags + 1))
     if len(said) > bounds.tags:
         raise TagError(
@@ -54,6 +62,7 @@ def check_tags(instance: Instance, prefix: str, bounds: Bounds) -> None:
     if size > bounds.tag_bytes:
         most = f"{bounds.tag_bytes} bytes of proxy tags that an instance may have (bounds.tag_bytes)"
         raise TagError("tags", f"{size} bytes are more than the {most}")
+    return size
 
 
 def texts_of(instance: Instance, prefix: str) -> Iterator[str]:

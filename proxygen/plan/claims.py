@@ -11,7 +11,7 @@ from typing import Final
 from proxygen.model import ServiceName
 from proxygen.plan.buckets import alike, crowded
 from proxygen.plan.origins import host_holders
-from proxygen.plan.reserved import may_claim
+from proxygen.plan.reserved import Reservations, reservations
 from proxygen.plan.types import Claim, Conflict, Policy, PortClaim, RouteClaim, Service
 
 _Asked = tuple[Service, Claim]
@@ -65,8 +65,9 @@ def _rank(service: Service, before: ServiceName | None) -> tuple[bool, int, Serv
 def _admitted(asked: Iterable[_Asked], grounds: Grounds, conflicts: list[Conflict]) -> list[_Asked]:
     """Return what the services may claim at all; the rest becomes a conflict."""
     left = []
+    rules = reservations(grounds.policy.claims)
     for service, claim in asked:
-        reason = _objection(service, claim, grounds)
+        reason = _objection(service, claim, grounds, rules)
         if reason:
             conflicts.append(Conflict(claim=claim, holder=None, loser=service.name, reason=reason))
         else:
@@ -74,7 +75,7 @@ def _admitted(asked: Iterable[_Asked], grounds: Grounds, conflicts: list[Conflic
     if not grounds.policy.hosts_whole:
         return left
     routes = ((service, claim) for service, claim in left if isinstance(claim, RouteClaim))
-    holders = host_holders(routes, grounds.held)
+    holders = host_holders(routes, grounds.held, are_whole=True)
     kept = []
     for service, claim in left:
         holder = holders.get(claim.host, service.name) if isinstance(claim, RouteClaim) else service.name
@@ -85,14 +86,13 @@ def _admitted(asked: Iterable[_Asked], grounds: Grounds, conflicts: list[Conflic
     return kept
 
 
-def _objection(service: Service, claim: Claim, grounds: Grounds) -> str:
+def _objection(service: Service, claim: Claim, grounds: Grounds, rules: Reservations) -> str:
     if isinstance(claim, PortClaim):
         there = grounds.occupied.get(claim)
         if there is None or grounds.held.get(claim) == service.name:
             return ""
         return f"an instance of service {there} is at this port of this host"
-    rules = grounds.policy.claims
-    return FORBIDDEN if rules and not may_claim(service.name, claim, rules) else ""
+    return "" if rules.may_claim(service.name, claim) else FORBIDDEN
 
 
 def _too_much(holders: Mapping[Claim, Service], grounds: Grounds) -> Mapping[Claim, str]:

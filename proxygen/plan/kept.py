@@ -13,7 +13,7 @@ from typing import Final
 
 from proxygen.errors import TagError
 from proxygen.model import Instance
-from proxygen.plan.bounds import Bounds, within
+from proxygen.plan.bounds import Bounds, oldest_first, within
 from proxygen.plan.types import Claim, Policy, PortClaim, RouteClaim
 from proxygen.tags import parse_route, parse_tags
 
@@ -23,13 +23,13 @@ _MOST_READ: Final = 1_000
 
 def claims_that_parse(instances: Sequence[Instance], policy: Policy) -> Iterator[Claim]:
     """Yield what the instances claim, the oldest registration's first, as far as it can be read."""
-    oldest_first = sorted(within(instances, policy.bounds), key=lambda one: (one.create_index, one.key))
-    texts = (text for instance in oldest_first for text in _routes(instance, policy.prefix))
+    judged = oldest_first(within(instances, policy.bounds))
+    texts = (text for instance in judged for text in _routes(instance, policy.prefix))
     for text in islice(texts, _MOST_READ):
         with suppress(ValueError):
             route = parse_route(text)
             yield RouteClaim(route.host or "", route.path)
-    for instance in oldest_first:
+    for instance in judged:
         yield from _port(instance, policy.prefix)
 
 

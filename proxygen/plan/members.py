@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from proxygen.errors import TagError
 from proxygen.model import Health, Instance
-from proxygen.plan.bounds import check_tags, within
+from proxygen.plan.bounds import check_tags, oldest_first, within
 from proxygen.plan.endpoints import endpoint_of
 from proxygen.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
 from proxygen.shares import STABLE
@@ -51,24 +52,50 @@ def asks(instance: Instance, prefix: str) -> bool:
     return has_proxy_tags(instance.tags, prefix) or any(key.startswith(f"{prefix}-") for key, _ in instance.meta)
 
 
-def _read(instance: Instance, policy: Policy) -> ProxyTags | TagError:
-    try:
-        check_tags(instance, policy.prefix, policy.bounds)
+_Said = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
+
+
+def _said(instance: Instance, prefix: str) -> _Said:
+    """What is meant for the proxy: instances differ in what they say to others."""
+    tags = tuple(tag for tag in instance.tags if tag.startswith(f"{prefix}."))
+    return tags, tuple((key, value) for key, value in instance.meta if key.startswith(f"{prefix}-"))
+
+
+class _Reader:
+    """Reads what instances of one service say. Most say the same, which is read once; of what differs, so much."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy: Final = policy
+        self._room = policy.bounds.service_tag_bytes
+        self._known: Final[dict[_Said, ProxyTags | TagError]] = {}
+
+    def read(self, instance: Instance) -> ProxyTags | TagError:
+        said = _said(instance, self._policy.prefix)
+        if said not in self._known:
+            try:
+                self._known[said] = self._parse(instance)
+            except TagError as error:
+                self._known[said] = error
+        return self._known[said]
+
+    def _parse(self, instance: Instance) -> ProxyTags:
+        policy = self._policy
+        size = check_tags(instance, policy.prefix, policy.bounds)
+        if size > self._room:
+            most = f"{policy.bounds.service_tag_bytes} bytes that a service may have (bounds.service_tag_bytes)"
+            raise TagError("tags", f"with older instances' different ones they are more than the {most}")
+        self._room -= size
         return parse_tags(instance.tags, instance.meta, policy.prefix)
-    except TagError as error:
-        return error
 
 
 def judge(instances: Sequence[Instance], policy: Policy) -> tuple[list[Member], list[Unusable]]:
     """Return the instances that can be believed, and those that cannot."""
     members, unusable = [], []
-    # Most instances of a service say the same.
-    known: dict[tuple[object, object], ProxyTags | TagError] = {}
-    for instance in within(instances, policy.bounds):
-        said = (instance.tags, instance.meta)
-        if said not in known:
-            known[said] = _read(instance, policy)
-        tags = known[said]
+    reader = _Reader(policy)
+    judged = within(instances, policy.bounds)
+    read = {instance.key: reader.read(instance) for instance in oldest_first(judged)}
+    for instance in judged:
+        tags = read[instance.key]
         try:
             if isinstance(tags, TagError):
                 raise tags

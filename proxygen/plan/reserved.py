@@ -3,26 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import translate
+from functools import lru_cache
 from typing import Final
 
 from proxygen.model import ServiceName
 from proxygen.plan.types import Claim, Policy, RouteClaim
 
-Rules = Mapping[str, tuple[str, ...]]
+_Rules = tuple[tuple[str, tuple[str, ...]], ...]
+_Matches = Callable[[str], object]
+
+_MOST_KNOWN: Final = 65_536
+"""Hosts, and services beside a rule, whose match is remembered from pass to pass."""
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _SPECIAL: Final = re.compile(r"[*?\[\]]")
 
 
-def may_claim(service: ServiceName, claim: Claim, rules: Rules) -> bool:
-    """A host that a rule reserves is for the services of that rule; a host that no rule names is free."""
-    if not isinstance(claim, RouteClaim):
-        return True
-    matching = [names for pattern, names in rules.items() if _reserves(pattern, claim)]
-    return not matching or any(fnmatchcase(service, name) for names in matching for name in names)
+def reservations(rules: Mapping[str, tuple[str, ...]]) -> Reservations:
+    """Return the rules with what is known of hosts and services by now."""
+    return _reservations(tuple(rules.items()))
+
+
+@lru_cache(maxsize=4)
+def _reservations(rules: _Rules) -> Reservations:
+    return Reservations(rules)
+
+
+class Reservations:
+    """Who may claim which host. A host is matched once, however many services claim paths under it or reach it by a
+    wider route; a service once for each rule."""
+
+    def __init__(self, rules: _Rules) -> None:
+        self._hosts: Final = [(pattern, _matcher(pattern)) for pattern, _ in rules]
+        self._names: Final = [[_matcher(name) for name in names] for _, names in rules]
+        self._reserving: Final = lru_cache(_MOST_KNOWN)(self._find_reserving)
+        self._is_for: Final = lru_cache(_MOST_KNOWN)(self._match_names)
+
+    def may_claim(self, service: ServiceName, claim: Claim) -> bool:
+        """A host that a rule reserves is for the services of that rule; a host that no rule names is free."""
+        if not self._hosts or not isinstance(claim, RouteClaim):
+            return True
+        matching = self._reserving(claim.host)
+        return not matching or any(self._is_for(service, rule) for rule in matching)
+
+    def _find_reserving(self, host: str) -> tuple[int, ...]:
+        found = enumerate(self._hosts)
+        return tuple(rule for rule, (pattern, matches) in found if matches(host) or _may_cover(pattern, host))
+
+    def _match_names(self, service: ServiceName, rule: int) -> bool:
+        return any(matches(service) for matches in self._names[rule])
+
+
+def _matcher(pattern: str) -> _Matches:
+    # fnmatch itself remembers 256 patterns, and compiles each one anew where there are more.
+    return re.compile(translate(pattern)).match
 
 
 def reserved_hosts(policy: Policy) -> frozenset[str]:
@@ -42,11 +79,11 @@ def _covering(host: str) -> Iterator[str]:
         yield f"*.{'.'.join(suffix[at:])}"
 
 
-def _reserves(pattern: str, claim: RouteClaim) -> bool:
-    if fnmatchcase(claim.host, pattern):
-        return True
-    # nginx names no virtual server by a pattern such as shop-*.example.com, so what may cover its hosts is refused.
-    return claim.is_wide and not _HOST.fullmatch(pattern) and _may_meet(pattern, claim.host.removeprefix("*"))
+def _may_cover(pattern: str, host: str) -> bool:
+    """nginx names no virtual server by a pattern such as shop-*.example.com, so what may cover its hosts is refused."""
+    if host and not host.startswith("*."):
+        return False
+    return not _HOST.fullmatch(pattern) and _may_meet(pattern, host.removeprefix("*"))
 
 
 def _may_meet(pattern: str, suffix: str) -> bool:

@@ -177,6 +177,18 @@ class PortClaim:
 Claim = RouteClaim | PortClaim
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Copy:
+    """A route of any host or a wildcard, under a narrower host. nginx looks for a path in one virtual server alone, so
+    the route stands there too."""
+
+    host: str
+    route: RouteClaim
+
+    def __str__(self) -> str:
+        return f"{self.host}{self.route.path}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
     """A claim that two services make: who has it, who was told no."""
@@ -289,10 +301,11 @@ class GoodTags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What a plan must know of the one before: who holds which claim, and what parsed last."""
+    """What a plan must know of the one before: who holds which claim, where wider routes serve, what parsed last."""
 
     holders: Mapping[Claim, ServiceName] = field(default_factory=lambda: MappingProxyType({}))
     overrides: Mapping[ServiceName, str] = field(default_factory=lambda: MappingProxyType({}))
+    copies: frozenset[Copy] = frozenset()
     good_tags: Mapping[ServiceName, GoodTags] = field(default_factory=lambda: MappingProxyType({}), compare=False)
     """Not part of what a plan gives: only what went live was served."""
 

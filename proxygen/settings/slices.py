@@ -275,11 +275,27 @@ class BoundsSettings(Slice):
     instances: int = Field(default=1_000, ge=1, description="instances of a service; the newest of more are left out")
     tags: int = Field(default=256, ge=1, description="proxy tags of an instance, proxy keys in its Meta included")
     tag_bytes: int = Field(default=65_536, ge=1_024, description="bytes of an instance's proxy tags together")
+    service_tag_bytes: int = Field(
+        default=262_144,
+        ge=1_024,
+        description=(
+            "bytes of a service's different sets of proxy tags together; what many instances have in common counts once, "
+            "the newest of more are left out"
+        ),
+    )
     routes: int = Field(default=100, ge=1, description="routes of a service; in quarantine too it holds no more")
     wide_routes: int = Field(
         default=20,
         ge=0,
         description="of these, routes of any host or a wildcard: they stand in each host that they cover",
+    )
+    copies: int = Field(
+        default=2_000,
+        ge=0,
+        description=(
+            "places under narrower hosts at which a service's routes of any host or a wildcard serve: their number times "
+            "that of the hosts without a route that covers them; more are left out, the newest, and answer 404"
+        ),
     )
     force_rules: int = Field(default=20, ge=0, description="values of the force tag of a service")
     variants: int = Field(default=16, ge=1, description="variants of a service, stable included")

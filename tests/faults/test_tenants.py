@@ -134,15 +134,16 @@ async def test_t51_no_instance_leads_to_this_host_itself(
 
 
 @pytest.mark.incident("T48")
+@pytest.mark.parametrize("held", [ROUTE, "proxygen.route=*.example.com"])
 @pytest.mark.parametrize("hosts", ["shared", "whole"])
 async def test_t48_a_path_under_somebody_elses_host_is_told_or_refused(
-    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar, hosts: str
+    consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar, hosts: str, held: str
 ) -> None:
-    """Injects a login page of another service under a host that one holds."""
+    """Injects a login page of another service under a host that one holds, by its name or by a wildcard."""
     sidecar = make_sidecar(consul, running, proxy__hosts=hosts)
     with ExitStack() as stack:
         web, evil = (stack.enter_context(App(name)) for name in ("web-1", "evil-1"))
-        consul.register("web", port=web.port, tags=[ROUTE])
+        consul.register("web", port=web.port, tags=[held])
         sidecar.start()
         consul.register("evil", port=evil.port, tags=[f"{ROUTE}/login", "proxygen.route=evil.test"])
         await answers(sidecar, "evil.test")

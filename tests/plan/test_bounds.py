@@ -13,13 +13,22 @@ from proxygen.errors import TagError
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.plan import Planner, members
 from proxygen.plan.bounds import Bounds, check_tags, within
-from proxygen.plan.types import InstanceState, Memory, Policy, PortClaim, RouteClaim, Service
+from proxygen.plan.types import GoodTags, InstanceState, Memory, Policy, PortClaim, RouteClaim, Service
 from proxygen.settings import BoundsSettings
 from proxygen.tags import lint_tags, texts
 from tests.plan.catalogs import catalog, instance, plan, service
 
 SMALL = Bounds(
-    instances=5, tags=8, tag_bytes=1_024, routes=4, wide_routes=2, force_rules=2, variants=2, ports=3, all_ports=4
+    instances=5,
+    tags=8,
+    tag_bytes=1_024,
+    service_tag_bytes=4_096,
+    routes=4,
+    wide_routes=2,
+    force_rules=2,
+    variants=2,
+    ports=3,
+    all_ports=4,
 )
 
 
@@ -207,6 +216,41 @@ def test_tags_that_many_instances_share_are_read_once_right_or_wrong(monkeypatch
     monkeypatch.setattr(members, "parse_tags", lambda *said: (reads.append(said), real(*said))[1])
     found, problems = members.judge([instance("web", n, "weight=heavy") for n in range(1, 40)], Policy())
     assert (len(found), len(problems), len(reads)) == (0, 39, 1)
+
+
+@pytest.mark.incident("T53")
+def test_of_a_thousand_instances_with_tags_of_their_own_no_more_is_read_than_a_service_may_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest are served; what an instance says to others, and what others say too, costs nothing."""
+    read: list[str] = []
+    real = members.parse_tags
+    monkeypatch.setattr(members, "parse_tags", lambda tags, *rest: (read.extend(tags), real(tags, *rest))[1])
+    ones = [
+        instance("greedy", n, "route=g.example.com", *(f"force=header:X-{n}-{k}" for k in range(19)), create_index=n)
+        for n in range(1, 1_001)
+    ]
+    others = [replace(ones[0], id=f"other-{n}", node=f"z{n}", tags=(f"v{n}", *ones[0].tags)) for n in range(100)]
+    size = sum(len(tag) for one in ones[:10] for tag in one.tags)
+    policy = Policy(bounds=Bounds(instances=2_000, force_rules=1_000, service_tag_bytes=size))
+    found = service(plan(*reversed(ones), *others, policy=policy), "greedy")
+    assert sum(map(len, read)) <= size + len("v99")
+    assert found.quarantine is None
+    served = {one.id for one in found.instances if one.state is not InstanceState.LEFT_OUT}
+    assert served == {one.id for one in (*ones[:10], *others)}
+    assert sum("bounds.service_tag_bytes" in one.problem for one in found.instances) == 990
+
+
+def test_who_was_served_stays_though_an_older_instance_says_more_than_before() -> None:
+    bounds = Bounds(service_tag_bytes=120)
+    old, young = (instance("web", n, f"route=w{n}.example.com", "timeout=5s") for n in (1, 2))
+    past = Memory(good_tags={ServiceName("web"): GoodTags(there=(old, young))})
+    grown = instance("web", 1, "route=w1.example.com", "timeout=5s", "route=w1.example.com/" + "x" * 30)
+    found = service(plan(grown, young, policy=Policy(bounds=bounds), memory=past), "web")
+    assert [one.state for one in found.instances] == [InstanceState.SERVING] * 2
+    assert RouteClaim("w2.example.com", "/") in found.claims
+    newcomer = service(plan(grown, young, policy=Policy(bounds=bounds)), "web")
+    assert [one.state for one in newcomer.instances] == [InstanceState.SERVING, InstanceState.LEFT_OUT]
 
 
 @pytest.mark.incident("T53")

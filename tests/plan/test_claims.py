@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from proxygen.model import Health, ServiceName
 from proxygen.plan.claims import Grounds, settle_claims
-from proxygen.plan.reserved import may_claim
+from proxygen.plan.reserved import reservations
 from proxygen.plan.types import Memory, Policy, PortClaim, RouteClaim
 from tests.plan.catalogs import instance, plan, routes
 
@@ -82,16 +82,16 @@ def test_a_host_that_several_rules_name_belongs_to_the_services_of_all_of_them()
         may = [
             name
             for name in ("ops", "shop-1", "blog", "web", "evil")
-            if may_claim(ServiceName(name), RouteClaim("app.example.com", "/"), rules)
+            if reservations(rules).may_claim(ServiceName(name), RouteClaim("app.example.com", "/"))
         ]
         assert may == ["ops", "shop-1", "blog", "web"]
-        assert not may_claim(ServiceName("web"), RouteClaim("own.example.com", "/"), rules)
-        assert may_claim(ServiceName("evil"), RouteClaim("example.org", "/"), rules)
+        assert not reservations(rules).may_claim(ServiceName("web"), RouteClaim("own.example.com", "/"))
+        assert reservations(rules).may_claim(ServiceName("evil"), RouteClaim("example.org", "/"))
 
 
 def test_rules_are_for_hosts_and_leave_ports_to_everybody() -> None:
-    assert may_claim(ServiceName("db"), PortClaim("tcp", 5432), {"*": ("web",)})
-    assert not may_claim(ServiceName("db"), RouteClaim("", "/"), {"*": ("web",)})
+    assert reservations({"*": ("web",)}).may_claim(ServiceName("db"), PortClaim("tcp", 5432))
+    assert not reservations({"*": ("web",)}).may_claim(ServiceName("db"), RouteClaim("", "/"))
 
 
 def test_a_rule_takes_nothing_from_the_services_that_it_names() -> None:

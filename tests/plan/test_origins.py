@@ -91,8 +91,82 @@ def test_a_warning_that_says_the_same_makes_no_new_service() -> None:
     assert all(one is other for one, other in zip(first.services, second.services, strict=True))
 
 
+WILD = instance("app", 1, "route=*.example.com")
+
+
+@pytest.mark.incident("T48")
+def test_a_path_under_somebody_elses_wildcard_is_told_to_both_pass_after_pass() -> None:
+    memory = Memory()
+    for _ in range(3):
+        planned = plan(WILD, LOGIN, memory=memory)
+        memory = planned.memory
+        assert routes(planned)["app.example.com/login"] == "evil"
+        to_holder, to_other = (service(planned, name).warnings for name in ("app", "evil"))
+        assert to_holder[0].startswith("evil hold paths under app.example.com, which this service holds")
+        assert to_other[0].startswith("it holds app.example.com/login, under a host that service app holds")
+        assert len(to_holder) == len(to_other) == 1, "evil.example.com is evil's own: it claims the whole name"
+
+
+@pytest.mark.incident("T48")
+@pytest.mark.parametrize("path", ["app.example.com/login", "*.app.example.com/login"])
+def test_a_path_under_a_whole_wildcard_is_refused_and_the_name_stays_the_wildcards(path: str) -> None:
+    first = plan(WILD, policy=WHOLE)
+    evil = instance("evil", 0, f"route={path}", "route=evil.example.com", create_index=0)
+    planned = plan(WILD, evil, policy=WHOLE, memory=first.memory)
+    assert routes(planned) == {"*.example.com/": "app", "evil.example.com/": "evil"}
+    assert [(str(one.claim), one.holder, one.loser) for one in planned.conflicts] == [(path, "app", "evil")]
+    assert routes(plan(WILD, LOGIN, policy=WHOLE)) == {"*.example.com/": "app", "evil.example.com/": "evil"}
+
+
+def test_a_path_that_was_served_before_a_wildcard_came_stays_however_its_service_registers_anew() -> None:
+    memory = plan(LOGIN, policy=WHOLE).memory
+    for wild, login in ((0, 2), (0, 2), (0, 9), (10, 9), (10, 11)):
+        ones = (
+            instance("app", 1, "route=*.example.com", create_index=wild),
+            instance("evil", 2, "route=app.example.com/login", create_index=login),
+        )
+        planned = plan(*ones, policy=WHOLE, memory=memory)
+        memory = planned.memory
+        assert routes(planned) == {"app.example.com/login": "evil", "*.example.com/": "app"}
+
+
+def test_who_holds_a_wildcard_and_a_path_under_it_shares_with_nobody() -> None:
+    both = instance("app", 1, "route=*.example.com", "route=app.example.com/x")
+    for policy in (Policy(), WHOLE):
+        planned = plan(both, policy=policy)
+        assert routes(planned)["app.example.com/x"] == routes(planned)["app.example.com/"] == "app"
+        assert service(planned, "app").warnings == planned.conflicts == ()
+
+
+def test_who_takes_a_whole_name_is_not_kept_from_it_by_who_asks_for_a_path() -> None:
+    ones = (WILD, instance("evil", 2, "route=web.example.com/login"), instance("web", 3, "route=web.example.com"))
+    assert routes(plan(*ones, policy=WHOLE)) == {"*.example.com/": "app", "web.example.com/": "web"}
+    (warning,) = service(plan(*ones), "web").warnings
+    assert warning.startswith("evil hold paths under web.example.com, which this service holds")
+
+
+def test_of_many_names_under_a_wildcard_the_first_are_told_and_the_others_counted() -> None:
+    many = [instance("evil", n + 2, f"route=h{n:02}.example.com/login") for n in range(40)]
+    told = service(plan(WILD, *many), "app").warnings
+    assert len(told) == 11
+    assert told[-1] == "and so it is with 30 more hosts"
+
+
 _NAMES = st.sampled_from(["a", "b", "c"])
-_ROUTES = st.sampled_from(["x.test", "x.test/p", "x.test/p/q", "y.test/p", "*.z.test", "a.z.test", "*.z.test/q", "/p"])
+_ROUTES = st.sampled_from(
+    [
+        "x.test",
+        "x.test/p",
+        "x.test/p/q",
+        "y.test/p",
+        "*.z.test",
+        "a.z.test",
+        "a.z.test/p",
+        "*.z.test/q",
+        "*.b.z.test/p",
+        "/p",
+    ]
+)
 
 
 @given(st.lists(st.lists(st.tuples(_NAMES, _ROUTES, st.integers(1, 9)), max_size=8), max_size=4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import pytest
@@ -9,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.model import Health, ServiceName
-from proxygen.plan import plan_routes
-from proxygen.plan.reserved import may_claim, reserved_hosts
-from proxygen.plan.types import Certificate, Plan, Policy, Quarantine, RouteClaim, VirtualServer
+from proxygen.plan import Planner, plan_routes, reserved
+from proxygen.plan.reserved import reservations, reserved_hosts
+from proxygen.plan.types import Certificate, Memory, Plan, Policy, Quarantine, RouteClaim, VirtualServer
 from tests.plan.catalogs import catalog, instance, plan, routes, service
 
 POLICY = Policy(claims={"app.example.com": ("web",), "*.shop.example.com": ("shop-*",)})
@@ -79,8 +81,8 @@ def test_a_host_that_nginx_conf_serves_by_itself_is_not_served_twice(served: str
 def test_a_wide_claim_is_refused_where_no_virtual_server_can_keep_a_reserved_host_apart(
     pattern: str, wide: str, *, may: bool
 ) -> None:
-    assert may_claim(ServiceName("evil"), RouteClaim(wide, "/"), {pattern: ("web",)}) is may
-    assert may_claim(ServiceName("web"), RouteClaim(wide, "/"), {pattern: ("web",)})
+    assert reservations({pattern: ("web",)}).may_claim(ServiceName("evil"), RouteClaim(wide, "/")) is may
+    assert reservations({pattern: ("web",)}).may_claim(ServiceName("web"), RouteClaim(wide, "/"))
 
 
 _PATTERNS = st.sampled_from(
@@ -140,3 +142,24 @@ def test_only_what_nginx_can_name_has_a_virtual_server() -> None:
 def test_rules_leave_what_they_do_not_name_as_it_is() -> None:
     ones = (*STRANGERS, instance("free", 3, "route=free.example.org"))
     assert routes(plan(*ones, policy=POLICY)) == routes(plan(*ones))
+
+
+def test_a_host_is_matched_once_however_many_wider_routes_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in later passes not at all: rules times hosts, not times routes. A service is matched once for each rule."""
+    matched: Counter[str] = Counter()
+
+    def counting(pattern: str) -> Callable[[str], bool]:
+        return lambda text: (matched.update([text]), fnmatchcase(text, pattern))[1]
+
+    monkeypatch.setattr(reserved, "_matcher", counting)
+    rules = {f"*.r{n}.example.org": ("owner-*",) for n in range(20)}
+    hosts = [instance(f"owner-{n}", 50 + n, *(f"route=h{n}.r1.example.org/{k}" for k in range(5))) for n in range(20)]
+    wide = [instance(f"w{n}", n, *(f"route=/w{n}{k}" for k in range(20))) for n in range(1, 11)]
+    planner, known = Planner(Policy(claims=rules)), catalog(*hosts, *wide)
+    planned = planner.plan(known, Memory(), {})
+    assert planned.memory.copies == frozenset()
+    assert matched["h1.r1.example.org"] == matched["w1"] == max(matched.values()) == len(rules)
+    before = matched.total()
+    planner.plan(known, planned.memory, {})
+    Planner(Policy(claims=rules)).plan(known, planned.memory, {})
+    assert matched.total() == before
