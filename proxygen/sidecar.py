@@ -93,7 +93,7 @@ class RunningSidecar:
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._client: Final = client
-        self._steering: Final = Steering(client, tag_prefix=settings.proxy.tag_prefix, patience=_PATIENCE)
+        self._steering: Final = Steering(client, patience=_PATIENCE)
         self.events: Final = events
         self._journal: Final = journal
         self.meter: Final = meter
@@ -168,7 +168,7 @@ class RunningSidecar:
         return generation_difference(self._settings.output.directory, number, against)
 
     async def read_lever(self, service: str) -> Lever:
-        return await self._steering.read(service)
+        return await self._steering.read(service, self._reconciler.pipeline.policy)
 
     async def move_lever(self, lever: Lever, shares: Shares | None) -> Lever:
         return await self._steering.move(lever, shares)

@@ -18,7 +18,9 @@ from proxygen.events import LASTING, Condition, EventLog, Topic
 from proxygen.journal import Entry, Journal
 from proxygen.news import Reporter
 from proxygen.nginx.apply import Outcome
+from proxygen.plan.types import Policy
 from proxygen.sidecar import RunningSidecar, TrafficTargets
+from proxygen.steering import Lever, Steering
 from proxygen.traffic.tally import Tally
 from tests.model.world import World
 from tests.plan.catalogs import catalog, instance, plan
@@ -125,6 +127,19 @@ def test_it_is_not_ready_while_consul_has_not_answered_for_too_long(
     assert parts.sidecar.status().state is (State.DEGRADED if reasons else State.READY)
     report = parts.sidecar.status().consul
     assert (report.freshness, report.problem) == (None if math.isinf(age) else age, problem or "")
+
+
+def test_shares_are_judged_as_the_plan_judges_instances(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    policies: list[Policy] = []
+
+    async def read(_self: Steering, service: str, policy: Policy) -> Lever:
+        policies.append(policy)
+        return Lever(service=service, key="", index=0)
+
+    monkeypatch.setattr(Steering, "read", read)
+    parts.world.ask(parts.sidecar.read_lever("web"))
+    assert policies == [parts.world.reconciler.pipeline.policy]
+    assert policies[0].seed == "model"
 
 
 def test_a_catalog_from_the_disk_is_told_with_its_age(parts: Parts) -> None:
