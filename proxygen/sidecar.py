@@ -30,6 +30,7 @@ from proxygen.admin.report import (
     DiffReport,
     GenerationReport,
     HoldReport,
+    KeptInstanceReport,
     LiveReport,
     NginxReport,
     State,
@@ -46,7 +47,7 @@ from proxygen.events import LASTING, EventLog, Topic
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
 from proxygen.live_plans import LivePlans
-from proxygen.model import Catalog, ServiceName
+from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, generations, read_generation
@@ -60,6 +61,9 @@ from proxygen.traffic.tally import Tally, Target
 
 _PATIENCE: Final = 5.0
 """Seconds that Consul may take for an operator's read, and for a write: a person waits."""
+
+_MOST_KEPT: Final = 100
+"""Instances that are told by name of all that a hold keeps."""
 
 _MOST_CONDITIONS: Final = 100
 """Of a topic, in the status."""
@@ -297,7 +301,12 @@ class RunningSidecar:
             since=_time(since) if since else "",
             pinned=self._reconciler.pinned,
             services=self._kept(),
+            instances=tuple(map(_kept_report, self._kept_instances()[:_MOST_KEPT])),
         )
+
+    def _kept_instances(self) -> tuple[Instance, ...]:
+        held = self._reconciler.held
+        return held.instances if held else ()
 
     def _kept(self) -> Mapping[str, int]:
         held = self._reconciler.held
@@ -415,6 +424,10 @@ def apply_report(step: Step) -> ApplyReport:
         durations=step.durations,
         propagation=step.propagation,
     )
+
+
+def _kept_report(one: Instance) -> KeptInstanceReport:
+    return KeptInstanceReport(service=one.service, node=one.node, id=one.id, address=f"{one.address}:{one.port}")
 
 
 def _time(moment: datetime) -> str:

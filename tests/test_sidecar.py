@@ -166,6 +166,10 @@ def test_what_keeps_a_plan_from_going_live_is_why_it_is_not_ready(parts: Parts) 
     hold = parts.sidecar.status().hold
     assert hold is not None
     assert (hold.reason, hold.pinned, dict(hold.services)) == (reason, None, {"shop": 1, "mail": 1, "chat": 1})
+    kept = sorted(FLEET, key=lambda one: one.service)
+    assert [(one.service, one.node, one.id, one.address) for one in hold.instances] == [
+        (one.service, one.node, one.id, f"{one.address}:{one.port}") for one in kept
+    ]
     since = parts.world.reconciler.held_since
     assert since is not None
     assert hold.since == since.isoformat(timespec="milliseconds")
@@ -188,6 +192,15 @@ def test_going_back_and_letting_go_are_told_as_they_end(parts: Parts) -> None:
     assert (on.outcome, on.generation) == ("applied", 3)
     assert parts.sidecar.status().hold is None
     assert parts.reasons == ()
+
+
+def test_of_many_instances_that_a_hold_keeps_some_are_told_by_name(parts: Parts) -> None:
+    many = tuple(instance("shop", 100 + number, "route=shop.test") for number in range(150))
+    parts.tell(WEB, *many)
+    parts.tell(WEB)
+    hold = parts.sidecar.status().hold
+    assert hold is not None
+    assert (dict(hold.services), len(hold.instances)) == ({"shop": 150}, 100)
 
 
 def test_a_failed_apply_is_told_until_one_succeeds(parts: Parts) -> None:
