@@ -17,7 +17,7 @@ from proxygen.guard import Guard, Held, Limits
 from proxygen.last_good import LastGood, load_last_good, save_last_good
 from proxygen.log import get_logger
 from proxygen.memory import recall, remember
-from proxygen.model import Catalog, ServiceName
+from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.pipeline import Drafted, Pipeline
 from proxygen.plan.types import GoodTags, Memory, Plan
 from proxygen.settings import GuardSettings, Settings
@@ -43,6 +43,8 @@ class Accepted:
         self._is_catalog_written = True
         self._good_tags: Mapping[ServiceName, GoodTags] = MappingProxyType({})
         self._saved: int | None = None
+        self.live: Mapping[ServiceName, tuple[Instance, ...]] = MappingProxyType({})
+        """The instances that the newest plan that went live was made from."""
         self.stored: LastGood | None = None
         """The catalog that an earlier run left, where nginx still serves it or nothing."""
 
@@ -78,6 +80,7 @@ class Accepted:
         self._guard.accept(plan, last_good.catalog, time.monotonic())
         self._flapping.accept(plan, last_good.catalog, time.monotonic())
         self._unchecked.accept(last_good.catalog)
+        self.live = last_good.catalog.services
         if live in (None, last_good.generation):
             self.stored = last_good
             self._saved = last_good.generation
@@ -108,6 +111,7 @@ class Accepted:
         catalog = as_planned(drafted.plan, drafted.catalog)
         self._guard.accept(drafted.plan, catalog, time.monotonic())
         self._unchecked.accept(catalog)
+        self.live = catalog.services
         self._flapping.accept(drafted.plan, catalog, time.monotonic())
         self._good_tags = note_served(self._good_tags, drafted.plan, catalog)
         if drafted.plan.memory != self._remembered.plan:

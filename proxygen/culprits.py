@@ -2,14 +2,16 @@
 
 Candidates without some of the services are tested until those are found without which it passes. Whoever was served
 before or registered earlier is kept, whoever came later is left out; so services that are only wrong together cost the
-newest of them.
+newest of them. A search that runs out of trials blames only whom it found, and the next one goes on where it ended.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Generic, TypeVar
 
 from proxygen.errors import CheckRefused, RefusedWithoutName
 from proxygen.model import ServiceName
@@ -19,8 +21,15 @@ from proxygen.suspects import is_familiar
 MOST_TRIALS: Final = 200
 MOST_SECONDS: Final = 60.0
 """Of the search, from its beginning; a test that has begun is waited for."""
+FEWEST_TRIALS: Final = 8
+"""However long they take, so that each search gets further than the one before it."""
 
 _PLACE: Final = "the configuration as a whole"
+_GUILTY: Final = "without this service nginx accepts it"
+_UNTRIED: Final = (
+    "nginx names no service, and the search for the one at fault has not come to this one yet: it goes on in the next"
+    " pass"
+)
 
 _T = TypeVar("_T")
 
@@ -32,35 +41,74 @@ class Spent(Exception):
     """The search had its number of trials, or its time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sifted(Generic[_T]):
+    """What a search knows at its end, each in the order in which it was given."""
+
+    kept: tuple[_T, ...]
+    """These pass together."""
+    left_out: tuple[_T, ...]
+    """Each of these fails with those kept before it."""
+    untried: tuple[_T, ...] = ()
+
+
 async def keep_most(
     order: Sequence[_T], passes: Callable[[Sequence[_T]], Awaitable[bool]], *, head: int = 1
-) -> list[_T]:
-    """Return which of ``order`` to leave out so that the rest passes: each fails with those kept before it.
+) -> Sifted[_T]:
+    """Sift ``order`` into those that pass together and those that fail with these.
 
     ``passes`` must hold for nothing at all and not for all; what it does not hold for must not pass by more. It may
-    raise Spent: what was not tried by then is left out too. ``head``: how many of the first to try together. Each one
-    left out costs about twice the binary logarithm of how many were kept since the one before.
+    raise Spent. ``head``: how many of the first to try together. Each one left out costs about twice the binary
+    logarithm of how many were kept since the one before.
     """
-    kept: list[_T] = []
-    left: list[_T] = []
-    rest = list(order)
+    kept: tuple[_T, ...] = ()
+    left: tuple[_T, ...] = ()
+    rest = tuple(order)
     try:
         while rest:
-            fails, step, is_bracketed = len(rest), head, False
+            fails, step, is_bracketed = len(rest), 1, False
             while fails > 1:
-                size = fails // 2 if is_bracketed else min(step, fails - 1)
+                size = fails // 2 if is_bracketed else min(max(head, step), fails - 1)
                 if await passes((*kept, *rest[:size])):
                     kept, rest = kept + rest[:size], rest[size:]
-                    fails, step = fails - size, step * 2
+                    # Small steps after the head: what one of them found is kept, should the next be one too many.
+                    fails, step, head = fails - size, step * 2 if head == 1 else 1, 1
                 else:
                     fails, is_bracketed = size, True
-            left.append(rest.pop(0))
+            left, rest = (*left, rest[0]), rest[1:]
             if not rest or await passes((*kept, *rest)):
-                break
+                return Sifted(kept=(*kept, *rest), left_out=left)
             head = 1
     except Spent:
-        return left + rest
-    return left
+        pass
+    return Sifted(kept=kept, left_out=left, untried=rest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a search for those at fault found."""
+
+    guilty: Mapping[ServiceName, Quarantine] = field(default_factory=lambda: MappingProxyType({}))
+    """nginx accepts those that were kept without these, and with none of them."""
+    untried: Mapping[ServiceName, Quarantine] = field(default_factory=lambda: MappingProxyType({}))
+    """The search ended before it came to these. With them and the guilty in quarantine nginx accepts the rest."""
+    kept: Mapping[ServiceName, Service] = field(default_factory=lambda: MappingProxyType({}))
+    """What it accepts together."""
+
+
+class _Trials:
+    """How often nginx may be asked in one search."""
+
+    def __init__(self) -> None:
+        self._deadline: Final = time.monotonic() + MOST_SECONDS
+        self._made = 0
+
+    def take(self) -> None:
+        """Raise Spent where there is none left."""
+        is_late = self._made >= FEWEST_TRIALS and time.monotonic() > self._deadline
+        if is_late or self._made >= MOST_TRIALS:
+            raise Spent
+        self._made += 1
 
 
 async def find_culprits(
@@ -70,44 +118,55 @@ async def find_culprits(
     *,
     known: Mapping[ServiceName, Quarantine],
     served: Mapping[ServiceName, Service],
-) -> Mapping[ServiceName, Quarantine]:
-    """Return the quarantines that let nginx accept the rest of a plan; none where it accepts the whole by now.
+    passed: Mapping[ServiceName, Service] | None = None,
+) -> Found:
+    """Find the quarantines that let nginx accept the rest of a plan; none where it accepts the whole by now.
 
-    ``known`` are those that gates asked for before, ``served`` the services as nginx was last seen to serve them. A
-    service whose routes are refused even where they answer 503 is withdrawn. Raise CheckRefused where nginx refuses the
-    same without any service, or most of those that it serves, since the operator's files must be why.
+    ``known`` are those that gates asked for before, ``served`` the services as nginx was last seen to serve them,
+    ``passed`` what a search that ran out had kept. A service whose routes are refused even where they answer 503 is
+    withdrawn. Raise CheckRefused where nginx refuses the same without any service, or most of those that it serves,
+    since the operator's files must be why.
     """
-    deadline = time.monotonic() + MOST_SECONDS
-    trials = 0
+    trials = _Trials()
     for withdrawn in (False, True):
-        order = _order(plan, known, served, withdrawn=withdrawn)
+        order = _order(plan, known, served, passed or {}, withdrawn=withdrawn)
 
-        def without(names: Sequence[Service], *, withdrawn: bool = withdrawn) -> dict[ServiceName, Quarantine]:
-            return {each.name: _quarantine(each, refused, known, withdrawn=withdrawn) for each in names}
+        def without(
+            names: Sequence[Service], why: str = _GUILTY, *, withdrawn: bool = withdrawn
+        ) -> dict[ServiceName, Quarantine]:
+            said = f"nginx -t: {refused.reason}; {why}"
+            return {each.name: _quarantine(each, said, known, withdrawn=withdrawn) for each in names}
 
         async def passes(kept: Sequence[Service], order: Sequence[Service] = order) -> bool:
-            nonlocal trials
-            trials += 1
-            if trials > MOST_TRIALS or (kept and time.monotonic() > deadline):
-                raise Spent
+            trials.take()
             names = {each.name for each in kept}
             return await accepts(without([each for each in order if each.name not in names]))
 
         if order and await passes(()):
             if await passes(order):
                 # It was something that passed: a key being renewed, a name that could not be looked up.
-                return {}
-            familiar = [each for each in order if is_familiar(each, served)]
-            left = await keep_most(order, passes, head=max(1, len(familiar)))
-            _spare_the_served(left, familiar, refused)
-            return without(left)
+                return Found()
+            first = sum(is_familiar(each, served if passed is None else passed) for each in order)
+            sifted = await keep_most(order, passes, head=max(1, first))
+            guilty = without(sifted.left_out)
+            _spare_the_served(plan, {**known, **guilty}, served, refused)
+            return Found(
+                guilty=guilty,
+                untried=without(sifted.untried, _UNTRIED),
+                kept={each.name: each for each in sifted.kept},
+            )
     raise CheckRefused(
         f"nginx -t refuses the operator's files with what all services share, without any service too: {refused.reason}"
     )
 
 
 def _order(
-    plan: Plan, known: Mapping[ServiceName, Quarantine], served: Mapping[ServiceName, Service], *, withdrawn: bool
+    plan: Plan,
+    known: Mapping[ServiceName, Quarantine],
+    served: Mapping[ServiceName, Service],
+    passed: Mapping[ServiceName, Service],
+    *,
+    withdrawn: bool,
 ) -> list[Service]:
     """Those that can still be left out, the one to be kept first at the front."""
     suspects = [
@@ -117,7 +176,13 @@ def _order(
     ]
     return sorted(
         suspects,
-        key=lambda each: (not is_familiar(each, served), not _holds_all(each, plan), each.registered, each.name),
+        key=lambda each: (
+            not is_familiar(each, passed),
+            not is_familiar(each, served),
+            not _holds_all(each, plan),
+            each.registered,
+            each.name,
+        ),
     )
 
 
@@ -126,24 +191,23 @@ def _holds_all(service: Service, plan: Plan) -> bool:
 
 
 def _quarantine(
-    service: Service, refused: RefusedWithoutName, known: Mapping[ServiceName, Quarantine], *, withdrawn: bool
+    service: Service, reason: str, known: Mapping[ServiceName, Quarantine], *, withdrawn: bool
 ) -> Quarantine:
     lost: frozenset[Claim] = known[service.name].lost if service.name in known else frozenset()
-    return Quarantine(
-        service=service.name,
-        place=_PLACE,
-        reason=f"nginx -t: {refused.reason}; without this service nginx accepts it",
-        lost=lost,
-        withdrawn=withdrawn,
-    )
+    return Quarantine(service=service.name, place=_PLACE, reason=reason, lost=lost, withdrawn=withdrawn)
 
 
-def _spare_the_served(left: Sequence[Service], familiar: Sequence[Service], refused: RefusedWithoutName) -> None:
-    """Raise CheckRefused where most of what is served would go: the tags of those did not change."""
-    names = {each.name for each in familiar}
-    lost = [each.name for each in left if each.name in names]
-    if 2 * len(lost) > len(names) > 0:
+def _spare_the_served(
+    plan: Plan,
+    quarantines: Mapping[ServiceName, Quarantine],
+    served: Mapping[ServiceName, Service],
+    refused: RefusedWithoutName,
+) -> None:
+    """Raise CheckRefused where searches would take out most of what is served: the tags of those did not change."""
+    familiar = [each.name for each in plan.services if is_familiar(each, served)]
+    lost = [name for name in familiar if name in quarantines and quarantines[name].place == _PLACE]
+    if 2 * len(lost) > len(familiar) > 0:
         raise CheckRefused(
-            f"nginx -t refuses {len(lost)} of {len(names)} services that are served as they are, so the operator's"
+            f"nginx -t refuses {len(lost)} of {len(familiar)} services that are served as they are, so the operator's"
             f" files must be why, and nothing is changed: {refused.reason}"
         )

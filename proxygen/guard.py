@@ -55,6 +55,8 @@ class Held:
     reason: str
     services: Mapping[ServiceName, int]
     """How many instances each service keeps that Consul no longer shows as serving."""
+    instances: tuple[Instance, ...] = ()
+    """These, by service and key."""
     catalog: Catalog
     """What may go live: the newest catalog, in which these services keep their instances."""
     due: float | None = None
@@ -268,11 +270,13 @@ class Guard:
     def _hold(self, why: str, catalog: Catalog, seen: Mapping[ServiceName, _Seen], due: float | None) -> Held:
         services = dict(catalog.services)
         keeps: dict[ServiceName, int] = {}
+        instances: list[Instance] = []
         for name in sorted(self._held):
             kept = self._kept(name, seen[name].there if name in seen else frozenset())
             others = [one for one in catalog.services.get(name, ()) if one.key not in kept]
             services[name] = tuple(sorted((*others, *kept.values()), key=_by_key))
             keeps[name] = len(kept)
+            instances += sorted(kept.values(), key=_by_key)
         why = why or "services would fall below guard.minimum_instances"
         end = f", and after {_duration(self._limits.hold)} it is believed" if due is not None else ""
         some = ", ".join(sorted(keeps)[:_NAMED])
@@ -283,6 +287,7 @@ class Guard:
                 f" `proxygen release-hold` lets go of them{end}"
             ),
             services=MappingProxyType(keeps),
+            instances=tuple(instances),
             catalog=replace(catalog, services=MappingProxyType(services)),
             due=due,
         )

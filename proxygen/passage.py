@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -38,7 +38,7 @@ from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipel
 from proxygen.plan.types import Plan, Quarantine, Service
 from proxygen.refusals import Refusals
 from proxygen.settings import Settings
-from proxygen.suspects import Suspects
+from proxygen.suspects import Suspects, is_familiar
 
 _log = get_logger(__name__)
 
@@ -48,6 +48,9 @@ _LEAST_PAUSE: Final = 5.0
 
 MAX_DOUBLINGS: Final = 5
 """Of the pause before a service that a reload stumbled over is tried again: 30 s becomes 16 minutes at most."""
+
+_LONGEST_WAIT: Final = 3_600.0
+"""Seconds for which a service waits for others' reloads at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,10 @@ class Passage:
         self._certificates: Final = CertificateWatch(self.files_changed)
         self._refusals: Final = Refusals(settings.proxy.tag_prefix)
         self._suspects: Final = Suspects()
+        self._untried: frozenset[ServiceName] = frozenset()
+        """Those that wait for the next pass, since the search in this one ran out."""
+        self._passed: Mapping[ServiceName, Service] | None = None
+        """What a search that ran out had kept; None where the last one came to its end."""
         self._served: Mapping[ServiceName, Service] | None = None
         """The services as this run last saw nginx serve them."""
         self._outage: _Outage | None = None
@@ -160,6 +167,8 @@ class Passage:
         """Carry a catalog through all stages: with the operator's files as they are now, else with those before."""
         self._accepted.write_again()
         before, outage, refused = self._delivery, self._outage, frozenset(self._refusals.quarantines)
+        self._refusals.release(self._untried)
+        self._untried = frozenset()
         if not await self._refresh_pipeline():
             return await self._carry(catalog, timings)
         self._excused = refused
@@ -215,12 +224,14 @@ class Passage:
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._refusals.review(catalog, time.monotonic())
+        catalog = self._refusals.keep_served(catalog, self._accepted.live)
         is_crowded = self._accepted.is_flapping_possible and await self._delivery.is_crowded()
         catalog = self._keep_flapping(self._keep_unchecked(catalog), crowded=is_crowded)
         # In a thread: at thousands of services a cold start takes seconds, and others share this loop.
         drafted = await asyncio.to_thread(self._draft_here, self.pipeline, catalog, timings)
         for quarantine in drafted.left_out.values():
             self._refuse(quarantine, drafted.catalog)
+        drafted = replace(drafted, plan=self._refusals.tell(drafted.plan))
         self.plan = drafted.plan
         self._note_hold(drafted.held)
         return drafted
@@ -291,8 +302,21 @@ class Passage:
 
     def _postpone(self, quarantine: Quarantine, catalog: Catalog) -> None:
         """Leave out for some time what a reload stumbled over; the pauses double."""
-        until = self._pause(self._refusals.count_setback(quarantine.service))
-        self._refusals.refuse(quarantine, catalog, until=until)
+        self._refusals.refuse(quarantine, catalog, until=self._setback(quarantine.service))
+
+    def _setback(self, name: ServiceName) -> float:
+        return self._pause(self._refusals.count_setback(name))
+
+    def _let_wait(self, waiting: Collection[Quarantine], catalog: Catalog, reason: str) -> None:
+        """Leave out for now services of which nobody knows anything bad: what is served of them stays."""
+        until = time.monotonic() + _LONGEST_WAIT
+        for quarantine in waiting:
+            name = quarantine.service
+            was_served = name in self._accepted.live and (self._served is None or name in self._served)
+            self._refusals.refuse(quarantine, catalog, until=until, as_served=was_served)
+        if waiting:
+            some = ", ".join(sorted(quarantine.service for quarantine in waiting)[:_NAMED])
+            _log.info("services wait", count=len(waiting), services=some, reason=reason)
 
     async def _make_live(self, drafted: Drafted, timings: Timings) -> Applied | None:
         """Carry a draft through the second gate and to nginx; None where a service was left out and a new draft
@@ -300,6 +324,9 @@ class Passage:
         try:
             applied = await self._judge_and_deliver(drafted, timings)
         except RefusedWithoutName as error:
+            if self._untried:
+                # The search ran out in this pass, and what it had kept does not go with what was served.
+                raise
             await self._leave_out_culprits(drafted, error, timings)
             return None
         if not isinstance(applied, Applied):
@@ -324,7 +351,7 @@ class Passage:
                 for quarantine in quarantines(tuple(new), {}).values():
                     self._postpone(quarantine, drafted.catalog)
                 return None
-            if applied.refused_reload and self._leave_out_suspect(drafted, applied):
+            if applied.refused_reload and self._leave_out_suspects(drafted, applied):
                 return None
         return applied
 
@@ -337,8 +364,12 @@ class Passage:
 
     async def _note_served(self, drafted: Drafted, applied: Applied) -> None:
         self._served = {service.name: service for service in drafted.plan.services if service.quarantine is None}
-        if cleared := self._suspects.conclude():
-            self._refusals.release(cleared)
+        found = self._suspects.took(self._served, {*self._refusals.quarantines, *self._refusals.as_served})
+        if found.guilty is not None:
+            reason = "nginx did not take a reload with this service, and took one without it; no cause can be read"
+            self._refusals.convict(_suspicion(found.guilty, reason), self._setback(found.guilty))
+        if found.tried:
+            self._refusals.release(found.tried)
             self._again()
         await self._accepted.take(drafted, applied.generation)
 
@@ -366,24 +397,49 @@ class Passage:
             return await pipeline.accepts(await asyncio.to_thread(draft, left_out))
 
         _log.warning("looking for the service that nginx refuses", reason=error.reason)
+        served = self._served_before(drafted.plan)
         with timings.of("test"):
-            found = await find_culprits(
-                drafted.plan, error, accepts, known=known, served=self._served_before(drafted.plan)
-            )
-        for quarantine in found.values():
+            found = await find_culprits(drafted.plan, error, accepts, known=known, served=served, passed=self._passed)
+        self._passed = found.kept if found.untried else None
+        for quarantine in found.guilty.values():
             if self._excused is not None and quarantine.service not in self._excused:
                 raise _NewlyRefused(quarantine)
             self._postpone(quarantine, drafted.catalog)
+        if found.untried:
+            self._hold_untried(found.untried, drafted, error)
 
-    def _leave_out_suspect(self, drafted: Drafted, applied: Applied) -> bool:
-        """Leave out what may be why nginx did not take a reload; return whether there is such a one."""
-        suspect = self._suspects.choose(drafted.plan, self._served_before(drafted.plan))
-        if suspect is None:
+    def _hold_untried(
+        self, untried: Mapping[ServiceName, Quarantine], drafted: Drafted, error: RefusedWithoutName
+    ) -> None:
+        """Have those that the search did not come to wait for the next pass.
+
+        Raise CheckRefused where some are served as they are, or the operator's changed files may be at fault: nothing
+        is changed then.
+        """
+        services = [each for each in drafted.plan.services if each.name in untried]
+        served = self._served_before(drafted.plan)
+        if self._excused is not None or any(is_familiar(each, served) for each in services):
+            raise CheckRefused(
+                f"{error}; the search for the service at fault goes on in the next pass, {len(services)} are not tried"
+                " yet and nothing is changed until then"
+            )
+        self._let_wait(untried.values(), drafted.catalog, error.reason)
+        self._untried = frozenset(untried)
+        self._again()
+
+    def _leave_out_suspects(self, drafted: Drafted, applied: Applied) -> bool:
+        """Leave out what may be why nginx did not take a reload; return whether there is such a service."""
+        found = self._suspects.refused(drafted.plan, self._served_before(drafted.plan))
+        if found.guilty is None and not found.waiting:
             return False
         self._tell(applied)
-        reason = f"nginx did not take a reload with this service, which is new, and names no cause: {applied.reason}"
-        quarantine = Quarantine(service=suspect.name, place="the reload", reason=reason, withdrawn=True)
-        self._postpone(quarantine, drafted.catalog)
+        if found.guilty is not None:
+            reason = (
+                f"nginx did not take a reload with this service, which is new, and names no cause: {applied.reason}"
+            )
+            self._postpone(_suspicion(found.guilty, reason), drafted.catalog)
+        reason = f"waits, since nginx did not take a reload with it and others and names no cause: {applied.reason}"
+        self._let_wait([_suspicion(name, reason) for name in found.waiting], drafted.catalog, applied.reason)
         return True
 
     def _pause(self, doublings: int) -> float:
@@ -419,6 +475,7 @@ class Passage:
         if files_changed or is_outdated:
             # Other addresses of this host excuse nothing that nginx refused.
             self._refusals.clear()
+            self._passed = None
             self._outage, self._outages = None, 0
         self._delivery = Delivery(self._settings, self._output, pipeline)
         if is_outdated:
@@ -449,6 +506,10 @@ class Passage:
         finally:
             if self.live_number() != target:
                 self._accepted.pin(pinned)
+
+
+def _suspicion(name: ServiceName, reason: str) -> Quarantine:
+    return Quarantine(service=name, place="the reload", reason=reason, withdrawn=True)
 
 
 def pinned_reason(number: int | None) -> str:

@@ -106,6 +106,7 @@ class Pipeline:
         usable = self.certificates.usable
         policy, unknown = read_policy(settings, conf, self.occupied, certificates=usable, own=self._own)
         self.problems: Final = (*self.certificates.problems, *unread, *unknown, *self._copies.problems)
+        self.policy: Final = policy
         self._planner: Final = Planner(policy)
         self._held_planner: Final = Planner(policy)
         """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""

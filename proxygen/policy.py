@@ -58,10 +58,8 @@ def read_policy(
     low, _, high = proxy.stream_ports.partition("-")
     endpoints, ports, unknown = _ours(settings, own)
     policy = replace(
-        read_claim_policy(settings),
+        read_instance_policy(settings),
         seed=proxy.seed or socket.gethostname(),
-        allowed=_networks(proxy.allowed_addresses, "proxy.allowed_addresses"),
-        denied=_networks(proxy.denied_addresses, "proxy.denied_addresses"),
         denied_endpoints=endpoints,
         own_addresses=frozenset(network.network_address for network in own if network.num_addresses == 1),
         own_networks=tuple(sorted((network for network in own if network.num_addresses > 1), key=str)),
@@ -92,6 +90,18 @@ def read_claim_policy(settings: Settings) -> Policy:
         claims=_rules(settings.proxy.claims),
         hosts_whole=settings.proxy.hosts == "whole",
         bounds=Bounds(**settings.bounds.model_dump()),
+    )
+
+
+def read_instance_policy(settings: Settings) -> Policy:
+    """Return what the settings alone say of instances: what is known of the proxy's host is not in it.
+
+    Raise BadInput where a setting cannot be used.
+    """
+    return replace(
+        read_claim_policy(settings),
+        allowed=_networks(settings.proxy.allowed_addresses, "proxy.allowed_addresses"),
+        denied=_networks(settings.proxy.denied_addresses, "proxy.denied_addresses"),
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from proxygen.model import Catalog, Instance, ServiceName
-from proxygen.plan.types import Quarantine
+from proxygen.plan.types import Plan, Quarantine
 
 _Look = frozenset[tuple[object, ...]]
 
@@ -19,6 +20,7 @@ class _Refused:
     quarantine: Quarantine
     look: _Look
     until: float
+    as_served: bool = False
 
 
 class Refusals:
@@ -36,12 +38,48 @@ class Refusals:
 
     @property
     def quarantines(self) -> Mapping[ServiceName, Quarantine]:
-        return {name: refused.quarantine for name, refused in self._refused.items()}
+        return {name: refused.quarantine for name, refused in self._refused.items() if not refused.as_served}
 
-    def refuse(self, quarantine: Quarantine, catalog: Catalog, *, until: float = math.inf) -> None:
+    @property
+    def as_served(self) -> Mapping[ServiceName, Quarantine]:
+        """Those that stay as they were served, with why: their newest state alone is left out."""
+        return {name: refused.quarantine for name, refused in self._refused.items() if refused.as_served}
+
+    def refuse(
+        self, quarantine: Quarantine, catalog: Catalog, *, until: float = math.inf, as_served: bool = False
+    ) -> None:
         """Leave a service out. ``until``: the monotonic time at which what a reload stumbled over is tried again."""
         look = self._look(catalog.services.get(quarantine.service, ()), with_addresses=until == math.inf)
-        self._refused[quarantine.service] = _Refused(quarantine=quarantine, look=look, until=until)
+        self._refused[quarantine.service] = _Refused(quarantine=quarantine, look=look, until=until, as_served=as_served)
+
+    def keep_served(self, catalog: Catalog, live: Mapping[ServiceName, tuple[Instance, ...]]) -> Catalog:
+        """The catalog in which `as_served` are registered as in the one that is live."""
+        kept = {
+            name: _as_before(catalog.services[name], live[name])
+            for name in self.as_served
+            if catalog.services.get(name) and name in live
+        }
+        return replace(catalog, services=MappingProxyType({**catalog.services, **kept})) if kept else catalog
+
+    def tell(self, plan: Plan) -> Plan:
+        """The plan in which `as_served` have a warning of it."""
+        waiting = self.as_served
+        if not waiting:
+            return plan
+        return replace(
+            plan,
+            services=tuple(
+                replace(each, warnings=(*each.warnings, f"served as before: {waiting[each.name].reason}"))
+                if each.name in waiting
+                else each
+                for each in plan.services
+            ),
+        )
+
+    def convict(self, quarantine: Quarantine, until: float) -> None:
+        """Leave out for a reason that is known now a service that only waited, whatever the catalog at hand shows."""
+        waited = self._refused[quarantine.service]
+        self._refused[quarantine.service] = replace(waited, quarantine=quarantine, until=until, as_served=False)
 
     def release(self, names: Iterable[ServiceName]) -> None:
         """Give these another chance at once."""
@@ -86,3 +124,12 @@ class Refusals:
             )
             for instance in instances
         )
+
+
+def _as_before(now: tuple[Instance, ...], before: tuple[Instance, ...]) -> tuple[Instance, ...]:
+    """Those that were served then, with what they stated then; all as they were where none of them is there now."""
+    known = {one.key: one for one in before}
+    return (
+        tuple(replace(one, tags=known[one.key].tags, meta=known[one.key].meta) for one in now if one.key in known)
+        or before
+    )

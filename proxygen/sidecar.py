@@ -30,6 +30,7 @@ from proxygen.admin.report import (
     DiffReport,
     GenerationReport,
     HoldReport,
+    KeptInstanceReport,
     LiveReport,
     NginxReport,
     State,
@@ -47,7 +48,7 @@ from proxygen.events import LASTING, EventLog, Topic
 from proxygen.history import attempts, generation_difference, generation_report
 from proxygen.journal import Entry, Journal
 from proxygen.live_plans import LivePlans
-from proxygen.model import Catalog, ServiceName
+from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.nginx.apply import Outcome
 from proxygen.nginx.master import find_master, workers
 from proxygen.nginx.publish import Generation, generations, read_generation
@@ -61,6 +62,9 @@ from proxygen.traffic.tally import Tally, Target
 
 _PATIENCE: Final = 5.0
 """Seconds that Consul may take for an operator's read, and for a write: a person waits."""
+
+_MOST_KEPT: Final = 100
+"""Instances that are told by name of all that a hold keeps."""
 
 _MOST_CONDITIONS: Final = 100
 """Of a topic, in the status."""
@@ -95,7 +99,7 @@ class RunningSidecar:
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._client: Final = client
-        self._steering: Final = Steering(client, tag_prefix=settings.proxy.tag_prefix, patience=_PATIENCE)
+        self._steering: Final = Steering(client, patience=_PATIENCE)
         self.events: Final = events
         self._journal: Final = journal
         self.meter: Final = meter
@@ -172,7 +176,7 @@ class RunningSidecar:
         return generation_difference(self._settings.output.directory, number, against)
 
     async def read_lever(self, service: str) -> Lever:
-        return await self._steering.read(service)
+        return await self._steering.read(service, self._reconciler.pipeline.policy)
 
     async def move_lever(self, lever: Lever, shares: Shares | None) -> Lever:
         return await self._steering.move(lever, shares)
@@ -304,7 +308,12 @@ class RunningSidecar:
             since=_time(since) if since else "",
             pinned=self._reconciler.pinned,
             services=self._kept(),
+            instances=tuple(map(_kept_report, self._kept_instances()[:_MOST_KEPT])),
         )
+
+    def _kept_instances(self) -> tuple[Instance, ...]:
+        held = self._reconciler.held
+        return held.instances if held else ()
 
     def _kept(self) -> Mapping[str, int]:
         held = self._reconciler.held
@@ -422,6 +431,10 @@ def apply_report(step: Step) -> ApplyReport:
         durations=step.durations,
         propagation=step.propagation,
     )
+
+
+def _kept_report(one: Instance) -> KeptInstanceReport:
+    return KeptInstanceReport(service=one.service, node=one.node, id=one.id, address=f"{one.address}:{one.port}")
 
 
 def _time(moment: datetime) -> str:

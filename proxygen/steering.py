@@ -108,20 +108,19 @@ def format_shares(shares: Shares, *, joined: str = ", ") -> str:
 class Steering:
     """Reads and writes the levers of services. Every call raises CatalogUnavailable where Consul gives no answer."""
 
-    def __init__(self, client: ConsulClient, *, tag_prefix: str, patience: float | None = None) -> None:
+    def __init__(self, client: ConsulClient, *, patience: float | None = None) -> None:
         """``patience`` is how many seconds a read may take, and a write; None: as long as the client lets it."""
         self._client: Final = client
-        self._prefix: Final = tag_prefix
         self._patience: Final = patience
 
-    async def read(self, service: str) -> Lever:
-        """Read a service's lever, consistently."""
+    async def read(self, service: str, policy: Policy) -> Lever:
+        """Read a service's lever, consistently. Its instances are judged by ``policy``, as they are for a plan."""
         async with self._bounded():
             override = await read_override(self._client, service)
             entries = await read_service(self._client, service, "consistent")
         instances = instances_of(service, entries)
         # What is wrong with the others, `status` and `check` say.
-        members, _ = judge(instances, Policy(prefix=self._prefix))
+        members, _ = judge(instances, policy)
         lever = Lever(
             service=service,
             key=override_key(self._client, service),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen import culprits
-from proxygen.culprits import Spent, find_culprits, keep_most
+from proxygen.culprits import Found, Spent, find_culprits, keep_most
 from proxygen.errors import CheckRefused, RefusedWithoutName
 from proxygen.model import ServiceName
 from proxygen.plan.types import Plan, Quarantine, Service
@@ -48,8 +49,9 @@ def found(
         return not is_wrong(frozenset(each.name for each in plan.services if each.name not in gone))
 
     services: dict[ServiceName, Service] = {each.name: each for each in plan.services if each.name in served}
-    quarantines = asyncio.run(find_culprits(plan, REFUSED, accepts, known=known or {}, served=services))
-    return {name: quarantine.withdrawn for name, quarantine in quarantines.items()}
+    search = asyncio.run(find_culprits(plan, REFUSED, accepts, known=known or {}, served=services))
+    assert not search.untried
+    return {name: quarantine.withdrawn for name, quarantine in search.guilty.items()}
 
 
 @given(st.lists(st.integers(0, 60), unique=True, max_size=60), st.frozensets(st.integers(0, 60), min_size=1))
@@ -63,7 +65,7 @@ def test_those_left_out_are_those_that_fail_and_each_costs_a_logarithm(order: li
 
     expected = [each for each in order if each in bad]
     if expected:
-        assert asyncio.run(keep_most(order, passes)) == expected
+        assert asyncio.run(keep_most(order, passes)).left_out == tuple(expected)
         assert trials <= len(expected) * (2 * math.ceil(math.log2(len(order) + 1)) + 1)
 
 
@@ -73,7 +75,7 @@ def test_of_those_that_are_only_wrong_together_the_first_are_kept(count: int, li
         return len(kept) <= limit
 
     if count > limit:
-        assert asyncio.run(keep_most(range(count), passes)) == list(range(limit, count))
+        assert asyncio.run(keep_most(range(count), passes)).left_out == tuple(range(limit, count))
 
 
 @pytest.mark.parametrize("culprit", [0, 1, 7, 333, 700, 998, 999])
@@ -85,7 +87,7 @@ def test_one_of_a_thousand_is_found_in_twice_the_logarithm(culprit: int) -> None
         trials += 1
         return culprit not in kept
 
-    assert asyncio.run(keep_most(range(1_000), passes)) == [culprit]
+    assert asyncio.run(keep_most(range(1_000), passes)).left_out == (culprit,)
     assert trials <= 2 * 10 + 1
 
 
@@ -96,23 +98,34 @@ def test_what_is_known_to_pass_is_tried_at_once() -> None:
         tried.append(len(kept))
         return 1_000 not in kept
 
-    assert asyncio.run(keep_most(range(1_001), passes, head=1_000)) == [1_000]
+    assert asyncio.run(keep_most(range(1_001), passes, head=1_000)).left_out == (1_000,)
     assert tried == [1_000]
 
 
-def test_what_there_was_no_time_to_try_is_left_out() -> None:
+@given(st.integers(1, 40), st.frozensets(st.integers(0, 39), min_size=1), st.integers(0, 30), st.integers(1, 50))
+def test_a_search_that_runs_out_blames_whom_it_found_and_nobody_else(
+    count: int, bad: frozenset[int], most: int, head: int
+) -> None:
+    """What it kept passed together, and what it did not come to is neither kept nor blamed."""
+    passed: set[tuple[int, ...]] = {()}
     trials = 0
 
     async def passes(kept: Sequence[int]) -> bool:
         nonlocal trials
         trials += 1
-        if trials > 6:
+        if trials > most:
             raise Spent
-        return not any(each % 2 for each in kept)
+        if bad.isdisjoint(kept):
+            passed.add(tuple(kept))
+        return bad.isdisjoint(kept)
 
-    left = asyncio.run(keep_most(range(20), passes))
-    assert {1, 3} <= set(left)
-    assert not any(each % 2 for each in range(20) if each not in left)
+    if bad & set(range(count)):
+        sifted = asyncio.run(keep_most(range(count), passes, head=head))
+        assert sorted((*sifted.kept, *sifted.left_out, *sifted.untried)) == list(range(count))
+        assert set(sifted.left_out) <= bad
+        assert sifted.kept in passed
+        if trials > most:
+            assert sifted.untried
 
 
 @pytest.mark.incident("T45")
@@ -157,8 +170,83 @@ def test_where_most_of_what_is_served_would_go_nothing_is_changed() -> None:
     assert found(lambda names: bool(names & set("ade")), plan=planned(), served="abc") == dict.fromkeys("ade", False)
 
 
-def test_the_search_ends_after_so_many_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+class Searches:
+    """One search after the other for those of a plan that are wrong, each with so many trials."""
+
+    def __init__(self, plan: Plan, wrong: str, *, served: str = "") -> None:
+        self.plan, self.wrong = plan, set(wrong)
+        self.served = {each.name: each for each in plan.services if each.name in served}
+        self.known: dict[ServiceName, Quarantine] = {}
+        self.passed: Mapping[ServiceName, Service] | None = None
+        self.trials = 0
+
+    def next(self) -> Found:
+        services = [replace(each, quarantine=self.known.get(each.name)) for each in self.plan.services]
+        search = asyncio.run(
+            find_culprits(
+                replace(self.plan, services=tuple(services)),
+                REFUSED,
+                self._accepts,
+                known=self.known,
+                served=self.served,
+                passed=self.passed,
+            )
+        )
+        self.known |= search.guilty
+        self.passed = search.kept if search.untried else None
+        return search
+
+    async def _accepts(self, left_out: Mapping[ServiceName, Quarantine]) -> bool:
+        self.trials += 1
+        return all(name in left_out or name in self.known for name in self.wrong)
+
+
+@pytest.mark.incident("T45")
+def test_who_was_not_tried_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(culprits, "MOST_TRIALS", 7)
+    searches = Searches(planned(), "bdf", served="a")
+    search = searches.next()
+    assert searches.trials == 7
+    assert set(search.guilty) == {"b"}
+    assert set(search.untried) == set("defgh")
+    assert set(search.kept) == {"a", "c"}
+    assert {"has not come to this one yet" in quarantine.reason for quarantine in search.untried.values()} == {True}
+    assert not any(quarantine.withdrawn for quarantine in search.untried.values())
+
+
+@pytest.mark.incident("T45")
+@pytest.mark.parametrize("served", ["", "abcdefghijklmnop"])
+@pytest.mark.parametrize("wrong", ["a", "p", "bdfkp", "abcnop"])
+def test_searches_that_run_out_find_in_the_end_what_one_would_have(
+    monkeypatch: pytest.MonkeyPatch, served: str, wrong: str
+) -> None:
+    """Each goes on where the one before ended, however few trials it has."""
+    monkeypatch.setattr(culprits, "MOST_TRIALS", culprits.FEWEST_TRIALS)
+    searches, rounds = Searches(planned("abcdefghijklmnop"), wrong, served=served), 0
+    while searches.next().untried:
+        rounds += 1
+        assert rounds <= 20
+    assert set(searches.known) == set(wrong)
+
+
+@pytest.mark.incident("T45")
+def test_slow_tests_end_a_search_and_never_keep_it_from_getting_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its time it would be over before it began."""
+    monkeypatch.setattr(culprits, "MOST_SECONDS", -1.0)
+    searches = Searches(plan(*(instance(f"s{n:03}", n, f"route=s{n:03}.test") for n in range(200))), "")
+    searches.wrong, rounds = {"s000", "s131"}, 0
+    while searches.next().untried:
+        rounds += 1
+        assert rounds <= 20
+    assert rounds > 0
+    assert set(searches.known) == searches.wrong
+
+
+def test_most_of_what_is_served_does_not_go_bit_by_bit_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(culprits, "MOST_TRIALS", 4)
-    left = found(lambda names: bool(names & set("bdf")), plan=planned(), served="a", most=4)
-    assert set("bdf") <= set(left)
-    assert "a" not in left
+    searches = Searches(planned("abc"), "ab", served="abc")
+    while not searches.known:
+        searches.next()
+    assert set(searches.known) == {"a"}
+    with pytest.raises(CheckRefused, match="2 of 3 services"):
+        searches.next()

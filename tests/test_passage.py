@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from structlog.testing import capture_logs
 
+from proxygen import culprits
 from proxygen.errors import OutputUnusable, Refused
 from proxygen.model import Health, Instance
 from proxygen.nginx.apply import Outcome
@@ -69,6 +70,10 @@ class Story:
         served = self.world.nginx.served()
         assert served, "nobody serves"
         return all(f" {name}.test;".encode() in b"".join(each.files.values()) for each in served)
+
+    def files(self) -> bytes:
+        """Of all that is served: old workers may still be at work."""
+        return b"".join(text for each in self.world.nginx.served() for text in each.files.values())
 
     def listens(self, port: int) -> bool:
         return all(port in each.ports for each in self.world.nginx.served())
@@ -539,6 +544,23 @@ def mute() -> Iterator[Story]:
     yield from a_story(**{"nginx.error_log": "/nonexistent/error.log"})
 
 
+FLEET_NAMES = tuple(one.service for one in FLEET)
+
+
+def judged(story: Story) -> set[str]:
+    """Those that are left out because of what nginx did with them, and do not only wait."""
+    plan = story.world.reconciler.plan
+    assert plan is not None
+    waits = ("waits", "has not come to this one yet")
+    return {each.service for each in plan.quarantined if not any(text in each.reason for text in waits)}
+
+
+@pytest.fixture
+def patient() -> Iterator[Story]:
+    """The same, where what a reload stumbled over is not tried again for an hour."""
+    yield from a_story(**{"nginx.error_log": "/nonexistent/error.log", "reload.retry_max": "1h"})
+
+
 def left_out(story: Story) -> set[str]:
     plan = story.world.reconciler.plan
     assert plan is not None
@@ -573,6 +595,43 @@ def test_who_was_suspected_and_is_not_why_is_served_at_once(mute: Story) -> None
     assert left_out(mute) == {"db"}
 
 
+MANY = tuple(instance(f"app{number:02}", 40 + number, f"route=app{number:02}.test") for number in range(16))
+
+
+@pytest.mark.incident("T50")
+def test_many_new_services_of_which_one_is_at_fault_cost_few_reloads_where_no_log_can_be_read(mute: Story) -> None:
+    mute.world.nginx.faults.refused_at_reload = {"app00.test"}
+    reloads = mute.world.nginx.reloads
+    mute.world.tell(catalog(WEB, *MANY))
+    mute.until(lambda: mute.serves("app15") and left_out(mute) == {"app00"})
+    assert mute.world.nginx.reloads - reloads <= 15
+
+
+@pytest.mark.incident("T50")
+def test_many_new_services_that_are_all_at_fault_cost_no_more_than_a_few_reloads_each(patient: Story) -> None:
+    """A pass that leaves out the last of them changes nothing, and what was learnt before it stays learnt."""
+    patient.world.nginx.faults.refused_at_reload = {f"{one.service}.test" for one in MANY}
+    reloads = patient.world.nginx.reloads
+    patient.world.tell(catalog(WEB, *MANY))
+    patient.until(lambda: len(judged(patient)) == len(MANY))
+    assert patient.world.nginx.reloads - reloads <= 4 * len(MANY)
+    assert patient.serves("web")
+
+
+@pytest.mark.incident("T50")
+def test_who_waits_for_others_reloads_is_served_as_before(mute: Story) -> None:
+    """Its tags changed together with those of one that nginx does not take."""
+    mute.tell(WEB, *FLEET)
+    mute.world.nginx.faults.refused_at_reload = {"bad.test"}
+    changed = tuple(replace(one, tags=(*one.tags, "proxygen.timeout=9s")) for one in FLEET)
+    gone: list[float] = []
+    mute.world.reconciler.subscribe(lambda _: None if all(map(mute.serves, FLEET_NAMES)) else gone.append(mute.now))
+    mute.tell(WEB, BAD, *changed, seconds=120)
+    assert not gone
+    assert left_out(mute) == {"bad"}
+    assert b" 9000ms;" in mute.files()
+
+
 @pytest.mark.incident("T50")
 def test_a_service_that_only_a_running_nginx_refuses_is_found_though_its_log_names_nobody(story: Story) -> None:
     story.world.nginx.faults.refused_at_reload = {"bad.test"}
@@ -602,6 +661,53 @@ def test_services_that_are_refused_together_cost_the_newest_and_what_is_served_s
     story.tell(WEB, FLEET[0], FLEET[1])
     story.until(lambda: story.serves("shop"))
     assert left_out(story) == set()
+
+
+@pytest.mark.incident("T45")
+def test_a_search_that_runs_out_costs_nobody_who_was_not_tried(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were served stay as they are, new ones wait with a reason, and the search goes on in the next pass."""
+    monkeypatch.setattr(culprits, "MOST_TRIALS", culprits.FEWEST_TRIALS)
+    story.tell(WEB, *FLEET)
+    story.world.nginx.faults.refused_unnamed = {"app03.test", "app09.test"}
+    changed = tuple(replace(one, tags=(*one.tags, "proxygen.route=new.test/x", "proxygen.timeout=9s")) for one in FLEET)
+    # Their turn comes before that of the ones that claim something new.
+    early = tuple(instance(f"app{number:02}", 4 + number, f"route=app{number:02}.test") for number in range(16))
+    gone: list[float] = []
+    blamed: set[str] = set()
+    told: set[str] = set()
+
+    def look(_step: Step) -> None:
+        assert story.world.reconciler.plan is not None
+        told.update(text for each in story.world.reconciler.plan.services for text in each.warnings)
+        blamed.update(judged(story))
+        if not all(map(story.serves, FLEET_NAMES)):
+            gone.append(story.now)
+
+    story.world.reconciler.subscribe(look)
+    with capture_logs() as log:
+        story.tell(WEB, *early, *changed, seconds=25)
+    assert not gone
+    assert blamed == {"app03", "app09"} == left_out(story)
+    assert story.serves("app15")
+    assert b" 9000ms;" in story.files()
+    assert "services wait" in {line["event"] for line in log}
+    assert "served as before" in " ".join(told)
+
+
+@pytest.mark.incident("T45")
+def test_a_search_that_runs_out_among_what_is_served_changes_nothing(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(culprits, "MOST_TRIALS", culprits.FEWEST_TRIALS)
+    story.tell(WEB, *FLEET, *MANY)
+    generation = story.world.reconciler.live
+    story.world.nginx.faults.refused_unnamed = {"app09.test"}
+    story.tell(WEB, *FLEET, *MANY, BAD, seconds=0.5)
+    assert story.last.outcome is Outcome.REJECTED
+    assert "the search for the service at fault goes on in the next pass" in story.last.reason
+    assert story.world.reconciler.live == generation
+    story.until(lambda: story.serves("bad"))
+    assert left_out(story) == {"app09"}
 
 
 @pytest.mark.incident("T45")

@@ -10,7 +10,7 @@ import pytest
 from proxygen.model import Catalog, Health, ServiceName
 from proxygen.plan.types import Quarantine
 from proxygen.refusals import Refusals
-from tests.plan.catalogs import catalog, instance
+from tests.plan.catalogs import catalog, instance, plan
 
 DB = ServiceName("db")
 TAGS = ("protocol=tcp", "listen=15432")
@@ -122,3 +122,52 @@ def test_other_files_give_every_refused_service_another_chance_and_forget_no_set
     refusals.clear()
     assert refusals.quarantines == {}
     assert refusals.count_setback(DB) == 1
+
+
+# --- those that only wait
+
+
+SERVED = instance("db", 1, *TAGS)
+CHANGED = replace(SERVED, tags=("proxygen.protocol=tcp", "proxygen.listen=15433"), health=Health.CRITICAL)
+WAITS = Quarantine(service=DB, place="the reload", reason="waits for others")
+
+
+def waiting() -> Refusals:
+    refusals = Refusals("proxygen")
+    refusals.refuse(WAITS, catalog(CHANGED), until=LATER, as_served=True)
+    return refusals
+
+
+def test_who_was_served_waits_with_what_it_stated_then_and_the_health_of_now() -> None:
+    refusals = waiting()
+    newcomer = instance("db", 2, "protocol=tcp", "listen=15433")
+    assert DB not in refusals.quarantines
+    kept = refusals.keep_served(catalog(CHANGED, newcomer), {DB: (SERVED,)})
+    assert kept.services[DB] == (replace(SERVED, health=Health.CRITICAL),)
+
+
+def test_where_all_that_were_served_went_they_are_kept_as_they_were() -> None:
+    newcomer = instance("db", 2, "protocol=tcp", "listen=15433")
+    assert waiting().keep_served(catalog(newcomer), {DB: (SERVED,)}).services[DB] == (SERVED,)
+
+
+def test_who_is_gone_does_not_come_back_by_waiting() -> None:
+    assert waiting().keep_served(EMPTY, {DB: (SERVED,)}) == EMPTY
+
+
+def test_a_plan_tells_who_waits() -> None:
+    told = waiting().tell(plan(SERVED, instance("web", 3, "route=web.test")))
+    assert [(each.name, each.warnings) for each in told.services] == [
+        ("db", ("served as before: waits for others",)),
+        ("web", ()),
+    ]
+
+
+def test_who_waited_and_is_at_fault_is_left_out_until_it_changes() -> None:
+    """What it looked like is told by when it began to wait: the catalog at hand shows it as served."""
+    refusals = waiting()
+    refusals.convict(replace(WAITS, reason="at fault"), until=2 * LATER)
+    assert refusals.quarantines[DB].reason == "at fault"
+    assert not refusals.as_served
+    assert stands(refusals, catalog(CHANGED), LATER + 1)
+    assert not stands(refusals, catalog(SERVED), LATER + 1)

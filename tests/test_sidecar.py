@@ -19,7 +19,9 @@ from proxygen.events import LASTING, Condition, EventLog, Topic
 from proxygen.journal import Entry, Journal
 from proxygen.news import Reporter
 from proxygen.nginx.apply import Outcome
+from proxygen.plan.types import Policy
 from proxygen.sidecar import RunningSidecar, TrafficTargets
+from proxygen.steering import Lever, Steering
 from proxygen.traffic.tally import Tally
 from tests.model.world import World
 from tests.plan.catalogs import catalog, instance, plan
@@ -135,6 +137,19 @@ def test_it_is_not_ready_while_consul_has_not_answered_for_too_long(
     assert (report.freshness, report.problem) == (None if math.isinf(age) else age, problem or "")
 
 
+def test_shares_are_judged_as_the_plan_judges_instances(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    policies: list[Policy] = []
+
+    async def read(_self: Steering, service: str, policy: Policy) -> Lever:
+        policies.append(policy)
+        return Lever(service=service, key="", index=0)
+
+    monkeypatch.setattr(Steering, "read", read)
+    parts.world.ask(parts.sidecar.read_lever("web"))
+    assert policies == [parts.world.reconciler.pipeline.policy]
+    assert policies[0].seed == "model"
+
+
 def test_a_catalog_from_the_disk_is_told_with_its_age(parts: Parts) -> None:
     parts.tell(WEB)
     again = parts.restarted(Watch(age=math.inf, problem="no route"))
@@ -170,6 +185,10 @@ def test_what_keeps_a_plan_from_going_live_is_why_it_is_not_ready(parts: Parts) 
     hold = parts.sidecar.status().hold
     assert hold is not None
     assert (hold.reason, hold.pinned, dict(hold.services)) == (reason, None, {"shop": 1, "mail": 1, "chat": 1})
+    kept = sorted(FLEET, key=lambda one: one.service)
+    assert [(one.service, one.node, one.id, one.address) for one in hold.instances] == [
+        (one.service, one.node, one.id, f"{one.address}:{one.port}") for one in kept
+    ]
     since = parts.world.reconciler.held_since
     assert since is not None
     assert hold.since == since.isoformat(timespec="milliseconds")
@@ -192,6 +211,15 @@ def test_going_back_and_letting_go_are_told_as_they_end(parts: Parts) -> None:
     assert (on.outcome, on.generation) == ("applied", 3)
     assert parts.sidecar.status().hold is None
     assert parts.reasons == ()
+
+
+def test_of_many_instances_that_a_hold_keeps_some_are_told_by_name(parts: Parts) -> None:
+    many = tuple(instance("shop", 100 + number, "route=shop.test") for number in range(150))
+    parts.tell(WEB, *many)
+    parts.tell(WEB)
+    hold = parts.sidecar.status().hold
+    assert hold is not None
+    assert (dict(hold.services), len(hold.instances)) == ({"shop": 150}, 100)
 
 
 def test_a_failed_apply_is_told_until_one_succeeds(parts: Parts) -> None:

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxygen.cli import canary
 from proxygen.consul.kv import Override
 from proxygen.errors import BadInput, ConflictingWrite, ConsulUnreachable, WithoutEffect
 from proxygen.model import Health, Instance
 from proxygen.plan.members import Member, judge
 from proxygen.plan.types import Policy
+from proxygen.policy import read_instance_policy
+from proxygen.settings import load
 from proxygen.shares import NOTHING, WHOLE, Share
 from proxygen.steering import (
     Lever,
@@ -163,16 +166,16 @@ def kv(monkeypatch: pytest.MonkeyPatch) -> Kv:
 
 def steering(patience: float | None = None) -> Steering:
     client: Any = None
-    return Steering(client, tag_prefix="proxygen", patience=patience)
+    return Steering(client, patience=patience)
 
 
 async def test_a_lever_is_both_sides_and_what_a_write_has_to_name(kv: Kv) -> None:
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     assert (found.service, found.key, found.index) == ("web", "proxygen/canary/web", 0)
     assert (found.in_kv, found.in_tags) == ({}, {"canary": 1000, "blue": 3000})
     assert (found.is_registered, found.problem) == (True, "")
     kv.override, kv.instances = Override(value='{"canary": "25%"}', index=41), []
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     assert (found.index, found.in_kv, found.in_tags, found.is_registered) == (41, {"canary": 2500}, {}, False)
 
 
@@ -185,12 +188,39 @@ async def test_a_variant_is_healthy_while_one_of_its_instances_can_take_requests
         instance("web", 5, "variant=blue:30%", health=Health.WARNING),
         instance("web", 6, "route=a.example.com"),
     ]
-    assert (await steering().read("web")).healthy == {"blue", "stable"}
+    assert (await steering().read("web", Policy())).healthy == {"blue", "stable"}
+
+
+async def test_instances_are_judged_by_the_bounds_and_addresses_of_the_settings(kv: Kv) -> None:
+    """What a plan leaves out has no share here and can take nothing; what the operator allows more of has."""
+    settings = load({"bounds.tags": "1", "proxy.denied_addresses": "192.0.2.0/24"}, environment={})
+    kv.instances = [
+        instance("web", 1, "route=web.test"),
+        instance("web", 2, "canary=10%", "weight=3"),
+        instance("web", 3, "variant=blue:30%", address="192.0.2.1"),
+    ]
+    found = await steering().read("web", read_instance_policy(settings))
+    assert (found.healthy, found.in_tags) == ({"stable"}, {})
+    assert (await steering().read("web", Policy())).healthy == {"stable", "canary", "blue"}
+
+
+async def test_the_command_judges_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    policies: list[Policy] = []
+
+    async def read(_self: Steering, _service: str, policy: Policy) -> Lever:
+        policies.append(policy)
+        return Lever(service="web", key="proxygen/canary/web", index=0)
+
+    monkeypatch.setattr(Steering, "read", read)
+    settings = load({"bounds.instances": "7", "proxy.denied_addresses": "192.0.2.0/24"}, environment={})
+    await canary._read(settings, "web")
+    await canary._move(settings, "web", lambda _: {})
+    assert [(each.bounds.instances, str(*each.denied)) for each in policies] == [(7, "192.0.2.0/24")] * 2
 
 
 async def test_a_text_that_counts_for_nothing_is_told_and_can_be_written_over(kv: Kv) -> None:
     kv.override = Override(value="nonsense", index=41)
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     assert (found.index, found.in_kv, found.problem != "") == (41, {}, True)
     moved = await steering().move(found, {})
     assert (kv.writes, moved.problem) == (["{}"], "")
@@ -198,36 +228,36 @@ async def test_a_text_that_counts_for_nothing_is_told_and_can_be_written_over(kv
 
 async def test_a_write_leaves_other_variants_as_they_are_and_can_be_followed_by_another(kv: Kv) -> None:
     kv.override = Override(value='{"blue": "7%"}', index=41)
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     moved = await steering().move(found, {"canary": Share(1250)})
     assert kv.writes == ['{"blue": "7%", "canary": "12.5%"}']
     assert (moved.index, moved.in_kv) == (41, {"blue": 700, "canary": 1250})
     assert moved.in_tags == found.in_tags
     again = await steering().move(moved, {"canary": Share(2000)})
     assert again.in_kv == {"blue": 700, "canary": 2000}
-    assert (await steering().read("web")).in_kv == again.in_kv
+    assert (await steering().read("web", Policy())).in_kv == again.in_kv
     cleared = await steering().move(again, None)
     assert (kv.writes[-1], kv.override) == (None, None)
     assert (cleared.index, cleared.in_kv, cleared.asked) == (0, {}, cleared.in_tags)
 
 
 async def test_what_is_so_already_is_not_written(kv: Kv) -> None:
-    nothing = await steering().read("web")
+    nothing = await steering().read("web", Policy())
     assert await steering().move(nothing, None) is nothing
     assert await steering().move(nothing, {}) is nothing
     kv.override = Override(value='{"canary": "25%"}', index=41)
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     assert await steering().move(found, {"canary": Share(2500)}) is found
     assert kv.writes == []
 
 
 async def test_who_read_something_older_writes_nothing(kv: Kv) -> None:
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     kv.override = Override(value='{"canary": "1%"}', index=41)
     for shares in ({"canary": Share(2500)}, {"blue": Share(1)}):
         with pytest.raises(ConflictingWrite):
             await steering().move(found, shares)
-    older = replace(await steering().read("web"), index=40)
+    older = replace(await steering().read("web", Policy()), index=40)
     with pytest.raises(ConflictingWrite):
         await steering().move(older, None)
     assert kv.writes == []
@@ -235,14 +265,14 @@ async def test_who_read_something_older_writes_nothing(kv: Kv) -> None:
 
 async def test_where_the_index_cannot_be_told_any_more_the_next_write_needs_a_read(kv: Kv) -> None:
     """It was written, and then Consul went away, or somebody else wrote."""
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     kv.fails = {"read"}
     moved = await steering().move(found, {"canary": Share(100)})
     assert (moved.index, moved.in_kv) == (None, {"canary": 100})
     with pytest.raises(ValueError, match="must be read"):
         await steering().move(moved, None)
     kv.fails = set()
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     write = kv.write_override
 
     async def overtaken(client: object, service: str, value: str, *, index: int) -> None:
@@ -255,13 +285,13 @@ async def test_where_the_index_cannot_be_told_any_more_the_next_write_needs_a_re
 
 
 async def test_an_answer_that_does_not_come_leaves_open_what_became_of_a_write(kv: Kv) -> None:
-    found = await steering().read("web")
+    found = await steering().read("web", Policy())
     kv.fails = {"write"}
     with pytest.raises(ConsulUnreachable, match=r"^read proxygen/canary/web again, .*: no answer$"):
         await steering().move(found, {"canary": Share(100)})
     kv.silent = True
     with pytest.raises(ConsulUnreachable, match=r"did not answer within 0\.01 s$"):
-        await steering(0.01).read("web")
+        await steering(0.01).read("web", Policy())
 
 
 def test_the_whole_is_no_excess_and_one_more_is() -> None:

@@ -130,6 +130,16 @@ class ConsulReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptInstanceReport:
+    """An instance that nginx keeps though Consul no longer shows it as serving."""
+
+    service: str
+    node: str
+    id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HoldReport:
     """A plan kept back because it is suspicious."""
 
@@ -139,6 +149,8 @@ class HoldReport:
     """The generation to which the operator went back."""
     services: Mapping[str, int] = field(default_factory=dict)
     """How many instances each service keeps that Consul no longer shows as serving."""
+    instances: tuple[KeptInstanceReport, ...] = ()
+    """These by name, 100 at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from aiohttp import web
 
@@ -26,25 +26,39 @@ from proxygen.settings import AdminSettings
 _log = get_logger(__name__)
 
 
+class Serving:
+    """The tasks that accept connections. They begin with the listeners, before there is a group to own them."""
+
+    def __init__(self, tasks: Sequence[asyncio.Task[NoReturn]]) -> None:
+        self._tasks: Final = tasks
+
+    async def run(self) -> None:
+        """Wait until one of them fails, and raise why: nobody would be answered there any more."""
+        ended, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+
+
 @asynccontextmanager
-async def serving(sidecar: Sidecar, settings: AdminSettings, output: Path) -> AsyncIterator[None]:
+async def serving(sidecar: Sidecar, settings: AdminSettings, output: Path) -> AsyncIterator[Serving]:
     """Serve the admin API while the block runs. Raise SettingsError where it cannot listen."""
     async with AsyncExitStack() as stack:
         path, streams = socket_path(settings, output), Streams(sidecar.events)
         listener = _bind_unix(path)
         stack.callback(_unlink, path)
-        await _start(stack, listener, application(sidecar, streams, writers=anyone), "unix", settings)
+        accepting = await _start(stack, listener, application(sidecar, streams, writers=anyone), "unix", settings)
+        tasks = [accepting]
         tokens = Tokens(settings)
         if settings.listen != "off":
             app = application(sidecar, streams, writers=Bearer(tokens))
-            await _start(stack, _bind_tcp(settings.listen), app, "tcp", settings)
+            tasks.append(await _start(stack, _bind_tcp(settings.listen), app, "tcp", settings))
         _log.info("admin listening", socket=str(path), address=settings.listen, writes=tokens.exist())
-        yield
+        yield Serving(tasks)
 
 
 async def _start(
     stack: AsyncExitStack, listener: socket.socket, app: web.Application, name: str, settings: AdminSettings
-) -> None:
+) -> asyncio.Task[NoReturn]:
     stack.callback(listener.close)
     connections = Connections(name, settings.max_connections, app[SIDECAR].meter)
     app.middlewares.insert(0, connections.middleware())
@@ -59,12 +73,12 @@ async def _start(
     listener.listen()
     accepting = asyncio.create_task(connections.accept(listener, runner.server), name=f"admin connections, {name}")
     stack.push_async_callback(_cancelled, accepting)
+    return accepting
 
 
 async def _cancelled(task: asyncio.Task[NoReturn]) -> None:
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait({task})
 
 
 def _bind_tcp(address: str) -> socket.socket:

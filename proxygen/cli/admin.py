@@ -88,6 +88,7 @@ def _apply_text(report: ApplyReport) -> str:
 def _print_status(report: StatusReport) -> None:
     for label, text in _facts(report):
         click.echo(f"{label + ':':<12} {printable(text)}")
+    kept = report.hold.instances if report.hold is not None else ()
     for title, headings, rows in (
         ("services", ("SERVICE", "VARIANT", "SHARE", "INSTANCES", "ROUTES"), _service_rows(report.services)),
         (
@@ -99,6 +100,11 @@ def _print_status(report: StatusReport) -> None:
             "conflicts",
             ("ROUTE", "HOLDER", "REFUSED"),
             ((item.route, item.holder, item.loser) for item in report.conflicts),
+        ),
+        (
+            "kept by the hold",
+            ("SERVICE", "NODE", "INSTANCE", "ADDRESS"),
+            ((item.service, item.node, item.id, item.address) for item in kept),
         ),
     ):
         table = list(rows)

@@ -15,6 +15,7 @@ from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_table, printable
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import SidecarUnavailable, WithoutEffect
+from proxygen.policy import read_instance_policy
 from proxygen.settings import Settings
 from proxygen.shares import CANARY, NOTHING, Share, format_share, parse_share, parse_variant_name
 from proxygen.steering import (
@@ -174,14 +175,14 @@ def _apply(
 
 async def _move(settings: Settings, service: str, change: Change) -> tuple[Lever, Lever]:
     async with ConsulClient(settings.consul) as client:
-        steering = Steering(client, tag_prefix=settings.proxy.tag_prefix)
-        lever = await steering.read(service)
+        steering = Steering(client)
+        lever = await steering.read(service, read_instance_policy(settings))
         return lever, await steering.move(lever, change(lever))
 
 
 async def _read(settings: Settings, service: str) -> Lever:
     async with ConsulClient(settings.consul) as client:
-        return await Steering(client, tag_prefix=settings.proxy.tag_prefix).read(service)
+        return await Steering(client).read(service, read_instance_policy(settings))
 
 
 async def _served_meanwhile(settings: Settings, service: str) -> tuple[str, ServiceDetail] | None:

@@ -21,7 +21,7 @@ from proxygen.nginx.master import find_master
 from proxygen.nginx.publish import current, write_files
 from proxygen.nginx.standalone import standalone
 from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
-from proxygen.plan.types import Quarantine
+from proxygen.plan.types import Quarantine, Service
 from proxygen.render import Rendered
 from proxygen.settings import Settings
 
@@ -131,7 +131,7 @@ async def _pass_all(pipeline: Pipeline, settings: Settings, catalog: Catalog) ->
             try:
                 verdict = await pipeline.trial(drafted, Path(folder))
             except RefusedWithoutName as error:
-                refused |= await _find_culprits(pipeline, settings, drafted, error, refused)
+                refused |= await _find_culprits(pipeline, settings, drafted.catalog, error, refused)
                 continue
         if not verdict.refusals:
             for remark in verdict.remarks:
@@ -156,14 +156,30 @@ def _restart_needed(pipeline: Pipeline, drafted: Drafted) -> str:
 async def _find_culprits(
     pipeline: Pipeline,
     settings: Settings,
-    drafted: Drafted,
+    catalog: Catalog,
     error: RefusedWithoutName,
     refused: Mapping[ServiceName, Quarantine],
 ) -> Mapping[ServiceName, Quarantine]:
-    async def accepts(left_out: Mapping[ServiceName, Quarantine]) -> bool:
-        return await pipeline.accepts(draft(pipeline, settings, drafted.catalog, {**refused, **left_out}))
+    """Search until nobody is untried: nothing waits for it here."""
+    guilty: dict[ServiceName, Quarantine] = {}
+    passed: Mapping[ServiceName, Service] | None = None
+    for _ in range(MAX_ROUNDS):
+        known = {**refused, **guilty}
 
-    return await find_culprits(drafted.plan, error, accepts, known=refused, served={})
+        async def accepts(
+            left_out: Mapping[ServiceName, Quarantine], known: Mapping[ServiceName, Quarantine] = known
+        ) -> bool:
+            return await pipeline.accepts(draft(pipeline, settings, catalog, {**known, **left_out}))
+
+        plan = draft(pipeline, settings, catalog, known).plan
+        found = await find_culprits(plan, error, accepts, known=known, served={}, passed=passed)
+        guilty |= found.guilty
+        if not found.untried:
+            return guilty
+        passed = found.kept
+    raise CheckRefused(
+        f"nginx names no service, and {MAX_ROUNDS} searches for the one at fault ran out: {error.reason}"
+    )
 
 
 @click.command(cls=Command, examples=["proxygen diff", "proxygen diff --catalog production.json"])

@@ -16,7 +16,7 @@ import click
 
 from proxygen import __version__
 from proxygen.admin.meter import Meter
-from proxygen.admin.server import serving
+from proxygen.admin.server import Serving, serving
 from proxygen.aio import Latest, retrying, start_eternal
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import Source, source_options
@@ -161,6 +161,7 @@ class _Parts:
     reporter: Reporter
     journal: Journal
     condition: SidecarCondition
+    admin: Serving
 
 
 @asynccontextmanager
@@ -207,7 +208,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
             tally=tally,
             listener=listener,
         )
-        await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
+        admin = await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
         stack.enter_context(watching(_directories(settings), reconciler.files_touched))
         yield _Parts(
             settings=settings,
@@ -218,6 +219,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
             reporter=reporter,
             journal=journal,
             condition=SidecarCondition(sidecar, reconciler),
+            admin=admin,
         )
 
 
@@ -246,6 +248,7 @@ async def _serve(
             start_eternal(group, parts.watch.run(), name="watch of Consul"),
             start_eternal(group, parts.reporter.run(), name="look after Consul"),
             start_eternal(group, parts.journal.run(), name="journal"),
+            start_eternal(group, parts.admin.run(), name="admin connections"),
             start_eternal(group, keep_telling(notifier, look), name="word to systemd"),
             group.create_task(_say_what_is_denied(parts.client), name="probe of the token"),
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from proxygen.nginx.conf import OperatorConf, Statement
@@ -167,9 +168,9 @@ class Occupied:
         """Return the server from which anybody else who listens there takes it, or may."""
         return next((each.server for each in self._bound({}, merged=False) if each.meets(address)), None)
 
-    def bound(self) -> frozenset[Address]:
-        """What nginx holds without us."""
-        return frozenset(each.address for each in self._bound({}))
+    def bound(self, ours: Listens = MappingProxyType({})) -> frozenset[Address]:
+        """What nginx holds with ours, or without any."""
+        return frozenset(each.address for each in self._bound(ours))
 
     def ports(self, host: str | None) -> dict[tuple[str, int], str]:
         """Return which ports are taken for whoever listens on that address, None: on any IPv4 one; by protocol and
@@ -201,7 +202,7 @@ class Occupied:
         by_port: dict[int, list[Address]] = defaultdict(list)
         for each in sorted(held):
             by_port[each.port].append(each)
-        for address in sorted({each.address for each in self._bound(ours)} - held):
+        for address in sorted(self.bound(ours) - held):
             blocker = next((each for each in by_port[address.port] if each.meets(address)), None)
             if blocker is not None and not address.udp:
                 yield address, blocker

@@ -113,6 +113,8 @@ class Applier:
         self._reload = reload
         self._keep = keep
         self._one_at_a_time = asyncio.Lock()
+        self._bound: tuple[Master, frozenset[Address]] | None = None
+        """What a master was last seen to listen on; None where the last reload did not end well."""
 
     async def apply(self, candidate: Checked, conf: OperatorConf) -> Applied:
         """Make a candidate live.
@@ -175,8 +177,9 @@ class Applier:
 
     async def _go_live(self, attempt: _Attempt, stamp: Stamp, listens: Listens) -> Applied:
         """Ask nginx to run what ``current`` names already, and see that it does."""
-        before = look(attempt.conf, self._binary)
-        if before.master is not None and (reason := await asyncio.to_thread(_stuck, before.master, attempt, listens)):
+        before, (known, self._bound) = look(attempt.conf, self._binary), (self._bound, None)
+        needed, reason = await asyncio.to_thread(_stuck, before.master, attempt, listens, known)
+        if reason:
             # Going back would keep the restart from helping.
             spared = [attempt.fallback.generation] if attempt.fallback else []
             await asyncio.to_thread(prune, self._output, self._keep, protect=spared)
@@ -201,6 +204,7 @@ class Applier:
                 ended_workers=verdict.ended_workers,
                 refused_reload=refused and not verdict.ended_workers,
             )
+        self._bound = (before.master, needed) if before.master is not None else None
         await asyncio.to_thread(self._keep_house, stamp.generation, attempt.fallback)
         return Applied(outcome=Outcome.APPLIED, generation=stamp.generation, durations=attempt.durations)
 
@@ -295,9 +299,19 @@ class Applier:
         prune(self._output, self._keep, protect=[fallback.generation] if fallback else [])
 
 
-def _stuck(master: Master, attempt: _Attempt, listens: Listens) -> str:
+def _stuck(
+    master: Master | None, attempt: _Attempt, listens: Listens, known: tuple[Master, frozenset[Address]] | None
+) -> tuple[frozenset[Address], str]:
+    """Return what nginx is to listen on, and why no reload brings it there.
+
+    What the kernel shows of a busy host is long: it is read only where a master would have to bind anything new.
+    """
+    place = occupied(attempt.conf)
+    needed = place.bound(listens)
+    if master is None or (known is not None and known[0] == master and needed <= known[1]):
+        return needed, ""
     held = held_addresses(master)
-    return restart_needed(occupied(attempt.conf), listens, held) if held is not None else ""
+    return needed, restart_needed(place, listens, held) if held is not None else ""
 
 
 def _addresses(listens: Listens) -> frozenset[Address]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 import stat
 from dataclasses import replace
@@ -122,3 +123,25 @@ async def test_an_answer_that_is_not_ours_is_no_status(short_directory: Path) ->
                 await client.status()
     finally:
         await runner.cleanup()
+
+
+async def test_a_listener_that_is_served_no_longer_is_told(
+    short_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody thought of ends the task that accepts, and clients would be left waiting."""
+    settings = AdminSettings(listen=f"127.0.0.1:{free_port()}")
+    async with serving(RememberingSidecar(), settings, short_directory) as served:
+        ended = asyncio.create_task(served.run())
+        async with connect(settings, short_directory) as client:
+            assert (await client.status()).version == STATUS.version
+        assert not ended.done()
+
+        async def broken(*_arguments: object) -> None:
+            raise RuntimeError("nobody thought of this")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", broken)
+        host, _, port = settings.listen.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        with pytest.raises(RuntimeError, match="nobody thought of this"):
+            await asyncio.wait_for(ended, 60)
+        writer.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.admin.report import ConsulReport, HoldReport, State, StatusReport
+from proxygen.admin.report import ConsulReport, HoldReport, KeptInstanceReport, State, StatusReport
 from proxygen.admin.server import serving
 from proxygen.settings import AdminSettings
 from tests.admin.sidecar import STATUS, RememberingSidecar
@@ -68,12 +68,17 @@ def test_status_that_is_not_ready_is_code_1_and_says_why(
         live=None,
         last_apply=None,
         consul=ConsulReport(address="c:1", problem="connection refused"),
-        hold=HoldReport(reason="all services vanished", since="2026-01-01"),
+        hold=HoldReport(
+            reason="all services vanished",
+            since="2026-01-01",
+            instances=(KeptInstanceReport(service="shop", node="n1", id="shop-7", address="192.0.2.7:80"),),
+        ),
     )
     ended = proxygen("status", "--output", str(short_directory))
     assert ended.code == 1
     for fact in (state, "Consul has not answered", "none is live", "never answered; connection refused", "vanished"):
         assert fact in ended.out
+    assert ["shop", "n1", "shop-7", "192.0.2.7:80"] in [line.split() for line in ended.out.splitlines()]
 
 
 @pytest.mark.parametrize("command", ["status", "rollback", "release-hold"])

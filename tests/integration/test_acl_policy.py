@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from proxygen import cli
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import AccessDenied
+from proxygen.plan.types import Policy
 from proxygen.settings import ConsulSettings
 from proxygen.shares import Share
 from proxygen.steering import Steering
@@ -106,13 +107,13 @@ async def test_the_sidecar_steers_with_the_policy_for_it_and_else_names_the_rule
 ) -> None:
     settings = ConsulSettings(address=guarded.address, token=SecretStr(await asyncio.to_thread(token, guarded, rules)))
     async with ConsulClient(settings) as client:
-        steering = Steering(client, tag_prefix="proxygen")
-        lever = await steering.read("web")
+        steering = Steering(client)
+        lever = await steering.read("web", Policy())
         assert lever.in_tags == {"canary": 1000}
         for shares in ({"canary": Share(700)}, None):
             if rules == STEERING:
                 lever = await steering.move(lever, shares)
-                assert lever.index == (await steering.read("web")).index
+                assert lever.index == (await steering.read("web", Policy())).index
             else:
                 (missing,) = set(STEERING) - set(rules)
                 with pytest.raises(AccessDenied, match=re.escape(missing)):
@@ -124,7 +125,7 @@ async def test_the_policy_for_steering_has_no_rule_to_spare(guarded: ConsulAgent
     settings = ConsulSettings(address=guarded.address, token=SecretStr(await asyncio.to_thread(token, guarded, rules)))
     async with ConsulClient(settings) as client:
         with pytest.raises(AccessDenied):
-            await Steering(client, tag_prefix="proxygen").read("web")
+            await Steering(client).read("web", Policy())
 
 
 def test_the_one_shot_commands_read_with_the_sidecars_policy(app: App, proxygen: Proxygen) -> None:

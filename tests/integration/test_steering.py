@@ -17,6 +17,7 @@ import pytest
 
 from proxygen.consul.client import ConsulClient
 from proxygen.errors import ConflictingWrite, ConsulUnreachable
+from proxygen.plan.types import Policy
 from proxygen.settings import ConsulSettings
 from proxygen.shares import Share
 from proxygen.steering import Steering
@@ -258,10 +259,10 @@ async def test_a_consul_that_hangs_is_told_in_time_and_forgotten_when_it_answers
 async def test_a_lever_is_moved_over_exactly_what_was_read(consul: ConsulAgent) -> None:
     consul.register("web", port=80, tags=["proxygen.route=a.example.com", "proxygen.canary=5%"])
     async with ConsulClient(ConsulSettings(address=consul.address)) as client:
-        steering = Steering(client, tag_prefix="proxygen", patience=30)
-        read = await steering.read("web")
+        steering = Steering(client, patience=30)
+        read = await steering.read("web", Policy())
         first = await steering.move(read, {"canary": Share(100)})
-        assert first.index == (await steering.read("web")).index
+        assert first.index == (await steering.read("web", Policy())).index
         for shares in ({"canary": Share(200)}, {"blue": Share(1)}):
             with pytest.raises(ConflictingWrite):
                 await steering.move(read, shares)
@@ -269,7 +270,7 @@ async def test_a_lever_is_moved_over_exactly_what_was_read(consul: ConsulAgent) 
         for late in ({"canary": Share(200)}, None):
             with pytest.raises(ConflictingWrite):
                 await steering.move(first, late)
-        newest = await steering.read("web")
+        newest = await steering.read("web", Policy())
         assert newest.in_kv == {"canary": 900}
         assert await steering.move(newest, {"canary": Share(900)}) is newest
         gone = await steering.move(newest, None)
@@ -286,4 +287,4 @@ async def test_whoever_listens_and_says_nothing_is_not_waited_for() -> None:
     port = server.sockets[0].getsockname()[1]
     async with server, ConsulClient(ConsulSettings(address=f"127.0.0.1:{port}")) as client:
         with pytest.raises(ConsulUnreachable, match=r"within 0\.2 s"):
-            await Steering(client, tag_prefix="proxygen", patience=0.2).read("web")
+            await Steering(client, patience=0.2).read("web", Policy())

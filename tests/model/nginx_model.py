@@ -69,6 +69,8 @@ class Faults:
     """Only a running nginx refuses them, and names nothing."""
     collide: frozenset[str] = frozenset()
     """``nginx -t`` and nginx itself refuse a configuration that has all of them, and name nothing."""
+    refused_unnamed: set[str] = field(default_factory=set)
+    """``nginx -t`` and nginx itself refuse a configuration that has one of them, and name nothing."""
     fatal: set[str] = field(default_factory=set)
     """They pass, and no worker survives them."""
     warnings: tuple[str, ...] = ()
@@ -297,6 +299,8 @@ class NginxModel:
                     raise Unloadable(f'unwelcome "{text}" in {found[0]}:{found[1]}')
         if self.faults.collide and all(_line_of(files, text) for text in self.faults.collide):
             raise Unloadable("could not build server_names_hash")
+        if any(_line_of(files, text) for text in self.faults.refused_unnamed):
+            raise Unloadable("something is wrong")
         return Loaded(
             files=files,
             stamp=next(filter(None, (_stamp(server) for server in servers)), None),

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from proxygen.errors import NginxUnavailable, OutputUnusable
+from proxygen.nginx import apply
+from proxygen.nginx.addresses import Address, addresses, listen
 from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
 from proxygen.nginx.binary import Binary, inspect_binary
 from proxygen.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.nginx.master import Master
 from proxygen.nginx.publish import (
     Staged,
     current,
@@ -71,6 +74,12 @@ class Site:
         applied: Applied = self.do(self.applier.apply(candidate, self.conf))
         return applied
 
+    def apply_listening(self, *texts: str) -> Outcome:
+        listens = {"http": [listen([text]) for text in texts]}
+        candidate = Checked(staged=self.staged(), manifest={}, listens=listens, test_seconds=0.1)
+        applied: Applied = self.do(self.applier.apply(candidate, self.conf))
+        return applied.outcome
+
     def finish(self) -> Applied:
         applied: Applied = self.do(self.applier.finish_pending(self.conf, test_seconds=0.1))
         return applied
@@ -125,6 +134,47 @@ def test_what_was_proven_is_live_and_remembered(site: Site) -> None:
         assert applied.durations["publish"] < 0.1
         assert (site.live, site.served, site.proven[-1]) == (number, number, number)
     assert [each.manifest for each in generations(site.world.output)] == [{"text": ""}] * 2
+
+
+def test_what_the_kernel_shows_is_read_where_nginx_must_bind_anything_new(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a reload that did not end well, and beside another master: what those hold nobody saw."""
+    read: list[Master] = []
+
+    def held_addresses(master: Master) -> frozenset[Address]:
+        read.append(master)
+        return frozenset()
+
+    def is_read(*texts: str, outcome: Outcome = Outcome.APPLIED) -> bool:
+        read.clear()
+        assert site.apply_listening(*texts) is outcome
+        return bool(read)
+
+    monkeypatch.setattr(apply, "held_addresses", held_addresses)
+    assert is_read("80")
+    assert not is_read("80")
+    assert not is_read("127.0.0.1:80", "80")
+    assert is_read("80", "443")
+    assert not is_read("443")
+    assert is_read("80", "443")
+    site.nginx.faults.is_signal_refused = True
+    assert not is_read("80", "443", outcome=Outcome.ROLLED_BACK)
+    site.nginx.faults.is_signal_refused = False
+    assert is_read("80", "443")
+    assert not is_read("80", "443")
+    site.nginx.kill()
+    assert site.nginx.start()
+    assert is_read("80", "443")
+
+
+def test_an_address_that_nginx_cannot_take_by_a_reload_is_seen_after_reloads_that_went_well(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert site.apply_listening("80") is Outcome.APPLIED
+    monkeypatch.setattr(apply, "held_addresses", lambda _master: addresses("80"))
+    with pytest.raises(NginxUnavailable, match=r"cannot listen on 127\.0\.0\.1:80 beside it before it is restarted"):
+        site.apply_listening("127.0.0.1:80")
 
 
 def test_old_generations_go_and_what_served_before_stays(site: Site) -> None:
