@@ -82,6 +82,18 @@ def test_a_host_whose_own_route_for_all_paths_goes_is_a_newcomer_among_those_tha
     assert "own.ex.test/m" not in routes(second)
 
 
+def test_of_hosts_that_come_together_the_older_have_the_places() -> None:
+    hosts = [instance(f"h{n}", 20 - n, f"route=h{n}.ex.test/x") for n in range(MOST + 2)]
+    planned = plan(instance("any", 1, "route=/m"), *hosts, policy=POLICY)
+    assert {copy.host for copy in planned.memory.copies} == {f"h{n}.ex.test" for n in range(2, MOST + 2)}
+
+
+def test_a_path_that_a_hosts_own_routes_cover_takes_no_place() -> None:
+    covering = [instance(f"c{n}", n, f"route=c{n}.ex.test/m") for n in range(2, 9)]
+    hosts = [instance(f"h{n}", 10 + n, f"route=h{n}.ex.test/x") for n in range(MOST)]
+    assert lent(plan(instance("any", 1, "route=/m/deep"), *covering, *hosts, policy=POLICY)) == {"any": MOST}
+
+
 def test_what_is_left_out_of_one_service_is_left_out_of_no_other() -> None:
     hosts = [instance(f"h{n}", 10 + n, f"route=h{n}.ex.test/x") for n in range(MOST)]
     greedy = instance("greedy", 1, *(f"route=/g{n}" for n in range(9)))
