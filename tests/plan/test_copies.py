@@ -157,15 +157,16 @@ def test_whoever_comes_and_goes_copies_are_bounded_and_kept(
         assert all(count <= MOST for count in lent(planned).values())
         holders = planned.memory.holders
         for copy in memory.copies:
-            name = holders.get(copy.route)
+            route = RouteClaim(copy.wider, copy.path)
+            name = holders.get(route)
             own = {
                 claim.path: each
                 for claim, each in holders.items()
                 if isinstance(claim, RouteClaim) and claim.host == copy.host
             }
-            is_open = own and not is_covered(Path(copy.route.path), own) and not (whole and name not in own.values())
-            if is_open and name is not None and name == memory.holders[copy.route]:
-                had = [each for each in memory.copies if holders.get(each.route) == name]
+            is_open = own and not is_covered(Path(copy.path), own) and not (whole and name not in own.values())
+            if is_open and name is not None and name == memory.holders[route]:
+                had = [each for each in memory.copies if holders.get(RouteClaim(each.wider, each.path)) == name]
                 assert copy in planned.memory.copies or len(had) > MOST, "unless it took over others' routes"
         memory = planned.memory
 
@@ -219,4 +220,4 @@ def test_a_path_is_covered_by_whole_segments(taken: set[str], path: str) -> None
 
 
 def test_a_copy_is_told_by_the_place_where_it_serves() -> None:
-    assert str(Copy("a.ex.test", RouteClaim("", "/m"))) == "a.ex.test/m"
+    assert str(Copy("a.ex.test", "", "/m")) == "a.ex.test/m"
