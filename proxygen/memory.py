@@ -34,18 +34,10 @@ class _Port(msgspec.Struct, frozen=True):
     port: int
 
 
-class _Copy(msgspec.Struct, frozen=True):
-    """In effect under ``under``; the route itself is for ``host``."""
-
-    under: str
-    host: str
-    path: str
-
-
 class _File(msgspec.Struct, frozen=True):
     routes: tuple[_Route, ...] = ()
     ports: tuple[_Port, ...] = ()
-    copies: tuple[_Copy, ...] = ()
+    copies: tuple[Copy, ...] = ()
     overrides: dict[str, str] = {}
     pinned: int | None = None
 
@@ -73,7 +65,7 @@ def recall(output: Path) -> Remembered:
     memory = Memory(
         holders=MappingProxyType(holders),
         overrides=MappingProxyType(overrides),
-        copies=frozenset(Copy(one.under, RouteClaim(one.host, one.path)) for one in file.copies),
+        copies=frozenset(file.copies),
     )
     return Remembered(plan=memory, pinned=file.pinned)
 
@@ -96,7 +88,7 @@ def remember(output: Path, remembered: Remembered) -> None:
     file = _File(
         routes=tuple(routes),
         ports=tuple(ports),
-        copies=tuple(_Copy(copy.host, copy.route.host, copy.route.path) for copy in sorted(remembered.plan.copies)),
+        copies=tuple(sorted(remembered.plan.copies)),
         overrides={str(name): text for name, text in remembered.plan.overrides.items()},
         pinned=remembered.pinned,
     )

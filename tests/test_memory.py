@@ -25,7 +25,7 @@ def test_what_is_remembered_is_recalled(output: Path) -> None:
         plan=Memory(
             holders=MappingProxyType({RouteClaim("web.example.com", "/"): WEB, PortClaim("tcp", 5432): WEB}),
             overrides=MappingProxyType({WEB: '{"canary": "12.5%"}'}),
-            copies=frozenset({Copy("web.example.com", RouteClaim("", "/metrics"))}),
+            copies=frozenset({Copy("web.example.com", "", "/metrics")}),
         ),
         pinned=41,
     )

@@ -21,7 +21,7 @@ class Bounds:
     routes: int = 100
     wide_routes: int = 20
     """Routes of any host or a wildcard stand in every virtual server that they cover."""
-    copies: int = 2_000
+    copies: int = 500
     force_rules: int = 20
     variants: int = 16
     ports: int = 20

@@ -48,21 +48,21 @@ def settle_copies(
     served by what others register, and no claim is refused for it. Under a host where a route does not serve, it counts
     as not claimed.
     """
-    wide: dict[ServiceName, dict[str, list[RouteClaim]]] = defaultdict(lambda: defaultdict(list))
+    wide: dict[ServiceName, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for level in filter(is_wide, own):
         for path, name in own[level].items():
-            wide[name][level].append(RouteClaim(level, path))
+            wide[name][level].append(path)
     if not wide:
         return Copies()
     site = _Site(own, policy)
     had: dict[ServiceName | None, list[Copy]] = defaultdict(list)
     for copy in sorted(before):
-        had[own.get(copy.route.host, {}).get(Path(copy.route.path))].append(copy)
+        had[own.get(copy.wider, {}).get(Path(copy.path))].append(copy)
     covered = _covered(own, services)
     given: set[Copy] = set()
     refused = {}
     for name, by_level in wide.items():
-        there = (Copy(host, route) for level in by_level for host in covered[level] for route in by_level[level])
+        there = (Copy(host, level, path) for level in by_level for host in covered[level] for path in by_level[level])
         asked = chain(had[name], (copy for copy in there if copy not in before))
         possible = (copy for copy in asked if site.lets(name, copy))
         given.update(islice(possible, policy.bounds.copies))
@@ -83,10 +83,10 @@ class _Site:
 
     def lets(self, name: ServiceName, copy: Copy) -> bool:
         routes = self._own.get(copy.host)
-        if routes is None or is_covered(Path(copy.route.path), routes):
+        if routes is None or is_covered(Path(copy.path), routes):
             return False
         here = self._whole.get(copy.host)
-        return (not here or name in here) and self._rules.may_claim(name, RouteClaim(copy.host, copy.route.path))
+        return (not here or name in here) and self._rules.may_claim(name, RouteClaim(copy.host, copy.path))
 
 
 def _covered(own: Routes, services: Mapping[ServiceName, Service]) -> Mapping[str, list[str]]:

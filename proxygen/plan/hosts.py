@@ -26,8 +26,8 @@ def virtual_servers(
     """
     lent: dict[tuple[str, str], dict[Path, ServiceName]] = defaultdict(dict)
     for copy in copies:
-        path = Path(copy.route.path)
-        lent[copy.host, copy.route.host][path] = own[copy.route.host][path]
+        path = Path(copy.path)
+        lent[copy.host, copy.wider][path] = own[copy.wider][path]
     # Most catalogs have few of them or none, and thousands of hosts that they may cover.
     wide = {host for host, routes in own.items() if routes and is_wide(host)}
     servers = []

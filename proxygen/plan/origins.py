@@ -58,7 +58,7 @@ def _widest_first(host: str) -> tuple[int, bool]:
 def _keeps_path(rank: _Rank, above: _Rank) -> bool:
     _, is_new, *age = rank
     _, is_wildcard_new, *wildcard_age = above
-    return not is_new or age[-1] == wildcard_age[-1] or (is_wildcard_new and age < wildcard_age)
+    return not is_new or (is_wildcard_new and age < wildcard_age)
 
 
 def shared_hosts(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from types import MappingProxyType
-from typing import Final, NewType
+from typing import Final, NamedTuple, NewType
 
 from proxygen.model import Health, Instance, ServiceName
 from proxygen.plan.bounds import Bounds
@@ -177,16 +177,17 @@ class PortClaim:
 Claim = RouteClaim | PortClaim
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Copy:
+class Copy(NamedTuple):
     """A route of any host or a wildcard, under a narrower host. nginx looks for a path in one virtual server alone, so
     the route stands there too."""
 
     host: str
-    route: RouteClaim
+    wider: str
+    """The route's own host."""
+    path: str
 
     def __str__(self) -> str:
-        return f"{self.host}{self.route.path}"
+        return f"{self.host}{self.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -290,11 +290,12 @@ class BoundsSettings(Slice):
         description="of these, routes of any host or a wildcard: they stand in each host that they cover",
     )
     copies: int = Field(
-        default=2_000,
+        default=500,
         ge=0,
         description=(
             "places under narrower hosts at which a service's routes of any host or a wildcard serve: their number times "
-            "that of the hosts without a route that covers them; more are left out, the newest, and answer 404"
+            "that of the hosts without a route that covers them. Each takes about 80 kB of nginx's memory; more are "
+            "left out, the newest, and answer 404"
         ),
     )
     force_rules: int = Field(default=20, ge=0, description="values of the force tag of a service")

@@ -82,6 +82,18 @@ def test_a_host_whose_own_route_for_all_paths_goes_is_a_newcomer_among_those_tha
     assert "own.ex.test/m" not in routes(second)
 
 
+def test_of_hosts_that_come_together_the_older_have_the_places() -> None:
+    hosts = [instance(f"h{n}", 20 - n, f"route=h{n}.ex.test/x") for n in range(MOST + 2)]
+    planned = plan(instance("any", 1, "route=/m"), *hosts, policy=POLICY)
+    assert {copy.host for copy in planned.memory.copies} == {f"h{n}.ex.test" for n in range(2, MOST + 2)}
+
+
+def test_a_path_that_a_hosts_own_routes_cover_takes_no_place() -> None:
+    covering = [instance(f"c{n}", n, f"route=c{n}.ex.test/m") for n in range(2, 9)]
+    hosts = [instance(f"h{n}", 10 + n, f"route=h{n}.ex.test/x") for n in range(MOST)]
+    assert lent(plan(instance("any", 1, "route=/m/deep"), *covering, *hosts, policy=POLICY)) == {"any": MOST}
+
+
 def test_what_is_left_out_of_one_service_is_left_out_of_no_other() -> None:
     hosts = [instance(f"h{n}", 10 + n, f"route=h{n}.ex.test/x") for n in range(MOST)]
     greedy = instance("greedy", 1, *(f"route=/g{n}" for n in range(9)))
@@ -145,15 +157,16 @@ def test_whoever_comes_and_goes_copies_are_bounded_and_kept(
         assert all(count <= MOST for count in lent(planned).values())
         holders = planned.memory.holders
         for copy in memory.copies:
-            name = holders.get(copy.route)
+            route = RouteClaim(copy.wider, copy.path)
+            name = holders.get(route)
             own = {
                 claim.path: each
                 for claim, each in holders.items()
                 if isinstance(claim, RouteClaim) and claim.host == copy.host
             }
-            is_open = own and not is_covered(Path(copy.route.path), own) and not (whole and name not in own.values())
-            if is_open and name is not None and name == memory.holders[copy.route]:
-                had = [each for each in memory.copies if holders.get(each.route) == name]
+            is_open = own and not is_covered(Path(copy.path), own) and not (whole and name not in own.values())
+            if is_open and name is not None and name == memory.holders[route]:
+                had = [each for each in memory.copies if holders.get(RouteClaim(each.wider, each.path)) == name]
                 assert copy in planned.memory.copies or len(had) > MOST, "unless it took over others' routes"
         memory = planned.memory
 
@@ -207,4 +220,4 @@ def test_a_path_is_covered_by_whole_segments(taken: set[str], path: str) -> None
 
 
 def test_a_copy_is_told_by_the_place_where_it_serves() -> None:
-    assert str(Copy("a.ex.test", RouteClaim("", "/m"))) == "a.ex.test/m"
+    assert str(Copy("a.ex.test", "", "/m")) == "a.ex.test/m"

@@ -130,6 +130,11 @@ def test_a_path_that_was_served_before_a_wildcard_came_stays_however_its_service
         assert routes(planned) == {"app.example.com/login": "evil", "*.example.com/": "app"}
 
 
+def test_a_label_as_short_as_an_asterisk_is_under_its_wildcard_too() -> None:
+    ones = (instance("wild", 1, "route=*.example.com"), instance("evil", 2, "route=a.example.com/login"))
+    assert routes(plan(*ones, policy=WHOLE)) == {"*.example.com/": "wild"}
+
+
 def test_who_holds_a_wildcard_and_a_path_under_it_shares_with_nobody() -> None:
     both = instance("app", 1, "route=*.example.com", "route=app.example.com/x")
     for policy in (Policy(), WHOLE):
