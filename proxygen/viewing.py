@@ -25,7 +25,7 @@ from proxygen.plan.types import (
     Upstream,
     VirtualServer,
 )
-from proxygen.rawpaths import rest_variable
+from proxygen.rawpaths import kept_variable, rest_variable
 from proxygen.shares import STABLE, WHOLE, Share
 from proxygen.tags import BalanceBy, IPNetwork, Protocol, ProxyTags, StickyBy
 from proxygen.templating import Block, Expression, Regex, Variable
@@ -465,6 +465,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     outermost = _outermost(around, snippets)
     around_it = said | _said_of_server(outer, around, snippets)
     is_served = service.state is ServiceState.SERVED
+    rest = _rest(location, around, outer, snippets)
     limit, cookie = _limit(service), _cookie_variable(service) if _sets_cookie(service) else None
     hsts = bool(options.hsts) and secure
     is_gated = service.htpasswd is not None and is_served and not around_it.isdisjoint(_ASKING) and may_be_named
@@ -497,7 +498,8 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         ignored=_ignored(around, {template}, fragments) if f"{template.module}_ignore_headers" in said else (),
         parameters=parameters(f"{template.module}_param", fragments, outer, outermost),
         strip=strip,
-        rest=_rest(location, around, outer, snippets),
+        rest=rest,
+        kept=None if rest is None else kept_variable(location.path),
         prefix=location.path,
         redirects=_redirects(location.path, around) if strip and "proxy_redirect" not in around_it else (),
         cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in around_it else (),
