@@ -622,6 +622,20 @@ def _apart(service: Service, around: Surroundings) -> tuple[RequestKind, ...]:
 _NEVER_NAMED: Final = frozenset({"location", "alias", "limit_except", "include"})
 """What nginx refuses in a named location, or what passes by it; a fragment of the operator's may say it."""
 
+
+def ungated(snippets: Snippets, around: Surroundings) -> frozenset[str]:
+    """The services whose fragment keeps them from standing behind a gate, where the operator asks for anything himself:
+    in the fragment, or in any virtual server, since hosts come and go."""
+    servers = (text for name in snippets.files if name.startswith("server") for text in snippets[name])
+    asked = not _said_of_server(servers, around, snippets).isdisjoint(_ASKING)
+    names = (name for name in snippets.files if name.startswith("location-"))
+    return frozenset(
+        name.removeprefix("location-").removesuffix(".conf")
+        for name in names
+        if not (said := stated(snippets[name])).isdisjoint(_NEVER_NAMED) and (asked or not said.isdisjoint(_ASKING))
+    )
+
+
 _INTERCEPTING: Final = frozenset(f"{template.module}_intercept_errors" for template in Template) | {"include"}
 """With it an instance's own errors lead to whatever pages are named, and the operator means his."""
 
