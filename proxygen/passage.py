@@ -38,7 +38,7 @@ from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipel
 from proxygen.plan.types import Plan, Quarantine, Service
 from proxygen.refusals import Refusals
 from proxygen.settings import Settings
-from proxygen.suspects import Suspects, is_familiar
+from proxygen.suspects import Finding, Suspects, is_familiar
 
 _log = get_logger(__name__)
 
@@ -368,8 +368,8 @@ class Passage:
         if found.guilty is not None:
             reason = "nginx did not take a reload with this service, and took one without it; no cause can be read"
             self._refusals.convict(_suspicion(found.guilty, reason), self._setback(found.guilty))
-        if found.tried:
-            self._refusals.release(found.tried)
+        self._refusals.release(found.tried)
+        if found != Finding():
             self._again()
         await self._accepted.take(drafted, applied.generation)
 

@@ -35,7 +35,7 @@ from proxygen.settings import ProxySettings, Settings
 from proxygen.shares import Share
 from proxygen.templating import Block, Templates
 from proxygen.traffic.place import obstacle, place_of
-from proxygen.viewing import Surroundings, TrafficLog
+from proxygen.viewing import Surroundings, TrafficLog, ungated
 
 MAX_ROUNDS: Final = 50
 """Each round leaves at least one more service out; more than this many refusals at once are a fault of the whole."""
@@ -106,15 +106,15 @@ class Pipeline:
         usable = self.certificates.usable
         policy, unknown = read_policy(settings, conf, self.occupied, certificates=usable, own=self._own)
         self.problems: Final = (*self.certificates.problems, *unread, *unknown, *self._copies.problems)
-        self.policy: Final = policy
-        self._planner: Final = Planner(policy)
-        self._held_planner: Final = Planner(policy)
-        """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
         self.traffic_problem: Final = _traffic_problem(settings, conf)
         """Why nginx does not tell of its traffic, though the settings want it; "" where it does."""
-        snippets = Snippets(files=read_snippets(settings.proxy.snippets))
+        snippets, around = Snippets(files=read_snippets(settings.proxy.snippets)), self._surroundings()
+        self.policy: Final = replace(policy, ungated=ungated(snippets, around))
+        self._planner: Final = Planner(self.policy)
+        self._held_planner: Final = Planner(self.policy)
+        """Plans what is left of a catalog by the guard; a planner of its own, so that both remember what they knew."""
         own = settings.proxy.templates is not None or settings.proxy.snippets is not None
-        self._renderer: Final = Renderer(self.templates, self._surroundings(), snippets)
+        self._renderer: Final = Renderer(self.templates, around, snippets)
         self._structure: Final = StructureGate(own_templates=own)
         self._second_gate: Final = (
             None

@@ -19,7 +19,16 @@ _NO_DOT_SEGMENTS: Final = f"(?![^?]*{_SEPARATOR}(?:[.]|%2[Ee]){{1,2}}(?:{_SEPARA
 
 def rest_variable(prefix: str) -> Variable:
     """The same for the same prefix, whichever service states it."""
-    return Variable(f"proxygen_rest_{sha256(prefix.encode()).hexdigest()[:16]}")
+    return Variable(f"proxygen_rest_{_digits(prefix)}")
+
+
+def kept_variable(prefix: str) -> Variable:
+    """Of each prefix its own, so that a subrequest to another one leaves it as it is."""
+    return Variable(f"proxygen_kept_{_digits(prefix)}")
+
+
+def _digits(prefix: str) -> str:
+    return sha256(prefix.encode()).hexdigest()[:16]
 
 
 def rest_view(prefix: str) -> MapView:

@@ -25,7 +25,7 @@ from proxygen.plan.types import (
     Upstream,
     VirtualServer,
 )
-from proxygen.rawpaths import rest_variable
+from proxygen.rawpaths import kept_variable, rest_variable
 from proxygen.shares import STABLE, WHOLE, Share
 from proxygen.tags import BalanceBy, IPNetwork, Protocol, ProxyTags, StickyBy
 from proxygen.templating import Block, Expression, Regex, Variable
@@ -465,6 +465,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     outermost = _outermost(around, snippets)
     around_it = said | _said_of_server(outer, around, snippets)
     is_served = service.state is ServiceState.SERVED
+    rest = _rest(location, around, outer, snippets)
     limit, cookie = _limit(service), _cookie_variable(service) if _sets_cookie(service) else None
     hsts = bool(options.hsts) and secure
     is_gated = service.htpasswd is not None and is_served and not around_it.isdisjoint(_ASKING) and may_be_named
@@ -497,7 +498,8 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         ignored=_ignored(around, {template}, fragments) if f"{template.module}_ignore_headers" in said else (),
         parameters=parameters(f"{template.module}_param", fragments, outer, outermost),
         strip=strip,
-        rest=_rest(location, around, outer, snippets),
+        rest=rest,
+        kept=None if rest is None else kept_variable(location.path),
         prefix=location.path,
         redirects=_redirects(location.path, around) if strip and "proxy_redirect" not in around_it else (),
         cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in around_it else (),
@@ -619,6 +621,20 @@ def _apart(service: Service, around: Surroundings) -> tuple[RequestKind, ...]:
 
 _NEVER_NAMED: Final = frozenset({"location", "alias", "limit_except", "include"})
 """What nginx refuses in a named location, or what passes by it; a fragment of the operator's may say it."""
+
+
+def ungated(snippets: Snippets, around: Surroundings) -> frozenset[str]:
+    """The services whose fragment keeps them from standing behind a gate, where the operator asks for anything himself:
+    in the fragment, or in any virtual server, since hosts come and go."""
+    servers = (text for name in snippets.files if name.startswith("server") for text in snippets[name])
+    asked = not _said_of_server(servers, around, snippets).isdisjoint(_ASKING)
+    names = (name for name in snippets.files if name.startswith("location-"))
+    return frozenset(
+        name.removeprefix("location-").removesuffix(".conf")
+        for name in names
+        if not (said := stated(snippets[name])).isdisjoint(_NEVER_NAMED) and (asked or not said.isdisjoint(_ASKING))
+    )
+
 
 _INTERCEPTING: Final = frozenset(f"{template.module}_intercept_errors" for template in Template) | {"include"}
 """With it an instance's own errors lead to whatever pages are named, and the operator means his."""

@@ -324,7 +324,9 @@ class LocationView:
     cookie: Variable | None
     strip: bool
     rest: Variable | None
-    """What is left of the path as the client wrote it, where that counts."""
+    """What is left of the path as the client wrote it, where that counts: as it is where the request is found."""
+    kept: Variable | None
+    """What it was there: a subrequest, as of the operator's ``auth_request``, shares variables and begins anew."""
     prefix: str
     """What `strip` takes away."""
     redirects: tuple[Rewrite, ...]
@@ -371,7 +373,7 @@ class LocationView:
     @property
     def passed_to(self) -> Expression:
         """The target with the path, where nginx is not to choose that."""
-        return self.target if self.rest is None else Expression((*self.target.parts, self.rest))
+        return self.target if self.kept is None else Expression((*self.target.parts, self.kept))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

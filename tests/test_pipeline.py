@@ -363,3 +363,11 @@ def test_a_pipeline_is_outdated_by_another_conf_or_another_binary(
     (tmp_path / "nginx").unlink()
     assert made.is_outdated(conf)
     assert not pipeline().is_outdated(conf)
+
+
+@pytest.mark.incident("T41")
+def test_what_fragments_say_decides_who_may_have_a_password(tmp_path: Path) -> None:
+    (tmp_path / "location-web.conf").write_text("alias /x;")
+    (tmp_path / "http.conf").write_text("auth_basic own;")
+    settings = load({"proxy.snippets": str(tmp_path)}, environment={})
+    assert Pipeline(settings, binary=None, conf=None).policy.ungated == {"web"}

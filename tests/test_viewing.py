@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from proxygen import viewing
 from proxygen.access import denied_variable
 from proxygen.defaults import RequestDefaults
 from proxygen.model import Health
@@ -732,3 +733,25 @@ def test_a_stream_keeps_no_idle_connections_and_lets_in_whom_its_tags_say() -> N
     assert view.access == (turned_away[0], AccessLine(allows=True, network="10.0.0.0/8"), turned_away[1])
     assert not view.unavailable
     assert stream("protocol=tcp", health=Health.CRITICAL).unavailable
+
+
+@pytest.mark.incident("T41")
+@pytest.mark.parametrize(
+    ("files", "said", "names"),
+    [
+        ({"location-web.conf": "alias /x;"}, "", set()),
+        ({"location-web.conf": "alias /x;"}, "satisfy", {"web"}),
+        ({"location-web.conf": "alias /x;", "http.conf": "auth_basic own;"}, "", {"web"}),
+        ({"location-web.conf": "alias /x;", "server.conf": "auth_basic own;"}, "", {"web"}),
+        ({"location-web.conf": "alias /x;", "server-a.test.conf": "satisfy any;"}, "", {"web"}),
+        ({"location-web.conf": "alias /x; auth_basic own;"}, "", {"web"}),
+        ({"location-web.conf": "include /x;"}, "", {"web"}),
+        ({"location-web.conf": "expires 1h;", "http.conf": "auth_basic own;"}, "", set()),
+        ({"location-web.conf": "limit_except GET { deny all; }", "http.conf": "gzip on;"}, "", set()),
+    ],
+)
+def test_a_service_is_without_a_gate_where_the_operator_asks_and_its_fragment_cannot_be_named(
+    files: dict[str, str], said: str, names: set[str]
+) -> None:
+    around = Surroundings(operator_says=frozenset({said} - {""}))
+    assert viewing.ungated(Snippets(files=files), around) == names

@@ -153,6 +153,7 @@ def _first_problem(members: Sequence[Member], policy: Policy) -> TagError | None
     problems = (
         *check_combination(options),
         *_unmet(options, _in_order(claims), policy),
+        *_ungated(members, options, policy),
         *_excesses(members, claims, policy.bounds),
     )
     return next(iter(problems), None)
@@ -287,6 +288,16 @@ def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[
         elif reason := _refusal(claim, policy):
             problems.append(TagError("listen", reason))
     return problems
+
+
+def _ungated(members: Sequence[Member], options: ProxyTags, policy: Policy) -> Iterator[TagError]:
+    """A tag only narrows what the operator allows, so who cannot be behind his gate is not let through it."""
+    if options.auth is not None and any(member.instance.service in policy.ungated for member in members):
+        yield TagError(
+            "auth",
+            "nginx cannot ask for this password and for the operator's own where the service's fragment says location,"
+            " alias, limit_except or include",
+        )
 
 
 def _refusal(claim: PortClaim, policy: Policy) -> str:

@@ -366,6 +366,8 @@ class Policy:
     certificates: tuple[Certificate, ...] = ()
     htpasswd: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """htpasswd file's name to its path."""
+    ungated: frozenset[str] = frozenset()
+    """Services beside whose password nginx cannot ask for the operator's, who asks for one."""
     bounds: Bounds = field(default_factory=Bounds)
     knows_files: bool = True
     """False: certificates and htpasswd files are elsewhere, and what tags say of them is believed."""

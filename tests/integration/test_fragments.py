@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -69,6 +70,8 @@ AROUND: Final = (
     "error_page 404 /own.html; add_header X-Own own;",
 )
 """What stands in nginx.conf's own ``http``."""
+ADA: Final = {"Authorization": f"Basic {b64encode(b'ada:secret').decode()}"}
+
 TAGS: Final = (
     (),
     ("timeout=5s", "idle-timeout=5s", "connect-timeout=1s", "body-size=1m"),
@@ -77,7 +80,9 @@ TAGS: Final = (
 )
 
 
-def _rendered(binary: NginxBinary, directory: Path, services: dict[str, list[str]], *, around: str = "") -> NginxServer:
+def _rendered(
+    binary: NginxBinary, directory: Path, services: dict[str, list[str]], *, around: str = "", port: int = 1
+) -> NginxServer:
     """What becomes of services with these tags, and of the fragments in ``snippets``, beside this nginx.conf."""
     nginx = NginxServer(binary, directory / "nginx", output=directory / "output", http=around)
     snippets = directory / "snippets"
@@ -91,10 +96,11 @@ def _rendered(binary: NginxBinary, directory: Path, services: dict[str, list[str
         # Not where it is rendered to, which it refuses to touch.
         "output.directory": str(directory / "live"),
         "traffic.sample": 0,
+        **({"proxy.htpasswd": str(directory / "htpasswd")} if (directory / "htpasswd").exists() else {}),
     }
     config, catalog = directory / "proxygen.toml", directory / "catalog.json"
     config.write_text(to_toml(knobs))
-    entries = {name: [_entry(name, tags)] for name, tags in services.items()}
+    entries = {name: [_entry(name, tags, port)] for name, tags in services.items()}
     catalog.write_text(json.dumps({"datacenter": "dc1", "services": entries}))
     target = nginx.output / "current"
     done = warm.run(["render", "--config", config, "--catalog", catalog, "--output", target], timeout=120)
@@ -103,14 +109,14 @@ def _rendered(binary: NginxBinary, directory: Path, services: dict[str, list[str
     return nginx
 
 
-def _entry(name: str, tags: list[str]) -> dict[str, Any]:
-    """As /v1/health/service/NAME tells of one instance, at whose port nobody listens."""
+def _entry(name: str, tags: list[str], port: int) -> dict[str, Any]:
+    """As /v1/health/service/NAME tells of one instance; at port 1 nobody listens."""
     service = {
         "ID": name,
         "Service": name,
         "Tags": [f"proxygen.{tag}" for tag in tags],
         "Address": "127.0.0.1",
-        "Port": 1,
+        "Port": port,
         "Weights": {"Passing": 1, "Warning": 1},
         "CreateIndex": 1,
         "ModifyIndex": 1,
@@ -242,3 +248,35 @@ def ruled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     nginx.start()
     yield nginx
     nginx.stop()
+
+
+@pytest.mark.incident("T43")
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("auth", [[], ["auth=staff.htpasswd"]], ids=["", "with-a-password"])
+@pytest.mark.parametrize("is_for_all", [False, True], ids=["in-a-fragment", "for-all"])
+def test_a_path_behind_strip_prefix_and_the_operators_auth_request_is_as_the_client_wrote_it(
+    any_nginx_binary: NginxBinary, tmp_path: Path, method: str, auth: list[str], *, is_for_all: bool
+) -> None:
+    """The subrequest goes through the virtual server once more, and to a service with a prefix of its own."""
+    port = free_port()
+    echo = f"server {{ listen 127.0.0.1:{port}; location / {{ return 200 $request_uri; }} }}"
+    (tmp_path / "snippets").mkdir()
+    asks = "auth_request /gate/allows%2Fme;"
+    for name, text in (("server", asks if is_for_all else ""), ("location-web", "" if is_for_all else asks)):
+        (tmp_path / "snippets" / f"{name}.conf").write_text(f"satisfy all; {text}" if name == "server" else text)
+    (tmp_path / "htpasswd").mkdir()
+    (tmp_path / "htpasswd" / "staff.htpasswd").write_text("ada:{PLAIN}secret\n")
+    services = {
+        "web": ["route=web.example.com/api", "strip-prefix=true", *auth],
+        "gate": ["route=web.example.com/gate", "strip-prefix=true"],
+    }
+    nginx = _rendered(
+        any_nginx_binary, tmp_path, services, around=f"{echo} satisfy all; {asks if is_for_all else ''}", port=port
+    )
+    nginx.start()
+    try:
+        for path in ("a%2Fb", "/x//y", "http%3A%2F%2Fh%2F", "plain?q=%2F"):
+            got = _asked(nginx, "web.example.com", f"/api/{path}", method=method, headers=ADA)
+            assert got[:2] == (200, f"/{path}")
+    finally:
+        nginx.stop()

@@ -758,3 +758,14 @@ def test_a_tag_that_changes_nothing_is_told_of(tags: tuple[str, ...], said: str)
 @pytest.mark.parametrize("tags", [("balance=least_conn", "max-fails=3"), ("keepalive-timeout=9s",), ("body-size=1m",)])
 def test_a_tag_that_changes_something_is_not(tags: tuple[str, ...]) -> None:
     assert service(plan(instance("web", 1, "route=web.example.com", *tags)), "web").warnings == ()
+
+
+@pytest.mark.incident("T41")
+def test_who_cannot_stand_behind_the_operators_gate_is_not_let_through_it() -> None:
+    policy = Policy(htpasswd={"staff": "/h/staff"}, ungated=frozenset({"web"}))
+    refused = service(plan(instance("web", 1, WEB, "auth=staff"), policy=policy), "web")
+    assert refused.quarantine is not None
+    assert "auth" in refused.quarantine.place + refused.quarantine.reason
+    assert service(plan(instance("web", 1, WEB), policy=policy), "web").quarantine is None
+    other = plan(instance("shop", 1, WEB, "auth=staff"), policy=policy)
+    assert service(other, "shop").quarantine is None
