@@ -92,12 +92,16 @@ def _passwords(directory: Path) -> Passwords:
 
 
 def _is_let_in(site: Site, host: str, source: str, user: str | None, sent: Sent) -> bool:
+    status = _status(site, host, source, user, sent)
+    assert status in {200, 401, 403}, status
+    return status == 200
+
+
+def _status(site: Site, host: str, source: str, user: str | None, sent: Sent) -> int | None:
     credentials = base64.b64encode(f"{user}:{user}".encode()).decode()
     headers = (*sent.headers, *([f"Authorization: Basic {credentials}"] if user else []))
     asked = Sent(method=sent.method, body=sent.body, headers=headers, source=source)
-    status = exchange(site, host, asked, "http").status
-    assert status in {200, 401, 403}, status
-    return status == 200
+    return exchange(site, host, asked, "http").status
 
 
 def _let_in(site: Site, host: str) -> frozenset[tuple[str, str | None]]:
@@ -170,7 +174,7 @@ def test_a_tag_only_narrows_what_nginx_conf_allows(
 
 @pytest.mark.incident("T41")
 def test_an_alternative_of_the_operators_is_none_to_a_tags_password(binary: NginxBinary, tmp_path: Path) -> None:
-    """Also where his fragment leaves no other location to ask for it in."""
+    """Where his fragment leaves no other location to ask for it in, the service is refused."""
     passwords = _passwords(tmp_path / "operator")
     (tmp_path / "operator" / "snippets" / "location-auth.conf").write_text("location /sub { return 204; }")
     with ExitStack() as stack:
@@ -182,7 +186,8 @@ def test_an_alternative_of_the_operators_is_none_to_a_tags_password(binary: Ngin
             proxied(binary, tmp_path / "site", services, record, settings=passwords.settings, http=around)
         )
         assert _let_in(site, _host("plain")) == {("127.0.1.1", user) for user in USERS}
-        assert _let_in(site, _host("auth")) == {("127.0.1.1", "ada"), ("127.0.1.1", "eve")}
+        everybody = itertools.product(SOURCES, USERS, KINDS)
+        assert {_status(site, _host("auth"), *each) for each in everybody} == {503}, "it is refused"
 
 
 # --- the same in stream
