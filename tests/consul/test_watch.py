@@ -54,9 +54,9 @@ async def test_a_lower_index_over_the_same_services_is_told() -> None:
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"] and catalog.index < 100)
 
 
-def _confirmed_listing(fake: FakeConsul, since: int) -> bool:
+def _confirmed_listing(fake: FakeConsul, since: int) -> int:
     asked = fake.requests[since:]
-    return any(one.path == "/v1/catalog/services" and "consistent" in one.query for one in asked)
+    return sum(one.path == "/v1/catalog/services" and "consistent" in one.query for one in asked)
 
 
 @pytest.mark.incident("T1")
@@ -441,6 +441,24 @@ async def test_a_store_that_is_restored_shows_no_loss_before_it_is_known(sockets
             await one.until(lambda catalog: ids(catalog, "s3") == ["s3-1"])
             shown = one.slot.peek() or pytest.fail("no catalog")
             assert shown.index == taken
+
+
+@pytest.mark.incident("T29")
+async def test_a_wiped_store_is_confirmed_once_and_not_for_each_service() -> None:
+    """T29: every service has a lower index then; more of them than sockets are read one after the other."""
+    async with fake_consul() as fake:
+        names = [f"s{number}" for number in range(12)]
+        fake.index = 1000
+        for name in names:
+            fake.put(name, entry(name, f"{name}-1", 8000, ROUTE))
+        async with watching(settings_for(fake, max_connections=4)) as one:
+            await one.until(lambda catalog: len(catalog.services) == 12 and catalog.index == fake.index)
+            asked = len(fake.requests)
+            fake.index = 0
+            for name in names:
+                fake.put(name, entry(name, f"{name}-1", 9000, ROUTE))
+            await one.until(lambda catalog: all(catalog.services[ServiceName(name)][0].port == 9000 for name in names))
+            assert 1 <= _confirmed_listing(fake, asked) <= 3
 
 
 class Swallower:
