@@ -708,9 +708,9 @@ def test_an_instance_that_is_registered_anew_in_the_same_store_is_no_wipe(at: in
 def test_an_old_registration_that_is_seen_for_the_first_time_is_no_wipe() -> None:
     """A token that is let see more nodes shows what was there all along."""
     watchman = watching(PAIR)
-    services = dict(PAIR.services)
-    services[ServiceName("web")] = (instance("web", 3, "route=web.example.com"), *services[ServiceName("web")][:1])
-    assert watchman.see(replace(PAIR, services=services), 1) is None
+    shown = (instance("web", 3, "route=web.example.com"),)
+    assert watchman.see(replace(PAIR, services={**PAIR.services, ServiceName("web"): shown}), 1) is None
+    assert watchman.serving("web") == {"web-3"}
 
 
 def test_instances_whose_index_nobody_tells_are_no_wipe() -> None:

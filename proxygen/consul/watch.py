@@ -278,7 +278,7 @@ class CatalogWatch:
 
     async def entries_of(self, name: str, reply: Reply) -> tuple[Entry, ...]:
         entries = decode_entries(reply.body)
-        if 0 < reply.index < self._indexes.get(name, 0):
+        if reply.index < self._indexes.get(name, 0):
             # Perhaps of a store that was wiped or restored: who sees a loss in it must know.
             await self._confirm_listing()
         self._indexes[name] = reply.index
