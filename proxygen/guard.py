@@ -8,7 +8,7 @@ catalog that `Held` carries. The other services go on as Consul says. Held are
 - while more than ``guard.loss`` of all servers are gone within ``guard.window``: the services without whose losses it
   would be less; and every service that loses servers where most services lose that much, the worst one aside, for then
   it is Consul that lost them;
-- every service that loses servers after Consul's store was wiped.
+- every service that loses servers after Consul's store was wiped or restored.
 
 Such a hold lasts until the servers are back, the operator lets go, or ``guard.hold`` is over. Servers do not go in one
 moment: those that went first, when it was not known yet what follows, come back.
@@ -141,7 +141,7 @@ class Guard:
         seen = {service.name: self._look(service) for service in plan.services if service.quarantine is None}
         absolved = {service.name for service in plan.services if service.quarantine is not None}
         losses = self._losses(seen, absolved, now)
-        if catalog.index < self._accepted.index:
+        if _is_of_another_store(self._accepted, catalog):
             self._wiped_at = now
         below = {name: self._counts[name] for name, there in losses.now.items() if there < self._minimum(name)}
         why, suspects = self._suspicion(losses, catalog, now)
@@ -222,7 +222,7 @@ class Guard:
         if losses.now and self._wiped_at is not None:
             self._wide_since = now if self._wide_since is None else self._wide_since
             return (
-                f"Consul's store was wiped or restored (its index fell to {catalog.index}), and {losses.lost} of"
+                f"Consul's store was wiped or restored (its index went backwards), and {losses.lost} of"
                 f" {losses.total} servers are gone"
             ), everybody
         if not losses.now or not is_mass or (len(everybody) == 1 and losses.lost < LONE_SERVICE):
@@ -321,6 +321,29 @@ class Guard:
             for one in self._accepted.services.get(name, ()):
                 if one.key in self._serving.get(name, frozenset()) and one.key not in there:
                     yield one
+
+
+def _is_of_another_store(before: Catalog, after: Catalog) -> bool:
+    """Whether Consul's store was wiped or restored between two catalogs.
+
+    The index of the listing alone does not tell: the services are read by themselves, so one that is half back may be
+    seen before the listing is, and a new store may soon count as far as the old one did.
+    """
+    return after.index < before.index or any(
+        _goes_backwards(before.services.get(name, ()), instances) for name, instances in after.services.items()
+    )
+
+
+def _goes_backwards(before: tuple[Instance, ...], after: tuple[Instance, ...]) -> bool:
+    """Whether an instance changed at an index that its service had passed: one store gives what changes an index above
+    all that it ever showed. Of an instance that was not there it is not known since when it is."""
+    if before is after or not before:
+        return False
+    known = {one.key: one.modify_index for one in before}
+    passed = max(known.values())
+    return any(
+        0 < one.modify_index <= passed and one.modify_index != known.get(one.key, one.modify_index) for one in after
+    )
 
 
 def _by_key(instance: Instance) -> _Key:

@@ -647,6 +647,77 @@ def test_a_wipe_that_was_let_go_is_over() -> None:
     assert watchman.see(replace(without(some, b=[1]), index=12), 3) is None
 
 
+PAIR = Catalog(
+    datacenter="dc1",
+    services={
+        ServiceName("web"): tuple(
+            instance("web", number, "route=web.example.com", create_index=20 + number, modify_index=20 + number)
+            for number in (1, 2)
+        ),
+        **FOUR.services,
+    },
+    index=27,
+)
+"""A service of two, registered at 21 and 22."""
+
+
+def changed(catalog: Catalog, service: str, *present: tuple[int, int], index: int) -> Catalog:
+    """The catalog with these instances of a service alone, each with the index at which it was registered."""
+    before = {one.id: one for one in catalog.services[ServiceName(service)]}
+    instances = tuple(
+        replace(before[f"{service}-{number}"], create_index=at, modify_index=at) for number, at in present
+    )
+    return replace(catalog, services={**catalog.services, ServiceName(service): instances}, index=index)
+
+
+@pytest.mark.parametrize("at", [1, 14, 22])
+@pytest.mark.parametrize("index", [27, 500])
+def test_a_service_seen_while_a_new_store_fills_keeps_what_is_not_back_yet(at: int, index: int) -> None:
+    """What is there was registered at an index at which the old store was past it already. Nothing else needs to tell:
+    the new store may count as far as the old one before its index is looked at."""
+    watchman = watching(PAIR)
+    held = watchman.see(changed(PAIR, "web", (1, at), index=index), 1)
+    assert held is not None
+    assert "wiped or restored" in held.reason
+    assert watchman.serving("web") == {"web-1", "web-2"}
+    assert watchman.see(changed(PAIR, "web", (1, at), (2, at + 1), index=index), 2) is None
+
+
+def test_an_instance_of_one_service_tells_of_the_store_that_another_lost_its_instances_in() -> None:
+    watchman = watching(PAIR)
+    back = changed(PAIR, "web", (1, 14), (2, 15), index=28)
+    held = watchman.see(changed(back, "a", (1, 1), (3, 3), index=28), 1)
+    assert held is not None
+    assert set(held.services) == {"a"}
+
+
+def test_an_instance_that_is_as_it_was_before_its_last_change_tells_of_a_restored_store() -> None:
+    one, other = PAIR.services[ServiceName("web")]
+    watchman = watching(replace(PAIR, services={ServiceName("web"): (replace(one, modify_index=24), other)}))
+    assert watchman.see(replace(PAIR, services={ServiceName("web"): (one,)}), 1) is not None
+
+
+@pytest.mark.parametrize("at", [23, 27, 28])
+def test_an_instance_that_is_registered_anew_in_the_same_store_is_no_wipe(at: int) -> None:
+    """A service is read by itself: its change may come after the listing told the index of it."""
+    watchman = watching(PAIR)
+    assert watchman.see(changed(PAIR, "web", (1, at), index=28), 1) is None
+    assert watchman.serving("web") == {"web-1"}
+
+
+def test_an_old_registration_that_is_seen_for_the_first_time_is_no_wipe() -> None:
+    """A token that is let see more nodes shows what was there all along."""
+    watchman = watching(PAIR)
+    shown = (instance("web", 3, "route=web.example.com"),)
+    assert watchman.see(replace(PAIR, services={**PAIR.services, ServiceName("web"): shown}), 1) is None
+    assert watchman.serving("web") == {"web-3"}
+
+
+def test_instances_whose_index_nobody_tells_are_no_wipe() -> None:
+    watchman = watching(PAIR)
+    assert watchman.see(changed(PAIR, "web", (1, 0), index=28), 1) is None
+
+
 def test_an_index_that_stands_still_is_no_wipe() -> None:
     watchman = watching(FOUR)
     assert watchman.see(replace(without(FOUR, a=[1]), index=FOUR.index), 1) is None

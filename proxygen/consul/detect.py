@@ -16,7 +16,7 @@ from proxygen.aio import start_eternal
 from proxygen.consul.answers import Reply
 from proxygen.consul.changes import CheckKey, compare_checks, index_checks
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import Registration, decode_checks, decode_entries
+from proxygen.consul.decode import Registration, decode_checks
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.follow import Watcher, poll_of_service
 from proxygen.consul.ledger import Ledger
@@ -154,7 +154,7 @@ class DetectChanges:
         if not urgent and reply.index < self._indexes.get(name, 0):
             self._fetcher.ask((name,))
             return False
-        entries = decode_entries(reply.body) or await self._watcher.confirm_absence(name)
+        entries = await self._watcher.entries_of(name, reply)
         # While it was read a query of its own may have come to tell newer things.
         if name not in self._names or name in self._recent:
             return False

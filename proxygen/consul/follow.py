@@ -14,7 +14,7 @@ from typing import Protocol
 from proxygen.aio import start_eternal
 from proxygen.consul.answers import Reply
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import Entry, decode_entries
+from proxygen.consul.decode import Entry
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import service_path
@@ -30,8 +30,8 @@ class Watcher(Protocol):
         """Take in the entries of a service; return whether they are new."""
         ...
 
-    async def confirm_absence(self, name: str) -> tuple[Entry, ...]:
-        """Read consistently a service that seems to have no instances."""
+    async def entries_of(self, name: str, reply: Reply) -> tuple[Entry, ...]:
+        """Return what an answer shows of a service; what it seems to have lost is read consistently."""
         ...
 
     def failed(self, name: str, error: CatalogUnavailable) -> None:
@@ -83,7 +83,7 @@ def poll_of_service(client: ConsulClient, ledger: Ledger, watcher: Watcher, name
     """Return the standing question about one service, that tells the watcher what it sees."""
 
     async def heed(reply: Reply) -> None:
-        entries = decode_entries(reply.body) or await watcher.confirm_absence(name)
+        entries = await watcher.entries_of(name, reply)
         if watcher.is_routed(name):
             watcher.observe(name, entries)
 

@@ -21,6 +21,7 @@ from proxygen.consul.decode import (
     CONSUL_SERVICE,
     Entry,
     carries_proxy_keys,
+    decode_entries,
     decode_listing,
     decode_overrides,
     instances_of,
@@ -84,6 +85,8 @@ class CatalogWatch:
         self._known = known
         self._recalled: set[str] = set()
         """Services that have the instances of an earlier run, for they could not be read."""
+        self._indexes: dict[str, int] = {}
+        """The index of each service's last answer, in the store that there is now."""
         self._refused: set[str] = set()
         self._failing_since: dict[str, float] = {}
         self._has_overrides = False
@@ -200,6 +203,8 @@ class CatalogWatch:
         listing = await confirm_listing(self._client)
         if listing.index:
             self._view.recount(listing.index, known=known)
+        if self._view.index < known:
+            self._indexes.clear()
         return listing
 
     def _leave_out(self, unservable: tuple[str, ...]) -> None:
@@ -229,6 +234,7 @@ class CatalogWatch:
         self._routed.discard(name)
         self._refused.discard(name)
         self._recalled.discard(name)
+        self._indexes.pop(name, None)
         self._follower.unfollow(name)
         self._elsewhere.follow(name, ())
         _log.info("service no longer routed", service=name)
@@ -270,8 +276,13 @@ class CatalogWatch:
         self._open_when_ready()
         return is_new
 
-    async def confirm_absence(self, name: str) -> tuple[Entry, ...]:
-        return await confirm_absence(self._client, name, self._confirm_listing)
+    async def entries_of(self, name: str, reply: Reply) -> tuple[Entry, ...]:
+        entries = decode_entries(reply.body)
+        if reply.index < self._indexes.get(name, 0):
+            # Perhaps of a store that was wiped or restored: who sees a loss in it must know.
+            await self._confirm_listing()
+        self._indexes[name] = reply.index
+        return entries or await confirm_absence(self._client, name, self._confirm_listing)
 
     def failed(self, name: str, error: CatalogUnavailable) -> None:
         if self._view.is_open:

@@ -88,7 +88,8 @@ class Top(App[None]):
     # --- asking
 
     async def ask(self, question: Callable[[AdminClient], Awaitable[T]]) -> T | None:
-        """Return the answer; None where there is none, which is said until there is one again."""
+        """Return the answer; None where there is none, which is said until there is one again, or where the screens
+        are taken down by now: that ends who asked only later."""
         try:
             async with self.connect() as sidecar:
                 answer = await question(sidecar)
@@ -98,10 +99,11 @@ class Top(App[None]):
             return None
         self._answered = datetime.now().astimezone()
         self._notice("")
-        return answer
+        return answer if self.is_running else None
 
     def _notice(self, text: str) -> None:
-        say(self.screen_stack[0].query_one("#notice", Static), text, style="bold reverse")
+        if self.is_running:
+            say(self.screen_stack[0].query_one("#notice", Static), text, style="bold reverse")
 
     @work
     async def _look(self) -> None:
@@ -122,7 +124,6 @@ class Top(App[None]):
                     self._events.clear()
                     async for event in sidecar.events():
                         self._events.append(event)
-                        self._show_events()
                         self.happened.set()
             except (SidecarUnavailable, OSError):
                 await asyncio.sleep(_AGAIN)
@@ -135,6 +136,7 @@ class Top(App[None]):
         screen = self.screen_stack[0]
         screen.query_one("#headline", Static).update(text)
         say(screen.query_one("#problems", Static), "\n".join(head.problems))
+        say(screen.query_one("#events", Static), "\n".join(rows.event_line(event) for event in self._events))
         self._services = services
         self._arrange()
 
@@ -144,10 +146,6 @@ class Top(App[None]):
         shown = rows.arrange(self._services, query=query, order=self.order)
         fill(screen.query_one(DataTable), ((service.name, rows.service_cells(service)) for service in shown))
         self.sub_title = f"{len(shown)} of {len(self._services)} services, by {self.order.value}"
-
-    def _show_events(self) -> None:
-        lines = "\n".join(rows.event_line(event) for event in self._events)
-        say(self.screen_stack[0].query_one("#events", Static), lines)
 
     # --- keys
 
@@ -198,6 +196,11 @@ class Beneath(Screen[None]):
             await asyncio.sleep(_QUICKEST)
             await until(self.app.happened, REFRESH)
 
+    async def ask(self, question: Callable[[AdminClient], Awaitable[T]]) -> T | None:
+        """Return the answer; None where there is none, or where this screen was left before it came."""
+        answer = await self.app.ask(question)
+        return answer if self.is_running else None
+
     @abstractmethod
     async def look(self) -> None:
         """Ask, and show the answer."""
@@ -218,7 +221,7 @@ class Service(Beneath):
         yield Footer()
 
     async def look(self) -> None:
-        answer = await self.app.ask(lambda sidecar: _wrapped(sidecar.service(self.service)))
+        answer = await self.ask(lambda sidecar: _wrapped(sidecar.service(self.service)))
         if answer is None:
             return
         (detail,) = answer
@@ -244,7 +247,7 @@ class Generations(Beneath):
         yield Footer()
 
     async def look(self) -> None:
-        found = await self.app.ask(lambda sidecar: sidecar.generations())
+        found = await self.ask(lambda sidecar: sidecar.generations())
         if found is not None:
             fill(self.query_one(DataTable), ((f"{each.number}", rows.generation_cells(each)) for each in found))
 

@@ -54,9 +54,9 @@ async def test_a_lower_index_over_the_same_services_is_told() -> None:
             await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"] and catalog.index < 100)
 
 
-def _confirmed_listing(fake: FakeConsul, since: int) -> bool:
+def _confirmed_listing(fake: FakeConsul, since: int) -> int:
     asked = fake.requests[since:]
-    return any(one.path == "/v1/catalog/services" and "consistent" in one.query for one in asked)
+    return sum(one.path == "/v1/catalog/services" and "consistent" in one.query for one in asked)
 
 
 @pytest.mark.incident("T1")
@@ -416,6 +416,49 @@ async def test_a_wiped_store_lowers_the_index_and_a_lagging_server_does_not(sock
             await one.until(lambda catalog: not any(catalog.services.values()))
             emptied = one.slot.peek() or pytest.fail("no catalog")
             assert 0 < emptied.index <= fake.index < whole
+
+
+@pytest.mark.incident("T29")
+@pytest.mark.parametrize("sockets", [4, 64])
+async def test_a_store_that_is_restored_shows_no_loss_before_it_is_known(sockets: int) -> None:
+    """T29: each service is read by itself. What a snapshot lacks may be missed before the listing is read, and what it
+    has is as it was: the service's own index tells, and has the listing read first."""
+    async with fake_consul() as fake:
+        for number in range(12):
+            fake.put(f"s{number}", entry(f"s{number}", f"s{number}-1", 8000 + number, ROUTE))
+        snapshot, taken = dict(fake.services), fake.index
+        fake.put("s3", *fake.services["s3"], entry("s3", "s3-2", 9003, ROUTE))
+        async with watching(settings_for(fake, max_connections=sockets)) as one:
+            await one.until(lambda catalog: len(catalog.services) == 12 and catalog.index == fake.index)
+
+            def hides_the_listing(request: web.Request) -> web.Response | None:
+                is_asked = request.path == "/v1/catalog/services" and "consistent" not in request.query
+                return web.Response(status=500) if is_asked else None
+
+            fake.fault = hides_the_listing
+            fake.services = snapshot
+            fake.change(by=taken - fake.index)
+            await one.until(lambda catalog: ids(catalog, "s3") == ["s3-1"])
+            shown = one.slot.peek() or pytest.fail("no catalog")
+            assert shown.index == taken
+
+
+@pytest.mark.incident("T29")
+async def test_a_wiped_store_is_confirmed_once_and_not_for_each_service() -> None:
+    """T29: every service has a lower index then; more of them than sockets are read one after the other."""
+    async with fake_consul() as fake:
+        names = [f"s{number}" for number in range(12)]
+        fake.index = 1000
+        for name in names:
+            fake.put(name, entry(name, f"{name}-1", 8000, ROUTE))
+        async with watching(settings_for(fake, max_connections=4)) as one:
+            await one.until(lambda catalog: len(catalog.services) == 12 and catalog.index == fake.index)
+            asked = len(fake.requests)
+            fake.index = 0
+            for name in names:
+                fake.put(name, entry(name, f"{name}-1", 9000, ROUTE))
+            await one.until(lambda catalog: all(catalog.services[ServiceName(name)][0].port == 9000 for name in names))
+            assert 1 <= _confirmed_listing(fake, asked) <= 3
 
 
 class Swallower:

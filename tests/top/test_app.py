@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from textual.dom import DOMNode
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
+from textual.worker import get_current_worker
 
-from proxygen.admin.client import connect
+from proxygen.admin.client import AdminClient, connect
 from proxygen.admin.report import State
 from proxygen.admin.server import serving
 from proxygen.events import Kind
@@ -105,6 +108,58 @@ async def test_enter_opens_a_service_g_the_generations_and_escape_goes_back(app:
         await pilot.press("g")
         await until(pilot, lambda: isinstance(app.screen, Generations) and cells(app), "generations")
         assert cells(app)[0][0] == "42"
+
+
+class Late:
+    """A way to the sidecar whose answers to somebody come only when what is shown was taken down."""
+
+    def __init__(self, directory: Path) -> None:
+        self.app = Top(self.connect)
+        self.is_held = asyncio.Event()
+        self.has_come = False
+        self._held: DOMNode | None = None
+        self._directory = directory
+
+    def hold(self, asker: DOMNode) -> None:
+        self._held = asker
+        self.app.happened.set()
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AdminClient]:
+        async with connect(SETTINGS, self._directory) as client:
+            yield client
+        if self._held is get_current_worker().node:
+            screen = self.app.screen
+            self.is_held.set()
+            while screen.query("#headline"):  # noqa: ASYNC110 - nothing tells that it went
+                await asyncio.sleep(0)
+            self.has_come = True
+
+
+async def test_an_answer_that_comes_while_the_screens_go_is_for_nobody(
+    sidecar: RememberingSidecar, short_directory: Path
+) -> None:
+    late = Late(short_directory)
+    async with serving(sidecar, SETTINGS, short_directory), late.app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: cells(late.app), "services")
+        late.hold(late.app)
+        await until(pilot, late.is_held.is_set, "the answer under way")
+    assert late.has_come
+
+
+async def test_an_answer_that_comes_while_its_screen_goes_is_for_nobody(
+    sidecar: RememberingSidecar, short_directory: Path
+) -> None:
+    late = Late(short_directory)
+    async with serving(sidecar, SETTINGS, short_directory), late.app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: cells(late.app), "services")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(late.app.screen, Service) and text(late.app, "headline"), "the service")
+        late.hold(late.app.screen)
+        await until(pilot, late.is_held.is_set, "the answer under way")
+        await pilot.press("escape")
+        await until(pilot, lambda: late.has_come, "the answer")
+        assert len(late.app.screen_stack) == 1
 
 
 async def test_a_sidecar_that_is_gone_is_said_and_its_return_seen(
