@@ -49,6 +49,11 @@ class DefaultCopies:
         found = _TWICE.match(remark)
         return found is not None and any(found["name"] in each.names for each in self.copies)
 
+    def refused(self, reason: str) -> DefaultCopies:
+        """The same without any copy, since nginx refuses them."""
+        said = (_problem(each.server, each.listens, f"nginx refuses the copy: {reason}") for each in self.copies)
+        return DefaultCopies(problems=(*self.problems, *said))
+
 
 def copy_defaults(conf: OperatorConf, held: Occupied, ours: Iterable[str]) -> DefaultCopies:
     """Copy each server that is the first one for a listen of ours, and that nginx reads after ours."""
@@ -64,16 +69,20 @@ def copy_defaults(conf: OperatorConf, held: Occupied, ours: Iterable[str]) -> De
         server = servers[key]
         obstacle = _obstacle(conf, server)
         if obstacle:
-            problems.append(
-                f"nginx.conf includes what proxygen writes before the server at {server.place}, so that it no longer"
-                f" answers what nobody serves on {', '.join(texts)} as the first one there, and it cannot be copied,"
-                f" since {obstacle}: write default_server at its listen, or move the include behind it"
-            )
+            problems.append(_problem(server, texts, obstacle))
         else:
             names = frozenset(_names(conf, server))
             text = _copy(conf, server, texts)
             copies.append(DefaultCopy(server=server, listens=tuple(texts), names=names, text=text))
     return DefaultCopies(copies=tuple(copies), problems=tuple(problems))
+
+
+def _problem(server: OperatorServer, ours: Iterable[str], obstacle: str) -> str:
+    return (
+        f"nginx.conf includes what proxygen writes before the server at {server.place}, so that it no longer"
+        f" answers what nobody serves on {', '.join(ours)} as the first one there, and it cannot be copied,"
+        f" since {obstacle}: write default_server at its listen, or move the include behind it"
+    )
 
 
 def _obstacle(conf: OperatorConf, server: OperatorServer) -> str:
@@ -101,7 +110,7 @@ def _statements(conf: OperatorConf, server: OperatorServer) -> Iterator[Statemen
 
 def _is_own(statement: Statement, name: str) -> bool:
     """Whether it is said of the server, not of a place in it."""
-    return statement.directive.name == name and len(statement.context) == 2  # noqa: PLR2004
+    return statement.directive.name == name and len(statement.context) == 2
 
 
 def _is_utf8(text: str) -> bool:
