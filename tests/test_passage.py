@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -538,10 +539,13 @@ def test_what_the_operator_confirms_is_what_is_then(story: Story) -> None:
 # --- reloads that fail and name nobody --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mute() -> Iterator[Story]:
-    """An nginx whose error log cannot be read."""
-    yield from a_story(**{"nginx.error_log": "/nonexistent/error.log"})
+@pytest.fixture(params=["absent", "another's"])
+def mute(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Story]:
+    """An nginx whose error log cannot be read, or is another file than the one that is read."""
+    log = tmp_path / "error.log"
+    if request.param != "absent":
+        log.touch()
+    yield from a_story(**{"nginx.error_log": str(log)})
 
 
 FLEET_NAMES = tuple(one.service for one in FLEET)
