@@ -112,7 +112,8 @@ class Accepted:
         self._guard.accept(drafted.plan, catalog, time.monotonic())
         self._unchecked.accept(catalog)
         self.live = catalog.services
-        self._flapping.accept(drafted.plan, catalog, time.monotonic())
+        # What Consul says is compared, not with which tags it was planned.
+        self._flapping.accept(drafted.plan, drafted.catalog, time.monotonic())
         self._good_tags = note_served(self._good_tags, drafted.plan, catalog)
         if drafted.plan.memory != self._remembered.plan:
             self._remembered = replace(self._remembered, plan=drafted.plan.memory)

@@ -36,7 +36,7 @@ from proxygen.nginx.check import Refusal
 from proxygen.nginx.publish import Output
 from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipeline, quarantines
 from proxygen.plan.types import Plan, Quarantine, Service
-from proxygen.refusals import Refusals
+from proxygen.refusals import Refusals, states_anew
 from proxygen.settings import Settings
 from proxygen.suspects import Finding, Suspects, is_familiar
 
@@ -93,6 +93,8 @@ class Passage:
         self._certificates: Final = CertificateWatch(self.files_changed)
         self._refusals: Final = Refusals(settings.proxy.tag_prefix)
         self._suspects: Final = Suspects()
+        self._observed = Catalog(datacenter="", services={})
+        """The newest catalog, before anything in it is kept as it was."""
         self._untried: frozenset[ServiceName] = frozenset()
         """Those that wait for the next pass, since the search in this one ran out."""
         self._passed: Mapping[ServiceName, Service] | None = None
@@ -166,7 +168,7 @@ class Passage:
     async def carry(self, catalog: Catalog, timings: Timings) -> Applied:
         """Carry a catalog through all stages: with the operator's files as they are now, else with those before."""
         self._accepted.write_again()
-        before, outage, refused = self._delivery, self._outage, frozenset(self._refusals.quarantines)
+        before, outage, refused = self._delivery, self._outage, self._refusals.names
         self._refusals.release(self._untried)
         self._untried = frozenset()
         if not await self._refresh_pipeline():
@@ -194,7 +196,7 @@ class Passage:
         except Exception:
             self._keep_files(error)
             raise
-        if isinstance(error, _NewlyRefused) and error.service in self._refusals.quarantines:
+        if isinstance(error, _NewlyRefused) and error.service in self._refusals.names:
             # It is refused with the files before just as well, which are no better then.
             self.files_changed()
         else:
@@ -223,6 +225,7 @@ class Passage:
         return replace(pending, outcome=Outcome.HELD, reason=pinned_reason(self._accepted.pinned))
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
+        self._observed = catalog
         self._refusals.review(catalog, time.monotonic())
         catalog = self._refusals.keep_served(catalog, self._accepted.live)
         is_crowded = self._accepted.is_flapping_possible and await self._delivery.is_crowded()
@@ -230,7 +233,7 @@ class Passage:
         # In a thread: at thousands of services a cold start takes seconds, and others share this loop.
         drafted = await asyncio.to_thread(self._draft_here, self.pipeline, catalog, timings)
         for quarantine in drafted.left_out.values():
-            self._refuse(quarantine, drafted.catalog)
+            self._refuse(quarantine)
         drafted = replace(drafted, plan=self._refusals.tell(drafted.plan))
         self.plan = drafted.plan
         self._note_hold(drafted.held)
@@ -295,25 +298,31 @@ class Passage:
                 _ = drafted.rendered.digest
             return drafted
 
-    def _refuse(self, quarantine: Quarantine, catalog: Catalog) -> None:
+    def _refuse(self, quarantine: Quarantine) -> None:
         if self._excused is not None and quarantine.service not in self._excused:
             raise _NewlyRefused(quarantine)
-        self._refusals.refuse(quarantine, catalog)
+        self._refusals.refuse(quarantine, self._observed)
 
-    def _postpone(self, quarantine: Quarantine, catalog: Catalog) -> None:
+    def _postpone(self, quarantine: Quarantine, drafted: Drafted) -> None:
         """Leave out for some time what a reload stumbled over; the pauses double."""
-        self._refusals.refuse(quarantine, catalog, until=self._setback(quarantine.service))
+        self._leave_out_until(self._setback(quarantine.service), quarantine, drafted)
+
+    def _leave_out_until(self, until: float, quarantine: Quarantine, drafted: Drafted) -> None:
+        """Who is served stays as he is served, and only what he states anew is left out: he may be innocent. Where he
+        states nothing anew, or is not served, he is quarantined."""
+        name = quarantine.service
+        is_served = self._served is None or name in self._served
+        as_served = is_served and states_anew(name, drafted.catalog, self._accepted.live)
+        self._refusals.refuse(quarantine, self._observed, until=until, as_served=as_served)
 
     def _setback(self, name: ServiceName) -> float:
         return self._pause(self._refusals.count_setback(name))
 
-    def _let_wait(self, waiting: Collection[Quarantine], catalog: Catalog, reason: str) -> None:
-        """Leave out for now services of which nobody knows anything bad: what is served of them stays."""
+    def _let_wait(self, waiting: Collection[Quarantine], drafted: Drafted, reason: str) -> None:
+        """Leave out for now services of which nobody knows anything bad."""
         until = time.monotonic() + _LONGEST_WAIT
         for quarantine in waiting:
-            name = quarantine.service
-            was_served = name in self._accepted.live and (self._served is None or name in self._served)
-            self._refusals.refuse(quarantine, catalog, until=until, as_served=was_served)
+            self._leave_out_until(until, quarantine, drafted)
         if waiting:
             some = ", ".join(sorted(quarantine.service for quarantine in waiting)[:_NAMED])
             _log.info("services wait", count=len(waiting), services=some, reason=reason)
@@ -331,7 +340,7 @@ class Passage:
             return None
         if not isinstance(applied, Applied):
             for quarantine in quarantines(applied, self._refusals.quarantines).values():
-                self._refuse(quarantine, drafted.catalog)
+                self._refuse(quarantine)
             return None
         if applied.outcome is Outcome.UNCHANGED and not applied.failed:
             await self._note_served(drafted, applied)
@@ -349,7 +358,7 @@ class Passage:
             if new:
                 self._tell(applied)
                 for quarantine in quarantines(tuple(new), {}).values():
-                    self._postpone(quarantine, drafted.catalog)
+                    self._postpone(quarantine, drafted)
                 return None
             if applied.refused_reload and self._leave_out_suspects(drafted, applied):
                 return None
@@ -404,7 +413,7 @@ class Passage:
         for quarantine in found.guilty.values():
             if self._excused is not None and quarantine.service not in self._excused:
                 raise _NewlyRefused(quarantine)
-            self._postpone(quarantine, drafted.catalog)
+            self._postpone(quarantine, drafted)
         if found.untried:
             self._hold_untried(found.untried, drafted, error)
 
@@ -423,7 +432,7 @@ class Passage:
                 f"{error}; the search for the service at fault goes on in the next pass, {len(services)} are not tried"
                 " yet and nothing is changed until then"
             )
-        self._let_wait(untried.values(), drafted.catalog, error.reason)
+        self._let_wait(untried.values(), drafted, error.reason)
         self._untried = frozenset(untried)
         self._again()
 
@@ -437,9 +446,9 @@ class Passage:
             reason = (
                 f"nginx did not take a reload with this service, which is new, and names no cause: {applied.reason}"
             )
-            self._postpone(_suspicion(found.guilty, reason), drafted.catalog)
+            self._postpone(_suspicion(found.guilty, reason), drafted)
         reason = f"waits, since nginx did not take a reload with it and others and names no cause: {applied.reason}"
-        self._let_wait([_suspicion(name, reason) for name in found.waiting], drafted.catalog, applied.reason)
+        self._let_wait([_suspicion(name, reason) for name in found.waiting], drafted, applied.reason)
         return True
 
     def _pause(self, doublings: int) -> float:

@@ -87,10 +87,17 @@ class Pipeline:
     """
 
     def __init__(
-        self, settings: Settings, *, binary: Binary | None, conf: OperatorConf | None, may_copy: bool = False
+        self,
+        settings: Settings,
+        *,
+        binary: Binary | None,
+        conf: OperatorConf | None,
+        may_copy: bool = False,
+        copies_refused: str = "",
     ) -> None:
         """``binary`` and ``conf`` are None where nginx is not there to ask: what it can do is then not assumed.
-        ``may_copy``: this process holds the output directory, where certificates are copied to."""
+        ``may_copy``: this process holds the output directory, where certificates are copied to. ``copies_refused``:
+        why none of the operator's servers may be copied; "" where they may."""
         self.binary: Final = binary
         self.conf: Final = conf
         self.copies: Final = (
@@ -100,7 +107,9 @@ class Pipeline:
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
         self.occupied: Final = occupied(conf)
-        self._copies: Final = _copies(settings.proxy, conf, self.occupied)
+        self._may_copy: Final = may_copy
+        copies = _copies(settings.proxy, conf, self.occupied)
+        self._copies: Final = copies.refused(copies_refused) if copies_refused else copies
         self._identity: Final = None if binary is None else _identity(binary.path)
         self._own, unread = own_networks()
         usable = self.certificates.usable
@@ -231,6 +240,33 @@ class Pipeline:
             await asyncio.to_thread(self.write_candidate, drafted, Path(folder))
             return await self._second_gate.accepts(drafted.rendered, Path(folder))
 
+    async def without_refused_copies(self) -> Pipeline:
+        """The same without copies of the operator's servers, where those are why nginx takes no candidate at all: each
+        service would be refused for them."""
+        reason = await self._refusal_without_services() if self._copies.copies else ""
+        if not reason:
+            return self
+        other = await asyncio.to_thread(
+            Pipeline,
+            self._settings,
+            binary=self.binary,
+            conf=self.conf,
+            may_copy=self._may_copy,
+            copies_refused=reason,
+        )
+        return self if await other._refusal_without_services() else other
+
+    async def _refusal_without_services(self) -> str:
+        nothing = Catalog(datacenter="", services={})
+        drafted = await asyncio.to_thread(self.draft, nothing, Memory(), {})
+        with TemporaryDirectory(prefix="proxygen-candidate-") as folder:
+            await asyncio.to_thread(self.write_candidate, drafted, Path(folder))
+            try:
+                verdict = await self.trial(drafted, Path(folder))
+            except CheckRefused as error:
+                return str(error)
+        return "; ".join(each.reason for each in verdict.refusals)
+
     def write_candidate(self, drafted: Drafted, folder: Path) -> None:
         """Write what nginx would be given, with a stamp that names no generation."""
         write_files(folder, {"http.d/": b"", "stream.d/": b"", **self.files_of(drafted.rendered)})
@@ -261,7 +297,8 @@ async def open_pipeline(settings: Settings) -> Pipeline:
     conf.require_include("http")
     _require_buckets(conf)
     # Names are looked up and files read: a slow DNS server must not stop what else the event loop does.
-    return await asyncio.to_thread(Pipeline, settings, binary=binary, conf=conf, may_copy=True)
+    pipeline = await asyncio.to_thread(Pipeline, settings, binary=binary, conf=conf, may_copy=True)
+    return await pipeline.without_refused_copies()
 
 
 def _require_buckets(conf: OperatorConf) -> None:

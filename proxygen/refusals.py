@@ -52,6 +52,11 @@ class Refusals:
         look = self._look(catalog.services.get(quarantine.service, ()), with_addresses=until == math.inf)
         self._refused[quarantine.service] = _Refused(quarantine=quarantine, look=look, until=until, as_served=as_served)
 
+    @property
+    def names(self) -> frozenset[ServiceName]:
+        """All of which anything is left out."""
+        return frozenset(self._refused)
+
     def keep_served(self, catalog: Catalog, live: Mapping[ServiceName, tuple[Instance, ...]]) -> Catalog:
         """The catalog in which `as_served` are registered as in the one that is live."""
         kept = {
@@ -77,9 +82,9 @@ class Refusals:
         )
 
     def convict(self, quarantine: Quarantine, until: float) -> None:
-        """Leave out for a reason that is known now a service that only waited, whatever the catalog at hand shows."""
+        """Leave out for a reason that is known now what only waited, whatever the catalog at hand shows."""
         waited = self._refused[quarantine.service]
-        self._refused[quarantine.service] = replace(waited, quarantine=quarantine, until=until, as_served=False)
+        self._refused[quarantine.service] = replace(waited, quarantine=quarantine, until=until)
 
     def release(self, names: Iterable[ServiceName]) -> None:
         """Give these another chance at once."""
@@ -101,8 +106,9 @@ class Refusals:
         self.forgive(self._setbacks.keys() - catalog.services.keys())
 
     def forgive(self, names: Iterable[ServiceName]) -> None:
-        """Forget the setbacks of services that went live, or are gone."""
-        for name in list(names):
+        """Forget the setbacks of services that went live, or are gone. Those `as_served` did not: their newest state
+        waits."""
+        for name in set(names) - self.as_served.keys():
             self._setbacks.pop(name, None)
 
     def clear(self) -> None:
@@ -124,6 +130,12 @@ class Refusals:
             )
             for instance in instances
         )
+
+
+def states_anew(name: ServiceName, catalog: Catalog, live: Mapping[ServiceName, tuple[Instance, ...]]) -> bool:
+    """Whether a service of the live catalog would be planned otherwise if it were kept as it is there."""
+    now = catalog.services.get(name, ())
+    return bool(now) and name in live and _as_before(now, live[name]) != now
 
 
 def _as_before(now: tuple[Instance, ...], before: tuple[Instance, ...]) -> tuple[Instance, ...]:

@@ -136,6 +136,21 @@ def test_what_is_written_is_not_written_again(settings: Settings) -> None:
     assert recall(settings.output.directory).pinned is None
 
 
+async def test_who_changes_nothing_any_more_does_not_wait_for_a_tag_that_cannot_be_read(
+    settings: Settings, pipeline: Pipeline
+) -> None:
+    """It is served with the tags before: what Consul says of it is no change for that."""
+    found = accepted(settings)
+    others = [instance("web", 2, "route=web.example.com", f"weight={weight}") for weight in range(1, 12)]
+    await take(found, pipeline, WEB, others[0], generation=None)
+    unreadable = replace(WEB, tags=(*WEB.tags, "proxygen.canary=lots"))
+    for other in others:
+        await take(found, pipeline, unreadable, other, generation=None)
+    assert found.memory.good_tags
+    assert found.keep_flapping(catalog(WEB, others[-1]), crowded=False).waiting == {"web"}, "it would have to"
+    assert found.keep_flapping(catalog(unreadable, others[-1]), crowded=False).waiting == frozenset()
+
+
 async def test_a_pin_and_what_is_remembered_of_plans_do_not_wipe_each_other_out(
     settings: Settings, pipeline: Pipeline
 ) -> None:

@@ -49,11 +49,16 @@ class Watched:
 
 
 def test_what_changes_for_the_first_time_never_waits() -> None:
+    """Another service does each time, beside one that has to wait again and again."""
     watched = Watched()
     watched.see(0, *web_and_spare(1))
-    for number in range(2, 60):
-        assert watched.see(0.1 * number, *web_and_spare(1), instance("new", number, "route=n.example.com")).due is None
-        watched.flapping = Flapping(burst=BURST, interval=INTERVAL, crowded_pause=CROWDED)
+    news: list[Instance] = []
+    waited = set()
+    for number in range(3, 60):
+        news.append(instance(f"new{number}", number, f"route=n{number}.example.com"))
+        waited |= watched.see(0.1 * number, *web_and_spare(number), *news, crowded=True).waiting
+        assert watched.reloads[-1] == 0.1 * number
+    assert waited == {WEB}
 
 
 @pytest.mark.incident("T55")

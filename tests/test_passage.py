@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -419,8 +420,8 @@ def test_pauses_are_bounded_and_begin_anew_once_it_was_live(story: Story) -> Non
     story.until(lambda: story.listens(15432))
     story.world.nginx.faults.taken = {15433}
     moved = replace(DB, tags=("proxygen.protocol=tcp", "proxygen.listen=15433"))
-    story.tell(WEB, moved, seconds=0)
-    story.until(lambda: story.last.outcome is Outcome.APPLIED and not story.listens(15432))
+    story.tell(WEB, moved, seconds=15)
+    assert story.listens(15432)
     reloads = story.world.nginx.reloads
     assert story.until(lambda: story.world.nginx.reloads > reloads) < 31
 
@@ -538,10 +539,13 @@ def test_what_the_operator_confirms_is_what_is_then(story: Story) -> None:
 # --- reloads that fail and name nobody --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mute() -> Iterator[Story]:
-    """An nginx whose error log cannot be read."""
-    yield from a_story(**{"nginx.error_log": "/nonexistent/error.log"})
+@pytest.fixture(params=["absent", "another's"])
+def mute(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Story]:
+    """An nginx whose error log cannot be read, or is another file than the one that is read."""
+    log = tmp_path / "error.log"
+    if request.param != "absent":
+        log.touch()
+    yield from a_story(**{"nginx.error_log": str(log)})
 
 
 FLEET_NAMES = tuple(one.service for one in FLEET)
@@ -638,6 +642,52 @@ def test_a_service_that_only_a_running_nginx_refuses_is_found_though_its_log_nam
     story.tell(WEB, BAD, *FLEET, seconds=60)
     assert story.serves("mail")
     assert left_out(story) == {"bad"}
+
+
+LATER_PATH = "proxygen.route=shop.test/later"
+
+
+@pytest.mark.incident("T50")
+@pytest.mark.parametrize("fault", ["silent", "unnamed", "taken"])
+def test_a_served_service_whose_new_state_is_refused_stays_as_it_is_served(story: Story, fault: str) -> None:
+    """It may well be innocent; and what it states later than that is tried at once."""
+    story.tell(WEB, *FLEET)
+    story.world.nginx.faults.refused_at_reload = {"/later"} if fault == "silent" else set()
+    story.world.nginx.faults.refused_unnamed = {"/later"} if fault == "unnamed" else set()
+    story.world.nginx.faults.taken = {15432} if fault == "taken" else set()
+    more = ("proxygen.protocol=tcp", "proxygen.listen=15432") if fault == "taken" else (*FLEET[0].tags, LATER_PATH)
+    gone: list[float] = []
+    story.world.reconciler.subscribe(lambda _: None if story.serves("shop") else gone.append(story.now))
+    story.tell(WEB, replace(FLEET[0], tags=more), *FLEET[1:], seconds=1_000)
+    assert not gone
+    assert left_out(story) == set()
+    assert story.world.reconciler.plan is not None
+    assert "served as before: " in " ".join(t for each in story.world.reconciler.plan.services for t in each.warnings)
+    story.tell(WEB, replace(FLEET[0], tags=(*FLEET[0].tags, "proxygen.timeout=9s")), *FLEET[1:])
+    assert b" 9000ms;" in story.files()
+
+
+@pytest.mark.incident("T50")
+def test_the_pauses_of_a_served_service_double_too(story: Story) -> None:
+    story.tell(WEB, *FLEET)
+    story.world.nginx.faults.refused_at_reload = {"/later"}
+    changed = replace(FLEET[0], tags=(*FLEET[0].tags, LATER_PATH))
+    story.tell(WEB, changed, *FLEET[1:], seconds=60)
+    reloads = story.world.nginx.reloads
+    # What changes beside it goes live, and makes it no younger.
+    for number in range(60):
+        story.tell(WEB, changed, *FLEET[1:], *MANY[: number % 2], seconds=10)
+    assert story.world.nginx.reloads - reloads <= 60 + 12
+
+
+@pytest.mark.incident("T50")
+def test_a_served_service_that_is_refused_as_it_is_served_is_left_out(story: Story) -> None:
+    """Else its newest state would be refused again and again."""
+    story.tell(WEB, *FLEET)
+    story.world.nginx.faults.refused_unnamed = {"shop.test"}
+    story.tell(WEB, replace(FLEET[0], tags=(*FLEET[0].tags, LATER_PATH)), *FLEET[1:], BAD, seconds=60)
+    assert left_out(story) == {"shop"}
+    assert story.serves("bad")
 
 
 def test_a_reload_that_nobody_could_ask_for_is_nobodys_fault(story: Story) -> None:

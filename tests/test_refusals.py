@@ -9,7 +9,7 @@ import pytest
 
 from proxygen.model import Catalog, Health, ServiceName
 from proxygen.plan.types import Quarantine
-from proxygen.refusals import Refusals
+from proxygen.refusals import Refusals, states_anew
 from tests.plan.catalogs import catalog, instance, plan
 
 DB = ServiceName("db")
@@ -167,7 +167,26 @@ def test_who_waited_and_is_at_fault_is_left_out_until_it_changes() -> None:
     """What it looked like is told by when it began to wait: the catalog at hand shows it as served."""
     refusals = waiting()
     refusals.convict(replace(WAITS, reason="at fault"), until=2 * LATER)
-    assert refusals.quarantines[DB].reason == "at fault"
-    assert not refusals.as_served
-    assert stands(refusals, catalog(CHANGED), LATER + 1)
-    assert not stands(refusals, catalog(SERVED), LATER + 1)
+    assert refusals.as_served[DB].reason == "at fault"
+    assert not refusals.quarantines
+    refusals.review(catalog(CHANGED), LATER + 1)
+    assert refusals.names == {DB}
+    refusals.review(catalog(SERVED), LATER + 1)
+    assert refusals.names == set()
+
+
+def test_nothing_is_forgiven_to_who_is_served_as_before() -> None:
+    refusals = waiting()
+    refusals.count_setback(DB)
+    refusals.forgive([DB])
+    assert refusals.count_setback(DB) == 1
+
+
+def test_only_what_is_stated_since_it_went_live_is_new() -> None:
+    live = {DB: (SERVED,)}
+    newcomer = instance("db", 2, "protocol=tcp", "listen=15433")
+    assert states_anew(DB, catalog(CHANGED), live)
+    assert states_anew(DB, catalog(SERVED, newcomer), live)
+    assert not states_anew(DB, catalog(replace(SERVED, health=Health.CRITICAL)), live)
+    assert not states_anew(DB, EMPTY, live)
+    assert not states_anew(DB, catalog(CHANGED), {})

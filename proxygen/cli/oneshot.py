@@ -93,7 +93,7 @@ async def open_bench(settings: Settings) -> Bench:
     if conf is not None and "http" not in conf.includes:
         # Nothing of ours is in force there, so nothing in it says what our candidate will meet.
         conf = None
-    pipeline = Pipeline(settings, binary=binary, conf=conf)
+    pipeline = await Pipeline(settings, binary=binary, conf=conf).without_refused_copies()
     return Bench(pipeline=pipeline, remarks=(*remarks, *pipeline.problems))
 
 

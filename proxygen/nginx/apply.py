@@ -62,7 +62,7 @@ class Applied:
     ended_workers: bool = False
     """The candidate left nginx without workers until the rollback."""
     refused_reload: bool = False
-    """nginx was asked to reload and refused it, or may have: where its error log can be read it says so there."""
+    """nginx was asked to reload and refused it, or may have: what served before answers, and no log tells why."""
     durations: Mapping[str, float] = field(default_factory=dict)
     """Seconds by step: drain, publish, reload, prove, restore."""
 
@@ -197,7 +197,8 @@ class Applier:
             verdict = await self._prove(before, stamp, attempt.allowed)
         if isinstance(verdict, Unproven):
             applied = await self._restore(attempt, verdict.reason, verdict.log)
-            refused = verdict.was_refused or not before.log.is_readable
+            # A log that cannot be read tells as little as one that nginx does not write to.
+            refused = verdict.was_refused or (not verdict.log and verdict.served == attempt.fallback)
             return replace(
                 applied,
                 refused=stamp.generation,

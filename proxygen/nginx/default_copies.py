@@ -10,11 +10,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from proxygen.nginx.addresses import Occupied, OperatorServer, addresses, listen
-from proxygen.nginx.conf import OperatorConf
-from proxygen.nginx.tokens import Directive, end_of, read_directives
+from proxygen.nginx.conf import OperatorConf, Statement
+from proxygen.nginx.tokens import end_of, read_directives
 
 _TWICE: Final = re.compile(r'conflicting server name "(?P<name>[^"]*)" on ')
 
@@ -48,6 +49,11 @@ class DefaultCopies:
         found = _TWICE.match(remark)
         return found is not None and any(found["name"] in each.names for each in self.copies)
 
+    def refused(self, reason: str) -> DefaultCopies:
+        """The same without any copy, since nginx refuses them."""
+        said = (_problem(each.server, each.listens, f"nginx refuses the copy: {reason}") for each in self.copies)
+        return DefaultCopies(problems=(*self.problems, *said))
+
 
 def copy_defaults(conf: OperatorConf, held: Occupied, ours: Iterable[str]) -> DefaultCopies:
     """Copy each server that is the first one for a listen of ours, and that nginx reads after ours."""
@@ -63,11 +69,7 @@ def copy_defaults(conf: OperatorConf, held: Occupied, ours: Iterable[str]) -> De
         server = servers[key]
         obstacle = _obstacle(conf, server)
         if obstacle:
-            problems.append(
-                f"nginx.conf includes what proxygen writes before the server at {server.place}, so that it no longer"
-                f" answers what nobody serves on {', '.join(texts)} as the first one there, and it cannot be copied,"
-                f" since {obstacle}: write default_server at its listen, or move the include behind it"
-            )
+            problems.append(_problem(server, texts, obstacle))
         else:
             names = frozenset(_names(conf, server))
             text = _copy(conf, server, texts)
@@ -75,19 +77,40 @@ def copy_defaults(conf: OperatorConf, held: Occupied, ours: Iterable[str]) -> De
     return DefaultCopies(copies=tuple(copies), problems=tuple(problems))
 
 
+def _problem(server: OperatorServer, ours: Iterable[str], obstacle: str) -> str:
+    return (
+        f"nginx.conf includes what proxygen writes before the server at {server.place}, so that it no longer"
+        f" answers what nobody serves on {', '.join(ours)} as the first one there, and it cannot be copied,"
+        f" since {obstacle}: write default_server at its listen, or move the include behind it"
+    )
+
+
 def _obstacle(conf: OperatorConf, server: OperatorServer) -> str:
     """Why a server cannot stand where ours do; "" where it can."""
-    own = [each for each in _inside(conf, server)[1] if each.name == "listen" and not each.context]
-    # nginx's own default where none is written.
-    if len(own) != len(server.listens) and own:
+    said = list(_statements(conf, server))
+    if any(each.file != server.file for each in said if _is_own(each, "listen")):
         return "a file that it includes says where it listens"
-    if not _is_utf8(_inside(conf, server)[0]):
+    if not _is_utf8(_inside(conf, server)):
         return "it is not UTF-8"
     late = _said_after_ours(conf, "log_format")
-    for statement in _inside(conf, server)[1]:
-        if statement.name == "access_log" and statement.arguments[1:2] and statement.arguments[1] in late:
-            return f"the log_format {statement.arguments[1]} stands behind the include"
+    for statement in said:
+        directive = statement.directive
+        if directive.name == "access_log" and directive.arguments[1:2] and directive.arguments[1] in late:
+            return f"the log_format {directive.arguments[1]} stands behind the include"
     return ""
+
+
+def _statements(conf: OperatorConf, server: OperatorServer) -> Iterator[Statement]:
+    """What nginx reads between a server's braces, the files included there too."""
+    behind = iter(conf.statements)
+    # Up to the block itself.
+    any(each is server.statement for each in behind)
+    return takewhile(lambda each: each.context[:2] == ("http", "server"), behind)
+
+
+def _is_own(statement: Statement, name: str) -> bool:
+    """Whether it is said of the server, not of a place in it."""
+    return statement.directive.name == name and len(statement.context) == 2
 
 
 def _is_utf8(text: str) -> bool:
@@ -108,18 +131,17 @@ def _said_after_ours(conf: OperatorConf, name: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _inside(conf: OperatorConf, server: OperatorServer) -> tuple[str, list[Directive]]:
-    """The text between a server's braces, and the directives there."""
+def _inside(conf: OperatorConf, server: OperatorServer) -> str:
+    """The text between a server's braces."""
     assert server.statement is not None
     text = conf.texts[server.file]
     begin, end = end_of(text, server.statement.directive)
-    inside = text[begin : end - 1]
-    return inside, list(read_directives(inside))
+    return text[begin : end - 1]
 
 
 def _copy(conf: OperatorConf, server: OperatorServer, ours: list[str]) -> str:
-    text, directives = _inside(conf, server)
-    for directive in reversed([each for each in directives if each.name == "listen" and not each.context]):
+    text = _inside(conf, server)
+    for directive in reversed([each for each in read_directives(text) if each.name == "listen" and not each.context]):
         text = text[: directive.start] + text[end_of(text, directive)[1] :]
     lines = "".join(f"    listen {words} default_server;\n" for words in _listens(server, ours))
     text = text.encode("latin-1").decode()
@@ -128,7 +150,7 @@ def _copy(conf: OperatorConf, server: OperatorServer, ours: list[str]) -> str:
 
 
 def _names(conf: OperatorConf, server: OperatorServer) -> list[str]:
-    said = [each.arguments for each in _inside(conf, server)[1] if each.name == "server_name" and not each.context]
+    said = [each.directive.arguments for each in _statements(conf, server) if _is_own(each, "server_name")]
     return [name.lower() for arguments in said for name in arguments] or [""]
 
 

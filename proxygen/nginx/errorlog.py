@@ -39,11 +39,6 @@ class LogTail:
         self.lines: deque[LogLine] = deque(maxlen=_MOST_LINES)
         """The last severe lines seen so far, oldest first."""
 
-    @property
-    def is_readable(self) -> bool:
-        """Whether what nginx writes could be seen here at all."""
-        return _state(self._path)[0] != 0
-
     def read(self) -> list[LogLine]:
         """Return the severe lines that are new since the last call."""
         inode, size = _state(self._path)

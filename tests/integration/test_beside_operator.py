@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from proxygen.errors import CheckRefused
+from proxygen.nginx import default_copies
 from proxygen.nginx.publish import write_files
 from proxygen.nginx.stamp import Stamp
 from proxygen.pipeline import open_pipeline
@@ -197,6 +198,31 @@ def _ask(address: str, port: int, host: str) -> bytes:
         return b"%d %s" % (answer.status, answer.read())
     finally:
         connection.close()
+
+
+@pytest.mark.incident("T35")
+@pytest.mark.parametrize(
+    ("late", "trouble"), [("log_format late x;", ""), ("log_format late x;", "nonsense on;"), ("", "")]
+)
+def test_a_copy_that_nginx_refuses_is_left_out_and_told(
+    nginx_binary: NginxBinary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str, trouble: str
+) -> None:
+    """Also where nothing known keeps a server from being copied; what is not a copy's fault leaves it be."""
+    monkeypatch.setattr(default_copies, "_obstacle", lambda _conf, _server: "")
+    log = "access_log /dev/null late;" if late else ""
+    server = f"server {{ listen {PORTS[0]}; {log} return 200 operator; }}"
+    operator = Operator(servers=(late, server, trouble), streams=(), ours_at=0, ours=str(PORTS[0]))
+    conf = tmp_path / "nginx.conf"
+    conf.write_text(operator.conf(tmp_path, nginx_binary))
+    pipeline = asyncio.run(open_pipeline(_settings(nginx_binary, conf, operator)))
+    rendered = b"".join(pipeline.draft(CATALOG, Memory(), {}).rendered.contents.values())
+    is_copied = not late or bool(trouble)
+    assert (b"return 200 operator" in rendered) is is_copied
+    assert bool(pipeline.problems) is not is_copied
+    if not is_copied:
+        assert "nginx refuses the copy: " in pipeline.problems[0]
+        assert 'unknown log format "late"' in pipeline.problems[0]
+        assert pipeline.problems[0].startswith(f"nginx.conf includes what proxygen writes before the server at {conf}:")
 
 
 # --- by the sidecar

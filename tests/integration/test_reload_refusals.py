@@ -92,17 +92,28 @@ async def test_t8_a_port_that_becomes_free_is_taken_without_any_change(
 
 
 @pytest.mark.incident("T50")
+@pytest.mark.parametrize("is_there", [False, True])
 async def test_t50_a_taken_port_costs_its_own_service_where_no_log_can_be_read(
-    consul: ConsulAgent, any_nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar
+    consul: ConsulAgent,
+    any_nginx_binary: NginxBinary,
+    make_nginx: MakeNginx,
+    make_sidecar: MakeSidecar,
+    tmp_path: Path,
+    *,
+    is_there: bool,
 ) -> None:
     """Injects the same with an nginx that logs to standard error, as in a container: nobody reads why it refused the
-    reload. What is new is suspected, its ports first, and what changed with it goes live."""
+    reload, in no log or in one that nginx does not write. What is new is suspected, its ports first, and what changed
+    with it goes live."""
     server = make_nginx(any_nginx_binary)
     conf = server.conf.read_text()
     server.conf.write_text(conf.replace(f"error_log {server.error_log} notice;", "error_log stderr notice;"))
     assert server.conf.read_text() != conf
     server.start()
-    sidecar = make_sidecar(consul, server, reload__retry_max="1s", reload__deadline="2s")
+    log = tmp_path / "another.log"
+    log.touch()
+    knobs = {"nginx__error_log": str(log)} if is_there else {}
+    sidecar = make_sidecar(consul, server, reload__retry_max="1s", reload__deadline="2s", **knobs)
     port = free_port()
     with App("web-1") as app, TcpEcho("db-1") as db:
         consul.register("web", port=app.port, tags=[ROUTE])

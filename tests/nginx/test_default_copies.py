@@ -65,17 +65,40 @@ def test_what_needs_no_copy_gets_none(read_conf: ReadConf, text: str) -> None:
     ("block", "reason"),
     [
         ("include listen.conf; listen 82;", "a file that it includes says where it listens"),
+        ("include listen.conf;", "a file that it includes says where it listens"),
+        ("include nested.conf; listen 82;", "a file that it includes says where it listens"),
         ("listen 80; access_log /dev/null late;", "the log_format late stands behind the include"),
+        ("listen 80; include log.conf;", "the log_format late stands behind the include"),
+        ("location / { include log.conf; }", "the log_format late stands behind the include"),
     ],
 )
 def test_what_cannot_be_copied_is_said(read_conf: ReadConf, etc: Path, block: str, reason: str) -> None:
     (etc / "listen.conf").write_text("listen 80;")
+    (etc / "nested.conf").write_text("include listen.conf;")
+    (etc / "log.conf").write_text("access_log /dev/null late;")
     conf = read_conf(f"http {{ {INCLUDE} log_format late x; server {{ {block} }} }}")
     found = copied(conf, "80", "82")
     assert not found.copies
     (problem,) = found.problems
     assert reason in problem
     assert "move the include behind it" in problem
+
+
+def test_what_other_servers_include_is_no_obstacle(read_conf: ReadConf, etc: Path) -> None:
+    (etc / "listen.conf").write_text("listen 80;")
+    (etc / "log.conf").write_text("access_log /dev/null late; server_name included.test;")
+    (etc / "one.conf").write_text("server { listen 80; location / { include root.conf; } }")
+    (etc / "root.conf").write_text("root /srv;")
+    others = "server { listen 81; include log.conf; } server { include listen.conf; include log.conf; }"
+    conf = read_conf(f"http {{ {INCLUDE} log_format late x; include one.conf; {others} }}")
+    (copy,) = copied(conf, "80").copies
+    assert copy.names == {""}
+
+
+def test_names_that_a_file_says_are_its_own_too(read_conf: ReadConf, etc: Path) -> None:
+    (etc / "names.conf").write_text("server_name One.test;")
+    (copy,) = copied(read_conf(f"http {{ {INCLUDE} server {{ listen 80; include names.conf; }} }}"), "80").copies
+    assert copy.names == {"one.test"}
 
 
 def test_a_file_in_another_coding_is_left_alone(read_conf: ReadConf, etc: Path) -> None:
