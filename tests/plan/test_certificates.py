@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import permutations
+
+import pytest
 
 from proxygen.model import ServiceName
 from proxygen.plan.certificates import certificate_for, choose_certificates
-from proxygen.plan.types import Certificate, Claim, Ident, PortClaim, RouteClaim, Service, ServiceState
+from proxygen.plan.types import Certificate, Claim, Ident, Policy, PortClaim, RouteClaim, Service, ServiceState
 from proxygen.tags import ProxyTags
+from tests.plan.catalogs import instance, plan
+from tests.plan.catalogs import service as planned_service
 
 
 def certificate(name: str, *hosts: str) -> Certificate:
@@ -35,7 +40,11 @@ KNOWN = (
     certificate("wild", "x.example.org", "*.example.com"),
     certificate("second", "b.example.com", "a.example.com"),
 )
-ROOT, API = RouteClaim("a.example.com", "/"), RouteClaim("a.example.com", "/api")
+ROOT, API, WEB = (
+    RouteClaim("a.example.com", "/"),
+    RouteClaim("a.example.com", "/api"),
+    RouteClaim("a.example.com", "/web"),
+)
 
 
 def test_a_certificate_is_found_by_its_own_name_only() -> None:
@@ -53,16 +62,17 @@ def test_auto_takes_the_first_that_names_the_host_and_then_the_wildcard_of_one_l
         assert certificate_for(host, "auto", KNOWN) is None
 
 
-def test_the_oldest_service_of_a_host_chooses_whatever_order_the_claims_have() -> None:
-    young, old = service("a", "second", 9), service("b", "first", 3)
-    for claims in ({ROOT: "a", API: "b"}, {API: "b", ROOT: "a"}):
-        assert chosen(young, old, claims=claims) == {"a.example.com": "first"}
+def test_the_service_at_the_root_of_a_host_chooses_however_old_those_at_paths_are() -> None:
+    old, young = service("a", "second", 3), service("b", "first", 9)
+    for claims in ({ROOT: "b", API: "a"}, {API: "a", ROOT: "b"}):
+        assert chosen(old, young, claims=claims) == {"a.example.com": "first"}
 
 
-def test_between_services_of_one_age_the_name_decides() -> None:
-    for claims in ({ROOT: "a", API: "b"}, {API: "b", ROOT: "a"}):
-        found = chosen(service("a", "second", 3), service("b", "first", 3), claims=claims)
-        assert found == {"a.example.com": "second"}
+def test_of_services_at_paths_the_oldest_chooses_and_between_those_of_one_age_the_name_decides() -> None:
+    young, old, older_by_name = service("c", "second", 9), service("b", "wild", 3), service("a", "first", 3)
+    for names in permutations("abc"):
+        claims = dict(zip((API, WEB, RouteClaim("a.example.com", "/x")), names, strict=True))
+        assert chosen(young, old, older_by_name, claims=claims) == {"a.example.com": "first"}
 
 
 def test_who_wants_no_tls_or_has_no_certificate_leaves_the_choice_to_the_next() -> None:
@@ -77,4 +87,58 @@ def test_each_host_has_its_own() -> None:
         "a.example.com": "first",
         "b.example.com": "second",
         "c.example.com": "wild",
+    }
+
+
+_OWN = Certificate(name="own", hosts=("a.example.com",), certificate="/o", key="/k", fingerprint="o")
+_EVIL = Certificate(name="evil", hosts=("evil.example.net",), certificate="/e", key="/k", fingerprint="e")
+_WILD = Certificate(name="wild", hosts=("*.example.com",), certificate="/w", key="/k", fingerprint="w")
+
+
+@pytest.mark.parametrize(
+    ("route", "tls", "served"),
+    [
+        ("a.example.com", "auto", "own"),
+        ("a.example.com", "own", "own"),
+        ("a.example.com", "wild", "wild"),
+        ("a.example.com/app", "auto", "own"),
+        ("*.example.com", "auto", "wild"),
+        ("*.example.com", "wild", "wild"),
+    ],
+)
+@pytest.mark.parametrize("age", [1, 9])
+def test_a_path_with_a_certificate_for_another_host_takes_https_away_from_nobody(
+    route: str, tls: str, served: str, age: int
+) -> None:
+    """Whichever of both is older, whether the host is held by its name or by a wildcard."""
+    planned = plan(
+        instance("app", 5, f"route={route}", f"tls={tls}"),
+        instance("other", age, "route=a.example.com/x", "tls=evil"),
+        policy=Policy(certificates=(_EVIL, _OWN, _WILD)),
+    )
+    certificates = {server.host: server.certificate and server.certificate.name for server in planned.servers}
+    assert certificates["a.example.com"] == served
+    assert planned_service(planned, "app").warnings[1:] == ()
+    *_, told = planned_service(planned, "other").warnings
+    assert told.startswith("tls=evil has no effect under a.example.com: ")
+
+
+def test_a_certificate_for_another_host_is_served_to_whom_none_names_the_host() -> None:
+    """A name in a tag is believed: a client may look at other names, or at none."""
+    for routes in (["route=a.example.com"], ["route=a.example.com/x"]):
+        planned = plan(instance("app", 5, *routes, "tls=evil"), policy=Policy(certificates=(_EVIL, _WILD)))
+        assert [server.certificate for server in planned.servers if server.host] == [_EVIL]
+        assert planned_service(planned, "app").warnings == ()
+
+
+def test_the_root_of_a_host_keeps_the_certificate_that_it_names_beside_a_wildcard() -> None:
+    planned = plan(
+        instance("app", 5, "route=a.example.com", "tls=evil"),
+        instance("wide", 1, "route=*.example.com", "tls=auto"),
+        policy=Policy(certificates=(_EVIL, _WILD)),
+    )
+    assert {server.host: server.certificate for server in planned.servers} == {
+        None: None,
+        "*.example.com": _WILD,
+        "a.example.com": _EVIL,
     }
