@@ -21,13 +21,14 @@ def is_for(certificate: Certificate, host: str) -> bool:
 
 
 def certificate_for(host: str, wanted: str, certificates: Iterable[Certificate]) -> Certificate | None:
-    """The certificate of that name; for ``auto`` the one that holds the host, by its name before by a wildcard."""
+    """The certificate of that name; for ``auto`` one that holds the host, by its name before by a wildcard, and of
+    those the one that expires last: a renewed one may lie beside the one before."""
     if wanted != AUTO:
         return next((certificate for certificate in certificates if certificate.name == wanted), None)
     for name in _names(host):
-        for certificate in certificates:
-            if name in certificate.hosts:
-                return certificate
+        holding = [certificate for certificate in certificates if name in certificate.hosts]
+        if holding:
+            return max(holding, key=lambda certificate: certificate.expires)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -60,6 +61,17 @@ def test_auto_takes_the_first_that_names_the_host_and_then_the_wildcard_of_one_l
     assert certificate_for("*.example.com", "auto", KNOWN) is KNOWN[1]
     for host in ("x.c.example.com", "*.c.example.com", "example.com", "", "com"):
         assert certificate_for(host, "auto", KNOWN) is None
+
+
+def test_auto_takes_the_one_of_a_host_that_expires_last_whatever_it_is_called() -> None:
+    """An expired one may lie beside the renewed one; the name of the host still goes before a wildcard."""
+    wild = replace(certificate("wild", "*.example.com"), expires=3000.0)
+    hosts = ("b.example.com", "a.example.com")
+    for names in permutations(("2024", "2025", "2026")):
+        known = [replace(certificate(name, *hosts), expires=int(name)) for name in names]
+        latest = max(known, key=lambda each: each.name)
+        assert certificate_for("a.example.com", "auto", [wild, *known]) is latest
+        assert certificate_for("a.example.com", "2024", [wild, *known]) is not latest
 
 
 def test_the_service_at_the_root_of_a_host_chooses_however_old_those_at_paths_are() -> None:
