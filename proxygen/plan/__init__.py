@@ -110,7 +110,7 @@ class Planner:
         own = own_routes(answered, self._reserved - _lost_hosts(services.values()))
         copies = settle_copies(own, services, self._policy, memory.copies)
         shared = {} if self._policy.hosts_whole else shared_hosts(services, holders, memory.holders)
-        certificates = choose_certificates(services, answered, self._policy.certificates)
+        certificates = choose_certificates(services, answered, self._policy.certificate_index)
         unused = without_effect(services, answered, certificates)
         services |= self._told(services, _together(shared, over_the_bound(copies, self._policy), unused))
         return Plan(

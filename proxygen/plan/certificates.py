@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from proxygen.model import ServiceName
 from proxygen.plan.copies import wider
 from proxygen.plan.origins import listed
-from proxygen.plan.types import Certificate, Claim, RouteClaim, Service
+from proxygen.plan.types import Certificate, CertificateIndex, Claim, RouteClaim, Service
 from proxygen.tags import AUTO
 
 _Rank = tuple[bool, bool, int, ServiceName]
@@ -20,16 +20,11 @@ def is_for(certificate: Certificate, host: str) -> bool:
     return any(name in certificate.hosts for name in _names(host))
 
 
-def certificate_for(host: str, wanted: str, certificates: Iterable[Certificate]) -> Certificate | None:
-    """The certificate of that name; for ``auto`` one that holds the host, by its name before by a wildcard, and of
-    those the one that expires last: a renewed one may lie beside the one before."""
+def certificate_for(host: str, wanted: str, known: CertificateIndex) -> Certificate | None:
+    """The certificate of that name; for ``auto`` one that holds the host, by its name before by a wildcard."""
     if wanted != AUTO:
-        return next((certificate for certificate in certificates if certificate.name == wanted), None)
-    for name in _names(host):
-        holding = [certificate for certificate in certificates if name in certificate.hosts]
-        if holding:
-            return max(holding, key=lambda certificate: certificate.expires)
-    return None
+        return known.by_name.get(wanted)
+    return next((known.by_host[name] for name in _names(host) if name in known.by_host), None)
 
 
 def _names(host: str) -> tuple[str, ...]:
@@ -39,7 +34,7 @@ def _names(host: str) -> tuple[str, ...]:
 def choose_certificates(
     services: Mapping[ServiceName, Service],
     holders: Mapping[Claim, ServiceName],
-    certificates: Iterable[Certificate],
+    known: CertificateIndex,
 ) -> Mapping[str, Certificate]:
     """One certificate per host, of those that services with a route there want: one that names the host, then that of
     the service at its root, then that of the oldest service.
@@ -47,16 +42,16 @@ def choose_certificates(
     So nobody takes HTTPS away from a host by claiming a path of it with a certificate for another, nor from a host that
     a wildcard serves.
     """
-    known = tuple(certificates)
     best: dict[str, tuple[_Rank, Certificate]] = {}
     for claim, name in holders.items():
-        service = services[name]
-        if not isinstance(claim, RouteClaim) or service.options.tls is None:
+        service, wanted = services[name], services[name].options.tls
+        if not isinstance(claim, RouteClaim) or wanted is None:
             continue
-        certificate = certificate_for(claim.host, service.options.tls, known)
+        certificate = certificate_for(claim.host, wanted, known)
         if certificate is None:
             continue
-        rank = (not is_for(certificate, claim.host), claim.path != "/", service.registered, service.name)
+        is_for_others = wanted != AUTO and not is_for(certificate, claim.host)
+        rank = (is_for_others, claim.path != "/", service.registered, service.name)
         if claim.host not in best or rank < best[claim.host][0]:
             best[claim.host] = (rank, certificate)
     chosen = {host: certificate for host, (_, certificate) in best.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -108,6 +108,6 @@ def _bounded(said: Sequence[str]) -> Iterator[str]:
 _CURE: Final = 'to a browser both are one site; proxy.hosts = "whole" keeps a host to one service'
 
 
-def listed(names: Sequence[str], most: int = _NAMED) -> str:
+def listed(names: Collection[str], most: int = _NAMED) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(islice(names, most)) + more

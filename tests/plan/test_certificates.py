@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import permutations
+from typing import ClassVar
 
 import pytest
 
 from proxygen.model import ServiceName
 from proxygen.plan.certificates import certificate_for, choose_certificates
-from proxygen.plan.types import Certificate, Claim, Ident, Policy, PortClaim, RouteClaim, Service, ServiceState
+from proxygen.plan.types import (
+    Certificate,
+    CertificateIndex,
+    Claim,
+    Ident,
+    Policy,
+    PortClaim,
+    RouteClaim,
+    Service,
+    ServiceState,
+)
 from proxygen.tags import ProxyTags
 from tests.plan.catalogs import instance, plan
 from tests.plan.catalogs import service as planned_service
@@ -32,7 +43,7 @@ def service(name: str, tls: str | None, registered: int) -> Service:
 
 def chosen(*services: Service, claims: Mapping[Claim, str]) -> dict[str, str]:
     holders = {claim: ServiceName(name) for claim, name in claims.items()}
-    found = choose_certificates({each.name: each for each in services}, holders, iter(KNOWN))
+    found = choose_certificates({each.name: each for each in services}, holders, CertificateIndex.of(KNOWN))
     return {host: each.name for host, each in found.items()}
 
 
@@ -41,6 +52,7 @@ KNOWN = (
     certificate("wild", "x.example.org", "*.example.com"),
     certificate("second", "b.example.com", "a.example.com"),
 )
+INDEX = CertificateIndex.of(KNOWN)
 ROOT, API, WEB = (
     RouteClaim("a.example.com", "/"),
     RouteClaim("a.example.com", "/api"),
@@ -50,17 +62,24 @@ ROOT, API, WEB = (
 
 def test_a_certificate_is_found_by_its_own_name_only() -> None:
     for each in KNOWN:
-        assert certificate_for("any.example.net", each.name, KNOWN) is each
-    assert certificate_for("a.example.com", "third", KNOWN) is None
+        assert certificate_for("any.example.net", each.name, INDEX) is each
+    assert certificate_for("a.example.com", "third", INDEX) is None
+
+
+def test_of_two_of_one_name_it_is_the_first() -> None:
+    """NAME.crt beside NAME.pem."""
+    first, second = (replace(KNOWN[0], certificate=f"/first.{suffix}") for suffix in ("crt", "pem"))
+    for wanted in ("first", "auto"):
+        assert certificate_for("a.example.com", wanted, CertificateIndex.of([first, second])) is first
 
 
 def test_auto_takes_the_first_that_names_the_host_and_then_the_wildcard_of_one_label() -> None:
-    assert certificate_for("a.example.com", "auto", KNOWN) is KNOWN[0]
-    assert certificate_for("b.example.com", "auto", KNOWN) is KNOWN[2]
-    assert certificate_for("c.example.com", "auto", KNOWN) is KNOWN[1]
-    assert certificate_for("*.example.com", "auto", KNOWN) is KNOWN[1]
+    assert certificate_for("a.example.com", "auto", INDEX) is KNOWN[0]
+    assert certificate_for("b.example.com", "auto", INDEX) is KNOWN[2]
+    assert certificate_for("c.example.com", "auto", INDEX) is KNOWN[1]
+    assert certificate_for("*.example.com", "auto", INDEX) is KNOWN[1]
     for host in ("x.c.example.com", "*.c.example.com", "example.com", "", "com"):
-        assert certificate_for(host, "auto", KNOWN) is None
+        assert certificate_for(host, "auto", INDEX) is None
 
 
 def test_auto_takes_the_one_of_a_host_that_expires_last_whatever_it_is_called() -> None:
@@ -70,8 +89,9 @@ def test_auto_takes_the_one_of_a_host_that_expires_last_whatever_it_is_called() 
     for names in permutations(("2024", "2025", "2026")):
         known = [replace(certificate(name, *hosts), expires=int(name)) for name in names]
         latest = max(known, key=lambda each: each.name)
-        assert certificate_for("a.example.com", "auto", [wild, *known]) is latest
-        assert certificate_for("a.example.com", "2024", [wild, *known]) is not latest
+        index = CertificateIndex.of([wild, *known])
+        assert certificate_for("a.example.com", "auto", index) is latest
+        assert certificate_for("a.example.com", "2024", index) is not latest
 
 
 def test_the_service_at_the_root_of_a_host_chooses_however_old_those_at_paths_are() -> None:
@@ -154,3 +174,43 @@ def test_the_root_of_a_host_keeps_the_certificate_that_it_names_beside_a_wildcar
         "*.example.com": _WILD,
         "a.example.com": _EVIL,
     }
+
+
+class _Counted(tuple[str, ...]):
+    """Names in a certificate that count how often they are looked at."""
+
+    looked: ClassVar[int] = 0
+
+    def __iter__(self) -> Iterator[str]:
+        _Counted.looked += 1
+        return super().__iter__()
+
+    def __contains__(self, name: object) -> bool:
+        _Counted.looked += 1
+        return super().__contains__(name)
+
+
+@pytest.mark.parametrize(("tls", "times"), [("auto", 1), ("{}", 2)])
+def test_a_service_looks_at_its_own_certificate_however_many_there_are(tls: str, times: int) -> None:
+    """Else thousands of services, each with a certificate, would cost seconds in each pass."""
+    names = [f"h{number}.example.com" for number in range(100)]
+    _Counted.looked = 0
+    policy = Policy(certificates=tuple(replace(certificate(name), hosts=_Counted((name,))) for name in names))
+    members = [instance(name, number, f"route={name}", f"tls={tls.format(name)}") for number, name in enumerate(names)]
+    planned = plan(*members, policy=policy)
+    assert {server.host: server.certificate and server.certificate.name for server in planned.servers} == {
+        None: None,
+        **{name: name for name in names},
+    }
+    assert _Counted.looked <= times * len(names)
+
+
+def test_a_problem_names_a_few_of_thousands_of_certificates_and_passwords() -> None:
+    policy = Policy(
+        certificates=tuple(certificate(f"c{number:04}") for number in range(5000)),
+        htpasswd={f"p{number:04}": "/p" for number in range(5000)},
+    )
+    for tag, first in (("tls=none", "c0000"), ("auth=none", "p0000")):
+        [found] = plan(instance("web", 1, "route=a.example.com", tag), policy=policy).quarantined
+        assert f"known: {first}, " in found.reason
+        assert found.reason.endswith(" and 4990 more")
