@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -62,6 +64,29 @@ def test_a_pair_that_does_not_fit_costs_itself_alone(made: Certificates, directo
     assert lonely.startswith(f"certificate {directory}/lonely.crt: ")
     assert mixed == f"certificate {directory}/mixed.crt: the key mixed.key does not belong to it"
     assert torn.startswith(f"certificate {directory}/torn.crt: ")
+
+
+def test_an_rsa_key_costs_a_fraction_of_the_proof_that_its_numbers_are_prime(directory: Path) -> None:
+    """All pairs are read again at each change of one, and nothing else goes live meanwhile."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    from tests.consul.certificates import _sign
+
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    signed = _sign("web", key.public_key(), "web", key, is_ca=True)
+    (directory / "web.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (directory / "web.key").write_bytes(pem)
+
+    def seconds(work: Callable[[], object]) -> float:
+        start = time.thread_time()
+        work()
+        return time.thread_time() - start
+
+    assert [one.name for one in read_certificates(directory).usable] == ["web"]
+    proof = min(seconds(lambda: serialization.load_pem_private_key(pem, None)) for _ in range(3))
+    assert min(seconds(lambda: read_certificates(directory)) for _ in range(3)) < proof / 3
 
 
 def test_a_certificate_without_names_is_for_who_names_it(made: Certificates, directory: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
 from proxygen.model import Catalog, Instance, ServiceName
 from proxygen.plan.admission import NO_PAST, Past, Pasts
-from proxygen.plan.certificates import choose_certificates
+from proxygen.plan.certificates import choose_certificates, without_effect
 from proxygen.plan.claims import Grounds, settle_claims
 from proxygen.plan.copies import over_the_bound, own_routes, settle_copies
 from proxygen.plan.endpoints import stream_endpoint
@@ -109,8 +110,9 @@ class Planner:
         own = own_routes(answered, self._reserved - _lost_hosts(services.values()))
         copies = settle_copies(own, services, self._policy, memory.copies)
         shared = {} if self._policy.hosts_whole else shared_hosts(services, holders, memory.holders)
-        services |= self._told(services, _both(shared, over_the_bound(copies, self._policy)))
-        certificates = choose_certificates(services, answered, self._policy.certificates)
+        certificates = choose_certificates(services, answered, self._policy.certificate_index)
+        unused = without_effect(services, answered, certificates)
+        services |= self._told(services, _together(shared, over_the_bound(copies, self._policy), unused))
         return Plan(
             services=tuple(services.values()),
             servers=virtual_servers(services, own, copies.given, certificates),
@@ -193,8 +195,8 @@ class Planner:
 _Warnings = Mapping[ServiceName, tuple[str, ...]]
 
 
-def _both(some: _Warnings, others: _Warnings) -> _Warnings:
-    return {name: (*some.get(name, ()), *others.get(name, ())) for name in sorted({*some, *others})}
+def _together(*said: _Warnings) -> _Warnings:
+    return {name: tuple(chain.from_iterable(each.get(name, ()) for each in said)) for name in sorted({*chain(*said)})}
 
 
 def _is_past_the_same(known: _Known, name: ServiceName, pasts: Pasts) -> bool:

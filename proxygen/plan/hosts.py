@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from proxygen.model import ServiceName
-from proxygen.plan.certificates import certificate_for
+from proxygen.plan.certificates import is_for
 from proxygen.plan.copies import Routes, is_covered, is_wide, wider
 from proxygen.plan.types import Certificate, Copy, Location, Service, VirtualServer
-from proxygen.tags import AUTO, Host, Path
+from proxygen.tags import Host, Path
 
 
 def virtual_servers(
@@ -55,6 +55,6 @@ def _wider_certificate(
     requests for it would be the wildcard's."""
     for host_above in covering:
         certificate = certificates.get(host_above)
-        if certificate is not None and (is_free or certificate_for(host, AUTO, (certificate,)) is not None):
+        if certificate is not None and (is_free or is_for(certificate, host)):
             return certificate
     return None

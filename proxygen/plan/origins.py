@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -81,9 +81,9 @@ def shared_hosts(
         others = sorted(by_service.keys() - {holder})
         if not others:
             continue
-        warnings[holder].append(f"{_listed(others)} hold paths under {host}, which this service holds; {_CURE}")
+        warnings[holder].append(f"{listed(others)} hold paths under {host}, which this service holds; {_CURE}")
         for name in others:
-            taken = _listed(sorted(map(str, by_service[name])))
+            taken = listed(sorted(map(str, by_service[name])))
             warnings[name].append(f"it holds {taken}, under a host that service {holder} holds; {_CURE}")
     return {name: tuple(_bounded(said)) for name, said in warnings.items()}
 
@@ -108,6 +108,6 @@ def _bounded(said: Sequence[str]) -> Iterator[str]:
 _CURE: Final = 'to a browser both are one site; proxy.hosts = "whole" keeps a host to one service'
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(islice(names, _NAMED)) + more
+def listed(names: Collection[str], most: int = _NAMED) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(islice(names, most)) + more

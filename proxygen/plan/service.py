@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from hashlib import sha256
 from typing import Any, Final
@@ -17,6 +17,7 @@ from proxygen.plan.certificates import certificate_for
 from proxygen.plan.failover import Standby, find_standby
 from proxygen.plan.kept import bounded, claims_that_parse
 from proxygen.plan.members import Member, Unusable, addresses, asks, report, report_left_out
+from proxygen.plan.origins import listed
 from proxygen.plan.types import (
     Claim,
     Endpoint,
@@ -39,6 +40,7 @@ from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination
 
 _PER_INSTANCE: Final = frozenset({"route", "force", "variant", "weight"})
 _NAMED: Final = 3
+_SHOWN: Final = 10
 
 MAX_WEIGHT_SUM: Final = 10_000
 """nginx keeps the sum of weights in an int."""
@@ -277,17 +279,21 @@ def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[
     problems = []
     tls = options.tls if policy.knows_files else None
     if policy.knows_files and options.auth is not None and options.auth not in policy.htpasswd:
-        known = ", ".join(sorted(policy.htpasswd)) or "none"
-        problems.append(TagError("auth", f"there is no htpasswd file {options.auth!r}; known: {known}"))
+        problems.append(TagError("auth", f"there is no htpasswd file {options.auth!r}; {_known(policy.htpasswd)}"))
     for claim in claims:
         if isinstance(claim, RouteClaim):
-            if tls is not None and certificate_for(claim.host, tls, policy.certificates) is None:
-                known = ", ".join(certificate.name for certificate in policy.certificates) or "none"
+            if tls is not None and certificate_for(claim.host, tls, policy.certificate_index) is None:
                 wanted = f"that holds {claim.host!r}" if tls == "auto" else f"named {tls!r}"
-                problems.append(TagError("tls", f"there is no certificate {wanted}; known: {known}"))
+                known = _known(policy.certificate_index.by_name)
+                problems.append(TagError("tls", f"there is no certificate {wanted}; {known}"))
         elif reason := _refusal(claim, policy):
             problems.append(TagError("listen", reason))
     return problems
+
+
+def _known(names: Collection[str]) -> str:
+    """What a tag may name instead; there may be thousands."""
+    return f"known: {listed(names, _SHOWN) or 'none'}"
 
 
 def _ungated(members: Sequence[Member], options: ProxyTags, policy: Policy) -> Iterator[TagError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -255,6 +255,27 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateIndex:
+    """Certificates by what tags ask for: thousands of services ask, each for one of thousands."""
+
+    by_name: Mapping[str, Certificate]
+    """The first of each name: NAME.crt may lie beside NAME.pem."""
+    by_host: Mapping[str, Certificate]
+    """For each DNS name the one that expires last: a renewed one may lie beside the one before."""
+
+    @classmethod
+    def of(cls, certificates: Iterable[Certificate]) -> CertificateIndex:
+        by_name: dict[str, Certificate] = {}
+        by_host: dict[str, Certificate] = {}
+        for certificate in certificates:
+            by_name.setdefault(certificate.name, certificate)
+            for host in certificate.hosts:
+                if host not in by_host or by_host[host].expires < certificate.expires:
+                    by_host[host] = certificate
+        return cls(by_name=MappingProxyType(by_name), by_host=MappingProxyType(by_host))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Authorities:
     """Who may vouch for instances that speak TLS: a file of CA certificates."""
 
@@ -364,6 +385,7 @@ class Policy:
     taken_ports: Mapping[tuple[str, int], str] = field(default_factory=lambda: MappingProxyType({}))
     """Ports on which a server of the operator's listens, by protocol and number, with its place."""
     certificates: tuple[Certificate, ...] = ()
+    certificate_index: CertificateIndex = field(init=False, repr=False, compare=False)
     htpasswd: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """htpasswd file's name to its path."""
     ungated: frozenset[str] = frozenset()
@@ -371,3 +393,6 @@ class Policy:
     bounds: Bounds = field(default_factory=Bounds)
     knows_files: bool = True
     """False: certificates and htpasswd files are elsewhere, and what tags say of them is believed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "certificate_index", CertificateIndex.of(self.certificates))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 SERVER_NAME = "server.dc1.consul"
@@ -48,9 +48,9 @@ def make_certificates(directory: Path, *, with_address: bool = True) -> Certific
 
 def _sign(
     subject: str,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
     issuer: str,
-    issuer_key: ec.EllipticCurvePrivateKey,
+    issuer_key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
     *,
     is_ca: bool,
     names: list[x509.GeneralName] | None = None,
