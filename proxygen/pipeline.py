@@ -231,7 +231,8 @@ class Pipeline:
         assert self._second_gate is not None
         self._require_room(self.listens_of(drafted.rendered))
         verdict = await self._second_gate.judge(drafted.rendered, staged)
-        return replace(verdict, remarks=tuple(each for each in verdict.remarks if not self._copies.explains(each)))
+        remarks = (each for each in verdict.remarks if each in verdict.said_alone or not self._copies.explains(each))
+        return replace(verdict, remarks=tuple(remarks))
 
     async def accepts(self, drafted: Drafted) -> bool:
         """Try a candidate that is not meant to go live; see `SecondGate.accepts`."""

@@ -41,6 +41,8 @@ class Verdict:
     refusals: tuple[Refusal, ...]
     remarks: tuple[str, ...]
     """What nginx only warns of and no service is to blame for; it refuses nothing. At most 20, and how many more."""
+    said_alone: frozenset[str]
+    """What nginx says of the operator's files alone, if it said anything now."""
     seconds: float
 
 
@@ -190,7 +192,12 @@ def _judge(
     blame = Blame(rendered, conf)
     refused = {message: refusal for message in new_messages(said, known) if (refusal := blame.of(message))}
     remarks = dict.fromkeys(str(message) for message in said if message not in refused and not message.is_fatal)
-    return Verdict(refusals=tuple(refused.values()), remarks=_bounded(tuple(remarks)), seconds=seconds)
+    return Verdict(
+        refusals=tuple(refused.values()),
+        remarks=_bounded(tuple(remarks)),
+        said_alone=frozenset(map(str, known)),
+        seconds=seconds,
+    )
 
 
 def _bounded(remarks: tuple[str, ...]) -> tuple[str, ...]:

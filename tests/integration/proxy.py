@@ -21,9 +21,17 @@ from proxygen.settings import NginxSettings, ReloadSettings
 from tests.harness.nginx import NginxServer
 
 _STAMP = """\
-server {{ listen {listen}; access_log off; location = {path} {{ default_type text/plain; return 200 "{stamp}"; }} }}
+server {{
+listen {listen};
+access_log off; location = {path} {{ default_type text/plain; return 200 "{stamp}"; }} }}
 """
-_SITE = 'server {{ listen 127.0.0.1:{port}; location / {{ return 200 "{body}"; }} {more} }}\n'
+_SITE = """\
+server {{
+listen 127.0.0.1:{port};
+location / {{ return 200 "{body}"; }}
+{more}
+}}
+"""
 
 
 class Proxy:
