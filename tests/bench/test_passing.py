@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.bench.passing import STATES, measure
-from tests.harness.tools import NginxBinary
+from tests.harness.tools import NginxBinary, missing
+
+
+@pytest.fixture(autouse=True)
+def wrk() -> None:
+    if shutil.which("wrk") is None:
+        missing("wrk")
 
 
 def test_both_pass_on_and_hold_the_same(any_nginx_binary: NginxBinary, tmp_path: Path) -> None:

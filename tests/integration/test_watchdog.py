@@ -18,7 +18,7 @@ from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
 from tests.integration.certificates import Authority
 from tests.integration.site import Site
-from tests.integration.waiting import HOST, outcome, said, steady_load, until
+from tests.integration.waiting import HOST, answers, outcome, said, steady_load, until
 
 SHIPPED = Path(__file__).parents[2] / "templates"
 
@@ -124,7 +124,7 @@ async def test_a_password_file_that_appears_opens_the_service_that_asked_for_it(
     assert quarantine["service"] == "staff"
     (folder / "htpasswd/staff").write_text(_password("ann", "first"))
     await until(lambda: _login(site, "ann", "first") == 200, "the first password")
-    assert site.ask("staff.example.com").status == 401
+    await answers(site.sidecar, "staff.example.com", 401)
     (folder / "htpasswd/staff").write_text(_password("ann", "second"))
     await until(lambda: _login(site, "ann", "second") == 200, "the second password")
     assert _login(site, "ann", "first") == 401
