@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from proxygen.shares import Share
 from proxygen.tags import (
     KEYS,
     Balance,
@@ -26,6 +25,7 @@ from proxygen.tags import (
     StickyBy,
     VariantTag,
 )
+from proxygen.tags.shares import Share
 
 _LOWER: Final = string.ascii_lowercase
 _ALNUM: Final = string.ascii_letters + string.digits

@@ -11,13 +11,13 @@ from types import MappingProxyType
 
 import pytest
 
-from proxygen.accepted import Accepted
-from proxygen.last_good import LastGood, load_last_good, save_last_good
-from proxygen.memory import recall
-from proxygen.model import Catalog, Health, Instance
-from proxygen.pipeline import Drafted, Pipeline
-from proxygen.plan.types import InstanceState, Memory, RouteClaim
-from proxygen.rendered import Rendered
+from proxygen.catalog import Catalog, Health, Instance
+from proxygen.proxy.accepted import Accepted
+from proxygen.proxy.pipeline import Drafted, Pipeline
+from proxygen.proxy.plan.types import InstanceState, Memory, RouteClaim
+from proxygen.proxy.render.rendered import Rendered
+from proxygen.proxy.state.last_good import LastGood, load_last_good, save_last_good
+from proxygen.proxy.state.memory import recall
 from proxygen.settings import GuardSettings, Settings, load
 from tests.plan.catalogs import catalog, instance
 

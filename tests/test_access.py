@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxygen.access import denied_variable, geo_view, stream_access
+from proxygen.kit.templating import Block
+from proxygen.proxy.render.access import denied_variable, geo_view, stream_access
+from proxygen.proxy.render.views import AccessLine
 from proxygen.tags import IPNetwork
-from proxygen.templating import Block
-from proxygen.views import AccessLine
 
 Address = IPv4Address | IPv6Address
 

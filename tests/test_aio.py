@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from proxygen.aio import Latest, Pace, retrying, start_eternal
+from proxygen.kit.aio import Latest, Pace, retrying, start_eternal
 
 
 async def test_a_reader_gets_the_newest_value_and_each_at_most_once() -> None:

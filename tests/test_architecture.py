@@ -51,19 +51,28 @@ def test_contracts_hold(tmp_path: Path) -> None:
 
 
 PLANTED = (
-    ("model.py", "import proxygen.nginx.check", "Data flows one way"),
-    ("render.py", "import proxygen.consul.client", "Consul and the renderer"),
-    ("registration/__init__.py", "import proxygen.plan", "Registration knows nothing"),
-    ("network/lease.py", "import proxygen.guard", "Networking knows nothing"),
-    ("plan/__init__.py", "import jinja2", "One door to Jinja2"),
-    ("render.py", "import crossplane", "One door to crossplane"),
-    ("nginx/publish.py", "import subprocess", "One door to processes"),
+    ("catalog.py", "import proxygen.consul.client", "Data flows one way"),
+    ("proxy/render/renderer.py", "import proxygen.consul.client", "Consul and the renderer"),
+    ("registration/__init__.py", "import proxygen.proxy.plan", "Registration knows nothing"),
+    ("network/lease.py", "import proxygen.proxy.guard.losses", "Networking knows nothing"),
+    ("proxy/plan/__init__.py", "import jinja2", "One door to Jinja2"),
+    ("proxy/render/renderer.py", "import crossplane", "One door to crossplane"),
+    ("proxy/apply/publish.py", "import subprocess", "One door to processes"),
     ("registration/entrypoint.py", "import subprocess", "One door to processes"),
-    ("nginx/stamp.py", "import aiohttp", "One door to Consul"),
-    ("reconcile.py", "import watchdog", "One door to watchdog"),
+    ("proxy/nginx/stamp.py", "import aiohttp", "One door to Consul"),
+    ("proxy/loop.py", "import watchdog", "One door to watchdog"),
     ("registration/registrator.py", "import aiodocker", "One door to Docker"),
-    ("steps.py", "import prometheus_client", "One door to prometheus-client"),
+    ("proxy/record/steps.py", "import prometheus_client", "One door to prometheus-client"),
     ("homeless.py", "", "Data flows one way"),
+    ("proxy/nginx/tokens.py", "import proxygen.proxy.render.views", "Inside the proxy"),
+    ("proxy/homeless.py", "", "Inside the proxy"),
+    ("proxy/plan/claims.py", "import asyncio", "What decides about traffic is pure"),
+    ("proxy/guard/losses.py", "import time", "What decides about traffic is pure"),
+    ("proxy/render/servers.py", "import pathlib", "What decides about traffic is pure"),
+    ("proxy/render/viewing.py", "import proxygen.settings", "What decides about traffic is pure"),
+    ("tags/values.py", "import os", "What decides about traffic is pure"),
+    ("catalog.py", "import socket", "What decides about traffic is pure"),
+    ("proxy/plan/service.py", "import proxygen.kit.log", "What decides about traffic is pure"),
 )
 """Modules, what is written at their end, and the contract that it is against."""
 
@@ -109,7 +118,7 @@ def test_processes_start_only_in_their_room() -> None:
     # The demo starts daemons and keeps them; programs runs commands to their end; an entrypoint is its command's
     # parent, and reaps whatever that leaves. What an engine's API calls `system` starts nothing.
     starters.remove("registration/docker.py")
-    assert starters == {"programs.py", "demo/system.py", "registration/child.py"}
+    assert starters == {"kit/programs.py", "demo/system.py", "registration/child.py"}
 
 
 def test_a_hidden_process_start_is_seen() -> None:
@@ -141,7 +150,7 @@ def _loaded_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["proxygen", "proxygen.tags", "proxygen.shares", "proxygen.model", "proxygen.errors"]
+    "module", ["proxygen", "proxygen.tags", "proxygen.tags.shares", "proxygen.catalog", "proxygen.kit.errors"]
 )
 def test_pure_modules_load_no_library(module: str) -> None:
     """An application that builds tags pays for no part of the proxy."""
@@ -161,7 +170,7 @@ def test_networking_loads_nothing_of_the_proxy() -> None:
 
 
 def test_asking_the_sidecar_needs_no_metrics() -> None:
-    assert "prometheus_client" not in _loaded_by("import proxygen.cli.admin, proxygen.admin.client")
+    assert "prometheus_client" not in _loaded_by("import proxygen.cli.admin, proxygen.proxy.admin.client")
 
 
 def test_help_loads_no_heavy_module() -> None:
@@ -185,9 +194,9 @@ def test_wheel_carries_templates_types_and_licence(wheel: zipfile.ZipFile) -> No
     """Whoever installs the wheel gets every template of the checkout, the page's files, its types and its licence."""
     names = set(wheel.namelist())
     templates = {f"proxygen/{path.relative_to(ROOT)}" for path in (ROOT / "templates").rglob("*") if path.is_file()}
-    page = {f"{path.relative_to(ROOT)}" for path in (PACKAGE / "admin/page/static").rglob("*") if path.is_file()}
+    page = {f"{path.relative_to(ROOT)}" for path in (PACKAGE / "proxy/admin/page/static").rglob("*") if path.is_file()}
     assert {"proxygen/templates/server.conf.j2", "proxygen/templates/admin/overview.html.j2"} <= templates
-    assert "proxygen/admin/page/static/page.css" in page
+    assert "proxygen/proxy/admin/page/static/page.css" in page
     assert templates | page <= names
     assert "proxygen/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

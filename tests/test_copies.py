@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from proxygen import operator_files
-from proxygen.copies import GRACE, Copies, Known
-from proxygen.operator_files import Certificates, read_certificates
-from proxygen.plan.types import Certificate
+from proxygen.proxy.plan.types import Certificate
+from proxygen.proxy.policy import operator_files
+from proxygen.proxy.policy.certificate_copies import GRACE, Copies, Known
+from proxygen.proxy.policy.operator_files import Certificates, read_certificates
 from tests.consul.certificates import make_certificates
 
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen import culprits
-from proxygen.culprits import Found, Spent, find_culprits, keep_most
-from proxygen.errors import CheckRefused, RefusedWithoutName
-from proxygen.model import ServiceName
-from proxygen.plan.types import Plan, Quarantine, Service
+from proxygen.catalog import ServiceName
+from proxygen.kit.errors import CheckRefused, RefusedWithoutName
+from proxygen.proxy.plan.types import Plan, Quarantine, Service
+from proxygen.proxy.quarantine import culprits
+from proxygen.proxy.quarantine.culprits import Found, Spent, find_culprits, keep_most
 from tests.plan.catalogs import instance, plan
 
 Wrong = Callable[[frozenset[str]], bool]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.defaults import RequestDefaults, lines_of, server_lines, stated
-from proxygen.templating import Block
-from proxygen.viewing import Surroundings
-from proxygen.views import Template
+from proxygen.kit.templating import Block
+from proxygen.proxy.render.defaults import RequestDefaults, lines_of, server_lines, stated
+from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.views import Template
 
 NOTHING: frozenset[str] = frozenset()
 

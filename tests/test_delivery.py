@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxygen.delivery import DIGEST_LENGTH
-from proxygen.nginx.apply import Outcome
-from proxygen.nginx.publish import current, generations
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.publish import current, generations
+from proxygen.proxy.delivery import DIGEST_LENGTH
 from tests.model.world import World
 from tests.plan.catalogs import catalog, instance
 

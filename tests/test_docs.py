@@ -13,7 +13,7 @@ import click
 import pytest
 
 from proxygen.cli import proxygen
-from proxygen.nginx.tokens import read_directives
+from proxygen.proxy.nginx.tokens import read_directives
 from proxygen.registration.definition import read_definitions
 from proxygen.settings import Settings, knobs, load
 from proxygen.tags import KEYS, lint_tags

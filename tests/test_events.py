@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.events import FLOOD, NOTHING, Condition, EventLog, Kind, Topic
+from proxygen.proxy.record.events import FLOOD, NOTHING, Condition, EventLog, Kind, Topic
 
 
 def why(text: str, *services: str) -> Condition:

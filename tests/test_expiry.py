@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from proxygen.events import EventLog, Kind, Topic
-from proxygen.expiry import CertificateWatch, expiring
-from proxygen.operator_files import Certificates
-from proxygen.plan.types import Certificate
+from proxygen.proxy.plan.types import Certificate
+from proxygen.proxy.policy.operator_files import Certificates
+from proxygen.proxy.record.events import EventLog, Kind, Topic
+from proxygen.proxy.record.expiry import CertificateWatch, expiring
 from tests.model.clock import simulated_time
 
 NOW = 1_800_000_000.0

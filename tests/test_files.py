@@ -19,7 +19,7 @@ from watchdog.events import (
     FileOpenedEvent,
 )
 
-from proxygen.files import _Handler, state_of, watching
+from proxygen.kit.files import _Handler, state_of, watching
 from tests.model.clock import simulated_time
 
 
@@ -63,7 +63,7 @@ async def test_a_directory_that_is_not_there_leaves_the_others_watched(tmp_path:
 
 WATCH_ONE = """
 import asyncio, pathlib, sys
-from proxygen.files import watching
+from proxygen.kit.files import watching
 
 async def main():
     folder, changed = pathlib.Path(sys.argv[1]), asyncio.Event()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.flapping import WINDOW, Calm, Flapping
-from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.proxy.guard.flapping import WINDOW, Calm, Flapping
 from tests.plan.catalogs import catalog, instance, plan
 
 WEB, SHOP = ServiceName("web"), ServiceName("shop")

@@ -8,7 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.good_tags import (
+from proxygen.catalog import Instance, ServiceName
+from proxygen.proxy.guard.good_tags import (
     MAX_GONE,
     MAX_GONE_IN_ALL,
     as_planned,
@@ -16,9 +17,8 @@ from proxygen.good_tags import (
     note_served,
     with_gone,
 )
-from proxygen.model import Instance, ServiceName
-from proxygen.plan.bounds import Bounds
-from proxygen.plan.types import GoodTags, Memory, Policy
+from proxygen.proxy.plan.bounds import Bounds
+from proxygen.proxy.plan.types import GoodTags, Memory, Policy
 from tests.plan.catalogs import catalog, instance, plan
 
 WEB = ServiceName("web")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.guard import Guard, Held, Limits
-from proxygen.model import Catalog, Health, Instance, ServiceName
-from proxygen.plan import plan_routes
-from proxygen.plan.types import Plan, Policy
+from proxygen.catalog import Catalog, Health, Instance, ServiceName
+from proxygen.proxy.guard.losses import Guard, Held, Limits
+from proxygen.proxy.plan import plan_routes
+from proxygen.proxy.plan.types import Plan, Policy
 from tests.plan.catalogs import instance
 
 POLICY = Policy()

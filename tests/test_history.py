@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import UnknownGeneration
-from proxygen.history import LONGEST_DIFF, attempts, generation_difference, generation_report
-from proxygen.journal import Entry
-from proxygen.nginx.publish import Generation, Output, generations, hold_output, publish, stage, switch
-from proxygen.nginx.stamp import STAMP_FILE, Stamp
+from proxygen.kit.errors import UnknownGeneration
+from proxygen.proxy.admin.history import LONGEST_DIFF, attempts, generation_difference, generation_report
+from proxygen.proxy.apply.publish import Generation, Output, generations, hold_output, publish, stage, switch
+from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
+from proxygen.proxy.record.journal import Entry
 
 
 def entry(outcome: str, generation: int | None, *, refused: int | None = None, cause: str = "") -> Entry:

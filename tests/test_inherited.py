@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from proxygen.inherited import added_headers, ignored_headers, limits, parameters
-from proxygen.templating import Block
-from proxygen.viewing import Surroundings, our_headers
-from proxygen.views import DefaultLine, Template
+from proxygen.kit.templating import Block
+from proxygen.proxy.render.inherited import added_headers, ignored_headers, limits, parameters
+from proxygen.proxy.render.viewing import Surroundings, our_headers
+from proxygen.proxy.render.views import DefaultLine, Template
 from tests import golden
 
 OUTER = (Block('add_header X-A "a;b" always;\nadd_header X-B b;\nlimit_req zone=z;\n'),)

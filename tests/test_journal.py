@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from proxygen.journal import KEPT, Entry, Journal, load_journal
+from proxygen.proxy.record.journal import KEPT, Entry, Journal, load_journal
 
 
 @pytest.fixture

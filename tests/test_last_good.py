@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxygen.last_good import FILE, LastGood, load_known, load_last_good, save_last_good
-from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.proxy.state.last_good import FILE, LastGood, load_known, load_last_good, save_last_good
 
 WEB = Instance(service=ServiceName("web"), id="web-1", node="n1", datacenter="dc2", address="10.0.0.1", port=80)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.admin.planned import lost_routes, service_detail, service_summary
-from proxygen.live_plans import FILE, LivePlans, decode_services, encode_services
-from proxygen.model import Health
-from proxygen.nginx.apply import Outcome
-from proxygen.steps import Step
+from proxygen.catalog import Health
+from proxygen.proxy.admin.planned import lost_routes, service_detail, service_summary
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.record.live_plans import FILE, LivePlans, decode_services, encode_services
+from proxygen.proxy.record.steps import Step
 from tests.plan.catalogs import instance, plan
 
 pytestmark = pytest.mark.incident("T60")

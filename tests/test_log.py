@@ -20,8 +20,8 @@ from ecs_logging import StructlogFormatter
 from pydantic import SecretStr
 
 from proxygen import __version__
-from proxygen.errors import SettingsError
-from proxygen.log import HIDDEN, configure, get_logger
+from proxygen.kit.errors import SettingsError
+from proxygen.kit.log import HIDDEN, configure, get_logger
 from proxygen.settings import load
 
 SECRET = "b1gs1cr3t"
@@ -144,7 +144,7 @@ def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPat
 def test_a_log_whose_reader_has_left_stops_nobody() -> None:
     """The other end of the pipe is gone, as when a log collector dies."""
     program = (
-        "from proxygen.log import configure, get_logger; configure(); print('ready', flush=True); input();"
+        "from proxygen.kit.log import configure, get_logger; configure(); print('ready', flush=True); input();"
         "[get_logger('test').error('lost') for _ in range(3)]; print('alive', flush=True)"
     )
     with subprocess.Popen(

@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 import pytest
 
-from proxygen.memory import Remembered, recall, remember
-from proxygen.model import ServiceName
-from proxygen.plan.types import Copy, Memory, PortClaim, RouteClaim
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan.types import Copy, Memory, PortClaim, RouteClaim
+from proxygen.proxy.state.memory import Remembered, recall, remember
 
 WEB = ServiceName("web")
 

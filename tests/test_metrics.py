@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import pytest
 
 from proxygen.consul.client import Statistics
-from proxygen.errors import SettingsError
-from proxygen.metrics import Reading, serving
+from proxygen.kit.errors import SettingsError
+from proxygen.kit.metrics import Reading, serving
 from proxygen.network.agent import metrics as network
 from proxygen.network.agent.status import AgentStatus, CarryStatus, MemberStatus, State
 from proxygen.registration import metrics as registrator

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxygen.events import Event, EventLog, Kind
-from proxygen.guard import Held
-from proxygen.journal import Journal
-from proxygen.model import ServiceName
-from proxygen.news import Reporter
-from proxygen.nginx.apply import Outcome
-from proxygen.plan.types import Certificate, GoodTags, Memory, Plan, Policy
-from proxygen.plan.unusable import NAMED
-from proxygen.steps import Step
+from proxygen.catalog import ServiceName
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.guard.losses import Held
+from proxygen.proxy.news import Reporter
+from proxygen.proxy.plan.types import Certificate, GoodTags, Memory, Plan, Policy
+from proxygen.proxy.plan.unusable import NAMED
+from proxygen.proxy.record.events import Event, EventLog, Kind
+from proxygen.proxy.record.journal import Journal
+from proxygen.proxy.record.steps import Step
 from tests.plan.catalogs import catalog, instance, plan
 
 WEB = instance("web", 1, "route=web.example.com")
@@ -241,7 +241,7 @@ async def look(parts: Parts, field: str, *values: object) -> None:
             raise Enough from None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("proxygen.news.asyncio.sleep", next_look)
+        patch.setattr("proxygen.proxy.news.asyncio.sleep", next_look)
         with pytest.raises(Enough):
             await parts.reporter.run()
 

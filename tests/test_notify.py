@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.notify import Condition, Notifier, keep_telling
+from proxygen.kit.notify import Condition, Notifier, keep_telling
 
 
 class Manager:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import BadInput
-from proxygen.operator_files import Certificates as Found
-from proxygen.operator_files import read_authorities, read_certificates, read_htpasswd, read_snippets
+from proxygen.kit.errors import BadInput
+from proxygen.proxy.policy.operator_files import Certificates as Found
+from proxygen.proxy.policy.operator_files import read_authorities, read_certificates, read_htpasswd, read_snippets
 from tests.consul.certificates import SERVER_NAME, Certificates, make_certificates
 
 

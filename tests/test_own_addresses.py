@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.own_addresses import local_ipv4, local_ipv6, read_own_addresses
+from proxygen.proxy.policy.own_addresses import local_ipv4, local_ipv6, read_own_addresses
 
 FIB_TRIE = """Main:
   +-- 0.0.0.0/0 3 0 5

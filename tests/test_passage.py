@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxygen import culprits
-from proxygen.errors import OutputUnusable, Refused
-from proxygen.model import Health, Instance
-from proxygen.nginx.apply import Outcome
-from proxygen.nginx.publish import current, generations
-from proxygen.steps import Step
+from proxygen.catalog import Health, Instance
+from proxygen.kit.errors import OutputUnusable, Refused
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.publish import current, generations
+from proxygen.proxy.quarantine import culprits
+from proxygen.proxy.record.steps import Step
 from tests.model.world import World
 from tests.plan.catalogs import catalog, instance
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import BadInput, CheckRefused
-from proxygen.guard import Held
-from proxygen.model import Catalog, Instance, ServiceName
-from proxygen.nginx.addresses import Occupied
-from proxygen.nginx.binary import Binary
-from proxygen.nginx.check import Refusal
-from proxygen.nginx.conf import OperatorConf
-from proxygen.pipeline import Pipeline, Timings, _lines, _require_buckets, _surroundings, quarantines
-from proxygen.plan.types import Claim, Memory, Plan, PortClaim
-from proxygen.render import SMALLEST_BUCKETS, Rendered
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.kit.errors import BadInput, CheckRefused
+from proxygen.proxy.check.structure import Refusal
+from proxygen.proxy.guard.losses import Held
+from proxygen.proxy.nginx.addresses import Occupied
+from proxygen.proxy.nginx.binary import Binary
+from proxygen.proxy.nginx.conf import OperatorConf
+from proxygen.proxy.pipeline import Pipeline, Timings, _lines, _require_buckets, _surroundings, quarantines
+from proxygen.proxy.plan.types import Claim, Memory, Plan, PortClaim
+from proxygen.proxy.render.renderer import SMALLEST_BUCKETS, Rendered
 from proxygen.settings import load
 from tests.nginx.conftest import ReadConf, binary, etc, output, read_conf
 from tests.plan.catalogs import catalog, instance
@@ -226,7 +226,7 @@ class Gate:
 
 
 def gated(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> Pipeline:
-    monkeypatch.setattr("proxygen.pipeline.StructureGate", lambda own_templates: gate)
+    monkeypatch.setattr("proxygen.proxy.pipeline.StructureGate", lambda own_templates: gate)
     return pipeline()
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from proxygen import pipeline, policy
-from proxygen.nginx.addresses import Occupied, occupied
-from proxygen.nginx.binary import Binary
-from proxygen.plan.types import Endpoint, Policy
+from proxygen.proxy import pipeline
+from proxygen.proxy.nginx.addresses import Occupied, occupied
+from proxygen.proxy.nginx.binary import Binary
+from proxygen.proxy.plan.types import Endpoint, Policy
+from proxygen.proxy.policy import read as policy
 from proxygen.settings import ProxySettings, load
 from proxygen.tags import IPNetwork
 from tests.nginx.conftest import ReadConf, binary, etc, output, read_conf

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import NginxUnavailable, ProgramUnavailable
-from proxygen.nginx.process import run as run_nginx
-from proxygen.programs import run
+from proxygen.kit.errors import NginxUnavailable, ProgramUnavailable
+from proxygen.kit.programs import run
+from proxygen.proxy.nginx.process import run as run_nginx
 from tests.harness.process import is_alive
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxygen.rawpaths import rest_variable, rest_view
+from proxygen.kit.templating import MAX_TOKEN, Expression, Regex, quote
+from proxygen.proxy.render.rawpaths import rest_variable, rest_view
 from proxygen.tags import parse_path
-from proxygen.templating import MAX_TOKEN, Expression, Regex, quote
 
 PREFIXES = ("/api", "/a", "/a.b/c+d")
 _PIECES = st.sampled_from(

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from proxygen.aio import Latest
-from proxygen.errors import CatalogUnavailable, OutputUnusable
-from proxygen.model import Catalog, Health, Instance
-from proxygen.nginx.apply import Outcome
-from proxygen.nginx.publish import current, hold_output, read_generation
-from proxygen.pipeline import Drafted, Pipeline, open_pipeline
-from proxygen.reconcile import Reconciler
+from proxygen.catalog import Catalog, Health, Instance
+from proxygen.kit.aio import Latest
+from proxygen.kit.errors import CatalogUnavailable, OutputUnusable
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.publish import current, hold_output, read_generation
+from proxygen.proxy.loop import Reconciler
+from proxygen.proxy.pipeline import Drafted, Pipeline, open_pipeline
 from proxygen.settings import Settings, load
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
@@ -345,7 +345,7 @@ async def test_what_is_unchecked_is_looked_at_again_once_consul_can_be_asked(
     server: NginxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Injects a Consul that cannot be asked while the limit ends, and then says what it said before: no new catalog."""
-    monkeypatch.setattr("proxygen.passage._LEAST_PAUSE", 0.2)
+    monkeypatch.setattr("proxygen.proxy.passage._LEAST_PAUSE", 0.2)
     is_fresh = False
     checked = replace(WEB, speaks=True)
     server.start()
@@ -542,7 +542,7 @@ async def test_a_hold_does_not_end_while_consul_cannot_be_asked(server: NginxSer
 
 async def test_a_hold_ends_once_consul_can_be_asked_again(server: NginxServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Injects a Consul that cannot be asked while the time is over, and then says what it said before."""
-    monkeypatch.setattr("proxygen.passage._LEAST_PAUSE", 0.2)
+    monkeypatch.setattr("proxygen.proxy.passage._LEAST_PAUSE", 0.2)
     is_fresh = False
     server.start()
     async with running(server, is_fresh=lambda: is_fresh, guard__hold="100ms") as loop:
@@ -575,7 +575,7 @@ async def test_losses_are_told_across_a_restart(server: NginxServer) -> None:
 async def test_a_start_without_consul_goes_on_from_the_catalog_on_disk(
     server: NginxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxygen.reconcile.PATIENCE", 0.2)
+    monkeypatch.setattr("proxygen.proxy.loop.PATIENCE", 0.2)
     server.start()
     (tmp_path / "snippets").mkdir()
     knobs = {"nginx__stamp": f"127.0.0.1:{free_port()}", "proxy__snippets": tmp_path / "snippets"}
@@ -597,7 +597,7 @@ async def test_a_catalog_older_than_the_live_generation_is_not_gone_back_to(
     server: NginxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between the proof and the saving leaves that."""
-    monkeypatch.setattr("proxygen.reconcile.PATIENCE", 0.2)
+    monkeypatch.setattr("proxygen.proxy.loop.PATIENCE", 0.2)
     server.start()
     stamp = f"127.0.0.1:{free_port()}"
     async with running(server, nginx__stamp=stamp) as loop:

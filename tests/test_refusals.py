@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from proxygen.model import Catalog, Health, ServiceName
-from proxygen.plan.types import Quarantine
-from proxygen.refusals import Refusals, states_anew
+from proxygen.catalog import Catalog, Health, ServiceName
+from proxygen.proxy.plan.types import Quarantine
+from proxygen.proxy.quarantine.refusals import Refusals, states_anew
 from tests.plan.catalogs import catalog, instance, plan
 
 DB = ServiceName("db")

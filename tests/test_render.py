@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxygen.errors import TemplateError
-from proxygen.model import Health, Instance
-from proxygen.plan import Planner
-from proxygen.plan.types import Certificate, Memory, Plan, Policy
-from proxygen.render import MAX_PAGE, Rendered, Renderer, Snippets, _hash_sizes
-from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
+from proxygen.catalog import Health, Instance
+from proxygen.kit.errors import TemplateError
+from proxygen.kit.templating import Templates
+from proxygen.proxy.plan import Planner
+from proxygen.proxy.plan.types import Certificate, Memory, Plan, Policy
+from proxygen.proxy.render.renderer import MAX_PAGE, Rendered, Renderer, Snippets, _hash_sizes
+from proxygen.proxy.render.viewing import Surroundings
 from tests import golden
 from tests.harness.examples import examples
 from tests.plan.catalogs import catalog, instance, plan

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from proxygen.model import ServiceName
-from proxygen.rendered import Rendered, RenderedFile, Unit
-from proxygen.templating import Block
+from proxygen.catalog import ServiceName
+from proxygen.kit.templating import Block
+from proxygen.proxy.render.rendered import Rendered, RenderedFile, Unit
 from tests.plan.catalogs import plan
 
 A, B, C = (ServiceName(name) for name in "abc")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import TemplateError
-from proxygen.model import Health, Instance
-from proxygen.plan import Planner, plan_routes
-from proxygen.plan.types import Certificate, Memory, Policy
-from proxygen.render import Rendered, Renderer, Snippets
-from proxygen.rendered import Unit
-from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
+from proxygen.catalog import Health, Instance
+from proxygen.kit.errors import TemplateError
+from proxygen.kit.templating import Templates
+from proxygen.proxy.plan import Planner, plan_routes
+from proxygen.proxy.plan.types import Certificate, Memory, Policy
+from proxygen.proxy.render.rendered import Unit
+from proxygen.proxy.render.renderer import Rendered, Renderer, Snippets
+from proxygen.proxy.render.viewing import Surroundings
 from tests.plan.catalogs import catalog, instance
 
 WEB = "route=web.example.com"

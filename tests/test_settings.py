@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import SettingsError
+from proxygen.kit.errors import SettingsError
 from proxygen.settings import CONSUL_VARIABLES, Settings, knobs, load
 from proxygen.settings.slices import ConsulSettings
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.shares import (
+from proxygen.tags.shares import (
     CANARY,
     STABLE,
     WHOLE,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.model import Health, Instance
-from proxygen.nginx.check import StructureGate
-from proxygen.plan.types import Authorities
-from proxygen.render import Rendered, Renderer, Snippets
-from proxygen.sharing import HOSTS_EACH, Kinds
-from proxygen.templating import Templates
-from proxygen.viewing import Surroundings, location_view, server_view
+from proxygen.catalog import Health, Instance
+from proxygen.kit.templating import Templates
+from proxygen.proxy.check.structure import StructureGate
+from proxygen.proxy.plan.types import Authorities
+from proxygen.proxy.render.renderer import Rendered, Renderer, Snippets
+from proxygen.proxy.render.sharing import HOSTS_EACH, Kinds
+from proxygen.proxy.render.viewing import Surroundings, location_view, server_view
 from tests.plan.catalogs import instance, plan
 
 _ALONE = "http.d/20-servers.conf"

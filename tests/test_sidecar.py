@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from proxygen.admin.meter import Meter
-from proxygen.admin.report import State
-from proxygen.admin.service_report import InstanceState
 from proxygen.consul.client import Statistics
-from proxygen.errors import CatalogUnavailable
-from proxygen.events import LASTING, Condition, EventLog, Topic
-from proxygen.journal import Entry, Journal
-from proxygen.news import Reporter
-from proxygen.nginx.apply import Outcome
-from proxygen.plan.types import Policy
-from proxygen.sidecar import RunningSidecar, TrafficTargets
-from proxygen.steering import Lever, Steering
-from proxygen.traffic.tally import Tally
+from proxygen.kit.errors import CatalogUnavailable
+from proxygen.proxy.admin.meter import Meter
+from proxygen.proxy.admin.report import State
+from proxygen.proxy.admin.service_report import InstanceState
+from proxygen.proxy.admin.sidecar import RunningSidecar, TrafficTargets
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.news import Reporter
+from proxygen.proxy.plan.types import Policy
+from proxygen.proxy.record.events import LASTING, Condition, EventLog, Topic
+from proxygen.proxy.record.journal import Entry, Journal
+from proxygen.proxy.rollout.steering import Lever, Steering
+from proxygen.proxy.traffic.tally import Tally
 from tests.model.world import World
 from tests.plan.catalogs import catalog, instance, plan
 

@@ -8,16 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxygen.catalog import Health, Instance
 from proxygen.cli import canary
 from proxygen.consul.kv import Override
-from proxygen.errors import BadInput, ConflictingWrite, ConsulUnreachable, WithoutEffect
-from proxygen.model import Health, Instance
-from proxygen.plan.members import Member, judge
-from proxygen.plan.types import Policy
-from proxygen.policy import read_instance_policy
-from proxygen.settings import load
-from proxygen.shares import NOTHING, WHOLE, Share
-from proxygen.steering import (
+from proxygen.kit.errors import BadInput, ConflictingWrite, ConsulUnreachable, WithoutEffect
+from proxygen.proxy.plan.members import Member, judge
+from proxygen.proxy.plan.types import Policy
+from proxygen.proxy.policy.read import read_instance_policy
+from proxygen.proxy.rollout.steering import (
     Lever,
     Steering,
     format_shares,
@@ -28,6 +26,8 @@ from proxygen.steering import (
     refuse_unregistered,
     stated_shares,
 )
+from proxygen.settings import load
+from proxygen.tags.shares import NOTHING, WHOLE, Share
 from tests.plan.catalogs import instance
 
 SHARES = st.dictionaries(st.sampled_from(["canary", "blue", "green"]), st.integers(0, WHOLE).map(Share))
@@ -156,10 +156,12 @@ class Kv:
 def kv(monkeypatch: pytest.MonkeyPatch) -> Kv:
     kv = Kv()
     for name in ("read_override", "read_service", "write_override", "delete_override"):
-        monkeypatch.setattr(f"proxygen.steering.{name}", getattr(kv, name))
-    monkeypatch.setattr("proxygen.steering.instances_of", lambda service, found: found)
-    monkeypatch.setattr("proxygen.steering.failures_of", lambda found: {})
-    monkeypatch.setattr("proxygen.steering.override_key", lambda client, service: f"proxygen/canary/{service}")
+        monkeypatch.setattr(f"proxygen.proxy.rollout.steering.{name}", getattr(kv, name))
+    monkeypatch.setattr("proxygen.proxy.rollout.steering.instances_of", lambda service, found: found)
+    monkeypatch.setattr("proxygen.proxy.rollout.steering.failures_of", lambda found: {})
+    monkeypatch.setattr(
+        "proxygen.proxy.rollout.steering.override_key", lambda client, service: f"proxygen/canary/{service}"
+    )
     kv.instances = [instance("web", 1, "canary=10%"), instance("web", 2, "variant=blue:30%")]
     return kv
 
@@ -280,7 +282,7 @@ async def test_where_the_index_cannot_be_told_any_more_the_next_write_needs_a_re
         kv.override = Override(value='{"canary": "99%"}', index=99)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("proxygen.steering.write_override", overtaken)
+        patched.setattr("proxygen.proxy.rollout.steering.write_override", overtaken)
         assert (await steering().move(found, {"canary": Share(200)})).index is None
 
 

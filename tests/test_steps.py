@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from structlog.testing import capture_logs
 
-from proxygen.nginx.apply import Applied, Outcome
-from proxygen.pipeline import Timings
-from proxygen.steps import conclude, full_reason, tell
+from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.pipeline import Timings
+from proxygen.proxy.record.steps import conclude, full_reason, tell
 
 FAILED = Applied(
     outcome=Outcome.ROLLED_BACK, generation=4, refused=5, reason="no proof", log=("[emerg] one", "[alert] two")

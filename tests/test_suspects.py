@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.model import ServiceName
-from proxygen.plan.types import Plan
-from proxygen.suspects import Finding, Suspects
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan.types import Plan
+from proxygen.proxy.quarantine.suspects import Finding, Suspects
 from tests.plan.catalogs import instance, plan, service
 
 WEB = instance("web", 1, "route=web.test")

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import TagError
-from proxygen.shares import CANARY, Share
+from proxygen.kit.errors import TagError
 from proxygen.tags import (
     KEYS,
     Balance,
@@ -39,6 +38,7 @@ from proxygen.tags import (
     parse_route,
     parse_tags,
 )
+from proxygen.tags.shares import CANARY, Share
 from tests.corpora import hostile_tags, hostile_text, valid_proxy_tags
 
 # --- both ways -------------------------------------------------------------------------------------------------------
@@ -599,7 +599,7 @@ def test_none_is_a_key_that_is_not_stated() -> None:
 def test_applications_that_import_tags_load_no_library() -> None:
     """`proxygen.registration` builds on this package and promises to stay light."""
     script = (
-        "import sys; import proxygen.tags, proxygen.shares;"
+        "import sys; import proxygen.tags, proxygen.tags.shares;"
         "print(sorted({name.partition('.')[0] for name in sys.modules}"
         " - {'__main__', *sys.stdlib_module_names}))"
     )

@@ -12,11 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 
 import proxygen
-from proxygen.admin.exposition import Scrape
-from proxygen.admin.page.problems import problems
-from proxygen.admin.page.views import event_views
-from proxygen.admin.report import ConditionReport, StatusReport
-from proxygen.events import LASTING, LOGGED, TELLINGS, Condition, EventLog, Kind, Mark, Topic
+from proxygen.proxy.admin.exposition import Scrape
+from proxygen.proxy.admin.page.problems import problems
+from proxygen.proxy.admin.page.views import event_views
+from proxygen.proxy.admin.report import ConditionReport, StatusReport
+from proxygen.proxy.record.events import LASTING, LOGGED, TELLINGS, Condition, EventLog, Kind, Mark, Topic
 from proxygen.top.rows import headline
 from tests.admin.sidecar import STATUS, RememberingSidecar
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import TemplateError
-from proxygen.templating import MAX_TOKEN, Block, Expression, Regex, Templates, Variable, Word, quote, word
+from proxygen.kit.errors import TemplateError
+from proxygen.kit.templating import MAX_TOKEN, Block, Expression, Regex, Templates, Variable, Word, quote, word
 from tests.corpora import hostile_text
 
 

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.templating import Block, Expression, Regex, Templates, Variable
-from proxygen.twins import MAX_SHAPES, Twins
-from proxygen.views import HashSize, ListenView, ServerLine, StreamDefaultsView, Template, as_context, inert
+from proxygen.kit.templating import Block, Expression, Regex, Templates, Variable
+from proxygen.proxy.render.twins import MAX_SHAPES, Twins
+from proxygen.proxy.render.views import (
+    HashSize,
+    ListenView,
+    ServerLine,
+    StreamDefaultsView,
+    Template,
+    as_context,
+    inert,
+)
 
 LINE = ServerLine(address="10.0.0.1:80", weight=3, max_fails=4, fail_timeout=5, backup=True)
 

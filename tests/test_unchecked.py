@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxygen.model import Catalog, Health, Instance
-from proxygen.unchecked import Kept, Unchecked
+from proxygen.catalog import Catalog, Health, Instance
+from proxygen.proxy.guard.unchecked import Kept, Unchecked
 from tests.plan.catalogs import catalog, instance
 
 LIMIT = 300.0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.units import format_duration, format_size, parse_duration, parse_size
+from proxygen.kit.units import format_duration, format_size, parse_duration, parse_size
 
 
 @given(st.integers(min_value=0, max_value=10**14))

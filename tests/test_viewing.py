@@ -9,15 +9,14 @@ from typing import Any, Final
 
 import pytest
 
-from proxygen import viewing
-from proxygen.access import denied_variable
-from proxygen.defaults import RequestDefaults
-from proxygen.model import Health
-from proxygen.plan.types import Authorities, Certificate, Plan, Policy, Service
-from proxygen.render import Snippets
-from proxygen.shares import WHOLE, Share
-from proxygen.templating import Block, Expression, Regex, Variable
-from proxygen.viewing import (
+from proxygen.catalog import Health
+from proxygen.kit.templating import Block, Expression, Regex, Variable
+from proxygen.proxy.plan.types import Authorities, Certificate, Plan, Policy, Service
+from proxygen.proxy.render import viewing
+from proxygen.proxy.render.access import denied_variable
+from proxygen.proxy.render.defaults import RequestDefaults
+from proxygen.proxy.render.renderer import Snippets
+from proxygen.proxy.render.viewing import (
     Surroundings,
     TrafficLog,
     location_view,
@@ -27,7 +26,7 @@ from proxygen.viewing import (
     traffic_view,
     tries,
 )
-from proxygen.views import (
+from proxygen.proxy.render.views import (
     AccessLine,
     LimitView,
     ListenView,
@@ -46,6 +45,7 @@ from proxygen.views import (
     VirtualServerView,
     Zone,
 )
+from proxygen.tags.shares import WHOLE, Share
 from tests.plan.catalogs import instance, plan, service
 
 WEB = "route=web.example.com"

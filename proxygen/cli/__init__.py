@@ -15,7 +15,7 @@ import click
 
 from proxygen import __version__
 from proxygen.cli.lazy import Entry, LazyGroup
-from proxygen.errors import ProxygenError
+from proxygen.kit.errors import ProxygenError
 
 INTERRUPTED: Final = 130
 INTERNAL_ERROR: Final = 70
@@ -114,7 +114,7 @@ def _internal_error(error: Exception) -> int:
     # Imported here: --help needs no log.
     import structlog
 
-    from proxygen.log import configure, get_logger
+    from proxygen.kit.log import configure, get_logger
 
     if not structlog.is_configured():
         configure()

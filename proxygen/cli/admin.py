@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import click
 
-from proxygen.admin.client import connect
-from proxygen.admin.report import ApplyReport, State, StatusReport
-from proxygen.admin.service_report import Change, InstanceReport, InstanceState, ServiceReport
-from proxygen.admin.standing import beside
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table, printable
+from proxygen.proxy.admin.client import connect
+from proxygen.proxy.admin.report import ApplyReport, State, StatusReport
+from proxygen.proxy.admin.service_report import Change, InstanceReport, InstanceState, ServiceReport
+from proxygen.proxy.admin.standing import beside
 from proxygen.settings import Settings
-from proxygen.shares import Share, format_share
+from proxygen.tags.shares import Share, format_share
 
 _DONE = ("applied", "unchanged")
 _WAITING = {None: "", Change.CHANGED: "", Change.ADDED: " (not served yet)", Change.REMOVED: " (gone from Consul)"}

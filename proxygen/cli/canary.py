@@ -7,18 +7,16 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from proxygen.admin.client import connect
-from proxygen.admin.service_report import ServiceDetail
-from proxygen.admin.standing import beside
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_table, printable
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import SidecarUnavailable, WithoutEffect
-from proxygen.policy import read_instance_policy
-from proxygen.settings import Settings
-from proxygen.shares import CANARY, NOTHING, Share, format_share, parse_share, parse_variant_name
-from proxygen.steering import (
+from proxygen.kit.errors import SidecarUnavailable, WithoutEffect
+from proxygen.proxy.admin.client import connect
+from proxygen.proxy.admin.service_report import ServiceDetail
+from proxygen.proxy.admin.standing import beside
+from proxygen.proxy.policy.read import read_instance_policy
+from proxygen.proxy.rollout.steering import (
     Change,
     Lever,
     Shares,
@@ -29,6 +27,8 @@ from proxygen.steering import (
     refuse_unknown,
     refuse_unregistered,
 )
+from proxygen.settings import Settings
+from proxygen.tags.shares import CANARY, NOTHING, Share, format_share, parse_share, parse_variant_name
 
 
 class _ShareType(click.ParamType[Share]):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from proxygen.model import Catalog, Instance, ServiceName
-from proxygen.plan import plan_routes
-from proxygen.plan.types import Memory, Plan, Policy, Service
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.proxy.plan import plan_routes
+from proxygen.proxy.plan.types import Memory, Plan, Policy, Service
 from proxygen.registration.definition import Definition
 
 _NODE: Final = "\N{BLACK STAR}"

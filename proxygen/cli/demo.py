@@ -13,9 +13,9 @@ from proxygen.cli.options import settings_options
 from proxygen.cli.output import progress
 from proxygen.demo.load import Count, is_within_tolerance, send
 from proxygen.demo.system import CANARY, HOST, SERVICE, STABLE, Demo, running
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.settings import Settings
-from proxygen.shares import WHOLE, Share, format_share, parse_share
+from proxygen.tags.shares import WHOLE, Share, format_share, parse_share
 
 FIRST_LOOK = 3_000
 """Requests for the split that an endless demo shows; enough to tell 10 % from 12 %."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from proxygen.admin.report import GenerationReport
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table
-from proxygen.errors import OutputUnusable
-from proxygen.history import attempts, generation_report
-from proxygen.journal import load_journal
-from proxygen.nginx.publish import generations
+from proxygen.kit.errors import OutputUnusable
+from proxygen.proxy.admin.history import attempts, generation_report
+from proxygen.proxy.admin.report import GenerationReport
+from proxygen.proxy.apply.publish import generations
+from proxygen.proxy.record.journal import load_journal
 from proxygen.settings import Settings
 
 _DIGEST_SHOWN = 12

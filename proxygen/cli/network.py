@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from proxygen.cli.lazy import Entry, LazyGroup
-from proxygen.errors import NetworkError, install_command
+from proxygen.kit.errors import NetworkError, install_command
 
 _COMMANDS = {
     "init": Entry("proxygen.cli.network_host:init", "Write the config of a new network."),

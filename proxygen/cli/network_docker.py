@@ -10,7 +10,7 @@ import click
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import progress
-from proxygen.errors import BadInput, NetworkError
+from proxygen.kit.errors import BadInput, NetworkError
 from proxygen.network.docker import (
     DockerVersion,
     daemon_json,

@@ -14,7 +14,7 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import printable
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import NetworkConfigError, NetworkError
+from proxygen.kit.errors import NetworkConfigError, NetworkError
 from proxygen.network.agent.backends import frr_place, make_backend
 from proxygen.network.agent.begin import identify, name_of, store_of, wish_of
 from proxygen.network.agent.place import StateDirectory

@@ -15,9 +15,10 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import printable
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import BadInput
-from proxygen.log import get_logger
-from proxygen.metrics import serving
+from proxygen.kit.errors import BadInput
+from proxygen.kit.log import get_logger
+from proxygen.kit.metrics import serving
+from proxygen.kit.notify import Condition, Notifier, keep_telling
 from proxygen.network.agent.begin import store_of
 from proxygen.network.agent.host import HostAgent
 from proxygen.network.agent.known import write_config
@@ -26,7 +27,6 @@ from proxygen.network.agent.metrics import readings
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.config import NetworkConfig
 from proxygen.network.store import create_network
-from proxygen.notify import Condition, Notifier, keep_telling
 from proxygen.settings import Settings
 
 _LOG = get_logger(__name__)

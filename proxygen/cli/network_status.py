@@ -14,7 +14,7 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, print_table, printable
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable
 from proxygen.network.agent.begin import identify, store_of, terms_of
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.agent.status import AgentStatus, State, read_status

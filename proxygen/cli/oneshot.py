@@ -10,21 +10,21 @@ from typing import TypeVar
 
 import click
 
-from proxygen.accepted import recall_good_tags
+from proxygen.catalog import Catalog, ServiceName
 from proxygen.cli.output import printable, progress
 from proxygen.consul.acl import probe
 from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.snapshot import fetch_catalog
-from proxygen.errors import BadInput, NginxUnavailable
-from proxygen.last_good import load_last_good
-from proxygen.memory import recall
-from proxygen.model import Catalog, ServiceName
-from proxygen.nginx.binary import Binary, inspect_binary
-from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.pipeline import Drafted, Pipeline
-from proxygen.plan.types import Plan, Quarantine
-from proxygen.plan.unusable import describe_all
+from proxygen.kit.errors import BadInput, NginxUnavailable
+from proxygen.proxy.accepted import recall_good_tags
+from proxygen.proxy.nginx.binary import Binary, inspect_binary
+from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.proxy.pipeline import Drafted, Pipeline
+from proxygen.proxy.plan.types import Plan, Quarantine
+from proxygen.proxy.plan.unusable import describe_all
+from proxygen.proxy.state.last_good import load_last_good
+from proxygen.proxy.state.memory import recall
 from proxygen.settings import Settings
 
 _Command = TypeVar("_Command", bound=Callable[..., object])

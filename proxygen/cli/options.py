@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from proxygen import log
 from proxygen.cli.lazy import SectionedOption
+from proxygen.kit import log
 from proxygen.settings import DEFAULT_FILE, Knob, Settings, knobs, load
 
 R = TypeVar("R")

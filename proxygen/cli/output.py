@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from proxygen.errors import printable as printable
+from proxygen.kit.errors import printable as printable
 
 
 def print_json(body: Any) -> None:

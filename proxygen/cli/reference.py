@@ -11,13 +11,13 @@ from typing import Final
 
 import click
 
-from proxygen.admin.api import ENDPOINTS
-from proxygen.admin.families import FAMILIES
-from proxygen.admin.openapi import description
 from proxygen.cli import proxygen
 from proxygen.cli.lazy import Command, SectionedOption
-from proxygen.metrics import Family
+from proxygen.kit.metrics import Family
 from proxygen.network.agent import metrics as network_metrics
+from proxygen.proxy.admin.api import ENDPOINTS
+from proxygen.proxy.admin.families import FAMILIES
+from proxygen.proxy.admin.openapi import description
 from proxygen.registration import metrics as registrator_metrics
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
 from proxygen.tags import KEYS, PREFIX

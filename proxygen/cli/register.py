@@ -14,7 +14,7 @@ from proxygen.cli.keys import key_options, tag_texts
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.consul.address import parse_address
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration import Check, GrpcCheck, HttpCheck, Registration, TcpCheck, TtlCheck
 from proxygen.registration.address import choose_address
 from proxygen.registration.application import DRAIN

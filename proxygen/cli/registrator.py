@@ -12,10 +12,10 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.consul.address import parse_address
 from proxygen.consul.client import ConsulClient
-from proxygen.log import get_logger
-from proxygen.metrics import serving
+from proxygen.kit.log import get_logger
+from proxygen.kit.metrics import serving
+from proxygen.kit.notify import Condition, Notifier, keep_telling
 from proxygen.network.files import hinted_subnet
-from proxygen.notify import Condition, Notifier, keep_telling
 from proxygen.registration.address import choose_address
 from proxygen.registration.agent import Agent
 from proxygen.registration.described import Policy

@@ -9,20 +9,20 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from proxygen.catalog import Catalog, ServiceName
 from proxygen.cli.lazy import Command
 from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog, say, say_problems
 from proxygen.cli.options import settings_options
-from proxygen.culprits import find_culprits
-from proxygen.errors import BadInput, CheckRefused, NginxUnavailable, RefusedWithoutName
-from proxygen.model import Catalog, ServiceName
-from proxygen.nginx.difference import compare, contents, summary
-from proxygen.nginx.held import held_addresses, restart_needed
-from proxygen.nginx.master import find_master
-from proxygen.nginx.publish import current, write_files
-from proxygen.nginx.standalone import standalone
-from proxygen.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
-from proxygen.plan.types import Quarantine, Service
-from proxygen.render import Rendered
+from proxygen.kit.errors import BadInput, CheckRefused, NginxUnavailable, RefusedWithoutName
+from proxygen.proxy.apply.held import held_addresses, restart_needed
+from proxygen.proxy.apply.publish import current, write_files
+from proxygen.proxy.check.standalone import standalone
+from proxygen.proxy.nginx.master import find_master
+from proxygen.proxy.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
+from proxygen.proxy.plan.types import Quarantine, Service
+from proxygen.proxy.quarantine.culprits import find_culprits
+from proxygen.proxy.record.difference import compare, contents, summary
+from proxygen.proxy.render.renderer import Rendered
 from proxygen.settings import Settings
 
 

@@ -15,35 +15,35 @@ from pathlib import Path
 import click
 
 from proxygen import __version__
-from proxygen.admin.meter import Meter
-from proxygen.admin.server import Serving, serving
-from proxygen.aio import Latest, retrying, start_eternal
+from proxygen.catalog import Catalog
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import Source, source_options
 from proxygen.cli.supervised import SidecarCondition
 from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
-from proxygen.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
-from proxygen.events import Condition as Lasting
-from proxygen.events import EventLog, Topic
-from proxygen.files import watching
-from proxygen.journal import Journal
-from proxygen.last_good import load_known
-from proxygen.log import configure, get_logger
-from proxygen.model import Catalog
-from proxygen.news import Reporter
-from proxygen.nginx.publish import Output, hold_output
-from proxygen.notify import Condition, Notifier, keep_telling
-from proxygen.pipeline import Pipeline, open_pipeline
-from proxygen.reconcile import Reconciler
+from proxygen.kit.aio import Latest, retrying, start_eternal
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
+from proxygen.kit.files import watching
+from proxygen.kit.log import configure, get_logger
+from proxygen.kit.notify import Condition, Notifier, keep_telling
+from proxygen.proxy.admin.meter import Meter
+from proxygen.proxy.admin.server import Serving, serving
+from proxygen.proxy.admin.sidecar import RunningSidecar, TrafficTargets, apply_report
+from proxygen.proxy.apply.publish import Output, hold_output
+from proxygen.proxy.loop import Reconciler
+from proxygen.proxy.news import Reporter
+from proxygen.proxy.pipeline import Pipeline, open_pipeline
+from proxygen.proxy.record.events import Condition as Lasting
+from proxygen.proxy.record.events import EventLog, Topic
+from proxygen.proxy.record.journal import Journal
+from proxygen.proxy.state.last_good import load_known
+from proxygen.proxy.traffic.listener import Listener, listening
+from proxygen.proxy.traffic.lost import LostLines
+from proxygen.proxy.traffic.place import place_of
+from proxygen.proxy.traffic.tally import Tally
 from proxygen.settings import Settings, knobs
-from proxygen.shares import Share
-from proxygen.sidecar import RunningSidecar, TrafficTargets, apply_report
-from proxygen.traffic.listener import Listener, listening
-from proxygen.traffic.lost import LostLines
-from proxygen.traffic.place import place_of
-from proxygen.traffic.tally import Tally
+from proxygen.tags.shares import Share
 
 _log = get_logger(__name__)
 

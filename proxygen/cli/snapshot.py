@@ -12,7 +12,7 @@ from proxygen.cli.options import settings_options
 from proxygen.cli.output import progress
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.snapshot import take_snapshot
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.settings import Settings
 
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from proxygen.notify import Condition
-from proxygen.reconcile import PATIENCE, Reconciler
-from proxygen.sidecar import RunningSidecar
+from proxygen.kit.notify import Condition
+from proxygen.proxy.admin.sidecar import RunningSidecar
+from proxygen.proxy.loop import PATIENCE, Reconciler
 
 _PATIENCE: Final = 2 * PATIENCE
 """Seconds after which a start counts as done without a pass: Consul is away, and nothing of it is on disk."""

@@ -15,7 +15,7 @@ from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_json, printable
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.names import name_problem
-from proxygen.errors import BadInput, TagError
+from proxygen.kit.errors import BadInput, TagError
 from proxygen.registration.definition import Definition, read_definitions
 from proxygen.registration.live import TagChange, set_tags
 from proxygen.settings import Settings
@@ -95,8 +95,8 @@ async def _say_clashes(definitions: Iterable[Definition], settings: Settings) ->
     # Planning is more than the other commands of this group need.
     from proxygen.cli.clashes import find_clashes
     from proxygen.cli.oneshot import read_catalog
-    from proxygen.memory import recall
-    from proxygen.policy import read_claim_policy
+    from proxygen.proxy.policy.read import read_claim_policy
+    from proxygen.proxy.state.memory import recall
 
     catalog = await read_catalog(settings, None)
     policy = read_claim_policy(settings)

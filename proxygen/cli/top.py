@@ -8,13 +8,13 @@ from contextlib import AbstractAsyncContextManager
 
 import click
 
-from proxygen.admin.client import AdminClient, connect
-from proxygen.admin.report import State, StatusReport
-from proxygen.admin.service_report import ServiceSummary
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.cli.output import print_table
-from proxygen.errors import BadInput, install_command
+from proxygen.kit.errors import BadInput, install_command
+from proxygen.proxy.admin.client import AdminClient, connect
+from proxygen.proxy.admin.report import State, StatusReport
+from proxygen.proxy.admin.service_report import ServiceSummary
 from proxygen.settings import Settings
 from proxygen.top import rows
 

@@ -8,7 +8,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import decode_entries
 from proxygen.consul.names import is_askable
 from proxygen.consul.reads import confirm_listing, overrides_prefix, service_path
-from proxygen.errors import AccessDenied
+from proxygen.kit.errors import AccessDenied
 
 _PROBED: Final = 5
 """Services that are asked for; one that shows its instances is enough."""

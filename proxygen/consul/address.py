@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from proxygen.errors import SettingsError
+from proxygen.kit.errors import SettingsError
 
 _DEFAULT_PORT: Final = 8500
 _SCHEME_PORTS: Final = {"http": 80, "https": 443}

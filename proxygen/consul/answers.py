@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 
 TRANSACTION: Final = "/v1/txn"
 BACKEND_HEADER: Final = "x-consul-query-backend"

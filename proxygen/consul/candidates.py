@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from proxygen.aio import start_eternal
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import Entry, Registration, carries_proxy_keys, decode_entries, instances_of
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.reads import service_path
 from proxygen.consul.registrations import RegistrationScan
-from proxygen.errors import CatalogUnavailable
+from proxygen.kit.aio import start_eternal
+from proxygen.kit.errors import CatalogUnavailable
 
 _MOST_READERS: Final = 4
 _FOR_EVER: Final = 86_400.0

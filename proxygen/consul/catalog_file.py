@@ -15,9 +15,9 @@ from typing import Final
 
 import msgspec
 
+from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.consul.decode import UNREADABLE, Entry, instances_of
-from proxygen.errors import CatalogFileError
-from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.kit.errors import CatalogFileError
 
 _CANARY: Final = "/canary/"
 

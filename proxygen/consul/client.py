@@ -26,7 +26,7 @@ from proxygen.consul.address import parse_address
 from proxygen.consul.answers import Reply
 from proxygen.consul.credentials import TokenSource, tls_context
 from proxygen.consul.oddities import Oddities
-from proxygen.errors import AccessDenied, ConsulUnreachable, SettingsError
+from proxygen.kit.errors import AccessDenied, ConsulUnreachable, SettingsError
 from proxygen.settings import ConsulSettings
 
 Consistency = Literal["any", "default", "consistent"]

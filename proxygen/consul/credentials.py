@@ -6,7 +6,7 @@ import os
 import ssl
 from pathlib import Path
 
-from proxygen.errors import SettingsError
+from proxygen.kit.errors import SettingsError
 from proxygen.settings import ConsulSettings
 
 

@@ -18,9 +18,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from proxygen.catalog import Health, Instance, ServiceName
 from proxygen.consul.names import is_askable
-from proxygen.errors import CatalogUnavailable, printable
-from proxygen.model import Health, Instance, ServiceName
+from proxygen.kit.errors import CatalogUnavailable, printable
 
 CONSUL_SERVICE: Final = "consul"
 """The service of the Consul servers themselves: always there, never routed."""

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from proxygen.aio import start_eternal
 from proxygen.consul.answers import Reply
 from proxygen.consul.changes import CheckKey, compare_checks, index_checks
 from proxygen.consul.client import ConsulClient
@@ -24,7 +23,8 @@ from proxygen.consul.poll import Poll
 from proxygen.consul.reads import service_path
 from proxygen.consul.registrations import RegistrationScan
 from proxygen.consul.view import View
-from proxygen.errors import CatalogUnavailable
+from proxygen.kit.aio import start_eternal
+from proxygen.kit.errors import CatalogUnavailable
 
 _MOST_READERS: Final = 10
 _KEPT_FREE: Final = 4

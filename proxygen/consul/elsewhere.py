@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from proxygen.aio import Pace, retrying, start_eternal
+from proxygen.catalog import Instance, ServiceName
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.reads import read_datacenters
 from proxygen.consul.remote import Pair, Remote
 from proxygen.consul.view import View
-from proxygen.errors import CatalogUnavailable
-from proxygen.model import Instance, ServiceName
+from proxygen.kit.aio import Pace, retrying, start_eternal
+from proxygen.kit.errors import CatalogUnavailable
 from proxygen.tags import Datacenter, parse_failover
 
 PATIENCE: Final = 5.0

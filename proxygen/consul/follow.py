@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Protocol
 
-from proxygen.aio import start_eternal
 from proxygen.consul.answers import Reply
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import Entry
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import service_path
-from proxygen.errors import CatalogUnavailable
+from proxygen.kit.aio import start_eternal
+from proxygen.kit.errors import CatalogUnavailable
 
 
 class Watcher(Protocol):

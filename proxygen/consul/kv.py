@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.reads import overrides_prefix
-from proxygen.errors import BadInput, ConflictingWrite
+from proxygen.kit.errors import BadInput, ConflictingWrite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
-from proxygen.log import get_logger
+from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
 

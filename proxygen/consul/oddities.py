@@ -10,7 +10,7 @@ from typing import Final
 
 from proxygen.consul.answers import BACKEND_HEADER, Backend, Reply
 from proxygen.consul.decode import Entry
-from proxygen.log import get_logger
+from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
 

@@ -18,13 +18,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from proxygen.aio import Pace, retrying, unless
 from proxygen.consul.answers import Reply
 from proxygen.consul.client import Consistency, ConsulClient, Params
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.witness import loss_of
-from proxygen.errors import CatalogUnavailable
-from proxygen.log import get_logger
+from proxygen.kit.aio import Pace, retrying, unless
+from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
 

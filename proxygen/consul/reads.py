@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from proxygen.catalog import ServiceName
 from proxygen.consul.client import Consistency, ConsulClient
 from proxygen.consul.decode import (
     CONSUL_SERVICE,
@@ -21,8 +22,7 @@ from proxygen.consul.decode import (
     decode_overrides,
 )
 from proxygen.consul.names import is_askable
-from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
-from proxygen.model import ServiceName
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 
 LISTING_PATH = "/v1/catalog/services"
 

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NoReturn
 
-from proxygen.aio import retrying, start_eternal
 from proxygen.consul.changes import compare_registrations
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import Registration, decode_nodes, decode_registrations
@@ -19,7 +18,8 @@ from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.names import is_askable
 from proxygen.consul.reads import is_about_one_service as is_about_one
-from proxygen.errors import CatalogUnavailable
+from proxygen.kit.aio import retrying, start_eternal
+from proxygen.kit.errors import CatalogUnavailable
 
 _NODES_PATH: Final = "/v1/catalog/nodes"
 _SOURCE: Final = "nodes"

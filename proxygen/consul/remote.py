@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NoReturn
 
-from proxygen.aio import start_eternal
 from proxygen.consul.answers import Reply
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import CONSUL_SERVICE, decode_entries, instances_of
@@ -17,7 +16,8 @@ from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import confirm_absence, confirm_listing, service_path
 from proxygen.consul.view import View
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.aio import start_eternal
+from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
 from proxygen.tags import Datacenter
 
 _ROUND: Final = 5.0

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from proxygen.catalog import Catalog
 from proxygen.consul.catalog_file import RawCatalog, catalog_of, write_catalog_file
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import (
@@ -33,9 +34,8 @@ from proxygen.consul.reads import (
     read_service,
     service_path,
 )
-from proxygen.errors import CatalogFileError, CatalogUnavailable
-from proxygen.log import get_logger
-from proxygen.model import Catalog
+from proxygen.kit.errors import CatalogFileError, CatalogUnavailable
+from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from proxygen.aio import Latest
-from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.kit.aio import Latest
 
 _RETIRED_FOR: Final = 600.0
 """Seconds that a service which is gone stays in the catalog as observed empty. The slot may skip catalogs, and

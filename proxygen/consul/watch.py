@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from types import MappingProxyType
 from typing import Final
 
-from proxygen.aio import Latest, retrying, start_eternal
+from proxygen.catalog import Catalog, ServiceName
 from proxygen.consul.answers import Reply
 from proxygen.consul.candidates import Candidates
 from proxygen.consul.client import ConsulClient
@@ -47,9 +47,9 @@ from proxygen.consul.reads import (
 )
 from proxygen.consul.view import View
 from proxygen.consul.witness import is_affordable
-from proxygen.errors import CatalogUnavailable
-from proxygen.log import get_logger
-from proxygen.model import Catalog, ServiceName
+from proxygen.kit.aio import Latest, retrying, start_eternal
+from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
 

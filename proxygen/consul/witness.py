@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from proxygen.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable
 
 if TYPE_CHECKING:
     from proxygen.consul.client import Consistency, ConsulClient

@@ -11,7 +11,7 @@ from typing import Final
 
 import aiohttp
 
-from proxygen.shares import WHOLE, Share
+from proxygen.tags.shares import WHOLE, Share
 
 CLIENTS: Final = 8
 MAX_REQUESTS: Final = 200_000

@@ -19,11 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from proxygen.admin.client import connect
-from proxygen.admin.report import State
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import BadInput, ProxygenError, SidecarUnavailable
-from proxygen.nginx.binary import Binary, inspect_binary
+from proxygen.kit.errors import BadInput, ProxygenError, SidecarUnavailable
+from proxygen.proxy.admin.client import connect
+from proxygen.proxy.admin.report import State
+from proxygen.proxy.nginx.binary import Binary, inspect_binary
 from proxygen.settings import Settings, load
 from proxygen.tags import ProxyTags, format_tags
 

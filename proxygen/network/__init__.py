@@ -3,7 +3,7 @@
 Importing this package loads nothing of the proxy. Start reading at `proxygen.network.lease`.
 """
 
-from proxygen.errors import NetworkConfigError
+from proxygen.kit.errors import NetworkConfigError
 from proxygen.network.config import NetworkConfig, parse_config, refuse_overlaps
 
 __all__ = ["NetworkConfig", "NetworkConfigError", "parse_config", "refuse_overlaps"]

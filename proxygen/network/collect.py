@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
-from proxygen.errors import CatalogUnavailable
-from proxygen.log import get_logger
+from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.log import get_logger
 from proxygen.network.records import COLLECTOR, View, host_key, subnet_key
 from proxygen.network.session import Terms
 from proxygen.network.settling import Settling

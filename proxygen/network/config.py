@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta, field
 
-from proxygen.errors import NetworkConfigError, quoted
+from proxygen.kit.errors import NetworkConfigError, quoted
 
 _LONGEST_SUBNET: Final = 30
 """A host needs an address for its bridge and one for a container."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Final, NamedTuple
 
-from proxygen.errors import NetworkConfigError, ProgramUnavailable, quoted
-from proxygen.programs import run
+from proxygen.kit.errors import NetworkConfigError, ProgramUnavailable, quoted
+from proxygen.kit.programs import run
 
 _MTU_OPTION: Final = "com.docker.network.driver.mtu"
 _SMALLEST_NETWORK: Final = 28

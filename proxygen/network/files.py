@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
-from proxygen.errors import NetworkConfigError, NetworkError, quoted
+from proxygen.kit.errors import NetworkConfigError, NetworkError, quoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
 
-from proxygen.errors import ProgramUnavailable
-from proxygen.programs import run
+from proxygen.kit.errors import ProgramUnavailable
+from proxygen.kit.programs import run
 
 TABLE: Final = "proxygen_network"
 """Our own in nftables, of family ip."""

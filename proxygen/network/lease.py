@@ -15,8 +15,8 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
-from proxygen.log import get_logger
+from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.log import get_logger
 from proxygen.network.choice import Adopt, Busy, Claim, Claimant, Settle, Standing, Stay, decide
 from proxygen.network.memory import Memory, Remembered
 from proxygen.network.records import Attributes, Record, subnet_key, write_value

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from proxygen.errors import NetworkConfigError, quoted
+from proxygen.kit.errors import NetworkConfigError, quoted
 
 MACHINE_ID: Final = Path("/etc/machine-id")
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")

@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 from msgspec import field
 
-from proxygen.errors import NetworkConfigError, quoted
+from proxygen.kit.errors import NetworkConfigError, quoted
 from proxygen.network.config import NetworkConfig, parse_config
 
 CONFIG: Final = "config"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
 
-from proxygen.log import get_logger
+from proxygen.kit.log import get_logger
 from proxygen.network.choice import Standing
 
 _log: Final = get_logger(__name__)

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from proxygen.aio import unless
 from proxygen.consul.witness import loss_of
-from proxygen.errors import AccessDenied, CatalogUnavailable, ConflictingWrite
+from proxygen.kit.aio import unless
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConflictingWrite
 from proxygen.network.config import NetworkConfig, parse_config
 from proxygen.network.records import (
     CONFIG,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
-from proxygen.aio import Pace, retrying
 from proxygen.consul.ledger import stay_away
-from proxygen.errors import CatalogUnavailable
-from proxygen.log import get_logger
+from proxygen.kit.aio import Pace, retrying
+from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.log import get_logger
 from proxygen.network.config import NetworkConfig
 from proxygen.network.fabric import Fabric, Member, see_fabric
 from proxygen.network.records import View

@@ -11,8 +11,8 @@ Importing this package loads nothing of the proxy, and no library; entering a `R
 Consul. Start reading at `proxygen.registration.application`.
 """
 
-from proxygen.errors import BadInput, TagError
-from proxygen.model import Health
+from proxygen.catalog import Health
+from proxygen.kit.errors import BadInput, TagError
 from proxygen.registration.application import Registration
 from proxygen.registration.checks import Check, GrpcCheck, HealthCallable, HttpCheck, TcpCheck, TtlCheck
 from proxygen.registration.service import Weights

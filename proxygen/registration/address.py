@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxygen.errors import BadInput, quoted
+from proxygen.kit.errors import BadInput, quoted
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 

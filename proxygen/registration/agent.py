@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from proxygen.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable
 from proxygen.registration.checks import Status
 from proxygen.registration.service import Held
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration.address import choose_address
 from proxygen.registration.checks import Seconds, seconds
 from proxygen.registration.service import Announcement

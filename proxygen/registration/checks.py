@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from proxygen.errors import BadInput, quoted
-from proxygen.model import Health
-from proxygen.units import format_duration, parse_duration
+from proxygen.catalog import Health
+from proxygen.kit.errors import BadInput, quoted
+from proxygen.kit.units import format_duration, parse_duration
 
 Seconds = float | str
 Status = Literal["passing", "warning", "critical"]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Self
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _NOT_FOUND: Final = 127

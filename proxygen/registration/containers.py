@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
-from proxygen.model import Health
+from proxygen.catalog import Health
 
 Protocol = Literal["tcp", "udp"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 
 _SHAPES = (
     'write {"service": {…}}, {"services": […]}, the body of an API registration ({"Name": …, "Tags": […]}) '

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final, Literal
 
-from proxygen.errors import BadInput, quoted
+from proxygen.kit.errors import BadInput, quoted
 from proxygen.registration.checks import Check, GrpcCheck, HealthCallable, HttpCheck, TcpCheck, TtlCheck
 from proxygen.registration.containers import Container, Port
 from proxygen.registration.labels import IGNORE, META, TAGGED_ADDRESS, Given, Keys, Wanted, read_labels

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxygen.errors import BadInput, ProxygenError, install_command
+from proxygen.kit.errors import BadInput, ProxygenError, install_command
 from proxygen.registration.containers import Container, decode_container
 
 if TYPE_CHECKING:

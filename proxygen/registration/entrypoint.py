@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proxygen.errors import ProxygenError
-from proxygen.log import get_logger
-from proxygen.model import Health
+from proxygen.catalog import Health
+from proxygen.kit.errors import ProxygenError
+from proxygen.kit.log import get_logger
 from proxygen.registration.application import Registration
 from proxygen.registration.child import Child, Children
 from proxygen.registration.probe import Probe

@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration.application import Registration
 
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)

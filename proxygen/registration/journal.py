@@ -7,7 +7,7 @@ import logging
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
-from proxygen.log import get_logger
+from proxygen.kit.log import get_logger
 
 
 def get_journal(name: str) -> FilteringBoundLogger:

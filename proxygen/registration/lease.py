@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from proxygen.aio import retrying
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.aio import retrying
+from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
 from proxygen.registration.agent import Agent
 from proxygen.registration.checks import Status
 from proxygen.registration.health import ALIVE, HealthProbe, Report

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration.agent import read_answer
 from proxygen.tags import lint_tags
 

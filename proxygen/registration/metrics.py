@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxygen.metrics import Family, Reading, one
+from proxygen.kit.metrics import Family, Reading, one
 
 if TYPE_CHECKING:
     from proxygen.consul.client import Statistics

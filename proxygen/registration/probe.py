@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from proxygen.model import Health
+from proxygen.catalog import Health
 from proxygen.registration.child import Children
 from proxygen.registration.health import in_daemon_thread
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
-from proxygen.aio import retrying, start_eternal
-from proxygen.errors import BadInput, CatalogUnavailable
-from proxygen.log import get_logger
-from proxygen.model import Health
+from proxygen.catalog import Health
+from proxygen.kit.aio import retrying, start_eternal
+from proxygen.kit.errors import BadInput, CatalogUnavailable
+from proxygen.kit.log import get_logger
 from proxygen.registration.agent import Agent
 from proxygen.registration.containers import Container
 from proxygen.registration.described import OWNER, Policy, describe

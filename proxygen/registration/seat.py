@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from proxygen.aio import Latest, Pace
+from proxygen.kit.aio import Latest, Pace
 from proxygen.registration.agent import Agent
 from proxygen.registration.lease import Lease
 from proxygen.registration.service import Service

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from proxygen.errors import BadInput, quoted
+from proxygen.kit.errors import BadInput, quoted
 from proxygen.registration.address import check_form
 from proxygen.registration.checks import Check, HealthCallable, Seconds, Status, TtlCheck, duration, seconds
 from proxygen.tags import PREFIX, ProxyTags, format_tags, lint_tags

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxygen.errors import BadInput, quoted
+from proxygen.kit.errors import BadInput, quoted
 from proxygen.registration.service import Weights
 
 

@@ -9,9 +9,9 @@ from typing import Final, Literal, get_args, get_origin
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from proxygen.kit.units import format_duration
 from proxygen.settings.slices import Settings, Slice
 from proxygen.settings.values import Seconds
-from proxygen.units import format_duration
 
 ENVIRONMENT_PREFIX: Final = "PROXYGEN_"
 _SECONDS: Final = get_args(Seconds)[1]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from proxygen.errors import SettingsError
+from proxygen.kit.errors import SettingsError
 from proxygen.settings.knobs import knobs
 from proxygen.settings.slices import Settings
 

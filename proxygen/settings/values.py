@@ -8,8 +8,8 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator
 
-from proxygen.syslog import parse_receiver
-from proxygen.units import parse_duration, parse_size
+from proxygen.kit.syslog import parse_receiver
+from proxygen.kit.units import parse_duration, parse_size
 
 
 def _seconds(value: object) -> object:

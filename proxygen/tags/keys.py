@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from proxygen.errors import quoted
-from proxygen.shares import format_share
+from proxygen.kit.errors import quoted
+from proxygen.kit.units import format_duration, format_size, parse_duration, parse_size
+from proxygen.tags.shares import format_share
 from proxygen.tags.values import (
     VariantTag,
     format_failover,
@@ -26,7 +27,6 @@ from proxygen.tags.values import (
     parse_sticky,
     parse_variant,
 )
-from proxygen.units import format_duration, format_size, parse_duration, parse_size
 
 _WHOLE_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 _LONGEST_DURATION: Final = parse_duration("24h")

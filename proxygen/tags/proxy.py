@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Final, TypedDict, Unpack
 
-from proxygen.errors import TagError
-from proxygen.shares import CANARY
+from proxygen.kit.errors import TagError
 from proxygen.tags.keys import BY_FIELD, BY_NAME, KEYS, Key
+from proxygen.tags.shares import CANARY
 from proxygen.tags.values import (
     Balance,
     BalanceBy,

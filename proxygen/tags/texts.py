@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Any, Final
 
-from proxygen.errors import TagError, quoted
+from proxygen.kit.errors import TagError, quoted
 from proxygen.tags.keys import BY_NAME, KEYS, Key
 from proxygen.tags.proxy import TWO_VARIANTS, ProxyTags, check_combination, format_values, in_order
 

@@ -12,8 +12,8 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, NewType
 
-from proxygen.errors import quoted
-from proxygen.shares import CANARY, Share, format_share, parse_share, parse_variant_name
+from proxygen.kit.errors import quoted
+from proxygen.tags.shares import CANARY, Share, format_share, parse_share, parse_variant_name
 
 Host = NewType("Host", str)
 """Lower-case RFC 1123 labels, at most 253 characters, perhaps with a leading ``*.``."""

@@ -19,11 +19,11 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from proxygen.admin.client import AdminClient
-from proxygen.admin.report import StatusReport
-from proxygen.admin.service_report import ServiceSummary
-from proxygen.errors import ProxygenError, SidecarUnavailable, printable
-from proxygen.events import Event
+from proxygen.kit.errors import ProxygenError, SidecarUnavailable, printable
+from proxygen.proxy.admin.client import AdminClient
+from proxygen.proxy.admin.report import StatusReport
+from proxygen.proxy.admin.service_report import ServiceSummary
+from proxygen.proxy.record.events import Event
 from proxygen.top import rows
 
 REFRESH: Final = 2.0

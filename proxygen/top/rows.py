@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from proxygen.admin.page import words
-from proxygen.admin.report import GenerationReport, State, StatusReport
-from proxygen.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
-from proxygen.admin.standing import beside
-from proxygen.admin.traffic_report import HistoryReport, TrafficReport
-from proxygen.errors import printable
-from proxygen.events import Event
-from proxygen.shares import STABLE
+from proxygen.kit.errors import printable
+from proxygen.proxy.admin.page import words
+from proxygen.proxy.admin.report import GenerationReport, State, StatusReport
+from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
+from proxygen.proxy.admin.standing import beside
+from proxygen.proxy.admin.traffic_report import HistoryReport, TrafficReport
+from proxygen.proxy.record.events import Event
+from proxygen.tags.shares import STABLE
 
 COLUMNS = ("SERVICE", "STATE", "INSTANCES", "REQUESTS", "ERRORS", "P95", "SHARES", "ROUTES")
 INSTANCE_COLUMNS = ("VARIANT", "STATE", "HEALTH", "ADDRESS", "WEIGHT", "NODE", "ID")

@@ -9,10 +9,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 
-from proxygen.admin.access import Bearer, Writers
-from proxygen.admin.api import application
-from proxygen.admin.stream import Streams
-from proxygen.admin.tokens import Tokens
+from proxygen.proxy.admin.access import Bearer, Writers
+from proxygen.proxy.admin.api import application
+from proxygen.proxy.admin.stream import Streams
+from proxygen.proxy.admin.tokens import Tokens
 from proxygen.settings import AdminSettings
 from tests.admin.sidecar import RememberingSidecar
 

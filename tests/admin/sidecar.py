@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from proxygen.admin.contract import Readiness
-from proxygen.admin.meter import Meter
-from proxygen.admin.report import (
+from proxygen.kit.errors import BadInput, ConflictingWrite, Refused, UnknownGeneration
+from proxygen.proxy.admin.contract import Readiness
+from proxygen.proxy.admin.meter import Meter
+from proxygen.proxy.admin.report import (
     ApplyReport,
     CertificateReport,
     ConsulReport,
@@ -19,7 +20,7 @@ from proxygen.admin.report import (
     State,
     StatusReport,
 )
-from proxygen.admin.service_report import (
+from proxygen.proxy.admin.service_report import (
     InstanceReport,
     InstanceState,
     QuarantineReport,
@@ -29,11 +30,10 @@ from proxygen.admin.service_report import (
     VariantReport,
     VariantSummary,
 )
-from proxygen.admin.traffic_report import ListenerReport, TrafficTotals
-from proxygen.errors import BadInput, ConflictingWrite, Refused, UnknownGeneration
-from proxygen.events import EventLog
-from proxygen.shares import Share
-from proxygen.steering import Lever, Shares
+from proxygen.proxy.admin.traffic_report import ListenerReport, TrafficTotals
+from proxygen.proxy.record.events import EventLog
+from proxygen.proxy.rollout.steering import Lever, Shares
+from proxygen.tags.shares import Share
 
 CANARY = InstanceReport(
     id="web-9", node="n1", address="10.0.0.9:80", weight=1, health="passing", state=InstanceState.SERVING
@@ -94,7 +94,7 @@ WEB_TRAFFIC = TrafficTotals(
 
 
 class RememberingSidecar:
-    """Implements `proxygen.admin.contract.Sidecar`."""
+    """Implements `proxygen.proxy.admin.contract.Sidecar`."""
 
     def __init__(self) -> None:
         self.report = STATUS

@@ -9,9 +9,9 @@ import pytest
 import structlog.testing
 from pydantic import SecretStr
 
-from proxygen.admin.access import anyone
-from proxygen.admin.place import socket_path
-from proxygen.admin.server import serving
+from proxygen.proxy.admin.access import anyone
+from proxygen.proxy.admin.place import socket_path
+from proxygen.proxy.admin.server import serving
 from proxygen.settings import AdminSettings
 from tests.admin.asking import AUTHORISED, TOKEN, asking
 from tests.admin.sidecar import RememberingSidecar

@@ -10,11 +10,11 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 from yarl import URL
 
-from proxygen.admin.access import Bearer, Writers, anyone
-from proxygen.admin.api import ENDPOINTS, MAX_BODY, application
-from proxygen.admin.endpoints import Endpoint
-from proxygen.admin.stream import Streams
-from proxygen.admin.tokens import Tokens
+from proxygen.proxy.admin.access import Bearer, Writers, anyone
+from proxygen.proxy.admin.api import ENDPOINTS, MAX_BODY, application
+from proxygen.proxy.admin.endpoints import Endpoint
+from proxygen.proxy.admin.stream import Streams
+from proxygen.proxy.admin.tokens import Tokens
 from proxygen.settings import AdminSettings
 from tests.admin.sidecar import RememberingSidecar
 

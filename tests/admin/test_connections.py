@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxygen.admin import connections
-from proxygen.admin.client import connect
-from proxygen.admin.connections import RESERVE, affordable
-from proxygen.admin.server import serving
+from proxygen.proxy.admin import connections
+from proxygen.proxy.admin.client import connect
+from proxygen.proxy.admin.connections import RESERVE, affordable
+from proxygen.proxy.admin.server import serving
 from proxygen.settings import AdminSettings
 from tests.admin.sidecar import RememberingSidecar
 from tests.harness.ports import free_port

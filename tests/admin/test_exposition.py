@@ -9,12 +9,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxygen.admin.exposition import Scrape
-from proxygen.admin.families import FAMILIES
-from proxygen.admin.meter import Meter
-from proxygen.admin.report import ApplyReport, HoldReport, LiveReport
-from proxygen.admin.service_report import ServiceSummary
-from proxygen.events import Kind
+from proxygen.proxy.admin.exposition import Scrape
+from proxygen.proxy.admin.families import FAMILIES
+from proxygen.proxy.admin.meter import Meter
+from proxygen.proxy.admin.report import ApplyReport, HoldReport, LiveReport
+from proxygen.proxy.admin.service_report import ServiceSummary
+from proxygen.proxy.record.events import Kind
 from tests.admin.sidecar import STATUS, WEB, RememberingSidecar
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxygen.admin.api import ENDPOINTS
-from proxygen.admin.openapi import description, normal_form
+from proxygen.proxy.admin.api import ENDPOINTS
+from proxygen.proxy.admin.openapi import description, normal_form
 from tests.admin.asking import AUTHORISED, asking
 from tests.admin.sidecar import RememberingSidecar
 

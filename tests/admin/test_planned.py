@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from proxygen.admin.planned import service_detail, service_report, service_summary
-from proxygen.admin.service_report import InstanceState
-from proxygen.model import Health
+from proxygen.catalog import Health
+from proxygen.proxy.admin.planned import service_detail, service_report, service_summary
+from proxygen.proxy.admin.service_report import InstanceState
 from tests.plan.catalogs import instance, plan, service
 
 STABLE = instance("web", 1, "route=web.example.com")

@@ -10,11 +10,11 @@ import aiohttp.web
 import pytest
 from pydantic import SecretStr
 
-from proxygen.admin.client import connect
-from proxygen.admin.place import socket_path
-from proxygen.admin.report import State
-from proxygen.admin.server import serving
-from proxygen.errors import Refused, SettingsError, SidecarUnavailable
+from proxygen.kit.errors import Refused, SettingsError, SidecarUnavailable
+from proxygen.proxy.admin.client import connect
+from proxygen.proxy.admin.place import socket_path
+from proxygen.proxy.admin.report import State
+from proxygen.proxy.admin.server import serving
 from proxygen.settings import AdminSettings
 from tests.admin.sidecar import STATUS, RememberingSidecar
 from tests.harness.ports import free_port

@@ -11,12 +11,12 @@ import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.admin.access import anyone
-from proxygen.errors import AccessDenied, CatalogUnavailable, ConflictingWrite, ConsulUnreachable
-from proxygen.events import Kind
-from proxygen.log import configure
-from proxygen.shares import Share
-from proxygen.steering import Lever, Shares
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConflictingWrite, ConsulUnreachable
+from proxygen.kit.log import configure
+from proxygen.proxy.admin.access import anyone
+from proxygen.proxy.record.events import Kind
+from proxygen.proxy.rollout.steering import Lever, Shares
+from proxygen.tags.shares import Share
 from tests.admin.asking import AUTHORISED, TOKEN, Client, asking
 from tests.admin.sidecar import LEVER, RememberingSidecar
 

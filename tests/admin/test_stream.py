@@ -11,11 +11,11 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from proxygen.admin import stream
-from proxygen.admin.access import anyone
-from proxygen.admin.api import application
-from proxygen.admin.stream import Streams
-from proxygen.events import Kind
+from proxygen.proxy.admin import stream
+from proxygen.proxy.admin.access import anyone
+from proxygen.proxy.admin.api import application
+from proxygen.proxy.admin.stream import Streams
+from proxygen.proxy.record.events import Kind
 from tests.admin.sidecar import RememberingSidecar
 
 Client = TestClient[web.Request, web.Application]

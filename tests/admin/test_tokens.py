@@ -7,8 +7,8 @@ import pytest
 import structlog.testing
 from pydantic import SecretStr
 
-from proxygen.admin.tokens import OPERATOR, Tokens, parse_tokens
-from proxygen.errors import SettingsError
+from proxygen.kit.errors import SettingsError
+from proxygen.proxy.admin.tokens import OPERATOR, Tokens, parse_tokens
 from proxygen.settings import AdminSettings
 
 ANNA, BOB, OWN = "a" * 16, "b" * 40, "operators-own-token"

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from proxygen.admin.planned import gone, service_detail, service_report, service_summary
-from proxygen.admin.service_report import Change, InstanceReport, InstanceState, ServiceDetail, VariantReport
-from proxygen.admin.waiting import WAITING, by_name, detail_beside, report_beside, summary_beside
-from proxygen.model import Health, Instance
-from proxygen.plan.types import Plan
+from proxygen.catalog import Health, Instance
+from proxygen.proxy.admin.planned import gone, service_detail, service_report, service_summary
+from proxygen.proxy.admin.service_report import Change, InstanceReport, InstanceState, ServiceDetail, VariantReport
+from proxygen.proxy.admin.waiting import WAITING, by_name, detail_beside, report_beside, summary_beside
+from proxygen.proxy.plan.types import Plan
 from tests.plan.catalogs import instance, plan, service
 
 pytestmark = pytest.mark.incident("T60")

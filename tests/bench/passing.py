@@ -33,12 +33,12 @@ STATES: Final = ("idle", "waiting")
 _RENDER: Final = """
 import sys
 from pathlib import Path
-from proxygen.plan import plan_routes
-from proxygen.plan.types import Policy
-from proxygen.render import Renderer, Snippets
-from proxygen.templating import Templates
-from proxygen.shares import WHOLE
-from proxygen.viewing import Surroundings, TrafficLog
+from proxygen.proxy.plan import plan_routes
+from proxygen.proxy.plan.types import Policy
+from proxygen.proxy.render.renderer import Renderer, Snippets
+from proxygen.kit.templating import Templates
+from proxygen.tags.shares import WHOLE
+from proxygen.proxy.render.viewing import Surroundings, TrafficLog
 from tests.plan.catalogs import catalog, instance
 from dataclasses import replace
 listen, directory, *ports = sys.argv[1:]

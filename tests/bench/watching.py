@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from proxygen.model import Catalog, Health, Instance, ServiceName
+from proxygen.catalog import Catalog, Health, Instance, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.bench.options import add_consul
 from tests.bench.report import quantile

@@ -8,7 +8,7 @@ import click
 
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
-from proxygen.errors import ConsulUnreachable, OutputUnusable
+from proxygen.kit.errors import ConsulUnreachable, OutputUnusable
 from proxygen.settings import Settings
 
 FAILURES = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.admin.report import ConsulReport, HoldReport, KeptInstanceReport, State, StatusReport
-from proxygen.admin.server import serving
+from proxygen.proxy.admin.report import ConsulReport, HoldReport, KeptInstanceReport, State, StatusReport
+from proxygen.proxy.admin.server import serving
 from proxygen.settings import AdminSettings
 from tests.admin.sidecar import STATUS, RememberingSidecar
 from tests.cli.conftest import Proxygen

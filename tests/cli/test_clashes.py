@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.cli.clashes import find_clashes
-from proxygen.model import Catalog, Instance, ServiceName
-from proxygen.plan.types import Memory, Policy, RouteClaim
+from proxygen.proxy.plan.types import Memory, Policy, RouteClaim
 from proxygen.registration.definition import Definition
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from proxygen.journal import Entry
-from proxygen.nginx.publish import hold_output, mark_proven, publish, stage, switch
-from proxygen.nginx.stamp import Stamp
+from proxygen.proxy.apply.publish import hold_output, mark_proven, publish, stage, switch
+from proxygen.proxy.nginx.stamp import Stamp
+from proxygen.proxy.record.journal import Entry
 from tests.cli.conftest import Proxygen
 
 

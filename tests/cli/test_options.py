@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
-from proxygen.errors import SettingsError
+from proxygen.kit.errors import SettingsError
 from proxygen.settings import Settings, knobs
 
 

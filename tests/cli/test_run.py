@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxygen.cli import run
-from proxygen.notify import Notifier
+from proxygen.kit.notify import Notifier
 
 
 class _Part:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from proxygen.consul.catalog_file import RawCatalog, catalog_of, read_catalog_file, write_catalog_file
-from proxygen.errors import CatalogFileError
+from proxygen.kit.errors import CatalogFileError
 
 WEB: dict[str, Any] = {
     "Node": {"Node": "n1", "Address": "10.0.0.1", "Datacenter": "dc1"},

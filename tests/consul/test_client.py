@@ -17,7 +17,7 @@ from proxygen.consul.address import parse_address
 from proxygen.consul.answers import read_reply
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.credentials import TokenSource
-from proxygen.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable, SettingsError
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable, SettingsError
 from proxygen.settings import ConsulSettings
 from tests.harness.fake_consul import FakeConsul, fake_consul
 

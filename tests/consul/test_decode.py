@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proxygen.catalog import Health, Instance
 from proxygen.consul.decode import (
     Check,
     aggregate,
@@ -21,8 +22,7 @@ from proxygen.consul.decode import (
     unservable_names,
 )
 from proxygen.consul.names import is_askable
-from proxygen.errors import CatalogUnavailable
-from proxygen.model import Health, Instance
+from proxygen.kit.errors import CatalogUnavailable
 
 
 def entry(**service: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from proxygen.model import Health, ServiceName
+from proxygen.catalog import Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, health, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from proxygen.aio import Latest
+from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.consul import remote
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.elsewhere import datacenters_named, share_of
 from proxygen.consul.watch import CatalogWatch
-from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.kit.aio import Latest
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul

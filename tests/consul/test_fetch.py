@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from proxygen.consul.fetch import Fetcher, Read, Sweep
 from proxygen.consul.ledger import Ledger
-from proxygen.errors import AccessDenied, ConsulUnreachable
+from proxygen.kit.errors import AccessDenied, ConsulUnreachable
 from tests.integration.waiting import until
 from tests.model.clock import simulated_time
 

@@ -17,7 +17,7 @@ from proxygen.consul.decode import decode_entries
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import service_path
-from proxygen.errors import ConsulUnreachable
+from proxygen.kit.errors import ConsulUnreachable
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxygen.aio import Latest
+from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.consul.view import View
-from proxygen.model import Catalog, Instance, ServiceName
+from proxygen.kit.aio import Latest
 
 WEB = Instance(service=ServiceName("web"), id="web-1", node="n1", datacenter="dc1", address="10.0.0.1", port=80)
 

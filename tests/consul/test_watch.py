@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from proxygen.catalog import Catalog, Health, ServiceName
 from proxygen.consul.decode import decode_entries, instances_of
-from proxygen.model import Catalog, Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, health, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul

@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from proxygen.aio import Latest
+from proxygen.catalog import Catalog, Health, ServiceName
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.watch import CatalogWatch
-from proxygen.model import Catalog, Health, ServiceName
+from proxygen.kit.aio import Latest
 from proxygen.settings import ConsulSettings
 
 ROUTE = "proxygen.route=app.example.com"

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxygen.log import configure, get_logger
+from proxygen.kit.log import configure, get_logger
 from tests.deploy.conftest import DEPLOY
 from tests.harness import process
 from tests.harness.consul import ConsulAgent

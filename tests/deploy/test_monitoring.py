@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from proxygen.admin.families import FAMILIES
-from proxygen.metrics import Family
+from proxygen.kit.metrics import Family
 from proxygen.network.agent import metrics as network
+from proxygen.proxy.admin.families import FAMILIES
 from proxygen.registration import metrics as registrator
 
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxygen.consul.catalog_file import read_catalog_file
-from proxygen.plan import plan_routes
-from proxygen.plan.types import Certificate, Policy
-from proxygen.render import Rendered, Renderer, Snippets
-from proxygen.shares import Share
-from proxygen.templating import Templates
-from proxygen.viewing import Surroundings, TrafficLog
+from proxygen.kit.templating import Templates
+from proxygen.proxy.plan import plan_routes
+from proxygen.proxy.plan.types import Certificate, Policy
+from proxygen.proxy.render.renderer import Rendered, Renderer, Snippets
+from proxygen.proxy.render.viewing import Surroundings, TrafficLog
+from proxygen.tags.shares import Share
 
 HERE = Path(__file__).parent
 

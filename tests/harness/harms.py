@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
-from proxygen.admin.place import SOCKET_NAME
+from proxygen.proxy.admin.place import SOCKET_NAME
 from tests.harness.consul import ConsulAgent
 from tests.harness.sidecar import Sidecar
 

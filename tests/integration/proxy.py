@@ -10,13 +10,13 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from proxygen.nginx.apply import Applied, Applier, Checked
-from proxygen.nginx.binary import Binary, inspect_binary
-from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.nginx.process import Completed, run
-from proxygen.nginx.publish import Output, next_number, stage
-from proxygen.nginx.stamp import PATH, Stamp
-from proxygen.nginx.wrapper import check_command, write_wrapper
+from proxygen.proxy.apply.apply import Applied, Applier, Checked
+from proxygen.proxy.apply.publish import Output, next_number, stage
+from proxygen.proxy.check.wrapper import check_command, write_wrapper
+from proxygen.proxy.nginx.binary import Binary, inspect_binary
+from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.proxy.nginx.process import Completed, run
+from proxygen.proxy.nginx.stamp import PATH, Stamp
 from proxygen.settings import NginxSettings, ReloadSettings
 from tests.harness.nginx import NginxServer
 

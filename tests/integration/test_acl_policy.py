@@ -18,11 +18,11 @@ from pydantic import SecretStr
 
 from proxygen import cli
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import AccessDenied
-from proxygen.plan.types import Policy
+from proxygen.kit.errors import AccessDenied
+from proxygen.proxy.plan.types import Policy
+from proxygen.proxy.rollout.steering import Steering
 from proxygen.settings import ConsulSettings
-from proxygen.shares import Share
-from proxygen.steering import Steering
+from proxygen.tags.shares import Share
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent, HostConsul

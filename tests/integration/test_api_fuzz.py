@@ -25,8 +25,8 @@ with warnings.catch_warnings():
         unsupported_method,
     )
 
-from proxygen.admin.api import ENDPOINTS
-from proxygen.admin.openapi import description
+from proxygen.proxy.admin.api import ENDPOINTS
+from proxygen.proxy.admin.openapi import description
 from tests.harness.app import App
 from tests.harness.beside import beside_nginx
 from tests.harness.sidecar import Sidecar

@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from proxygen.nginx.publish import current, proven
+from proxygen.proxy.apply.publish import current, proven
 from tests.bench.upstreams import Upstreams
 from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load

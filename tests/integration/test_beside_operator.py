@@ -18,12 +18,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from proxygen.errors import CheckRefused
-from proxygen.nginx import default_copies
-from proxygen.nginx.publish import write_files
-from proxygen.nginx.stamp import Stamp
-from proxygen.pipeline import open_pipeline
-from proxygen.plan.types import Memory
+from proxygen.kit.errors import CheckRefused
+from proxygen.proxy.apply.publish import write_files
+from proxygen.proxy.nginx import default_copies
+from proxygen.proxy.nginx.stamp import Stamp
+from proxygen.proxy.pipeline import open_pipeline
+from proxygen.proxy.plan.types import Memory
 from proxygen.settings import Settings, load
 from tests.harness import process
 from tests.harness.app import App

@@ -188,8 +188,8 @@ def test_two_operators_cannot_overwrite_each_other_unseen(
     consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Between our read and our write another write happens: ours is refused with code 1."""
-    from proxygen import steering
     from proxygen.cli import run_command_line
+    from proxygen.proxy.rollout import steering
 
     consul.register("web", port=1)
     consul.kv_put("proxygen/canary/web", '{"canary": "1%"}')

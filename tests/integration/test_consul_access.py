@@ -15,7 +15,7 @@ from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.kv import delete_override, read_override, write_override
 from proxygen.consul.snapshot import fetch_catalog
-from proxygen.errors import AccessDenied, CatalogUnavailable, ConflictingWrite, ConsulUnreachable
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConflictingWrite, ConsulUnreachable
 from proxygen.settings import ConsulSettings
 from tests.consul.certificates import SERVER_NAME, make_certificates
 from tests.consul.watching import ROUTE, ids, watching

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxygen.model import Catalog, Health, ServiceName
+from proxygen.catalog import Catalog, Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.bench.watching import Writer, churning, connections, fill
 from tests.consul.watching import Watching, health, ids, watching

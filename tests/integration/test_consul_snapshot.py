@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from proxygen.catalog import ServiceName
 from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.snapshot import fetch_catalog, take_snapshot
-from proxygen.errors import CatalogUnavailable
-from proxygen.model import ServiceName
+from proxygen.kit.errors import CatalogUnavailable
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE
 from tests.harness.consul import ConsulAgent, start_datacenters

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from proxygen.catalog import Catalog, Health, ServiceName
 from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.snapshot import fetch_catalog, take_snapshot
-from proxygen.model import Catalog, Health, ServiceName
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, health, ids, watching
 from tests.harness.consul import ConsulAgent

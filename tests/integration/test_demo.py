@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxygen.demo.load import Count, is_within_tolerance
-from proxygen.shares import Share
+from proxygen.tags.shares import Share
 from tests.harness import warm
 from tests.harness.consul import chosen_consul
 from tests.harness.tools import Consul, NginxBinary

@@ -17,21 +17,21 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from proxygen.model import Catalog, Health, Instance, ServiceName
-from proxygen.nginx.binary import Binary, inspect_binary
-from proxygen.nginx.check import StructureGate
-from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.nginx.publish import hold_output
-from proxygen.nginx.skeleton import ALLOWED
-from proxygen.nginx.trial import SecondGate
-from proxygen.operator_files import read_certificates
-from proxygen.plan import plan_routes
-from proxygen.plan.types import Plan, Policy, ServiceState
-from proxygen.render import Rendered, Renderer, Snippets
+from proxygen.catalog import Catalog, Health, Instance, ServiceName
+from proxygen.kit.templating import Templates
+from proxygen.proxy.apply.publish import hold_output
+from proxygen.proxy.check.skeleton import ALLOWED
+from proxygen.proxy.check.structure import StructureGate
+from proxygen.proxy.check.syntax import SecondGate
+from proxygen.proxy.nginx.binary import Binary, inspect_binary
+from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.proxy.plan import plan_routes
+from proxygen.proxy.plan.types import Plan, Policy, ServiceState
+from proxygen.proxy.policy.operator_files import read_certificates
+from proxygen.proxy.render.renderer import Rendered, Renderer, Snippets
+from proxygen.proxy.render.viewing import Surroundings
 from proxygen.settings import NginxSettings
 from proxygen.tags import KEYS, ProxyTags, RouteTag, format_tags, has_proxy_tags, parse_route
-from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
 from tests.corpora import FRAGMENTS, hostile_tags, hostile_text, valid_proxy_tags
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port

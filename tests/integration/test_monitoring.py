@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxygen.admin.families import FAMILIES
+from proxygen.proxy.admin.families import FAMILIES
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.fabric import Member
 from proxygen.network.frr.apply import Untaken, bring
 from proxygen.network.frr.backend import FrrBgp, FrrOspf

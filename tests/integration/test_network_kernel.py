@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.backends.wireguard import DEVICE, WireGuardBackend
 from proxygen.network.config import WireGuard
 from proxygen.network.kernel.netlink import Kernel

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.backends.on_kernel import clear
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import PROTOCOL

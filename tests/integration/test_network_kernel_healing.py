@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.kernel.events import Subject
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import PROTOCOL

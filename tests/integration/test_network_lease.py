@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import AccessDenied, ConflictingWrite, NetworkConfigError
+from proxygen.kit.errors import AccessDenied, ConflictingWrite, NetworkConfigError
 from proxygen.network.choice import Standing
 from proxygen.network.collect import Collector
 from proxygen.network.lease import SubnetLease

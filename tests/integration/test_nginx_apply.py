@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import NginxUnavailable
-from proxygen.nginx.apply import Outcome
-from proxygen.nginx.master import Master, send_reload
-from proxygen.nginx.publish import Output, current, generations, hold_output, publish
+from proxygen.kit.errors import NginxUnavailable
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.publish import Output, current, generations, hold_output, publish
+from proxygen.proxy.nginx.master import Master, send_reload
 from tests.harness import process
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.nginx.apply import Outcome
-from proxygen.nginx.publish import current, hold_output
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.publish import current, hold_output
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.tools import NginxBinary
@@ -20,7 +20,7 @@ from tests.integration.proxy import Proxy
 _CHILD = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from proxygen.nginx.publish import hold_output
+from proxygen.proxy.apply.publish import hold_output
 from tests.harness.nginx import NginxServer
 from tests.harness.tools import find_nginx
 from tests.integration.proxy import Proxy

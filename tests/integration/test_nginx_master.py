@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from proxygen.errors import NginxUnavailable
-from proxygen.nginx.binary import Binary, inspect_binary
-from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.nginx.master import Master, find_master, is_alive, workers
-from proxygen.nginx.reload import ask_reload
+from proxygen.kit.errors import NginxUnavailable
+from proxygen.proxy.apply.reload import ask_reload
+from proxygen.proxy.nginx.binary import Binary, inspect_binary
+from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.proxy.nginx.master import Master, find_master, is_alive, workers
 from proxygen.settings import NginxSettings
 from tests.harness import process
 from tests.harness.nginx import NginxServer

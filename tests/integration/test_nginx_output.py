@@ -17,9 +17,9 @@ pytestmark = pytest.mark.skipif(
 _PRELUDE = """
 import subprocess, sys
 from pathlib import Path
-from proxygen.errors import OutputUnusable
-from proxygen.nginx.publish import *
-from proxygen.nginx.stamp import Stamp
+from proxygen.kit.errors import OutputUnusable
+from proxygen.proxy.apply.publish import *
+from proxygen.proxy.nginx.stamp import Stamp
 
 directory = Path(sys.argv[1])
 

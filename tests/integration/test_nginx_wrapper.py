@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.nginx.publish import Output, hold_output
-from proxygen.nginx.wrapper import operators_names
+from proxygen.proxy.apply.publish import Output, hold_output
+from proxygen.proxy.check.wrapper import operators_names
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.tools import NginxBinary

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration import Health, HttpCheck, ProxyTags, Registration, TtlCheck, Weights
 from proxygen.registration.address import interfaces
 from proxygen.registration.lease import LEAVING

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import NginxUnavailable
-from proxygen.nginx.reload import ask_reload
+from proxygen.kit.errors import NginxUnavailable
+from proxygen.proxy.apply.reload import ask_reload
 from proxygen.settings import NginxSettings
 from tests.harness.app import App, TcpEcho
 from tests.harness.consul import ConsulAgent

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from proxygen.nginx.binary import inspect_binary
-from proxygen.nginx.conf import read_operator_conf
-from proxygen.nginx.publish import write_files
-from proxygen.nginx.trial import SecondGate, Verdict, try_candidate
-from proxygen.render import Renderer, Snippets
-from proxygen.rendered import Rendered
+from proxygen.kit.templating import Block, Templates
+from proxygen.proxy.apply.publish import write_files
+from proxygen.proxy.check.syntax import SecondGate, Verdict, try_candidate
+from proxygen.proxy.nginx.binary import inspect_binary
+from proxygen.proxy.nginx.conf import read_operator_conf
+from proxygen.proxy.render.rendered import Rendered
+from proxygen.proxy.render.renderer import Renderer, Snippets
+from proxygen.proxy.render.viewing import Surroundings
 from proxygen.settings import NginxSettings
-from proxygen.templating import Block, Templates
-from proxygen.viewing import Surroundings
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
@@ -104,8 +104,8 @@ async def gate(
         seen.append(tuple(file.path.partition("-")[2] for file in rendered.files))
         return await try_candidate(rendered, staged, **more)
 
-    monkeypatch.setattr("proxygen.nginx.trial._QUICK", 0.0)
-    monkeypatch.setattr("proxygen.nginx.trial.try_candidate", watched)
+    monkeypatch.setattr("proxygen.proxy.check.syntax._QUICK", 0.0)
+    monkeypatch.setattr("proxygen.proxy.check.syntax.try_candidate", watched)
     return SecondGate(settings=settings, binary=binary, conf=conf, own_upstreams=False), seen
 
 

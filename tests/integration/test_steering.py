@@ -16,11 +16,11 @@ import aiohttp
 import pytest
 
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import ConflictingWrite, ConsulUnreachable
-from proxygen.plan.types import Policy
+from proxygen.kit.errors import ConflictingWrite, ConsulUnreachable
+from proxygen.proxy.plan.types import Policy
+from proxygen.proxy.rollout.steering import Steering
 from proxygen.settings import ConsulSettings
-from proxygen.shares import Share
-from proxygen.steering import Steering
+from proxygen.tags.shares import Share
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.beside import beside_nginx

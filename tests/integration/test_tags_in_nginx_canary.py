@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from proxygen.model import ServiceName
-from proxygen.plan.service import ident_of, upstream_name
-from proxygen.shares import CANARY, STABLE
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan.service import ident_of, upstream_name
+from proxygen.tags.shares import CANARY, STABLE
 from tests.integration.site import LAYOUTS, Site
 
 pytestmark = LAYOUTS

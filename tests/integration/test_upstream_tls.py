@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from proxygen.errors import BadInput
-from proxygen.operator_files import read_authorities
+from proxygen.kit.errors import BadInput
+from proxygen.proxy.policy.operator_files import read_authorities
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.gateways import GrpcEcho

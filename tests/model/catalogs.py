@@ -8,7 +8,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
 
-from proxygen.model import Catalog, Health, Instance, ServiceName
+from proxygen.catalog import Catalog, Health, Instance, ServiceName
 from tests.corpora import hostile_tags, hostile_text
 from tests.plan.catalogs import catalog, instance
 

@@ -20,11 +20,11 @@ from unittest.mock import patch
 
 import crossplane
 
-from proxygen.errors import NginxUnavailable
-from proxygen.nginx import master, process, stamp
-from proxygen.nginx.master import Master, Workers
-from proxygen.nginx.process import Completed
-from proxygen.nginx.stamp import Stamp, parse_stamp
+from proxygen.kit.errors import NginxUnavailable
+from proxygen.proxy.nginx import master, process, stamp
+from proxygen.proxy.nginx.master import Master, Workers
+from proxygen.proxy.nginx.process import Completed
+from proxygen.proxy.nginx.stamp import Stamp, parse_stamp
 from tests.model.disk import Disk
 
 _READING: Final = 0.02

@@ -16,10 +16,10 @@ from typing import Final
 
 import pytest
 
-from proxygen.errors import ProxygenError
-from proxygen.memory import recall
-from proxygen.nginx.apply import Outcome
-from proxygen.nginx.publish import current
+from proxygen.kit.errors import ProxygenError
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.publish import current
+from proxygen.proxy.state.memory import recall
 from tests.model.world import World
 from tests.plan.catalogs import catalog, instance
 

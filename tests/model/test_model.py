@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxygen.errors import ProxygenError
-from proxygen.model import Catalog, Health
-from proxygen.nginx.apply import Outcome
-from proxygen.nginx.publish import current
+from proxygen.catalog import Catalog, Health
+from proxygen.kit.errors import ProxygenError
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.publish import current
 from tests.harness.examples import examples
 from tests.model.catalogs import BYSTANDERS, MISTYPED, PORTS, REFUSABLE, catalogs, host
 from tests.model.nginx_model import Loaded

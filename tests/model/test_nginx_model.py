@@ -16,7 +16,7 @@ from typing import Protocol
 
 import pytest
 
-from proxygen.nginx.stamp import PATH, Stamp
+from proxygen.proxy.nginx.stamp import PATH, Stamp
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.tools import NginxBinary

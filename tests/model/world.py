@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-from proxygen.aio import Latest
-from proxygen.errors import ProxygenError
-from proxygen.memory import recall
-from proxygen.model import Catalog
-from proxygen.nginx import check
-from proxygen.nginx.apply import Applied, Applier, Outcome
-from proxygen.nginx.check import Refusal, StructureGate
-from proxygen.nginx.publish import current, generations, hold_output, proven, read_generation
-from proxygen.nginx.stamp import STAMP_FILE
-from proxygen.pipeline import Drafted, open_pipeline
-from proxygen.reconcile import Reconciler
-from proxygen.render import Rendered
+from proxygen.catalog import Catalog
+from proxygen.kit.aio import Latest
+from proxygen.kit.errors import ProxygenError
+from proxygen.kit.templating import Templates
+from proxygen.proxy.apply.apply import Applied, Applier, Outcome
+from proxygen.proxy.apply.publish import current, generations, hold_output, proven, read_generation
+from proxygen.proxy.check import structure as check
+from proxygen.proxy.check.structure import Refusal, StructureGate
+from proxygen.proxy.loop import Reconciler
+from proxygen.proxy.nginx.stamp import STAMP_FILE
+from proxygen.proxy.pipeline import Drafted, open_pipeline
+from proxygen.proxy.render.renderer import Rendered
+from proxygen.proxy.state.memory import recall
 from proxygen.settings import Settings, load
-from proxygen.templating import Templates
 from tests.model.clock import simulated_time
 from tests.model.disk import Death, Disk
 from tests.model.nginx_model import Faults, Loaded, NginxModel, in_place_of_nginx
@@ -103,8 +103,8 @@ class World:
         self.loop: Final = self._stack.enter_context(simulated_time())
         self.nginx: Final = NginxModel(self.loop, conf, self.directory / "error.log", self.disk)
         self._stack.enter_context(in_place_of_nginx(self.nginx))
-        self._stack.enter_context(patch("proxygen.pipeline.Templates", _TEMPLATES))
-        self._stack.enter_context(patch("proxygen.nginx.check._parse", _parse))
+        self._stack.enter_context(patch("proxygen.proxy.pipeline.Templates", _TEMPLATES))
+        self._stack.enter_context(patch("proxygen.proxy.check.structure._parse", _parse))
         self.laws: Final = Laws(self)
         self._stack.enter_context(self.laws.watching())
         self._stack.enter_context(self.disk.watching())

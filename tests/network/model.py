@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from proxygen.consul.answers import Reply, refuse_failure
-from proxygen.errors import ConsulUnreachable
+from proxygen.kit.errors import ConsulUnreachable
 
 _WAIT: Final = 60.0
 _STEP: Final = 0.05

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from proxygen.errors import NetworkConfigError, NetworkError
+from proxygen.kit.errors import NetworkConfigError, NetworkError
 from proxygen.network.agent.backends import must_be_left
 from proxygen.network.agent.begin import choose_config
 from proxygen.network.agent.handover import Handover

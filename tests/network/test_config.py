@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import NetworkConfigError
+from proxygen.kit.errors import NetworkConfigError
 from proxygen.network.config import (
     Alloc,
     AwsVpc,

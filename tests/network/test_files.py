@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import NetworkConfigError, NetworkError
+from proxygen.kit.errors import NetworkConfigError, NetworkError
 from proxygen.network.files import (
     SubnetFile,
     hinted_subnet,

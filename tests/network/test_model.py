@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import ProxygenError
+from proxygen.kit.errors import ProxygenError
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
 from tests.harness.examples import examples

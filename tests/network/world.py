@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, cast
 
-from proxygen.errors import ProxygenError
+from proxygen.kit.errors import ProxygenError
 from proxygen.network.choice import Standing
 from proxygen.network.collect import Collector
 from proxygen.network.lease import SubnetLease

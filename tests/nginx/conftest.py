@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.nginx.binary import Binary
-from proxygen.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.proxy.nginx.binary import Binary
+from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.settings import NginxSettings
 
 ReadConf = Callable[[str], OperatorConf]

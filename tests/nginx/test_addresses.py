@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.nginx.addresses import Address, Occupied, OperatorServer, addresses, listen, occupied
-from proxygen.nginx.held import held_addresses, restart_needed
-from proxygen.nginx.master import Master
+from proxygen.proxy.apply.held import held_addresses, restart_needed
+from proxygen.proxy.nginx.addresses import Address, Occupied, OperatorServer, addresses, listen, occupied
+from proxygen.proxy.nginx.master import Master
 from tests.harness import process
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port

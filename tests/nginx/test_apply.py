@@ -11,14 +11,10 @@ from typing import Any
 
 import pytest
 
-from proxygen.errors import NginxUnavailable, OutputUnusable
-from proxygen.nginx import apply
-from proxygen.nginx.addresses import Address, addresses, listen
-from proxygen.nginx.apply import Applied, Applier, Checked, Outcome
-from proxygen.nginx.binary import Binary, inspect_binary
-from proxygen.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.nginx.master import Master
-from proxygen.nginx.publish import (
+from proxygen.kit.errors import NginxUnavailable, OutputUnusable
+from proxygen.proxy.apply import apply
+from proxygen.proxy.apply.apply import Applied, Applier, Checked, Outcome
+from proxygen.proxy.apply.publish import (
     Staged,
     current,
     generations,
@@ -30,7 +26,11 @@ from proxygen.nginx.publish import (
     stage,
     switch,
 )
-from proxygen.nginx.stamp import STAMP_FILE, Stamp
+from proxygen.proxy.nginx.addresses import Address, addresses, listen
+from proxygen.proxy.nginx.binary import Binary, inspect_binary
+from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
+from proxygen.proxy.nginx.master import Master
+from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
 from tests.model.world import STAMP, World
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import NginxUnavailable
-from proxygen.nginx.binary import inspect_binary, parse_version_output
+from proxygen.kit.errors import NginxUnavailable
+from proxygen.proxy.nginx.binary import inspect_binary, parse_version_output
 from proxygen.settings import NginxSettings
 
 _DEBIAN = """\

@@ -6,12 +6,12 @@ from itertools import count
 
 import pytest
 
-from proxygen.nginx.blame import Blame
-from proxygen.nginx.messages import Message
-from proxygen.render import Renderer, Snippets
-from proxygen.rendered import Rendered
-from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
+from proxygen.kit.templating import Templates
+from proxygen.proxy.check.blame import Blame
+from proxygen.proxy.check.messages import Message
+from proxygen.proxy.render.rendered import Rendered
+from proxygen.proxy.render.renderer import Renderer, Snippets
+from proxygen.proxy.render.viewing import Surroundings
 from tests.nginx.conftest import ReadConf
 from tests.plan.catalogs import instance, plan
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import CheckRefused, TemplateError
-from proxygen.nginx.check import StructureGate
-from proxygen.plan.types import Plan
-from proxygen.render import Rendered, RenderedFile, Renderer, Snippets, Unit
+from proxygen.kit.errors import CheckRefused, TemplateError
+from proxygen.kit.templating import Block, Templates
+from proxygen.proxy.check.structure import StructureGate
+from proxygen.proxy.plan.types import Plan
+from proxygen.proxy.render.renderer import Rendered, RenderedFile, Renderer, Snippets, Unit
+from proxygen.proxy.render.viewing import Surroundings
 from proxygen.tags import Host
 from proxygen.tags import Path as RoutePath
-from proxygen.templating import Block, Templates
-from proxygen.viewing import Surroundings
 from tests import golden
 from tests.plan.catalogs import instance, plan
 
@@ -187,7 +187,7 @@ def test_operators_snippets_pass_with_what_they_say() -> None:
 def test_shapes_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service whose time-out changes for ever must not fill the memory with what it once looked like."""
     most, services = 200, 60
-    for module in ("proxygen.twins", "proxygen.nginx.check"):
+    for module in ("proxygen.proxy.render.twins", "proxygen.proxy.check.structure"):
         monkeypatch.setattr(f"{module}.MAX_SHAPES", most)
     renderer, gate = Renderer(Templates(), Surroundings(), Snippets()), StructureGate(own_templates=False)
     for round_ in range(5):

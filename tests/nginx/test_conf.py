@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import BadInput
-from proxygen.nginx.binary import Binary
-from proxygen.nginx.conf import MAP_SIZES, ConfSource
+from proxygen.kit.errors import BadInput
+from proxygen.proxy.nginx.binary import Binary
+from proxygen.proxy.nginx.conf import MAP_SIZES, ConfSource
 from proxygen.settings import NginxSettings
 from tests.harness.tools import NginxBinary
 from tests.nginx.conftest import ReadConf

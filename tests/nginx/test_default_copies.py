@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.nginx.addresses import occupied
-from proxygen.nginx.conf import OperatorConf
-from proxygen.nginx.default_copies import DefaultCopies, copy_defaults
-from proxygen.nginx.tokens import end_of, read_directives
+from proxygen.proxy.nginx.addresses import occupied
+from proxygen.proxy.nginx.conf import OperatorConf
+from proxygen.proxy.nginx.default_copies import DefaultCopies, copy_defaults
+from proxygen.proxy.nginx.tokens import end_of, read_directives
 from tests.nginx.conftest import ReadConf
 
 pytestmark = pytest.mark.incident("T35")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import OutputUnusable
-from proxygen.nginx import disk
-from proxygen.nginx.disk import explained, is_mounted, write_atomically
+from proxygen.kit import disk
+from proxygen.kit.disk import explained, is_mounted, write_atomically
+from proxygen.kit.errors import OutputUnusable
 
 
 @pytest.mark.parametrize(

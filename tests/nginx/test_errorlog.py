@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from proxygen.nginx.errorlog import LogTail
+from proxygen.proxy.nginx.errorlog import LogTail
 
 
 def _line(level: str, text: str, pid: int = 7) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.nginx.globbing import find, has_magic
+from proxygen.proxy.nginx.globbing import find, has_magic
 
 NAMES = (
     *("a.conf", "b.conf", "B.conf", "ab.conf", "1.conf", "22.conf", ".hidden.conf", "#a.conf#", "a.conf~"),

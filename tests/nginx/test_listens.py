@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proxygen.nginx.listens import listens_of
+from proxygen.proxy.nginx.listens import listens_of
 
 HTTP = """\
 server {

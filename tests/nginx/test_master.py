@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxygen.errors import NginxUnavailable
-from proxygen.nginx import master
-from proxygen.nginx.binary import Binary
-from proxygen.nginx.conf import OperatorConf
-from proxygen.nginx.master import Master, Workers, find_master, is_alive, send_reload, workers
+from proxygen.kit.errors import NginxUnavailable
+from proxygen.proxy.nginx import master
+from proxygen.proxy.nginx.binary import Binary
+from proxygen.proxy.nginx.conf import OperatorConf
+from proxygen.proxy.nginx.master import Master, Workers, find_master, is_alive, send_reload, workers
 from tests.nginx.conftest import ReadConf
 
 WORKER = "nginx: worker process"

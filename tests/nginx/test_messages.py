@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxygen.nginx.messages import Message, new_messages, read_messages
+from proxygen.proxy.check.messages import Message, new_messages, read_messages
 
 
 def warn(text: str, file: str = "", line: int = 0) -> Message:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxygen.nginx.names import hosts_of
-from proxygen.nginx.tokens import read_directives
+from proxygen.proxy.nginx.names import hosts_of
+from proxygen.proxy.nginx.tokens import read_directives
 
 
 @pytest.mark.incident("T36")

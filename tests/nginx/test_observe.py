@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.nginx import observe
-from proxygen.nginx.errorlog import LogTail
-from proxygen.nginx.master import Master, Workers
-from proxygen.nginx.observe import Before, Proven, Unproven, prove
-from proxygen.nginx.stamp import Stamp
+from proxygen.proxy.apply import observe
+from proxygen.proxy.apply.observe import Before, Proven, Unproven, prove
+from proxygen.proxy.nginx.errorlog import LogTail
+from proxygen.proxy.nginx.master import Master, Workers
+from proxygen.proxy.nginx.stamp import Stamp
 from proxygen.settings import ReloadSettings
 from tests.model.clock import simulated_time
 

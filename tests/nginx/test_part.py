@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from proxygen.model import Health, Instance
-from proxygen.nginx.part import COMMON, UPSTREAMS, new_part
-from proxygen.render import Renderer, Snippets
-from proxygen.rendered import Rendered
-from proxygen.templating import Templates
-from proxygen.viewing import Surroundings
+from proxygen.catalog import Health, Instance
+from proxygen.kit.templating import Templates
+from proxygen.proxy.check.part import COMMON, UPSTREAMS, new_part
+from proxygen.proxy.render.rendered import Rendered
+from proxygen.proxy.render.renderer import Renderer, Snippets
+from proxygen.proxy.render.viewing import Surroundings
 from tests.plan.catalogs import instance, plan
 
 WEB = "route=web.example.com"

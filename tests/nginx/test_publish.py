@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import OutputUnusable
-from proxygen.nginx.publish import (
+from proxygen.kit.errors import OutputUnusable
+from proxygen.proxy.apply.publish import (
     Output,
     current,
     discard,
@@ -31,7 +31,7 @@ from proxygen.nginx.publish import (
     switch,
     write_files,
 )
-from proxygen.nginx.stamp import Stamp
+from proxygen.proxy.nginx.stamp import Stamp
 
 
 @pytest.fixture
@@ -223,8 +223,8 @@ _CHECKOUT = Path(__file__).parents[2]
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
-from proxygen.nginx.publish import *
-from proxygen.nginx.stamp import Stamp
+from proxygen.proxy.apply.publish import *
+from proxygen.proxy.nginx.stamp import Stamp
 
 directory, fatal = Path(sys.argv[1]), int(sys.argv[2])
 STEPS = {"open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "os.listdir"}

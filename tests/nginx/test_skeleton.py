@@ -8,7 +8,7 @@ from typing import Any
 import crossplane
 import pytest
 
-from proxygen.nginx.skeleton import difference, forbidden, skeleton
+from proxygen.proxy.check.skeleton import difference, forbidden, skeleton
 
 Parse = Any
 

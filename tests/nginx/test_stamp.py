@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.nginx.stamp import Stamp, parse_stamp, read_stamp, stamp_text
+from proxygen.proxy.nginx.stamp import Stamp, parse_stamp, read_stamp, stamp_text
 
 _STAMP = Stamp(generation=42, digest="0123456789abcdef")
 
@@ -51,7 +51,7 @@ async def _answering(path: Path, *parts: bytes, hold: bool = False) -> AsyncIter
 
 async def test_an_answer_may_come_in_parts(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A machine under load takes its time; what is meant here is what is read.
-    monkeypatch.setattr("proxygen.nginx.stamp._PATIENCE", 30)
+    monkeypatch.setattr("proxygen.proxy.nginx.stamp._PATIENCE", 30)
     async with _answering(short_directory, b"HTTP/1.1 200 OK\r\n\r\n42 0123", b"456789abcdef\n") as address:
         assert await read_stamp(address) == _STAMP
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxygen.nginx.tokens import Directive, Unreadable, quote, read_directives
+from proxygen.proxy.nginx.tokens import Directive, Unreadable, quote, read_directives
 
 
 def _named(text: str, name: str) -> Directive:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import BadInput
-from proxygen.nginx.binary import Binary
-from proxygen.nginx.conf import read_operator_conf
-from proxygen.nginx.wrapper import operators_names, write_wrapper
+from proxygen.kit.errors import BadInput
+from proxygen.proxy.check.wrapper import operators_names, write_wrapper
+from proxygen.proxy.nginx.binary import Binary
+from proxygen.proxy.nginx.conf import read_operator_conf
 from proxygen.settings import NginxSettings
 from tests.nginx.conftest import ReadConf
 

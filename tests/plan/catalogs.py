@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from proxygen.model import Catalog, Instance, ServiceName
-from proxygen.plan import plan_routes
-from proxygen.plan.types import Memory, Plan, Policy, RouteClaim, Service, Upstream
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.proxy.plan import plan_routes
+from proxygen.proxy.plan.types import Memory, Plan, Policy, RouteClaim, Service, Upstream
 
 
 def instance(service: str, number: int, *tags: str, prefix: str = "proxygen", **fields: Any) -> Instance:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import TagError
-from proxygen.model import Health, Instance, ServiceName
-from proxygen.plan import Planner
-from proxygen.plan.admission import MAX_TRIALS, NO_PAST, admit
-from proxygen.plan.bounds import Bounds
-from proxygen.plan.members import Member
-from proxygen.plan.types import (
+from proxygen.catalog import Health, Instance, ServiceName
+from proxygen.kit.errors import TagError
+from proxygen.proxy.plan import Planner
+from proxygen.proxy.plan.admission import MAX_TRIALS, NO_PAST, admit
+from proxygen.proxy.plan.bounds import Bounds
+from proxygen.proxy.plan.members import Member
+from proxygen.proxy.plan.types import (
     GoodTags,
     InstanceState,
     Memory,
@@ -26,7 +26,7 @@ from proxygen.plan.types import (
     Service,
     ServiceState,
 )
-from proxygen.plan.unusable import NAMED, describe_all
+from proxygen.proxy.plan.unusable import NAMED, describe_all
 from proxygen.tags import Protocol
 from tests.corpora import hostile_tags
 from tests.plan.catalogs import catalog, instance, plan, routes, service, upstream

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import TagError
-from proxygen.model import Catalog, Instance, ServiceName
-from proxygen.plan import Planner, members
-from proxygen.plan.bounds import Bounds, check_tags, within
-from proxygen.plan.types import GoodTags, InstanceState, Memory, Policy, PortClaim, RouteClaim, Service
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.kit.errors import TagError
+from proxygen.proxy.plan import Planner, members
+from proxygen.proxy.plan.bounds import Bounds, check_tags, within
+from proxygen.proxy.plan.types import GoodTags, InstanceState, Memory, Policy, PortClaim, RouteClaim, Service
 from proxygen.settings import BoundsSettings
 from proxygen.tags import lint_tags, texts
 from tests.plan.catalogs import catalog, instance, plan, service

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.model import ServiceName
-from proxygen.plan.bounds import Bounds
-from proxygen.plan.buckets import alike, crowded, key
-from proxygen.plan.types import Memory, RouteClaim
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan.bounds import Bounds
+from proxygen.proxy.plan.buckets import alike, crowded, key
+from proxygen.proxy.plan.types import Memory, RouteClaim
 from tests.harness.harms import colliding
 from tests.plan.catalogs import instance, plan
 

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import pytest
 
-from proxygen.model import ServiceName
-from proxygen.plan.certificates import certificate_for, choose_certificates
-from proxygen.plan.types import (
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan.certificates import certificate_for, choose_certificates
+from proxygen.proxy.plan.types import (
     Certificate,
     CertificateIndex,
     Claim,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.model import Health, ServiceName
-from proxygen.plan.claims import Grounds, settle_claims
-from proxygen.plan.reserved import reservations
-from proxygen.plan.types import Memory, Policy, PortClaim, RouteClaim
+from proxygen.catalog import Health, ServiceName
+from proxygen.proxy.plan.claims import Grounds, settle_claims
+from proxygen.proxy.plan.reserved import reservations
+from proxygen.proxy.plan.types import Memory, Policy, PortClaim, RouteClaim
 from tests.plan.catalogs import instance, plan, routes
 
 APP = "route=app.example.com"

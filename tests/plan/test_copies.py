@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.model import ServiceName
-from proxygen.plan import Planner
-from proxygen.plan.bounds import Bounds
-from proxygen.plan.copies import is_covered
-from proxygen.plan.types import Copy, Memory, Plan, Policy, RouteClaim
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan import Planner
+from proxygen.proxy.plan.bounds import Bounds
+from proxygen.proxy.plan.copies import is_covered
+from proxygen.proxy.plan.types import Copy, Memory, Plan, Policy, RouteClaim
 from proxygen.tags import Path
 from tests.plan.catalogs import catalog, instance, plan, routes, service
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.model import Health, Instance, ServiceName
-from proxygen.plan import plan_routes
-from proxygen.plan.difference import MOST_NAMED, difference
-from proxygen.plan.types import Plan, Policy, Service
+from proxygen.catalog import Health, Instance, ServiceName
+from proxygen.proxy.plan import plan_routes
+from proxygen.proxy.plan.difference import MOST_NAMED, difference
+from proxygen.proxy.plan.types import Plan, Policy, Service
 from tests.plan.catalogs import catalog, instance, plan
 
 WEB = instance("web", 1, "route=web.example.com")

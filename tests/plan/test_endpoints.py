@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import TagError
-from proxygen.model import ServiceName
-from proxygen.plan import Planner
-from proxygen.plan.endpoints import embedded, endpoint_of, is_own
-from proxygen.plan.types import Endpoint, Memory, Plan, Policy, PortClaim, Quarantine, ServiceState
+from proxygen.catalog import ServiceName
+from proxygen.kit.errors import TagError
+from proxygen.proxy.plan import Planner
+from proxygen.proxy.plan.endpoints import embedded, endpoint_of, is_own
+from proxygen.proxy.plan.types import Endpoint, Memory, Plan, Policy, PortClaim, Quarantine, ServiceState
 from proxygen.settings import ProxySettings
 from tests.plan.catalogs import catalog, instance, plan, service
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from proxygen.model import Health, Instance, ServiceName
-from proxygen.plan import Planner, plan_routes
-from proxygen.plan.types import InstanceState, Memory, Policy, Service, ServiceState
+from proxygen.catalog import Health, Instance, ServiceName
+from proxygen.proxy.plan import Planner, plan_routes
+from proxygen.proxy.plan.types import InstanceState, Memory, Policy, Service, ServiceState
 from tests.plan.catalogs import addresses, catalog, instance, service, shares, upstream
 
 WEB = ("route=web.example.com", "failover=dc2,dc3")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.plan.types import Certificate, Policy
+from proxygen.proxy.plan.types import Certificate, Policy
 from tests.plan.catalogs import instance, plan, routes
 
 

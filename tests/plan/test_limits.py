@@ -6,11 +6,20 @@ from ipaddress import ip_address
 
 import pytest
 
-from proxygen.model import Catalog, Instance, ServiceName
-from proxygen.plan import plan_routes
-from proxygen.plan.bounds import Bounds
-from proxygen.plan.service import MAX_HASH_WEIGHT_SUM
-from proxygen.plan.types import Certificate, Endpoint, Plan, Policy, PortClaim, Quarantine, RouteClaim, ServiceState
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.proxy.plan import plan_routes
+from proxygen.proxy.plan.bounds import Bounds
+from proxygen.proxy.plan.service import MAX_HASH_WEIGHT_SUM
+from proxygen.proxy.plan.types import (
+    Certificate,
+    Endpoint,
+    Plan,
+    Policy,
+    PortClaim,
+    Quarantine,
+    RouteClaim,
+    ServiceState,
+)
 
 SHOP = ServiceName("shop")
 BLOG = ServiceName("blog")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from proxygen.model import Health
-from proxygen.plan.members import Member, addresses, asks, judge, report
-from proxygen.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
+from proxygen.catalog import Health
+from proxygen.proxy.plan.members import Member, addresses, asks, judge, report
+from proxygen.proxy.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
 from tests.plan.catalogs import instance
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.model import ServiceName
-from proxygen.plan import Planner
-from proxygen.plan.types import Memory, Plan, Policy, RouteClaim
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan import Planner
+from proxygen.proxy.plan.types import Memory, Plan, Policy, RouteClaim
 from tests.plan.catalogs import catalog, instance, plan, routes, service
 
 WHOLE = Policy(hosts_whole=True)

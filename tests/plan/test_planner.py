@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxygen.model import Catalog, ServiceName
-from proxygen.plan import Planner, plan_routes
-from proxygen.plan.types import Memory, Plan, Policy, PortClaim, Quarantine, RouteClaim, ServiceState
+from proxygen.catalog import Catalog, ServiceName
+from proxygen.proxy.plan import Planner, plan_routes
+from proxygen.proxy.plan.types import Memory, Plan, Policy, PortClaim, Quarantine, RouteClaim, ServiceState
 from tests.plan.catalogs import catalog, instance, plan, routes, service, shares
 
 WEB, SHOP, DB = ServiceName("web"), ServiceName("shop"), ServiceName("db")

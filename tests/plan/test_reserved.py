@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.model import Health, ServiceName
-from proxygen.plan import Planner, plan_routes, reserved
-from proxygen.plan.reserved import reservations, reserved_hosts
-from proxygen.plan.types import Certificate, Memory, Plan, Policy, Quarantine, RouteClaim, VirtualServer
+from proxygen.catalog import Health, ServiceName
+from proxygen.proxy.plan import Planner, plan_routes, reserved
+from proxygen.proxy.plan.reserved import reservations, reserved_hosts
+from proxygen.proxy.plan.types import Certificate, Memory, Plan, Policy, Quarantine, RouteClaim, VirtualServer
 from tests.plan.catalogs import catalog, instance, plan, routes, service
 
 POLICY = Policy(claims={"app.example.com": ("web",), "*.shop.example.com": ("shop-*",)})

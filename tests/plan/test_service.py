@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.model import Health, ServiceName
-from proxygen.plan.bounds import Bounds
-from proxygen.plan.service import (
+from proxygen.catalog import Health, ServiceName
+from proxygen.proxy.plan.bounds import Bounds
+from proxygen.proxy.plan.service import (
     MAX_HASH_WEIGHT_SUM,
     MAX_WEIGHT_SUM,
     ident_of,
     plan_service,
     upstream_name,
 )
-from proxygen.plan.types import Certificate, InstanceState, Policy, PortClaim, RouteClaim, Service, ServiceState
-from proxygen.shares import WHOLE
+from proxygen.proxy.plan.types import Certificate, InstanceState, Policy, PortClaim, RouteClaim, Service, ServiceState
 from proxygen.tags import Protocol
+from proxygen.tags.shares import WHOLE
 from tests.plan.catalogs import addresses, instance, plan, routes, service, shares, upstream
 
 WEB = "route=web.example.com"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration.address import Interface, check_form, choose_address, default_address, interfaces, route_to
 
 

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 
 from proxygen.consul.client import ConsulClient
-from proxygen.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable
 from proxygen.registration.agent import Agent
 from proxygen.registration.live import set_tags
 from proxygen.settings import ConsulSettings

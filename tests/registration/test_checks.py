@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration import Check, GrpcCheck, HttpCheck, TcpCheck, TtlCheck
 
 

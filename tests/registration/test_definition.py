@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration.definition import Definition, read_definitions
 
 WEB = Definition(name="web", tags=("a", "b"), meta=(("k", "v"),))

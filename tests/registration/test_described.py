@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration.described import describe
 from proxygen.registration.service import Service
 from tests.registration.containers import POLICY, container

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from proxygen.errors import BadInput
+from proxygen.kit.errors import BadInput
 from proxygen.registration.docker import _own_id, require_library
 
 ID = "0123456789abcdef" * 4

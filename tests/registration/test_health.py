@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxygen.model import Health
+from proxygen.catalog import Health
 from proxygen.registration.health import ALIVE, HealthProbe
 
 

@@ -9,7 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from proxygen.errors import ConsulUnreachable
+from proxygen.kit.errors import ConsulUnreachable
 from proxygen.registration import HttpCheck, TcpCheck, TtlCheck
 from proxygen.registration.agent import Agent
 from proxygen.registration.lease import LEAVING, LOOK, Lease

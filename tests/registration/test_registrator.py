@@ -12,8 +12,8 @@ from typing import Any, Self, cast
 import pytest
 from structlog.testing import capture_logs
 
-from proxygen.errors import ConsulUnreachable
-from proxygen.model import Health
+from proxygen.catalog import Health
+from proxygen.kit.errors import ConsulUnreachable
 from proxygen.registration.agent import Agent
 from proxygen.registration.containers import Container
 from proxygen.registration.described import OWNER

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxygen.errors import BadInput, TagError
+from proxygen.kit.errors import BadInput, TagError
 from proxygen.registration import HttpCheck, ProxyTags, Registration, TcpCheck, TtlCheck, Weights
 from proxygen.registration.service import (
     Announcement,

@@ -14,10 +14,10 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 from textual.worker import get_current_worker
 
-from proxygen.admin.client import AdminClient, connect
-from proxygen.admin.report import State
-from proxygen.admin.server import serving
-from proxygen.events import Kind
+from proxygen.proxy.admin.client import AdminClient, connect
+from proxygen.proxy.admin.report import State
+from proxygen.proxy.admin.server import serving
+from proxygen.proxy.record.events import Kind
 from proxygen.settings import AdminSettings
 from proxygen.top.app import Generations, Service, Top
 from tests.admin.sidecar import STATUS, WEB, RememberingSidecar

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxygen.admin.report import State
-from proxygen.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
-from proxygen.admin.traffic_report import HistoryReport, TrafficReport
+from proxygen.proxy.admin.report import State
+from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
+from proxygen.proxy.admin.traffic_report import HistoryReport, TrafficReport
 from proxygen.top.rows import (
     COLUMNS,
     INSTANCE_COLUMNS,

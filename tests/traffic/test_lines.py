@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.traffic.lines import Line, parse
+from proxygen.proxy.traffic.lines import Line, parse
 
 HEADER = b"<190>Nov 24 03:14:29 proxygen: "
 

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxygen.errors import SettingsError
+from proxygen.kit.errors import SettingsError
+from proxygen.proxy.traffic import listener as module
+from proxygen.proxy.traffic import lost as lost_module
+from proxygen.proxy.traffic.listener import Listener, Pace, listening
+from proxygen.proxy.traffic.lost import LostLines
+from proxygen.proxy.traffic.place import Place, obstacle, place_of
+from proxygen.proxy.traffic.tally import Tally, Target
 from proxygen.settings import Settings
-from proxygen.traffic import listener as module
-from proxygen.traffic import lost as lost_module
-from proxygen.traffic.listener import Listener, Pace, listening
-from proxygen.traffic.lost import LostLines
-from proxygen.traffic.place import Place, obstacle, place_of
-from proxygen.traffic.tally import Tally, Target
 from tests.harness.process import wait_until
 
 LINE = b"<190>Nov 24 03:14:29 proxygen: 10000 http://web_s 200 0.001"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.shares import WHOLE, Share
-from proxygen.traffic.tally import BOUNDS, STEP, STEPS, Figures, Tally, Target
+from proxygen.proxy.traffic.tally import BOUNDS, STEP, STEPS, Figures, Tally, Target
+from proxygen.tags.shares import WHOLE, Share
 
 TARGETS: dict[str, Target] = {
     "web": Target(("web", "")),

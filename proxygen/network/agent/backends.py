@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from proxygen.errors import NetworkConfigError
+from proxygen.kit.errors import NetworkConfigError
 from proxygen.network import config as configured
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.config import NetworkConfig

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Final
 
-from proxygen.errors import NetworkConfigError
+from proxygen.kit.errors import NetworkConfigError
 from proxygen.network.agent.known import Known
 from proxygen.network.config import Alloc, FrrBgp, FrrOspf, NetworkConfig
 from proxygen.network.kernel.netlink import Reached

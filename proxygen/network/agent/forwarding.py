@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from proxygen.log import get_logger
+from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
 

@@ -7,8 +7,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
-from proxygen.errors import NetworkConfigError, NetworkError
-from proxygen.log import get_logger
+from proxygen.kit.errors import NetworkConfigError, NetworkError
+from proxygen.kit.log import get_logger
 from proxygen.network.docker import DockerVersion, daemon_flags, docker_options
 from proxygen.network.files import SubnetFile, hinted_subnet, write_docker_opts_env, write_file, write_subnet_env
 from proxygen.settings import NetworkSettings

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
-from proxygen.aio import start_eternal
-from proxygen.errors import CatalogUnavailable, NetworkConfigError
-from proxygen.log import get_logger
+from proxygen.kit.aio import start_eternal
+from proxygen.kit.errors import CatalogUnavailable, NetworkConfigError
+from proxygen.kit.log import get_logger
 from proxygen.network.agent.backends import is_same_plane, make_backend, must_be_left
 from proxygen.network.agent.begin import identify, name_of, store_of, terms_of, wish_of
 from proxygen.network.agent.forwarding import report_strict_filter

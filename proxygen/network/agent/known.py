@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from proxygen.errors import NetworkConfigError
+from proxygen.kit.errors import NetworkConfigError
 from proxygen.network.agent.place import write_whole
 from proxygen.network.config import NetworkConfig, parse_config
 from proxygen.network.fabric import Member

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Final
 
-from proxygen.errors import ConflictingWrite, NetworkError
-from proxygen.log import get_logger
+from proxygen.kit.errors import ConflictingWrite, NetworkError
+from proxygen.kit.log import get_logger
 from proxygen.network.agent.backends import make_backend, outlives_us
 from proxygen.network.agent.begin import identify, name_of, store_of, terms_of, wish_of
 from proxygen.network.agent.known import recall_known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from proxygen.metrics import Family, Reading, one
+from proxygen.kit.metrics import Family, Reading, one
 from proxygen.network.agent.status import AgentStatus, State
 from proxygen.network.choice import Standing
 

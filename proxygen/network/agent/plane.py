@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
-from proxygen.aio import Latest, Pace
-from proxygen.errors import ProxygenError
-from proxygen.log import get_logger
+from proxygen.kit.aio import Latest, Pace
+from proxygen.kit.errors import ProxygenError
+from proxygen.kit.log import get_logger
 from proxygen.network.agent.forwarding import let_forward
 from proxygen.network.agent.status import CarryStatus
 from proxygen.network.fabric import Backend, Fabric, Underlay

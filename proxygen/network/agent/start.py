@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv4Network
 from typing import Final
 
-from proxygen.aio import retrying
 from proxygen.consul.ledger import stay_away
-from proxygen.errors import CatalogUnavailable, NetworkConfigError, NetworkError
-from proxygen.log import get_logger
+from proxygen.kit.aio import retrying
+from proxygen.kit.errors import CatalogUnavailable, NetworkConfigError, NetworkError
+from proxygen.kit.log import get_logger
 from proxygen.network.agent.begin import choose_config, networks_of_others
 from proxygen.network.agent.known import Known
 from proxygen.network.config import NetworkConfig, refuse_overlaps

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.agent.place import StateDirectory, write_whole
 
 BEAT: Final = 5.0

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from ipaddress import IPv4Network
 from typing import Any, Final
 
-from proxygen.errors import NetworkError, install_command
+from proxygen.kit.errors import NetworkError, install_command
 from proxygen.network import config as configured
 from proxygen.network.backends.aws_routes import (
     RouteStep,

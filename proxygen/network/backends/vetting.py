@@ -9,7 +9,7 @@ from hashlib import sha256
 from ipaddress import IPv4Network
 from typing import Final
 
-from proxygen.errors import quoted
+from proxygen.kit.errors import quoted
 from proxygen.network.fabric import Member, told
 
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Final
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network import config as configured
 from proxygen.network.backends.host_gw import route_to
 from proxygen.network.backends.on_kernel import KernelBackend

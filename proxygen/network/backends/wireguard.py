@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Final
 
-from proxygen.errors import NetworkConfigError, NetworkError, quoted
+from proxygen.kit.errors import NetworkConfigError, NetworkError, quoted
 from proxygen.network import config as configured
 from proxygen.network.backends.on_kernel import KernelBackend
 from proxygen.network.fabric import Fabric, Member, Underlay, check_host, told

@@ -11,14 +11,14 @@ from configparser import RawConfigParser
 from pathlib import Path
 from typing import Final
 
-from proxygen.errors import ProgramUnavailable
+from proxygen.kit.errors import ProgramUnavailable
+from proxygen.kit.programs import run
 from proxygen.network.docker import installed_docker
 from proxygen.network.doctor.facts import DockerFacts, FrrFacts, ManagerFacts, ModuleFacts, NetworkdFacts
 from proxygen.network.doctor.finding import Skipped, Unknown
 from proxygen.network.doctor.iptables import IPTABLES, read_iptables
 from proxygen.network.doctor.nft import read_nft
 from proxygen.network.doctor.packets import Chain, Ruleset
-from proxygen.programs import run
 from proxygen.settings import NetworkSettings
 
 _PATIENCE: Final = 20.0

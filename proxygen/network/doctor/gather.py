@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, TypeVar
 
-from proxygen.errors import CatalogUnavailable, NetworkConfigError, ProxygenError
+from proxygen.kit.errors import CatalogUnavailable, NetworkConfigError, ProxygenError
 from proxygen.network.config import FrrBgp, FrrOspf, Vxlan, WireGuard
 from proxygen.network.doctor import beside
 from proxygen.network.doctor.arp import who_has

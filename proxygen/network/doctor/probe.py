@@ -19,10 +19,10 @@ import asyncio
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
+from proxygen.kit.programs import run
 from proxygen.network.config import WireGuard
 from proxygen.network.doctor.facts import KernelFacts, ProbeFacts, Reached, Way
 from proxygen.network.fabric import Fabric, Member, Underlay
-from proxygen.programs import run
 
 _MOST: Final = 200
 """Members that are probed; of more, the report says how many were not."""

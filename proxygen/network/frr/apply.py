@@ -9,8 +9,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from proxygen.errors import NetworkError
-from proxygen.log import get_logger
+from proxygen.kit.errors import NetworkError
+from proxygen.kit.log import get_logger
 from proxygen.network.frr.daemons import Frr
 from proxygen.network.frr.design import BgpDesign, Design
 from proxygen.network.frr.render import render

@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 from ipaddress import IPv4Address
 from typing import ClassVar, Final
 
-from proxygen.errors import NetworkError
-from proxygen.log import get_logger
+from proxygen.kit.errors import NetworkError
+from proxygen.kit.log import get_logger
 from proxygen.network.fabric import Fabric, Underlay
 from proxygen.network.frr import apply
 from proxygen.network.frr.daemons import Frr, FrrPlace

@@ -10,9 +10,9 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
-from proxygen.errors import NetworkError, ProgramUnavailable
+from proxygen.kit.errors import NetworkError, ProgramUnavailable
+from proxygen.kit.programs import Completed, run
 from proxygen.network.frr.version import FrrVersion
-from proxygen.programs import Completed, run
 
 _ASKING: Final = 15.0
 _RELOADING: Final = 120.0

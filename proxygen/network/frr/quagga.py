@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from proxygen.kit.templating import Templates
 from proxygen.network.frr.design import BgpDesign, Design
 from proxygen.network.frr.version import FrrVersion
-from proxygen.templating import Templates
 
 LIKE: Final = FrrVersion(0, 0)
 """FRR began where Quagga was; it knows of OSPF what FRR knew before its first release."""

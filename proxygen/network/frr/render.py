@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
 
-from proxygen.errors import NetworkConfigError
+from proxygen.kit.errors import NetworkConfigError
+from proxygen.kit.templating import Templates, Word
 from proxygen.network import config as configured
 from proxygen.network.fabric import Fabric, Underlay
 from proxygen.network.frr import quagga
@@ -25,7 +26,6 @@ from proxygen.network.frr.design import (
     design_ospf,
 )
 from proxygen.network.frr.version import FrrVersion
-from proxygen.templating import Templates, Word
 
 Syntax = Literal["frr", "quagga"]
 _PASSIVE: Final = frozenset({Group.PASSIVE_PEER, Group.PASSIVE_CLIENT})

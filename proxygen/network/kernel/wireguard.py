@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pyroute2 import WireGuard
 from pyroute2.netlink.exceptions import NetlinkError
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 
 KEY_BYTES: Final = 32
 _NO_KEY: Final = b64encode(bytes(KEY_BYTES)).decode()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, TypeVar
 
-from proxygen.admin.report import (
+from proxygen.proxy.admin.report import (
     ApplyReport,
     ConsulReport,
     DiffReport,
@@ -19,7 +19,7 @@ from proxygen.admin.report import (
     State,
     StatusReport,
 )
-from proxygen.admin.service_report import (
+from proxygen.proxy.admin.service_report import (
     ConflictReport,
     InstanceReport,
     InstanceState,
@@ -29,9 +29,9 @@ from proxygen.admin.service_report import (
     VariantReport,
     VariantSummary,
 )
-from proxygen.admin.shares_report import ShareReport, SharesReport
-from proxygen.admin.traffic_report import HistoryReport, ListenerReport, TrafficReport
-from proxygen.events import Event, Kind
+from proxygen.proxy.admin.shares_report import ShareReport, SharesReport
+from proxygen.proxy.admin.traffic_report import HistoryReport, ListenerReport, TrafficReport
+from proxygen.proxy.record.events import Event, Kind
 
 T = TypeVar("T")
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from proxygen.admin.page.assets import Assets
-from proxygen.admin.page.handlers import CONTENT_SECURITY_POLICY
-from proxygen.admin.service_report import ServiceDetail, ServiceSummary
-from proxygen.errors import CatalogUnavailable, ConsulUnreachable
-from proxygen.events import Kind
-from proxygen.steering import Lever
+from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.proxy.admin.page.assets import Assets
+from proxygen.proxy.admin.page.handlers import CONTENT_SECURITY_POLICY
+from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary
+from proxygen.proxy.record.events import Kind
+from proxygen.proxy.rollout.steering import Lever
 from tests.admin.asking import Client, asking
 from tests.admin.page.reports import TROUBLED, WEB, summary
 from tests.admin.sidecar import RememberingSidecar

@@ -9,14 +9,14 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from proxygen.admin.page.assets import Assets
-from proxygen.admin.page.difference import difference_view
-from proxygen.admin.page.generations import time_line
-from proxygen.admin.page.overview import overview
-from proxygen.admin.page.service import service_view
-from proxygen.admin.page.steering import steering
-from proxygen.admin.page.views import event_views
-from proxygen.templating import HtmlTemplates
+from proxygen.kit.templating import HtmlTemplates
+from proxygen.proxy.admin.page.assets import Assets
+from proxygen.proxy.admin.page.difference import difference_view
+from proxygen.proxy.admin.page.generations import time_line
+from proxygen.proxy.admin.page.overview import overview
+from proxygen.proxy.admin.page.service import service_view
+from proxygen.proxy.admin.page.steering import steering
+from proxygen.proxy.admin.page.views import event_views
 from tests.admin.page.reports import (
     DIFFERENCE,
     EVENTS,

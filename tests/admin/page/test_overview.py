@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from proxygen.admin.page.overview import MOST_ROWS, Fact, Overview, overview
-from proxygen.admin.page.problems import MOST
-from proxygen.admin.page.views import Level
-from proxygen.admin.report import ApplyReport, ConsulReport, HoldReport, NginxReport, State, StatusReport, Told
-from proxygen.admin.service_report import Change, InstanceState, QuarantineReport, ServiceSummary
-from proxygen.admin.traffic_report import ListenerReport
+from proxygen.proxy.admin.page.overview import MOST_ROWS, Fact, Overview, overview
+from proxygen.proxy.admin.page.problems import MOST
+from proxygen.proxy.admin.page.views import Level
+from proxygen.proxy.admin.report import ApplyReport, ConsulReport, HoldReport, NginxReport, State, StatusReport, Told
+from proxygen.proxy.admin.service_report import Change, InstanceState, QuarantineReport, ServiceSummary
+from proxygen.proxy.admin.traffic_report import ListenerReport
 from tests.admin.page.reports import HEALTHY, NOW, TROUBLED, summary, traffic
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from proxygen.admin.page.service import MOST_INSTANCES, ServiceView, service_view
-from proxygen.admin.page.steering import Steering, steering
-from proxygen.admin.page.views import Level
-from proxygen.admin.service_report import InstanceState, ServiceDetail, VariantReport
+from proxygen.proxy.admin.page.service import MOST_INSTANCES, ServiceView, service_view
+from proxygen.proxy.admin.page.steering import Steering, steering
+from proxygen.proxy.admin.page.views import Level
+from proxygen.proxy.admin.service_report import InstanceState, ServiceDetail, VariantReport
 from tests.admin.page.reports import EVENTS, NOW, SHARES, WEB, history, instance
 
 

@@ -8,8 +8,8 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.admin.page.way import WIDTH, Node, Way, way
-from proxygen.admin.service_report import InstanceReport, InstanceState, ServiceDetail, VariantReport
+from proxygen.proxy.admin.page.way import WIDTH, Node, Way, way
+from proxygen.proxy.admin.service_report import InstanceReport, InstanceState, ServiceDetail, VariantReport
 from tests.admin.page.reports import WEB, instance
 
 instances = st.lists(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.admin.page import words
+from proxygen.proxy.admin.page import words
 from tests.admin.page.reports import NOW, traffic
 
 

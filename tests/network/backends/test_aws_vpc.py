@@ -22,7 +22,7 @@ from botocore.config import Config
 from botocore.stub import ANY, Stubber
 from moto.server import ThreadedMotoServer
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.backends import aws_vpc
 from proxygen.network.backends.aws_vpc import AwsVpcBackend, connect
 from proxygen.network.config import parse_config

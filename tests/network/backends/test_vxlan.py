@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.backends.vxlan import Device, plan_entries, refuse_strangers
 from proxygen.network.config import Vxlan as VxlanConfig
 from proxygen.network.kernel.state import GROUP, Forward, Link, Neighbour, Route, Vxlan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pyroute2.netlink.generic.wireguard import AsyncWireGuard, wgmsg
 
-from proxygen.errors import NetworkConfigError, NetworkError
+from proxygen.kit.errors import NetworkConfigError, NetworkError
 from proxygen.network.backends.wireguard import WireGuardBackend, plan_peers
 from proxygen.network.config import WireGuard
 from proxygen.network.fabric import Member

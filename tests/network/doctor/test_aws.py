@@ -13,7 +13,7 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.config import parse_config
 from proxygen.network.doctor.aws import read_aws
 from proxygen.network.doctor.facts import LeaseFacts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.frr.daemons import Frr, FrrPlace
 
 ONE, TWO = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")

@@ -7,11 +7,11 @@ import re
 import pytest
 from hypothesis import given, settings
 
-from proxygen.errors import NetworkConfigError, TemplateError
+from proxygen.kit.errors import NetworkConfigError, TemplateError
+from proxygen.kit.templating import Word, word
 from proxygen.network.fabric import Member
 from proxygen.network.frr.render import render_for
 from proxygen.network.frr.version import FrrVersion
-from proxygen.templating import Word, word
 from tests.harness.examples import examples
 from tests.network.frr import golden
 from tests.network.frr.fabrics import member, members, networks, seen_by, underlay

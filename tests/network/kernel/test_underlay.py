@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from proxygen.errors import NetworkError
+from proxygen.kit.errors import NetworkError
 from proxygen.network.kernel.state import GROUP, Address, Link, Route
 from proxygen.network.kernel.underlay import Wish, choose_underlay
 

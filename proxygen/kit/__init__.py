@@ -1,0 +1,1 @@
+"""What all of the package shares and knows no word of its domain."""

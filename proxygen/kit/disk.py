@@ -1,0 +1,76 @@
+"""Writing that survives a crash, and what an operator can do when the disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from proxygen.kit.errors import OutputUnusable
+
+_FULL: Final = "its file system is full; free some space"
+_NOT_A_DIRECTORY: Final = "it is a file, or lies below one; mount a directory, never a single file"
+_ADVICE: Final = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: "it is read-only; mount it writable",
+    errno.ENOTDIR: _NOT_A_DIRECTORY,
+    errno.EEXIST: _NOT_A_DIRECTORY,
+    errno.EBUSY: "a part of it is a mount point; mount the directory itself, never something in it",
+    errno.EXDEV: "a part of it is another file system; mount the directory itself, never something in it",
+    errno.ENOENT: "it, or a part of it, was taken away; start proxygen again once it is back",
+}
+
+
+@contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Turn an OSError into OutputUnusable that says what to do about ``directory``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputUnusable(f"{directory} cannot hold generations: {_advice(directory, error)}") from error
+
+
+def _advice(directory: Path, error: OSError) -> str:
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return (
+            f"uid {os.geteuid()} may not write {error.filename or directory} ({error.strerror}), or the file system "
+            f"has no symbolic links; give that uid a directory of a local file system"
+        )
+    reason = error.strerror or str(error)
+    return (
+        f"{_ADVICE[error.errno]} ({reason})" if error.errno in _ADVICE else f"{error.filename or directory}: {reason}"
+    )
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether something is mounted there. `os.path.ismount` does not see bind mounts within one file system."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return os.path.ismount(path)
+    escaped = str(path).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
+    return any(line.split(" ")[4] == escaped for line in mounts.splitlines())
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file whole, on disk when this returns: a reader sees the old content or the new, never a part."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(aside, path)
+    sync_directory(path.parent)

@@ -1,0 +1,1 @@
+"""The program that the package is named for: start reading at `loop`."""

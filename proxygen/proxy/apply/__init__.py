@@ -1,0 +1,1 @@
+"""From a candidate to what nginx runs: publish, reload, prove."""

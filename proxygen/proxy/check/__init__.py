@@ -1,0 +1,1 @@
+"""The two gates: the structure of a candidate, then `nginx -t`."""

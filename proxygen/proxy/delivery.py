@@ -1,0 +1,166 @@
+"""From a draft to what nginx serves: stage, second gate, publish, reload, proof. What is served is decided before."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from proxygen import __version__
+from proxygen.proxy.apply.apply import Applied, Applier, Checked, Outcome
+from proxygen.proxy.apply.publish import (
+    Generation,
+    Output,
+    current,
+    discard,
+    generations,
+    is_there,
+    next_number,
+    read_generation,
+    stage,
+)
+from proxygen.proxy.check.structure import Refusal
+from proxygen.proxy.nginx.conf import ConfSource, OperatorConf
+from proxygen.proxy.nginx.listens import listens
+from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, stamp_text
+from proxygen.proxy.pipeline import Drafted, Pipeline, Timings
+from proxygen.proxy.plan.types import Plan
+from proxygen.proxy.record.live_plans import FILE as SERVICES_FILE
+from proxygen.proxy.record.live_plans import encode_services
+from proxygen.proxy.render.renderer import Rendered
+from proxygen.settings import Settings
+
+_CERTIFICATES: Final = "certificates"
+"""In the manifest: the fingerprints of those that the generation names."""
+
+DIGEST_LENGTH: Final = 16
+"""Hexadecimal digits of a rendering's digest that stand in its stamp."""
+
+
+class Delivery:
+    """Delivers with one pipeline, whose nginx and files it uses; build a new one when the pipeline is another."""
+
+    def __init__(self, settings: Settings, output: Output, pipeline: Pipeline) -> None:
+        assert pipeline.binary is not None
+        self._output: Final = output
+        self.pipeline: Final = pipeline
+        self._conf: Final = ConfSource(settings.nginx, output.directory, pipeline.binary)
+        self._applier: Final = Applier(
+            output, pipeline.binary, nginx=settings.nginx, reload=settings.reload, keep=settings.output.keep
+        )
+        self._test_seconds = 0.0
+        self._has_judged = False
+        self.remarks: tuple[str, ...] = ()
+        """What nginx warned of, of the last candidate that passed; see `Verdict`."""
+
+    async def conf(self) -> OperatorConf:
+        """Return nginx.conf as it is now. Raise BadInput when it cannot be read."""
+        return await asyncio.to_thread(self._conf.read)
+
+    async def is_crowded(self) -> bool:
+        """Whether old workers leave little room for another reload."""
+        return self._applier.is_crowded(await self.conf())
+
+    def live_number(self) -> int | None:
+        return current(self._output.directory)
+
+    def is_live(self, rendered: Rendered) -> bool:
+        """Whether the live generation holds just this."""
+        live = self._live()
+        return live is not None and live.stamp.digest == self._digest(rendered)
+
+    async def finish_pending(self) -> Applied:
+        """A reload that a crash or an absent nginx left undone."""
+        live = self._live()
+        if live is not None and not self._tells_its_stamp(live):
+            # nginx.stamp was changed since: nobody can prove it, and the next generation replaces it.
+            return Applied(outcome=Outcome.UNCHANGED, generation=None)
+        return await self._applier.finish_pending(await self.conf(), test_seconds=self._test_seconds)
+
+    async def try_live(self, drafted: Drafted, timings: Timings) -> tuple[Refusal, ...]:
+        """Have a draft that is live judged where this pipeline has judged nothing yet: by files of the operator's that
+        may be others since, and by which nginx would start. Raises as `Pipeline.trial` does."""
+        live = self._live()
+        if self._has_judged or live is None:
+            return ()
+        return await self._pass_second_gate(drafted, live.path, timings)
+
+    async def deliver(self, drafted: Drafted, timings: Timings) -> Applied | tuple[Refusal, ...]:
+        """Carry a draft through the second gate and to nginx; refusals where the gate refused it.
+
+        Raise CheckRefused as `Pipeline.trial` does, NginxUnavailable and OutputUnusable as `Applier.apply` does.
+        """
+        digest = self._digest(drafted.rendered)
+        stamp = Stamp(generation=next_number(self._output), digest=digest)
+        files = {**self.pipeline.files_of(drafted.rendered, stamp), SERVICES_FILE: encode_services(drafted.plan)}
+        with timings.of("stage"):
+            staged = await asyncio.to_thread(stage, self._output, stamp, files)
+        try:
+            refusals = await self._pass_second_gate(drafted, staged.path, timings)
+        except BaseException:
+            discard(staged)
+            raise
+        if refusals:
+            discard(staged)
+            return refusals
+        checked = Checked(
+            staged=staged, manifest=_manifest(drafted.plan), listens=listens(files), test_seconds=self._test_seconds
+        )
+        applied = await self._applier.apply(checked, await self.conf())
+        if applied.outcome is Outcome.APPLIED:
+            await asyncio.to_thread(self._forget_copies)
+        return applied
+
+    def _forget_copies(self) -> None:
+        """Delete copies of certificates that no generation on disk names."""
+        if self.pipeline.copies is not None:
+            found = generations(self._output.directory)
+            self.pipeline.copies.collect(name for each in found for name in each.manifest.get(_CERTIFICATES, ()))
+
+    async def _pass_second_gate(self, drafted: Drafted, candidate: Path, timings: Timings) -> tuple[Refusal, ...]:
+        with timings.of("test"):
+            verdict = await self.pipeline.trial(drafted, candidate)
+        self._test_seconds = verdict.seconds
+        if not verdict.refusals:
+            self._has_judged, self.remarks = True, verdict.remarks
+        return verdict.refusals
+
+    def has(self, number: int) -> bool:
+        """Whether a generation is on disk, whole or not. Raise OSError where that cannot be seen."""
+        return is_there(self._output.directory, number)
+
+    def served_before(self) -> int | None:
+        """Return the generation that nginx was last seen to run beside the live one."""
+        return self._applier.served_before(self.live_number())
+
+    async def roll_back(self, number: int | None) -> Applied:
+        """Raise OutputUnusable where there is no such generation, NginxUnavailable where nginx cannot be asked."""
+        return await self._applier.roll_back(number, await self.conf(), test_seconds=self._test_seconds)
+
+    def _live(self) -> Generation | None:
+        number = self.live_number()
+        return read_generation(self._output.directory, number) if number is not None else None
+
+    def _digest(self, rendered: Rendered) -> str:
+        """Of all that nginx is given: the address at which it tells its stamp belongs to that, the number does not."""
+        stamp = self.pipeline.stamp_block(stamp_text(1, "0" * DIGEST_LENGTH))
+        return sha256(rendered.digest.encode() + stamp).hexdigest()[:DIGEST_LENGTH]
+
+    def _tells_its_stamp(self, generation: Generation) -> bool:
+        """Whether it does so where we would ask today."""
+        try:
+            written = (generation.path / STAMP_FILE).read_bytes()
+        except OSError:
+            return False
+        return written == self.pipeline.stamp_block(str(generation.stamp))
+
+
+def _manifest(plan: Plan) -> dict[str, object]:
+    """What a later reader wants to know of a generation without reading nginx's language."""
+    return {
+        "services": [service.name for service in plan.services if service.quarantine is None],
+        "quarantined": {quarantine.service: str(quarantine) for quarantine in plan.quarantined},
+        _CERTIFICATES: sorted({server.certificate.fingerprint for server in plan.servers if server.certificate}),
+        "proxygen": __version__,
+    }

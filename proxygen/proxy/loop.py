@@ -1,0 +1,298 @@
+"""The loop: start reading here.
+
+    catalog -> plan -> guard -> render -> first gate -> second gate -> publish -> reload -> proof -> outcome
+
+One slot holds the newest catalog. One task takes it, carries it through the stages and says how it ended; what
+arrives meanwhile coalesces behind it. Nothing that fails here ends the loop: what was live stays live, the reason is
+told, and the attempt is repeated with growing pauses. Files of the operator's that cannot be used leave those before
+in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final, NoReturn
+
+from proxygen.catalog import Catalog, ServiceName
+from proxygen.kit.aio import Latest, Pace
+from proxygen.kit.errors import CatalogUnavailable, ProxygenError, Refused
+from proxygen.kit.log import get_logger
+from proxygen.proxy.accepted import Accepted
+from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.apply.publish import Output
+from proxygen.proxy.guard.losses import Held
+from proxygen.proxy.passage import Passage, pinned_reason
+from proxygen.proxy.pipeline import Pipeline, Timings
+from proxygen.proxy.plan.types import Plan
+from proxygen.proxy.record.steps import Step, conclude, tell
+from proxygen.settings import Settings
+
+_log = get_logger(__name__)
+
+PATIENCE: Final = 5.0
+"""Seconds that a start waits for Consul before it goes on with the catalog on disk."""
+
+_Work = Callable[[Timings], Awaitable[Applied]]
+
+
+def _always() -> None:
+    """Let it happen, whatever is live by now."""
+
+
+class Reconciler:
+    """Owns the order of things between a catalog and a proven generation."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        output: Output,
+        pipeline: Pipeline,
+        catalogs: Latest[Catalog],
+        *,
+        is_fresh: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``is_fresh`` says whether Consul answers, so that what the catalog shows can be believed."""
+        self._settings: Final = settings
+        self._catalogs: Final = catalogs
+        self._accepted: Final = Accepted(settings, is_fresh=is_fresh)
+        self._passage: Final = Passage(
+            settings, output, pipeline, self._accepted, again=self._again, tell=self._tell_of
+        )
+        self._failures = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._due = asyncio.Event()
+        self._changed_at: float | None = None
+        """The monotonic time of the oldest change that no pass has done with; None where there is none."""
+        self._listeners: list[Callable[[Step], None]] = []
+        self.last: Step | None = None
+        self.live: int | None = None
+        """The generation that nginx was last seen to serve by this run: another one may be on its way."""
+        self.live_since: datetime | None = None
+        self.begun = 0
+        """How many catalogs, Consul's or the one on disk, a pass was begun with, one after the other."""
+        self.carried = 0
+        """How many of them were carried to an end, whatever it was."""
+        self.busy_since: float | None = None
+        """The monotonic time at which the pass began that is under way; None between passes."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self._passage.pipeline
+
+    @property
+    def plan(self) -> Plan | None:
+        """The newest plan, live or not."""
+        return self._passage.plan
+
+    @property
+    def catalog(self) -> Catalog | None:
+        """The newest catalog, whatever became of it."""
+        return self._catalogs.peek()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What nginx said of the newest candidate, and nobody is refused for."""
+        return self._passage.remarks
+
+    @property
+    def files_problem(self) -> str:
+        """Why the operator's files are not used as they are now; "" where they are."""
+        return self._passage.files_problem
+
+    @property
+    def flapping(self) -> frozenset[ServiceName]:
+        """Services that change too often, so that their newest state has to wait."""
+        return self._passage.flapping
+
+    @property
+    def pinned(self) -> int | None:
+        return self._accepted.pinned
+
+    @property
+    def held(self) -> Held | None:
+        """What is kept back of the newest plan, by the guard."""
+        return self._passage.held
+
+    @property
+    def held_since(self) -> datetime | None:
+        return self._passage.held_since
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """Why something is kept back of the newest plan; empty where nothing is."""
+        pin = pinned_reason(self.pinned) if self.pinned is not None else ""
+        return tuple(filter(None, (pin, self.held.reason if self.held else "")))
+
+    @property
+    def stale_since(self) -> datetime | None:
+        """When the catalog was saved that stands in for one of Consul's; None where Consul has given one."""
+        stored = self._accepted.stored
+        return stored.saved_at if stored is not None and self._catalogs.peek() is stored.catalog else None
+
+    def subscribe(self, listener: Callable[[Step], None]) -> None:
+        """Have every step told to ``listener`` too, which must not raise."""
+        self._listeners.append(listener)
+
+    # --- the loop
+
+    async def run(self) -> NoReturn:
+        """Reconcile until cancelled."""
+        try:
+            await asyncio.to_thread(self._accepted.take_up, self.pipeline, self._passage.live_number())
+        except Exception:
+            # A file that somebody wrote must not be what keeps us from starting.
+            _log.exception("stored catalog not used")
+        await self._finish_until_catalog()
+        reload = self._settings.reload
+        governor = Pace(burst=reload.burst, rate=1 / reload.interval if reload.interval else math.inf)
+        while True:
+            catalog = await self._catalogs.settled(reload.settle, reload.settle_max)
+            if self._changed_at is None:
+                self._changed_at = self._catalogs.taken_since
+            self.begun += 1
+            step = await self._attempt(lambda timings, catalog=catalog: self._passage.carry(catalog, timings))  # type: ignore[misc]
+            self.carried += 1
+            if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
+                await asyncio.sleep(self._gap_after(step))
+                await governor.step()
+
+    def _gap_after(self, step: Step) -> float:
+        """The least time between two reloads: no less than nginx needed to come up, which costs it a second copy of
+        everything."""
+        reload = self._settings.reload
+        needed = step.durations.get("prove", 0.0) - reload.alive_after
+        # S311: spreads reloads of many proxies in time; nobody gains by guessing it.
+        return max(needed, reload.gap * (1 + reload.jitter * random.random()))
+
+    async def _finish_until_catalog(self) -> None:
+        """Finish what is pending, and again where that fails: Consul may be away for longer than nginx.
+
+        Where it stays away, go on with the catalog on disk: the operator's files may be others by now.
+        """
+        patience = asyncio.get_running_loop().call_later(PATIENCE, self._fall_back)
+        first = asyncio.create_task(self._catalogs.take(), name="first catalog")
+        try:
+            while not first.done():
+                self._due.clear()
+                await self._attempt(lambda _timings: self._passage.finish_pending())
+                due = asyncio.create_task(self._due.wait(), name="retry without a catalog")
+                await asyncio.wait({first, due}, return_when=asyncio.FIRST_COMPLETED)
+                due.cancel()
+        finally:
+            first.cancel()
+            patience.cancel()
+        # It was taken only to notice it.
+        self._again()
+
+    def _fall_back(self) -> None:
+        stored = self._accepted.stored
+        if stored is not None and self._catalogs.peek() is None:
+            _log.warning("Consul does not answer; going on with the catalog on disk", saved_at=str(stored.saved_at))
+            self._catalogs.put(stored.catalog)
+
+    def files_touched(self) -> None:
+        """See whether a file of the operator's is another one by now."""
+        self._passage.files_touched()
+
+    def files_changed(self) -> None:
+        """Read the operator's files anew and go over the newest catalog again."""
+        self._passage.files_changed()
+
+    def _again(self) -> None:
+        newest = self._catalogs.peek()
+        if newest is None:
+            self._due.set()
+        else:
+            self._catalogs.put(newest)
+
+    async def _attempt(self, work: _Work) -> Step:
+        """Run one pass; every way in which it can end becomes a step, one line in the log, and perhaps a retry."""
+        timings = Timings()
+        async with self._one_at_a_time:
+            self.busy_since = time.monotonic()
+            try:
+                applied = await work(timings)
+            except ProxygenError as error:
+                applied = self._passage.rejected(str(error))
+            except Exception as error:
+                # Whatever nobody thought of, such as a full disk for temporary files: what is live goes on.
+                _log.exception("pass failed")
+                applied = self._passage.rejected(f"unexpected {type(error).__name__}: {error}")
+            finally:
+                self.busy_since = None
+            step = conclude(applied, timings, changed_at=self._changed_at)
+            if not step.failed:
+                self._changed_at = None
+            self._conclude(step)
+        return step
+
+    def _conclude(self, step: Step) -> None:
+        # "Nothing to change" hides no success, and it ends a failure: its cause is gone.
+        is_news = step.outcome is not Outcome.UNCHANGED or bool(step.reason)
+        if is_news or self.last is None or self.last.outcome is not Outcome.APPLIED:
+            self.last = step
+        # What was rejected leaves behind what nginx may serve once it starts, and a way back that leads nowhere asks
+        # nobody: no one has seen nginx serve what these name.
+        is_seen = step.outcome is not Outcome.REJECTED and not (step.outcome is Outcome.UNCHANGED and step.reason)
+        if step.outcome is Outcome.APPLIED or (is_seen and step.generation != self.live):
+            self.live, self.live_since = step.generation, step.at if step.generation is not None else None
+        self._tell(step)
+        self._schedule_retry(failed=step.failed or not self._accepted.is_written)
+
+    def _tell_of(self, applied: Applied) -> None:
+        self._tell(conclude(applied, Timings()))
+
+    def _tell(self, step: Step) -> None:
+        tell(step)
+        for listener in self._listeners:
+            listener(step)
+
+    def _schedule_retry(self, *, failed: bool) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._failures = self._failures + 1 if failed else 0
+        if failed:
+            reload = self._settings.reload
+            pause = min(reload.retry_max, reload.retry_min * 2 ** min(self._failures - 1, 16))
+            self._retry = asyncio.get_running_loop().call_later(pause, self._again)
+
+    # --- what the operator asks for
+
+    async def roll_back(self, number: int | None, *, confirm: Callable[[], None] = _always) -> Step:
+        """Go back to an older generation and stay there until the hold is released. Raise OutputUnusable where
+        there is none of that number, or where the hold cannot be written down.
+
+        ``confirm`` is called when no other pass is under way, and stops it by what it raises.
+        """
+        try:
+            async with self._one_at_a_time:
+                confirm()
+                step = conclude(await self._passage.go_back(number), Timings())
+                self._conclude(step)
+        finally:
+            self._again()
+        return step
+
+    async def release_hold(self, *, confirm: Callable[[], None] = _always) -> Step:
+        """Let plans go live again, and return what became of the newest one. Raise Refused where nothing is held.
+
+        ``confirm`` as in `roll_back`.
+        """
+        async with self._one_at_a_time:
+            confirm()
+            if self.pinned is None and self.held is None:
+                raise Refused("nothing is held")
+            if self.held is not None:
+                self._accepted.release()
+            self._accepted.pin(None)
+        catalog = self._catalogs.peek()
+        if catalog is None:
+            raise CatalogUnavailable("the hold is released; Consul has not been read yet, so there is no plan to apply")
+        return await self._attempt(lambda timings: self._passage.carry(catalog, timings))

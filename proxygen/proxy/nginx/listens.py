@@ -1,0 +1,36 @@
+"""Where a generation has nginx listen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from proxygen.proxy.nginx.addresses import Listen, Listens, listen
+
+FOLDERS: Final[Mapping[str, str]] = {"http": "http.d", "stream": "stream.d"}
+"""The folder of each context."""
+_LISTEN: Final = re.compile(rb"^[ \t]*listen[ \t]+([^;\n]+);", re.MULTILINE)
+"""At the beginning of a line, where templates have it: a host, a path or a service's name may hold the word too."""
+
+
+def listens(contents: Mapping[str, bytes]) -> Listens:
+    """Return what a generation's files say; ``contents`` by their paths in it."""
+    texts: dict[str, dict[bytes, None]] = {context: {} for context in FOLDERS}
+    for context, folder in FOLDERS.items():
+        for path, content in contents.items():
+            if path.startswith(f"{folder}/"):
+                texts[context].update(dict.fromkeys(_LISTEN.findall(content)))
+    read = {context: map(_listen, found) for context, found in texts.items()}
+    return {context: [each for each in found if each.addresses] for context, found in read.items()}
+
+
+def listens_of(generation: Path) -> Listens:
+    """The same of a generation on disk. Raise OSError."""
+    files = (file for folder in FOLDERS.values() for file in sorted((generation / folder).glob("*.conf")))
+    return listens({str(file.relative_to(generation)): file.read_bytes() for file in files})
+
+
+def _listen(text: bytes) -> Listen:
+    return listen([word.strip("\"'") for word in text.decode(errors="replace").split()])

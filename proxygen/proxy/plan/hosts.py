@@ -1,0 +1,60 @@
+"""From claims that were won to virtual servers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan.certificates import is_for
+from proxygen.proxy.plan.copies import Routes, is_covered, is_wide, wider
+from proxygen.proxy.plan.types import Certificate, Copy, Location, Service, VirtualServer
+from proxygen.tags import Host, Path
+
+
+def virtual_servers(
+    services: Mapping[ServiceName, Service],
+    own: Routes,
+    copies: Iterable[Copy],
+    certificates: Mapping[str, Certificate],
+) -> tuple[VirtualServer, ...]:
+    """One virtual server per host, the default server first, with the routes that wider hosts lend it.
+
+    The most specific host decides first, then the longest path (as in the Gateway API's precedence): a route
+    of a wildcard or of any host serves a named host only at paths that no route of the named host covers. So
+    nobody takes a path away from a host by claiming it for all hosts.
+    """
+    lent: dict[tuple[str, str], dict[Path, ServiceName]] = defaultdict(dict)
+    for copy in copies:
+        path = Path(copy.path)
+        lent[copy.host, copy.wider][path] = own[copy.wider][path]
+    # Most catalogs have few of them or none, and thousands of hosts that they may cover.
+    wide = {host for host, routes in own.items() if routes and is_wide(host)}
+    servers = []
+    for host in sorted(own):
+        routes = dict(own[host])
+        covering = [each for each in wider(host) if each in wide] if wide else []
+        for each in covering:
+            routes |= {path: name for path, name in lent[host, each].items() if not is_covered(path, routes)}
+        servers.append(
+            VirtualServer(
+                host=Host(host) if host else None,
+                locations=tuple([Location(path, services[routes[path]]) for path in sorted(routes)]),
+                certificate=certificates.get(host)
+                or _wider_certificate(host, covering, certificates, is_free=not own[host]),
+            )
+        )
+    return tuple(servers)
+
+
+def _wider_certificate(
+    host: str, covering: Iterable[str], certificates: Mapping[str, Certificate], *, is_free: bool
+) -> Certificate | None:
+    """The certificate of a wildcard that holds this host too: a path that is claimed for one host must not take
+    HTTPS away from what the wildcard serves there. A reserved host that is ``free`` takes any: without one, HTTPS
+    requests for it would be the wildcard's."""
+    for host_above in covering:
+        certificate = certificates.get(host_above)
+        if certificate is not None and (is_free or is_for(certificate, host)):
+            return certificate
+    return None

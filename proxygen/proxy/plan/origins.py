@@ -1,0 +1,113 @@
+"""Hosts under which several services hold paths: one browser origin, and who held it first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+from proxygen.catalog import ServiceName
+from proxygen.proxy.plan.copies import wider
+from proxygen.proxy.plan.types import Claim, RouteClaim, Service
+
+_NAMED: Final = 3
+_TOLD: Final = 10
+
+_Rank = tuple[bool, bool, int, ServiceName]
+"""Who asks for paths of a host: whether it did not hold the root, or any path, before; its age; its name."""
+
+
+def host_holders(
+    wanted: Iterable[tuple[Service, RouteClaim]], held: Mapping[Claim, ServiceName], *, are_whole: bool
+) -> Mapping[str, ServiceName]:
+    """Return who holds each named host: who held its root before, else any path of it, else the older registration.
+
+    A name that a wildcard covers is its own service's where that claims the root: whole names may be somebody else's.
+    A mere path of it is under the wildcard, and so the name is the wildcard's holder's. Where hosts ``are_whole`` that
+    takes the path away, so not from who had it before, or is older than a wildcard that is as new. What is for any host
+    is nobody's.
+    """
+    known = {(claim.host, name) for claim, name in held.items() if isinstance(claim, RouteClaim)}
+    asking: dict[str, dict[_Rank, bool]] = defaultdict(dict)
+    for service, claim in wanted:
+        if claim.host:
+            rank = (
+                held.get(RouteClaim(claim.host, "/")) != service.name,
+                (claim.host, service.name) not in known,
+                service.registered,
+                service.name,
+            )
+            asking[claim.host][rank] = claim.path == "/" or asking[claim.host].get(rank, False)
+    first: dict[str, _Rank] = {}
+    for host in sorted(asking, key=_widest_first):
+        above = next((first[each] for each in wider(host) if each in first), None)
+        own = [
+            rank
+            for rank, has_root in asking[host].items()
+            if above is None or has_root or (are_whole and _keeps_path(rank, above))
+        ]
+        first[host] = min(own) if own or above is None else above
+    return {host: rank[-1] for host, rank in first.items()}
+
+
+def _widest_first(host: str) -> tuple[int, bool]:
+    return host.count("."), not host.startswith("*.")
+
+
+def _keeps_path(rank: _Rank, above: _Rank) -> bool:
+    _, is_new, *age = rank
+    _, is_wildcard_new, *wildcard_age = above
+    return not is_new or (is_wildcard_new and age < wildcard_age)
+
+
+def shared_hosts(
+    services: Mapping[ServiceName, Service], holders: Mapping[Claim, ServiceName], held: Mapping[Claim, ServiceName]
+) -> Mapping[ServiceName, tuple[str, ...]]:
+    """Say to each service with which others it shares a host; nothing to those that share none."""
+    routes = [(claim, name) for claim, name in holders.items() if isinstance(claim, RouteClaim) and claim.host]
+    shared = _shared(routes)
+    if not shared:
+        return {}
+    paths: dict[str, dict[ServiceName, list[RouteClaim]]] = defaultdict(lambda: defaultdict(list))
+    for claim, name in routes:
+        if claim.host in shared:
+            paths[claim.host][name].append(claim)
+    asking = ((services[name], claim) for claim, name in routes if claim.host in shared or claim.is_wide)
+    holder_of = host_holders(asking, held, are_whole=False)
+    warnings: dict[ServiceName, list[str]] = defaultdict(list)
+    for host, by_service in sorted(paths.items()):
+        holder = holder_of[host]
+        others = sorted(by_service.keys() - {holder})
+        if not others:
+            continue
+        warnings[holder].append(f"{listed(others)} hold paths under {host}, which this service holds; {_CURE}")
+        for name in others:
+            taken = listed(sorted(map(str, by_service[name])))
+            warnings[name].append(f"it holds {taken}, under a host that service {holder} holds; {_CURE}")
+    return {name: tuple(_bounded(said)) for name, said in warnings.items()}
+
+
+def _shared(routes: Iterable[tuple[RouteClaim, ServiceName]]) -> set[str]:
+    """The hosts of which several services may hold paths; a wildcard serves what it covers, but for its roots."""
+    first: dict[str, ServiceName] = {}
+    several = {claim.host for claim, name in routes if first.setdefault(claim.host, name) != name}
+    wildcards = {claim.host for claim, _ in routes if claim.is_wide}
+    if wildcards:
+        rooted = {claim.host for claim, _ in routes if claim.path == "/"}
+        several |= {host for host in first.keys() - rooted if not wildcards.isdisjoint(wider(host))}
+    return several
+
+
+def _bounded(said: Sequence[str]) -> Iterator[str]:
+    yield from islice(said, _TOLD)
+    if len(said) > _TOLD:
+        yield f"and so it is with {len(said) - _TOLD} more hosts"
+
+
+_CURE: Final = 'to a browser both are one site; proxy.hosts = "whole" keeps a host to one service'
+
+
+def listed(names: Collection[str], most: int = _NAMED) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(islice(names, most)) + more

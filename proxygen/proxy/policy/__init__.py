@@ -1,0 +1,1 @@
+"""What the operator allows, by settings, nginx.conf, files and this host."""

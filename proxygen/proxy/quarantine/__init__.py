@@ -1,0 +1,1 @@
+"""Who is left out, and until when; who is at fault where nothing says it."""

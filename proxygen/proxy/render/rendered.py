@@ -1,0 +1,88 @@
+"""What rendering gives: units of configuration, the files that they make up, and whose lines they are."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Literal
+
+from proxygen.catalog import ServiceName
+from proxygen.kit.templating import Block
+from proxygen.proxy.plan.types import Plan
+
+Context = Literal["http", "stream"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A piece of configuration that is complete in itself, with what the plan expects to find in it."""
+
+    context: Context
+    text: Block
+    inert: Block
+    """The same templates filled with inert values: the structure that the text must have."""
+    owners: tuple[tuple[int, tuple[ServiceName, ...]], ...] = ((1, ()),)
+    """(first line, services that these lines stand for), ascending."""
+    upstreams: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    names: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    targets: tuple[tuple[str, str], ...] = ()
+    """(host, where its requests go) for hosts that share a virtual server."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """(host, service), for the same hosts, in a map that stands behind the one of the targets."""
+    is_operators: bool = False
+    """Copied from nginx.conf: no value of it comes from Consul, and it may say whatever nginx takes."""
+
+    @property
+    def lines(self) -> int:
+        return self.text.count("\n")
+
+    def owners_at(self, line: int) -> tuple[ServiceName, ...]:
+        """The services whose lines these are; those of the whole unit where one line is everybody's."""
+        position = bisect_right([first for first, _ in self.owners], line) - 1
+        return self.owners[max(position, 0)][1]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedFile:
+    path: str
+    """Relative to the generation, such as ``http.d/20-servers.conf``."""
+    units: tuple[Unit, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(unit.text for unit in self.units)
+
+    def owners_at(self, line: int) -> tuple[ServiceName, ...]:
+        for unit in self.units:
+            if line <= unit.lines:
+                return unit.owners_at(line)
+            line -= unit.lines
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A plan in nginx's language, not yet checked."""
+
+    plan: Plan
+    files: tuple[RenderedFile, ...]
+
+    @cached_property
+    def contents(self) -> Mapping[str, bytes]:
+        return MappingProxyType({file.path: file.text.encode() for file in self.files})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all files: two renderings with the same digest are the same configuration."""
+        total = sha256()
+        for path, content in sorted(self.contents.items()):
+            total.update(f"{path}\0{len(content)}\0".encode() + content)
+        return total.hexdigest()
+
+    def owners_at(self, path: str, line: int) -> tuple[ServiceName, ...]:
+        return next((file.owners_at(line) for file in self.files if file.path == path), ())

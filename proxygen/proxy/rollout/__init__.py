@@ -1,0 +1,1 @@
+"""Shares that change step by step."""

@@ -1,0 +1,1 @@
+"""What decides after a restart."""
