@@ -16,7 +16,7 @@ from proxygen.kit.errors import CheckRefused, RefusedWithoutName
 from proxygen.proxy.plan.types import Plan, Quarantine, Service
 from proxygen.proxy.quarantine import culprits
 from proxygen.proxy.quarantine.culprits import Found, Spent, find_culprits, keep_most
-from tests.plan.catalogs import instance, plan
+from tests.proxy.plan.catalogs import instance, plan
 
 Wrong = Callable[[frozenset[str]], bool]
 

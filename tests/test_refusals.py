@@ -10,7 +10,7 @@ import pytest
 from proxygen.catalog import Catalog, Health, ServiceName
 from proxygen.proxy.plan.types import Quarantine
 from proxygen.proxy.quarantine.refusals import Refusals, states_anew
-from tests.plan.catalogs import catalog, instance, plan
+from tests.proxy.plan.catalogs import catalog, instance, plan
 
 DB = ServiceName("db")
 TAGS = ("protocol=tcp", "listen=15432")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxygen.catalog import ServiceName
 from proxygen.proxy.plan.types import Plan
 from proxygen.proxy.quarantine.suspects import Finding, Suspects
-from tests.plan.catalogs import instance, plan, service
+from tests.proxy.plan.catalogs import instance, plan, service
 
 WEB = instance("web", 1, "route=web.test")
 PLAN = plan(

@@ -18,7 +18,7 @@ from proxygen.proxy.admin.page.views import event_views
 from proxygen.proxy.admin.report import ConditionReport, StatusReport
 from proxygen.proxy.record.events import LASTING, LOGGED, TELLINGS, Condition, EventLog, Kind, Mark, Topic
 from proxygen.top.rows import headline
-from tests.admin.sidecar import STATUS, RememberingSidecar
+from tests.proxy.admin.sidecar import STATUS, RememberingSidecar
 
 pytestmark = pytest.mark.incident("T59")
 

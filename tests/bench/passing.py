@@ -39,7 +39,7 @@ from proxygen.proxy.render.renderer import Renderer, Snippets
 from proxygen.kit.templating import Templates
 from proxygen.tags.shares import WHOLE
 from proxygen.proxy.render.viewing import Surroundings, TrafficLog
-from tests.plan.catalogs import catalog, instance
+from tests.proxy.plan.catalogs import catalog, instance
 from dataclasses import replace
 listen, directory, *ports = sys.argv[1:]
 members = [

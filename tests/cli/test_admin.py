@@ -12,8 +12,8 @@ import pytest
 from proxygen.proxy.admin.report import ConsulReport, HoldReport, KeptInstanceReport, State, StatusReport
 from proxygen.proxy.admin.server import serving
 from proxygen.settings import AdminSettings
-from tests.admin.sidecar import STATUS, RememberingSidecar
 from tests.cli.conftest import Proxygen
+from tests.proxy.admin.sidecar import STATUS, RememberingSidecar
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tests.harness.ports import free_ports
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
 from tests.integration.certificates import Authority
-from tests.plan.catalogs import catalog, instance
+from tests.proxy.plan.catalogs import catalog, instance
 
 MakeNginx = Callable[..., NginxServer]
 MakeSidecar = Callable[..., Sidecar]

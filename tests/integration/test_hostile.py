@@ -37,7 +37,7 @@ from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.tools import find_nginx, missing
 from tests.integration.certificates import Authority
-from tests.plan.catalogs import instance
+from tests.proxy.plan.catalogs import instance
 
 VALUES: Final = 100_000
 BATCH: Final = 12

@@ -22,7 +22,7 @@ from proxygen.settings import NginxSettings
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
-from tests.plan.catalogs import instance, plan
+from tests.proxy.plan.catalogs import instance, plan
 
 MakeNginx = Callable[..., NginxServer]
 MakeSidecar = Callable[..., Sidecar]

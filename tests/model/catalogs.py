@@ -10,7 +10,7 @@ from hypothesis.vendor.pretty import RepresentationPrinter
 
 from proxygen.catalog import Catalog, Health, Instance, ServiceName
 from tests.corpora import hostile_tags, hostile_text
-from tests.plan.catalogs import catalog, instance
+from tests.proxy.plan.catalogs import catalog, instance
 
 BYSTANDERS: Final = {"shop": "10.0.2.", "mail": "10.0.3."}
 """Services that never do anything wrong, and the network of each."""

@@ -21,7 +21,7 @@ from proxygen.proxy.apply.apply import Outcome
 from proxygen.proxy.apply.publish import current
 from proxygen.proxy.state.memory import recall
 from tests.model.world import World
-from tests.plan.catalogs import catalog, instance
+from tests.proxy.plan.catalogs import catalog, instance
 
 Story = Callable[[World], None]
 

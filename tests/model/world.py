@@ -51,7 +51,7 @@ _parsed: Final[dict[tuple[str, str], Any]] = {}
 
 def _parse(units: Sequence[tuple[str, str]]) -> list[Any]:
     """Read each text once: the same ones come in every life of every world, and to read them takes a third of all
-    time. That texts are read together as they are alone is for tests/nginx/test_check.py."""
+    time. That texts are read together as they are alone is for tests/proxy/check/test_structure.py."""
     new = [unit for unit in dict.fromkeys(units) if unit not in _parsed]
     _parsed.update(zip(new, _parse_anew(new), strict=True))
     return [_parsed[unit] for unit in units]

@@ -20,7 +20,7 @@ from proxygen.proxy.admin.server import serving
 from proxygen.proxy.record.events import Kind
 from proxygen.settings import AdminSettings
 from proxygen.top.app import Generations, Service, Top
-from tests.admin.sidecar import STATUS, WEB, RememberingSidecar
+from tests.proxy.admin.sidecar import STATUS, WEB, RememberingSidecar
 
 SETTINGS = AdminSettings(listen="off")
 SIZE = (80, 24)

@@ -20,7 +20,7 @@ from proxygen.top.rows import (
     service_cells,
     variant_lines,
 )
-from tests.admin.sidecar import CANARY, STATUS, WEB
+from tests.proxy.admin.sidecar import CANARY, STATUS, WEB
 
 
 def traffic(requests: float, errors: float, share: int | None = None) -> TrafficReport:

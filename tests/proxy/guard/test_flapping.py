@@ -1,0 +1,166 @@
+"""Who waits, for how long, and that nobody else does. Pure: the clock is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.proxy.guard.flapping import WINDOW, Calm, Flapping
+from tests.proxy.plan.catalogs import catalog, instance, plan
+
+WEB, SHOP = ServiceName("web"), ServiceName("shop")
+BURST, INTERVAL, CROWDED = 5, 2.0, 30.0
+
+
+def web(weight: int) -> Instance:
+    return instance("web", 1, "route=web.example.com", f"weight={weight}")
+
+
+def web_and_spare(weight: int) -> tuple[Instance, Instance]:
+    """Two, so that a weight shows in what nginx is given."""
+    return web(weight), instance("web", 2, "route=web.example.com")
+
+
+def shop(weight: int) -> tuple[Instance, Instance]:
+    ones = [instance("shop", number, "route=shop.example.com", "weight=1000") for number in (3, 4)]
+    return ones[0], replace(ones[1], tags=("proxygen.route=shop.example.com", f"proxygen.weight={weight}"))
+
+
+class Watched:
+    """What is live, where whatever may go live does so at once."""
+
+    def __init__(self) -> None:
+        self.flapping = Flapping(burst=BURST, interval=INTERVAL, crowded_pause=CROWDED)
+        self.reloads: list[float] = []
+        self._live: Catalog | None = None
+
+    def see(self, now: float, *instances: Instance, crowded: bool = False) -> Calm:
+        calm = self.flapping.keep(catalog(*instances), now, crowded=crowded)
+        found = [one for those in calm.catalog.services.values() for one in those]
+        if self._live is None or self._live.services != calm.catalog.services:
+            self.reloads.append(now)
+        self._live = calm.catalog
+        self.flapping.accept(plan(*found), calm.catalog, now)
+        return calm
+
+
+def test_what_changes_for_the_first_time_never_waits() -> None:
+    """Another service does each time, beside one that has to wait again and again."""
+    watched = Watched()
+    watched.see(0, *web_and_spare(1))
+    news: list[Instance] = []
+    waited = set()
+    for number in range(3, 60):
+        news.append(instance(f"new{number}", number, f"route=n{number}.example.com"))
+        waited |= watched.see(0.1 * number, *web_and_spare(number), *news, crowded=True).waiting
+        assert watched.reloads[-1] == 0.1 * number
+    assert waited == {WEB}
+
+
+@pytest.mark.incident("T55")
+def test_of_the_reloads_in_a_row_one_is_left_to_who_does_not_flap() -> None:
+    """The first change of a service is no flapping; all but one of the burst may follow."""
+    watched = Watched()
+    watched.see(0, *web_and_spare(1), *shop(1))
+    for number in range(1, 20):
+        watched.see(0.3 * number, *web_and_spare(1 + number), *shop(1))
+    free = [at for at in watched.reloads if at < INTERVAL]
+    assert len(free) == 2 + BURST - 1
+    calm = watched.see(6.1, *web_and_spare(50), *shop(2))
+    assert calm.waiting == {WEB}
+    assert calm.catalog.services[SHOP] == shop(2)
+    assert watched.reloads[-1] == 6.1
+
+
+@given(st.lists(st.floats(0.01, 3), min_size=10, max_size=30), st.booleans())
+def test_who_flaps_gets_no_more_than_all_but_one_of_the_reloads(pauses: list[float], crowded: bool) -> None:
+    watched = Watched()
+    watched.see(0, *web_and_spare(1))
+    now = 0.0
+    for number, pause in enumerate(pauses, 2):
+        now += pause
+        calm = watched.see(now, *web_and_spare(number), crowded=crowded)
+        assert (calm.due is None) is (not calm.waiting)
+        assert calm.due is None or 0 < calm.due <= INTERVAL
+    assert len(watched.reloads) <= 2 + (BURST - 1) + now / INTERVAL
+    if crowded:
+        assert len(watched.reloads) <= 3 + 2 * now / CROWDED
+
+
+def test_the_newest_state_is_taken_when_its_time_has_come() -> None:
+    watched = Watched()
+    watched.see(0, *web_and_spare(1))
+    for number in range(1, 10):
+        calm = watched.see(0.1 * number, *web_and_spare(1 + number))
+    assert calm.due is not None
+    last = watched.see(0.9 + calm.due, *web_and_spare(10))
+    assert (last.due, last.catalog.services[WEB]) == (None, web_and_spare(10))
+
+
+@pytest.mark.incident("T55")
+def test_while_nginx_is_crowded_one_recent_change_is_enough_to_wait() -> None:
+    watched = Watched()
+    watched.see(0, *web_and_spare(1), *shop(1))
+    watched.see(1, *web_and_spare(2), *shop(1), crowded=True)
+    watched.see(2, *web_and_spare(3), *shop(1), crowded=True)
+    calm = watched.see(3, *web_and_spare(4), *shop(2), crowded=True)
+    assert calm.waiting == {WEB}
+    assert calm.catalog.services[SHOP] == shop(2)
+    assert watched.see(3.5, *web_and_spare(4), *shop(2), crowded=False).waiting == frozenset()
+
+
+def test_what_has_been_quiet_for_a_while_does_not_flap() -> None:
+    watched = Watched()
+    watched.see(0, *web_and_spare(1))
+    watched.see(1, *web_and_spare(2))
+    watched.see(2, *web_and_spare(3))
+    assert watched.flapping.is_watchful(2 + WINDOW - 0.1)
+    assert not watched.flapping.is_watchful(2 + WINDOW)
+    assert watched.see(2 + WINDOW, *web_and_spare(4), crowded=True).due is None
+
+
+def test_what_changes_nothing_for_nginx_is_no_change() -> None:
+    watched = Watched()
+    watched.see(0, *web_and_spare(1))
+    for number in range(1, 30):
+        ones = [replace(one, modify_index=100 + number) for one in web_and_spare(1)]
+        assert watched.see(0.1 * number, *ones, crowded=True).due is None
+
+
+def test_one_that_registers_and_deregisters_flaps_too_and_is_kept_meanwhile() -> None:
+    watched = Watched()
+    watched.see(0, *shop(1))
+    for number in range(6):
+        there = web_and_spare(1) if number % 2 == 0 else ()
+        calm = watched.see(0.1 + 0.1 * number, *shop(1), *there)
+    assert calm.waiting == {WEB}
+    assert calm.catalog.services[WEB] == web_and_spare(1)
+    assert watched.see(1, *shop(1), *web_and_spare(1)).waiting == frozenset()
+
+
+def test_who_has_no_limit_on_reloads_has_none_here() -> None:
+    watched = Watched()
+    watched.flapping = Flapping(burst=BURST, interval=0.0, crowded_pause=CROWDED)
+    for number in range(1, 30):
+        assert watched.see(0.1 * number, *web_and_spare(number)).due is None
+
+
+def test_a_service_flaps_from_when_it_has_to_wait_until_it_has_been_quiet_for_a_while() -> None:
+    watched = Watched()
+    watched.see(0, *web_and_spare(1), *shop(1))
+    watched.see(1, *web_and_spare(2), *shop(1))
+    assert watched.flapping.services(1) == frozenset(), "it changed, and did not wait"
+    for number in range(3, 12):
+        calm = watched.see(1 + 0.1 * number, *web_and_spare(number), *shop(number))
+    assert calm.due is not None
+    assert watched.flapping.services(2.1) == {WEB, SHOP}
+    taken = 2.1 + calm.due
+    assert watched.see(taken, *web_and_spare(11), *shop(11)).waiting == frozenset()
+    assert watched.flapping.services(taken + WINDOW - 0.1) == {WEB, SHOP}
+    assert watched.flapping.services(taken + WINDOW + 0.1) == frozenset()
+    watched.see(taken + WINDOW + 1, *web_and_spare(50), *shop(11))
+    assert watched.flapping.services(taken + WINDOW + 1) == frozenset(), "it did not wait this time"
