@@ -103,6 +103,11 @@ def test_the_readmes_tag_table_is_the_codes() -> None:
     assert f"\n{table}\n\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def _is_module(package: str, name: str) -> bool:
+    """Whether a module or a room of one of our packages is called so."""
+    return any((ROOT / "proxygen").rglob(f"{package}/{name}.py")) or (ROOT / "proxygen" / package / name).is_dir()
+
+
 @of_pages
 def test_settings_that_a_page_names_exist(page: Path) -> None:
     """`slice.name` is a setting, or a module that is called like a slice, or in a package that is."""
@@ -110,7 +115,7 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
     for code in inline_code(page):
         match = re.match(r"([a-z]+)\.([a-z_]+)(?: = .*)?$", code)
         if match and match[1] in Settings.model_fields:
-            is_module = match[2] == "py" or (ROOT / "proxygen" / match[1] / f"{match[2]}.py").exists()
+            is_module = match[2] == "py" or _is_module(match[1], match[2])
             assert f"{match[1]}.{match[2]}" in known or is_module, code
 
 
