@@ -103,6 +103,16 @@ def test_planted_violation_is_caught(verdict: str, module: str, line: str, contr
         assert name.removeprefix("proxygen.") in section, verdict
 
 
+def test_a_circle_is_caught(tmp_path: Path) -> None:
+    """Between modules of one room, too, and where only a type checker follows the import."""
+    copy = _copy(tmp_path)
+    with (copy / "proxygen/proxy/render/surroundings.py").open("a", encoding="utf-8") as file:
+        file.write("\nif TYPE_CHECKING:\n    import proxygen.proxy.render.renderer\n")
+    done = _lint_imports(copy)
+    assert done.returncode == 1, done.stdout
+    assert "No cycles are allowed in proxygen.proxy.render" in done.stdout
+
+
 def _starts_processes(source: str) -> bool:
     names = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
     return any(

@@ -29,10 +29,10 @@ from proxygen.proxy.plan.types import Memory, Plan, Quarantine
 from proxygen.proxy.policy.certificate_copies import Copies
 from proxygen.proxy.policy.operator_files import read_authorities, read_certificates, read_snippets
 from proxygen.proxy.policy.read import own_networks, read_policy
-from proxygen.proxy.render.defaults import RequestDefaults
 from proxygen.proxy.render.inherited import CARRIED
-from proxygen.proxy.render.renderer import SMALLEST_BUCKETS, Rendered, Renderer, Snippets
-from proxygen.proxy.render.viewing import Surroundings, TrafficLog, ungated
+from proxygen.proxy.render.renderer import SMALLEST_BUCKETS, Rendered, Renderer
+from proxygen.proxy.render.surroundings import RequestDefaults, Snippets, Surroundings, TrafficLog
+from proxygen.proxy.render.viewing import ungated
 from proxygen.proxy.traffic.place import obstacle, place_of
 from proxygen.settings import ProxySettings, Settings
 from proxygen.tags.shares import Share

@@ -35,10 +35,11 @@ import sys
 from pathlib import Path
 from proxygen.proxy.plan import plan_routes
 from proxygen.proxy.plan.types import Policy
-from proxygen.proxy.render.renderer import Renderer, Snippets
+from proxygen.proxy.render.renderer import Renderer
+from proxygen.proxy.render.surroundings import Snippets
 from proxygen.kit.templating import Templates
 from proxygen.tags.shares import WHOLE
-from proxygen.proxy.render.viewing import Surroundings, TrafficLog
+from proxygen.proxy.render.surroundings import Surroundings, TrafficLog
 from tests.proxy.plan.catalogs import catalog, instance
 from dataclasses import replace
 listen, directory, *ports = sys.argv[1:]

@@ -8,8 +8,8 @@ from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.kit.templating import Templates
 from proxygen.proxy.plan import plan_routes
 from proxygen.proxy.plan.types import Certificate, Policy
-from proxygen.proxy.render.renderer import Rendered, Renderer, Snippets
-from proxygen.proxy.render.viewing import Surroundings, TrafficLog
+from proxygen.proxy.render.renderer import Rendered, Renderer
+from proxygen.proxy.render.surroundings import Snippets, Surroundings, TrafficLog
 from proxygen.tags.shares import Share
 
 HERE = Path(__file__).parent

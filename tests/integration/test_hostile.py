@@ -28,8 +28,8 @@ from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.proxy.plan import plan_routes
 from proxygen.proxy.plan.types import Plan, Policy, ServiceState
 from proxygen.proxy.policy.operator_files import read_certificates
-from proxygen.proxy.render.renderer import Rendered, Renderer, Snippets
-from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.renderer import Rendered, Renderer
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.settings import NginxSettings
 from proxygen.tags import KEYS, ProxyTags, RouteTag, format_tags, has_proxy_tags, parse_route
 from tests.corpora import FRAGMENTS, hostile_tags, hostile_text, valid_proxy_tags

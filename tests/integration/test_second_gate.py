@@ -16,8 +16,8 @@ from proxygen.proxy.check.syntax import SecondGate, Verdict, try_candidate
 from proxygen.proxy.nginx.binary import inspect_binary
 from proxygen.proxy.nginx.conf import read_operator_conf
 from proxygen.proxy.render.rendered import Rendered
-from proxygen.proxy.render.renderer import Renderer, Snippets
-from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.renderer import Renderer
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.settings import NginxSettings
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar

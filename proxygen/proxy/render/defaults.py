@@ -8,38 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from proxygen.kit.templating import Block
+from proxygen.proxy.render.surroundings import RequestDefaults, Surroundings
 from proxygen.proxy.render.views import DefaultLine, Template
-
-if TYPE_CHECKING:
-    from proxygen.proxy.render.viewing import Surroundings
 
 _WORD: Final = r"""(?:\$\{[^}]*\}|[^\s;{}"'#])(?:\$\{[^}]*\}|[^\s;{}])*"""
 _TOKEN: Final = re.compile(rf"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|{_WORD}|[;{{}}]|\s+""", re.DOTALL)
 """A comment, a text in quotes, a word, an end, or white space (ngx_conf_read_token)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestDefaults:
-    """The operator's wishes for every request that no tag of its service answers otherwise."""
-
-    body_size: int = 0
-    """Bytes; 0: no limit."""
-    header_size: int = 32_768
-    """Bytes."""
-    any_header_names: bool = False
-    timeout: int = 300_000
-    """Milliseconds, as all time-outs here."""
-    idle_timeout: int = 3_600_000
-    keepalive_timeout: int = 1_000
-    request_buffering: bool = True
-    response_buffering: bool = True
-    retries_unsafe: bool = False
-    accel_headers: bool = False
 
 
 def stated(fragments: Iterable[Block]) -> frozenset[str]:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Final
 
 from proxygen.catalog import ServiceName
 from proxygen.kit.errors import TemplateError
-from proxygen.kit.templating import Block, Expression, Templates, Variable
+from proxygen.kit.templating import Expression, Templates, Variable
 from proxygen.proxy.plan.types import Plan, RouteClaim, Service, StreamServer
 from proxygen.proxy.render.access import geo_view
 from proxygen.proxy.render.defaults import stated, tls_lines
 from proxygen.proxy.render.rawpaths import rest_view
 from proxygen.proxy.render.rendered import Rendered, RenderedFile, Unit
 from proxygen.proxy.render.servers import ServerRenderer
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.proxy.render.twins import MAX_SHAPES, Twins
 from proxygen.proxy.render.viewing import (
-    Surroundings,
     again_views,
     client_view,
     networks_of,
@@ -32,18 +31,7 @@ from proxygen.proxy.render.viewing import (
 from proxygen.proxy.render.views import HashSize, HttpView, StreamDefaultsView
 from proxygen.tags import IPNetwork
 
-__all__ = ["MAX_SHAPES", "SMALLEST_BUCKETS", "Rendered", "RenderedFile", "Renderer", "Snippets", "Unit"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snippets:
-    """The operator's own fragments by file name, read from disk by the caller."""
-
-    files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-    def __getitem__(self, name: str) -> tuple[Block, ...]:
-        text = self.files.get(name)
-        return () if text is None else (Block(text if text.endswith("\n") else text + "\n"),)
+__all__ = ["MAX_SHAPES", "SMALLEST_BUCKETS", "Rendered", "RenderedFile", "Renderer", "Unit"]
 
 
 MAX_PAGE: Final = 3_800

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from proxygen.catalog import ServiceName
 from proxygen.kit.errors import TemplateError
@@ -11,12 +11,10 @@ from proxygen.kit.templating import Block
 from proxygen.proxy.plan.types import Plan, Service, VirtualServer
 from proxygen.proxy.render.rendered import Unit
 from proxygen.proxy.render.sharing import Kinds, Shared, Sharer, share
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.proxy.render.twins import Pair, Twins
-from proxygen.proxy.render.viewing import Surroundings, location_view, server_view, tries
+from proxygen.proxy.render.viewing import location_view, server_view, tries
 from proxygen.proxy.render.views import LocationView, VirtualServerView
-
-if TYPE_CHECKING:
-    from proxygen.proxy.render.renderer import Snippets
 
 _TEMPLATE: Final = "server.conf.j2"
 _LOCATIONS: Final = "\0locations\0"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import replace
+from typing import Final, TypeVar
 
 from proxygen.kit.templating import Block, Expression, Regex, Variable
 from proxygen.proxy.plan.types import (
-    Authorities,
     ForceRule,
     Location,
     Server,
@@ -24,17 +22,10 @@ from proxygen.proxy.plan.types import (
     VirtualServer,
 )
 from proxygen.proxy.render.access import denied_variable, stream_access
-from proxygen.proxy.render.defaults import (
-    RequestDefaults,
-    innermost,
-    lines_of,
-    mentions,
-    server_lines,
-    stated,
-    tls_lines,
-)
+from proxygen.proxy.render.defaults import innermost, lines_of, mentions, server_lines, stated, tls_lines
 from proxygen.proxy.render.inherited import added_headers, gate_lines, ignored_headers, limits, parameters
 from proxygen.proxy.render.rawpaths import kept_variable, rest_variable
+from proxygen.proxy.render.surroundings import Snippets, Surroundings, TrafficLog
 from proxygen.proxy.render.views import (
     CertificateView,
     ClientView,
@@ -65,9 +56,6 @@ from proxygen.proxy.render.views import (
 )
 from proxygen.tags import BalanceBy, IPNetwork, Protocol, ProxyTags, StickyBy
 from proxygen.tags.shares import STABLE, WHOLE, Share
-
-if TYPE_CHECKING:
-    from proxygen.proxy.render.renderer import Snippets
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -101,76 +89,6 @@ _SCHEMES: Final = {
     Protocol.FASTCGI: "",
     Protocol.UWSGI: "",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrafficLog:
-    """How nginx tells the sidecar of its requests."""
-
-    socket: str
-    mark: str
-    """Exists while somebody listens."""
-    sample: Share
-    """Requests that are told of, in basis points."""
-    default_log: str | None = None
-    """nginx's own access log, where nginx.conf names none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What rendering must know of nginx and of the operator's wishes, beside the plan."""
-
-    http: tuple[str, ...] = ("80",)
-    https: tuple[str, ...] = ("443",)
-    stream_address: str | None = None
-    trusted_proxies: tuple[str, ...] = ()
-    hsts_max_age: int = 31_536_000
-    """Seconds."""
-    retry_after: int = 5
-    """Seconds."""
-    keepalive_min_timeout: bool = False
-    keepalive_by_default: bool = False
-    http2_directive: bool = False
-    reject_handshake: bool = False
-    operator_directives: frozenset[str] = frozenset()
-    """http-level directives that nginx.conf already holds and that may stand only once."""
-    operator_says: frozenset[str] = frozenset()
-    """All that stands in nginx.conf's ``http`` itself."""
-    operator_lines: tuple[Block, ...] = ()
-    """Lines of nginx.conf's ``http`` that may have to be said again; ``operator_stream_lines`` likewise."""
-    operator_stream_lines: tuple[Block, ...] = ()
-    operator_stream_directives: frozenset[str] = frozenset()
-    share_from: int = 0
-    """Hosts from which on those that need nothing of their own share virtual servers; 0: never."""
-    operator_defaults: frozenset[str] = frozenset()
-    """Listen addresses for which nginx.conf already has a default server."""
-    operator_servers: tuple[Block, ...] = ()
-    """Copies of those of the operator's servers that ours would stand before, though they answer by default."""
-    requests: RequestDefaults = field(default_factory=RequestDefaults)
-    traffic: TrafficLog | None = None
-    upstream_ca: Authorities | None = None
-
-    @property
-    def networks_trusted(self) -> tuple[str, ...]:
-        """Each network once, in one spelling: nginx warns of a second one, and a warning is a refusal."""
-        return tuple(dict.fromkeys(str(ipaddress.ip_network(network)) for network in self.trusted_proxies))
-
-    def http_listens(self, *, default: bool) -> tuple[ListenView, ...]:
-        return tuple(ListenView(address=listen, default=default and self._free(listen)) for listen in self.http)
-
-    def https_listens(self, *, default: bool) -> tuple[ListenView, ...]:
-        return tuple(
-            ListenView(address=listen, tls=True, http2=not self.http2_directive, default=default and self._free(listen))
-            for listen in self.https
-        )
-
-    def _free(self, listen: str) -> bool:
-        return listen not in self.operator_defaults
-
-    @property
-    def https_port(self) -> str:
-        port = self.https[0].rpartition(":")[2] if self.https else "443"
-        return "" if port == "443" else f":{port}"
 
 
 # --- what the sidecar is told

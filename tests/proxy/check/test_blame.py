@@ -10,8 +10,8 @@ from proxygen.kit.templating import Templates
 from proxygen.proxy.check.blame import Blame
 from proxygen.proxy.check.messages import Message
 from proxygen.proxy.render.rendered import Rendered
-from proxygen.proxy.render.renderer import Renderer, Snippets
-from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.renderer import Renderer
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from tests.proxy.conftest import ReadConf
 from tests.proxy.plan.catalogs import instance, plan
 

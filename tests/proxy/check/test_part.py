@@ -10,8 +10,8 @@ from proxygen.catalog import Health, Instance
 from proxygen.kit.templating import Templates
 from proxygen.proxy.check.part import COMMON, UPSTREAMS, new_part
 from proxygen.proxy.render.rendered import Rendered
-from proxygen.proxy.render.renderer import Renderer, Snippets
-from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.renderer import Renderer
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from tests.proxy.plan.catalogs import instance, plan
 
 WEB = "route=web.example.com"

@@ -11,8 +11,8 @@ from proxygen.kit.errors import CheckRefused, TemplateError
 from proxygen.kit.templating import Block, Templates
 from proxygen.proxy.check.structure import StructureGate
 from proxygen.proxy.plan.types import Plan
-from proxygen.proxy.render.renderer import Rendered, RenderedFile, Renderer, Snippets, Unit
-from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.renderer import Rendered, RenderedFile, Renderer, Unit
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.tags import Host
 from proxygen.tags import Path as RoutePath
 from tests import golden

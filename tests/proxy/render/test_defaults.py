@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.kit.templating import Block
-from proxygen.proxy.render.defaults import RequestDefaults, lines_of, server_lines, stated
-from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.defaults import lines_of, server_lines, stated
+from proxygen.proxy.render.surroundings import RequestDefaults, Surroundings
 from proxygen.proxy.render.views import Template
 
 NOTHING: frozenset[str] = frozenset()

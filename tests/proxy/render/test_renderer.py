@@ -13,8 +13,8 @@ from proxygen.kit.errors import TemplateError
 from proxygen.kit.templating import Templates
 from proxygen.proxy.plan import Planner
 from proxygen.proxy.plan.types import Certificate, Memory, Plan, Policy
-from proxygen.proxy.render.renderer import MAX_PAGE, Rendered, Renderer, Snippets, _hash_sizes
-from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.renderer import MAX_PAGE, Rendered, Renderer, _hash_sizes
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from tests import golden
 from tests.harness.examples import examples
 from tests.proxy.plan.catalogs import catalog, instance, plan

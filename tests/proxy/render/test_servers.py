@@ -14,8 +14,8 @@ from proxygen.kit.templating import Templates
 from proxygen.proxy.plan import Planner, plan_routes
 from proxygen.proxy.plan.types import Certificate, Memory, Policy
 from proxygen.proxy.render.rendered import Unit
-from proxygen.proxy.render.renderer import Rendered, Renderer, Snippets
-from proxygen.proxy.render.viewing import Surroundings
+from proxygen.proxy.render.renderer import Rendered, Renderer
+from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from tests.proxy.plan.catalogs import catalog, instance
 
 WEB = "route=web.example.com"

@@ -14,18 +14,8 @@ from proxygen.kit.templating import Block, Expression, Regex, Variable
 from proxygen.proxy.plan.types import Authorities, Certificate, Plan, Policy, Service
 from proxygen.proxy.render import viewing
 from proxygen.proxy.render.access import denied_variable
-from proxygen.proxy.render.defaults import RequestDefaults
-from proxygen.proxy.render.renderer import Snippets
-from proxygen.proxy.render.viewing import (
-    Surroundings,
-    TrafficLog,
-    location_view,
-    server_view,
-    service_view,
-    stream_view,
-    traffic_view,
-    tries,
-)
+from proxygen.proxy.render.surroundings import RequestDefaults, Snippets, Surroundings, TrafficLog
+from proxygen.proxy.render.viewing import location_view, server_view, service_view, stream_view, traffic_view, tries
 from proxygen.proxy.render.views import (
     AccessLine,
     LimitView,
