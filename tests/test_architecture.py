@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_a_circle_is_caught(tmp_path: Path) -> None:
     done = _lint_imports(copy)
     assert done.returncode == 1, done.stdout
     assert "No cycles are allowed in proxygen.proxy.render" in done.stdout
+
+
+def test_no_class_name_means_two_things() -> None:
+    classes = (
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not [name for name, times in Counter(classes).items() if times > 1]
 
 
 def _starts_processes(source: str) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxygen.catalog import ServiceName
 from proxygen.proxy.plan.types import Plan
-from proxygen.proxy.quarantine.suspects import Finding, Suspects
+from proxygen.proxy.quarantine.suspects import Deduction, Suspects
 from tests.proxy.plan.catalogs import instance, plan, service
 
 WEB = instance("web", 1, "route=web.test")
@@ -102,21 +102,21 @@ def test_nobody_is_at_fault_where_those_beside_it_went_by_themselves() -> None:
     suspects = Suspects()
     found = suspects.refused(fleet(2), {})
     assert (found.waiting, found.tried) == (("s02",), ("s01",))
-    assert suspects.took((), ("s02",)) == Finding(tried=("s02",))
+    assert suspects.took((), ("s02",)) == Deduction(tried=("s02",))
 
 
 def test_who_waits_no_longer_is_nobodys_suspect() -> None:
     """It is gone, or its registration changed."""
     suspects = Suspects()
     suspects.refused(fleet(2), {})
-    assert suspects.took(("s01",), ()) == Finding()
+    assert suspects.took(("s01",), ()) == Deduction()
 
 
 def test_a_service_whose_tags_changed_is_new() -> None:
     changed = plan(instance("web", 1, "route=web.test", "timeout=9s"))
-    assert Suspects().refused(changed, SERVED) == Finding(guilty=ServiceName("web"))
+    assert Suspects().refused(changed, SERVED) == Deduction(guilty=ServiceName("web"))
 
 
 def test_other_instances_make_nobody_new() -> None:
     more = plan(WEB, instance("web", 9, "route=web.test"))
-    assert Suspects().refused(more, SERVED) == Finding()
+    assert Suspects().refused(more, SERVED) == Deduction()

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import click
 
 from proxygen import __version__
-from proxygen.cli.lazy import Entry, LazyGroup
+from proxygen.cli.lazy import LazyCommand, LazyGroup
 from proxygen.kit.errors import ProxygenError
 
 INTERRUPTED: Final = 130
@@ -22,22 +22,22 @@ INTERNAL_ERROR: Final = 70
 """EX_SOFTWARE of sysexits.h."""
 
 COMMANDS: Final = {
-    "run": Entry("proxygen.cli.run:run", "Watch Consul and keep nginx serving what it says: the sidecar."),
-    "render": Entry("proxygen.cli.render:render", "Render what nginx would be given."),
-    "check": Entry("proxygen.cli.render:check", "Pass every gate; say what is left out and why."),
-    "diff": Entry("proxygen.cli.render:diff", "Show what would change against the live generation."),
-    "snapshot": Entry("proxygen.cli.snapshot:snapshot", "Write the watched part of Consul to a file."),
-    "status": Entry("proxygen.cli.admin:status", "Show what the running sidecar serves and why."),
-    "top": Entry("proxygen.cli.top:top", "Watch what nginx serves in a terminal."),
-    "history": Entry("proxygen.cli.history:history", "List the generations on disk."),
-    "rollback": Entry("proxygen.cli.admin:rollback", "Go back to an earlier generation."),
-    "release-hold": Entry("proxygen.cli.admin:release_hold", "Let a held plan through."),
-    "canary": Entry("proxygen.cli.canary:canary", "Read and write a service's canary share."),
-    "demo": Entry("proxygen.cli.demo:demo", "Run the whole system on this machine and measure the split."),
-    "register": Entry("proxygen.cli.register:register", "Run a command, registered in Consul while it runs."),
-    "registrator": Entry("proxygen.cli.registrator:registrator", "Register the containers of the local engine."),
-    "network": Entry("proxygen.cli.network:network", "Let containers on different hosts reach each other."),
-    "tags": Entry("proxygen.cli.tags:tags", "Build, check and set proxy tags."),
+    "run": LazyCommand("proxygen.cli.run:run", "Watch Consul and keep nginx serving what it says: the sidecar."),
+    "render": LazyCommand("proxygen.cli.render:render", "Render what nginx would be given."),
+    "check": LazyCommand("proxygen.cli.render:check", "Pass every gate; say what is left out and why."),
+    "diff": LazyCommand("proxygen.cli.render:diff", "Show what would change against the live generation."),
+    "snapshot": LazyCommand("proxygen.cli.snapshot:snapshot", "Write the watched part of Consul to a file."),
+    "status": LazyCommand("proxygen.cli.admin:status", "Show what the running sidecar serves and why."),
+    "top": LazyCommand("proxygen.cli.top:top", "Watch what nginx serves in a terminal."),
+    "history": LazyCommand("proxygen.cli.history:history", "List the generations on disk."),
+    "rollback": LazyCommand("proxygen.cli.admin:rollback", "Go back to an earlier generation."),
+    "release-hold": LazyCommand("proxygen.cli.admin:release_hold", "Let a held plan through."),
+    "canary": LazyCommand("proxygen.cli.canary:canary", "Read and write a service's canary share."),
+    "demo": LazyCommand("proxygen.cli.demo:demo", "Run the whole system on this machine and measure the split."),
+    "register": LazyCommand("proxygen.cli.register:register", "Run a command, registered in Consul while it runs."),
+    "registrator": LazyCommand("proxygen.cli.registrator:registrator", "Register the containers of the local engine."),
+    "network": LazyCommand("proxygen.cli.network:network", "Let containers on different hosts reach each other."),
+    "tags": LazyCommand("proxygen.cli.tags:tags", "Build, check and set proxy tags."),
 }
 
 

@@ -11,7 +11,7 @@ import click
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LazyCommand:
     """A subcommand that is not imported yet."""
 
     target: str
@@ -28,7 +28,7 @@ class Entry:
 class LazyGroup(click.Group):
     """A group whose subcommands are named by a table."""
 
-    def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **options: Any) -> None:
+    def __init__(self, *arguments: Any, entries: Mapping[str, LazyCommand], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.entries = entries
 

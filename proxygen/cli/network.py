@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import click
 
-from proxygen.cli.lazy import Entry, LazyGroup
+from proxygen.cli.lazy import LazyCommand, LazyGroup
 from proxygen.kit.errors import NetworkError, install_command
 
 _COMMANDS = {
-    "init": Entry("proxygen.cli.network_host:init", "Write the config of a new network."),
-    "up": Entry("proxygen.cli.network_host:up", "Lease a subnet and carry packets: the host's agent."),
-    "status": Entry(
+    "init": LazyCommand("proxygen.cli.network_host:init", "Write the config of a new network."),
+    "up": LazyCommand("proxygen.cli.network_host:up", "Lease a subnet and carry packets: the host's agent."),
+    "status": LazyCommand(
         "proxygen.cli.network_status:status", "Show this host's part of the network, and who else is there."
     ),
-    "doctor": Entry("proxygen.cli.network_status:doctor", "Find what keeps containers from each other, with cures."),
-    "release": Entry("proxygen.cli.network_host:release", "Give this host's subnet back: it leaves for good."),
-    "cleanup": Entry("proxygen.cli.network_host:cleanup", "Remove what was made on this host; ask nothing of Consul."),
-    "frr": Entry("proxygen.cli.network_frr:frr", "Show or apply FRR's configuration."),
-    "docker": Entry("proxygen.cli.network_docker:docker", "Show what Docker must be told."),
+    "doctor": LazyCommand(
+        "proxygen.cli.network_status:doctor", "Find what keeps containers from each other, with cures."
+    ),
+    "release": LazyCommand("proxygen.cli.network_host:release", "Give this host's subnet back: it leaves for good."),
+    "cleanup": LazyCommand(
+        "proxygen.cli.network_host:cleanup", "Remove what was made on this host; ask nothing of Consul."
+    ),
+    "frr": LazyCommand("proxygen.cli.network_frr:frr", "Show or apply FRR's configuration."),
+    "docker": LazyCommand("proxygen.cli.network_docker:docker", "Show what Docker must be told."),
 }
 
 

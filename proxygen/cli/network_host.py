@@ -18,7 +18,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.kit.errors import BadInput
 from proxygen.kit.log import get_logger
 from proxygen.kit.metrics import serving
-from proxygen.kit.notify import Condition, Notifier, keep_telling
+from proxygen.kit.notify import CommandState, Notifier, keep_telling
 from proxygen.network.agent.begin import store_of
 from proxygen.network.agent.host import HostAgent
 from proxygen.network.agent.known import write_config
@@ -156,11 +156,11 @@ async def _work(agent: HostAgent, stop: asyncio.Event, notifier: Notifier) -> No
     await agent.close()
 
 
-def _condition(agent: HostAgent) -> Condition:
+def _condition(agent: HostAgent) -> CommandState:
     status = agent.status()
     subnet = f"subnet {status.subnet}" if status.subnet else status.reason
     text = "; ".join(filter(None, (status.state.value, subnet, *status.problems)))
-    return Condition(is_ready=agent.is_handed_on, text=text)
+    return CommandState(is_ready=agent.is_handed_on, text=text)
 
 
 @click.command(cls=Command, examples=["proxygen network release", "proxygen network release --keep-routes"])

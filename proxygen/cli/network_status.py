@@ -17,9 +17,9 @@ from proxygen.consul.client import ConsulClient
 from proxygen.kit.errors import CatalogUnavailable
 from proxygen.network.agent.begin import identify, store_of, terms_of
 from proxygen.network.agent.place import StateDirectory
-from proxygen.network.agent.status import AgentStatus, State, read_status
-from proxygen.network.choice import Tally, tally
-from proxygen.network.doctor import Place, describe, examine
+from proxygen.network.agent.status import AgentStatus, HostState, read_status
+from proxygen.network.choice import SubnetUsage, tally
+from proxygen.network.doctor import ExaminedHost, describe, examine
 from proxygen.settings import Settings
 
 
@@ -27,7 +27,7 @@ class _Report(msgspec.Struct, kw_only=True):
     """What ``--json`` prints."""
 
     agent: AgentStatus | None
-    network: Tally | None
+    network: SubnetUsage | None
     problem: str
     """Why there is no tally; empty where there is one."""
 
@@ -52,15 +52,15 @@ def status(settings: Settings, as_json: bool) -> int:
         _print(agent, network, problem)
     if agent is None:
         return CatalogUnavailable.exit_code if unreachable else 1
-    return 0 if agent.state is State.READY else 1
+    return 0 if agent.state is HostState.READY else 1
 
 
-async def _tally(settings: Settings) -> Tally:
+async def _tally(settings: Settings) -> SubnetUsage:
     async with ConsulClient(settings.consul) as client:
         return tally(await store_of(settings.network, client).look())
 
 
-def _print(agent: AgentStatus | None, network: Tally | None, problem: str) -> None:
+def _print(agent: AgentStatus | None, network: SubnetUsage | None, problem: str) -> None:
     facts = [*_facts(agent), ("network", problem if network is None else _network(network))]
     for label, text in facts:
         click.echo(f"{label + ':':<12} {printable(text)}")
@@ -108,7 +108,7 @@ def _ago(at: float) -> str:
     return f"{max(0.0, time.time() - at):.0f} s ago"
 
 
-def _network(network: Tally) -> str:
+def _network(network: SubnetUsage) -> str:
     return f"{network.live} live, {network.orphaned} orphaned, {network.reserved} reserved, {network.free} free" + (
         f", {network.unreadable} unreadable" if network.unreadable else ""
     )
@@ -125,7 +125,7 @@ def doctor(settings: Settings, as_json: bool) -> int:
 
     async def look() -> int:
         async with ConsulClient(settings.consul) as client:
-            place = Place(
+            place = ExaminedHost(
                 store=store_of(settings.network, client),
                 settings=settings.network,
                 host_id=identify(settings.network),

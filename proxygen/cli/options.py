@@ -24,7 +24,7 @@ _SHORT_FLAGS: Final = {"output.directory": "--output"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SettingsSource:
     """Where a command's settings come from, so that they can be read again while it runs."""
 
     flags: Mapping[str, str]
@@ -52,7 +52,7 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         @functools.wraps(command)
-        def with_settings(*arguments: Any, source: Source, **options: Any) -> R:
+        def with_settings(*arguments: Any, source: SettingsSource, **options: Any) -> R:
             settings = source.load()
             log.configure(format=settings.log.format, level=settings.log.level, syslog=settings.log.syslog)
             return command(*arguments, settings=settings, **options)
@@ -74,7 +74,7 @@ def source_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]
         def with_source(*arguments: Any, config: Path | None, **options: Any) -> R:
             flags = {knob.key: options.pop(_parameter(knob)) for knob in chosen if not knob.is_table}
             given = {key: value for key, value in flags.items() if value is not None}
-            return command(*arguments, source=Source(flags=given, config=config), **options)
+            return command(*arguments, source=SettingsSource(flags=given, config=config), **options)
 
         decorated: Callable[..., R] = with_source
         for knob in reversed(chosen):

@@ -20,7 +20,7 @@ from proxygen.registration.address import choose_address
 from proxygen.registration.application import DRAIN
 from proxygen.registration.checks import authority, duration, seconds
 from proxygen.registration.child import Children
-from proxygen.registration.entrypoint import Command as Entrypoint
+from proxygen.registration.entrypoint import ChildCommand as Entrypoint
 from proxygen.registration.entrypoint import run_registered
 from proxygen.registration.probe import Probe, command_probe, http_probe, tcp_probe
 from proxygen.registration.texts import read_host_and_port, read_pair, read_weights

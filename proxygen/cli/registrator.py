@@ -14,11 +14,11 @@ from proxygen.consul.address import parse_address
 from proxygen.consul.client import ConsulClient
 from proxygen.kit.log import get_logger
 from proxygen.kit.metrics import serving
-from proxygen.kit.notify import Condition, Notifier, keep_telling
+from proxygen.kit.notify import CommandState, Notifier, keep_telling
 from proxygen.network.files import hinted_subnet
 from proxygen.registration.address import choose_address
 from proxygen.registration.agent import Agent
-from proxygen.registration.described import Policy
+from proxygen.registration.described import ContainerDefaults
 from proxygen.registration.docker import require_library
 from proxygen.registration.metrics import readings
 from proxygen.registration.registrator import Registrator
@@ -85,18 +85,18 @@ async def _work(registrator: Registrator, stop: asyncio.Event, notifier: Notifie
     await asyncio.wait({work})
 
 
-def _condition(registrator: Registrator) -> Condition:
+def _condition(registrator: Registrator) -> CommandState:
     """Ready after the first look at the engine, or once it is known why there can be none yet."""
     figures, trouble = registrator.figures(), registrator.trouble
     counts = f"{figures.registered} containers registered, {figures.skipped} left out"
-    return Condition(
+    return CommandState(
         is_ready=figures.synced is not None or bool(trouble), text=f"{trouble}; {counts}" if trouble else counts
     )
 
 
-def _policy(settings: Settings) -> Policy:
+def _policy(settings: Settings) -> ContainerDefaults:
     chosen, consul = settings.registrator, parse_address(settings.consul.address, ssl=settings.consul.ssl)
-    return Policy(
+    return ContainerDefaults(
         tag_prefix=settings.proxy.tag_prefix,
         owner=chosen.host,
         address=choose_address(chosen.address, consul=None if consul.socket is not None else consul.host),

@@ -17,7 +17,7 @@ import click
 from proxygen import __version__
 from proxygen.catalog import Catalog
 from proxygen.cli.lazy import Command
-from proxygen.cli.options import Source, source_options
+from proxygen.cli.options import SettingsSource, source_options
 from proxygen.cli.supervised import SidecarCondition
 from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
@@ -26,7 +26,7 @@ from proxygen.kit.aio import Latest, retrying, start_eternal
 from proxygen.kit.errors import AccessDenied, CatalogUnavailable, NginxUnavailable, ProxygenError, SettingsError
 from proxygen.kit.files import watching
 from proxygen.kit.log import configure, get_logger
-from proxygen.kit.notify import Condition, Notifier, keep_telling
+from proxygen.kit.notify import CommandState, Notifier, keep_telling
 from proxygen.proxy.admin.meter import Meter
 from proxygen.proxy.admin.server import Serving, serving
 from proxygen.proxy.admin.sidecar import RunningSidecar, TrafficTargets, apply_report
@@ -53,7 +53,7 @@ _log = get_logger(__name__)
     examples=["proxygen run", "proxygen run --config /etc/proxygen.toml --log-format json"],
 )
 @source_options()
-def run(source: Source) -> int:
+def run(source: SettingsSource) -> int:
     """Watch Consul, and keep nginx serving what it says: the sidecar.
 
     Runs until SIGTERM. A changed file (settings, templates, certificates, snippets) is read again by itself, all of
@@ -73,7 +73,7 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _run(source: Source) -> int:
+async def _run(source: SettingsSource) -> int:
     """Run one sidecar after the other, each with newer settings, while nginx goes on serving."""
     reader = _SettingsReader(source)
     wanted: Settings | None = reader.newest
@@ -110,7 +110,7 @@ class _Call(Enum):
 
 
 @contextmanager
-def _listening(source: Source) -> Iterator[asyncio.Queue[_Call]]:
+def _listening(source: SettingsSource) -> Iterator[asyncio.Queue[_Call]]:
     calls: asyncio.Queue[_Call] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number, call in (
@@ -129,7 +129,7 @@ def _listening(source: Source) -> Iterator[asyncio.Queue[_Call]]:
 class _SettingsReader:
     """The settings as last read. Settings that were tried in vain are no news when they are read again."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SettingsSource) -> None:
         """Raise SettingsError."""
         self._source = source
         self.newest = source.load()
@@ -239,7 +239,7 @@ async def _serve(
 ) -> Settings | None:
     """Work until there are other settings to work with, or until told to stop: None."""
 
-    def look() -> Condition:
+    def look() -> CommandState:
         return parts.condition.look(settings_problem=reader.problem)
 
     async with asyncio.TaskGroup() as group:

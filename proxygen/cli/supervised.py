@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from proxygen.kit.notify import Condition
+from proxygen.kit.notify import CommandState
 from proxygen.proxy.admin.sidecar import RunningSidecar
 from proxygen.proxy.loop import PATIENCE, Reconciler
 
@@ -32,12 +32,12 @@ class SidecarCondition:
         self._awaited = self._reconciler.begun + 1
         self._since = time.monotonic()
 
-    def look(self, *, settings_problem: str) -> Condition:
+    def look(self, *, settings_problem: str) -> CommandState:
         """``settings_problem``: why the newest settings are not in force; empty where they are."""
         refused = [f"settings refused, the old ones stay: {settings_problem}"] if settings_problem else []
         reconciler, now = self._reconciler, time.monotonic()
         is_done = reconciler.carried >= self._awaited
-        return Condition(
+        return CommandState(
             is_ready=is_done or now > self._since + _PATIENCE,
             text="; ".join([*refused, *self._texts(is_done=is_done)]),
             is_well=reconciler.busy_since is None or now < reconciler.busy_since + _LONGEST_PASS,

@@ -25,7 +25,7 @@ _ROLLED_BACK: Final = 409
 """Of a transaction: one of its operations said no, and the body says which."""
 
 
-class Backend(StrEnum):
+class QueryBackend(StrEnum):
     """Where an answer comes from, by ``X-Consul-Query-Backend``: the one place that decides what an answer vouches for.
 
     ============= ============================================== =========================================
@@ -65,7 +65,7 @@ class Reply:
     body: bytes
     index: int = 0
     """0 where the header is missing or no number."""
-    backend: Backend = Backend.UNTOLD
+    backend: QueryBackend = QueryBackend.UNTOLD
     known_leader: bool = True
     last_contact: float = 0.0
     """Seconds since the server that answered heard from the leader."""
@@ -79,8 +79,8 @@ class Reply:
 
     @property
     def tells_contact(self) -> bool:
-        """Whether ``known_leader`` and ``last_contact`` mean what they say; see `Backend`."""
-        return self.backend is not Backend.VIEW
+        """Whether ``known_leader`` and ``last_contact`` mean what they say; see `QueryBackend`."""
+        return self.backend is not QueryBackend.VIEW
 
 
 def read_reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
@@ -155,11 +155,11 @@ def _advice(method: str, path: str, said: str) -> str:
     return f"the token needs {rule}"
 
 
-def _backend(text: str) -> Backend:
+def _backend(text: str) -> QueryBackend:
     try:
-        return Backend(text.strip().lower())
+        return QueryBackend(text.strip().lower())
     except ValueError:
-        return Backend.UNKNOWN
+        return QueryBackend.UNKNOWN
 
 
 def _whole(text: str | None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import Entry, Registration, carries_proxy_keys, decode_entries, instances_of
+from proxygen.consul.decode import HealthEntry, RegistrationState, carries_proxy_keys, decode_entries, instances_of
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.reads import service_path
@@ -36,7 +36,7 @@ class Candidates:
         group: asyncio.TaskGroup,
         *,
         tag_prefix: str,
-        route: Callable[[str, tuple[Entry, ...]], None],
+        route: Callable[[str, tuple[HealthEntry, ...]], None],
         observed: Callable[[], None],
         failed: Callable[[str, CatalogUnavailable], None],
     ) -> None:
@@ -90,7 +90,7 @@ class Candidates:
         self._names.discard(name)
         self._reader.forget(name)
 
-    def _known(self, node: str, registered: Mapping[str, Registration]) -> Mapping[str, Registration]:
+    def _known(self, node: str, registered: Mapping[str, RegistrationState]) -> Mapping[str, RegistrationState]:
         # What is older than the first listing was in the first answers.
         since = self._since or 0
         return {identity: one for identity, one in registered.items() if one.modify_index <= since}

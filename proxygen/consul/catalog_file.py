@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from proxygen.catalog import Catalog, Instance, ServiceName
-from proxygen.consul.decode import UNREADABLE, Entry, instances_of
+from proxygen.consul.decode import UNREADABLE, HealthEntry, instances_of
 from proxygen.kit.errors import CatalogFileError
 
 _CANARY: Final = "/canary/"
@@ -42,7 +42,7 @@ class RawCatalog:
 
 
 _FILE: Final = msgspec.json.Decoder(_File)
-_ENTRY: Final = msgspec.json.Decoder(Entry)
+_ENTRY: Final = msgspec.json.Decoder(HealthEntry)
 
 
 def write_catalog_file(raw: RawCatalog, *, taken_at: datetime) -> bytes:

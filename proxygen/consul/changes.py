@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from proxygen.consul.decode import Check, Registration
+from proxygen.consul.decode import CheckRecord, RegistrationState
 
 CheckKey = tuple[str, str]
 """Node and CheckID, which together are unique."""
@@ -20,7 +20,7 @@ class Changed:
     """Nodes whose own checks changed: every service on them is touched."""
 
 
-def index_checks(checks: Iterable[Check]) -> dict[CheckKey, tuple[str, str, str]]:
+def index_checks(checks: Iterable[CheckRecord]) -> dict[CheckKey, tuple[str, str, str]]:
     """Return what matters of each check: its status, whether it has run, and whose it is."""
     return {
         (check.node, check.check_id): (
@@ -47,6 +47,8 @@ def compare_checks(
     return Changed(services=frozenset(services), nodes=frozenset(nodes))
 
 
-def compare_registrations(before: Mapping[str, Registration], after: Mapping[str, Registration]) -> frozenset[str]:
+def compare_registrations(
+    before: Mapping[str, RegistrationState], after: Mapping[str, RegistrationState]
+) -> frozenset[str]:
     """Return the services of which a node's registrations, by ServiceID, differ."""
     return frozenset(registration.service for _, registration in before.items() ^ after.items())

@@ -51,32 +51,32 @@ _OUTPUT_TOLD: Final = 300
 """Characters of one check's output: an agent keeps 4 kB of each."""
 
 
-class Node(msgspec.Struct, rename="pascal"):
+class NodeRecord(msgspec.Struct, rename="pascal"):
     node: str
     address: str = ""
     datacenter: str | None = ""
 
 
-class Weights(msgspec.Struct, rename="pascal"):
+class WeightsRecord(msgspec.Struct, rename="pascal"):
     passing: int = 1
     warning: int = 1
 
 
-class Service(msgspec.Struct, rename="pascal"):
+class ServiceRecord(msgspec.Struct, rename="pascal"):
     id: str = msgspec.field(name="ID")
     service: str
     tags: tuple[str, ...] | None = ()
     meta: dict[str, str] | None = None
     address: str = ""
     port: int = 0
-    weights: Weights | None = None
+    weights: WeightsRecord | None = None
     kind: str | None = ""
     """Not empty for Connect proxies and gateways."""
     create_index: int = 0
     modify_index: int = 0
 
 
-class Check(msgspec.Struct, rename="pascal"):
+class CheckRecord(msgspec.Struct, rename="pascal"):
     """A check as ``health/service`` and ``health/state`` list it; a node's check has no service."""
 
     check_id: str = msgspec.field(name="CheckID")
@@ -99,15 +99,15 @@ class Check(msgspec.Struct, rename="pascal"):
         return self.type in _NEVER_SILENT and self.output != ""
 
 
-class Entry(msgspec.Struct, rename="pascal"):
+class HealthEntry(msgspec.Struct, rename="pascal"):
     """One element of ``/v1/health/service/NAME``."""
 
-    node: Node
-    service: Service
-    checks: tuple[Check, ...] | None = ()
+    node: NodeRecord
+    service: ServiceRecord
+    checks: tuple[CheckRecord, ...] | None = ()
 
 
-class Registration(msgspec.Struct, rename="pascal", frozen=True):
+class RegistrationState(msgspec.Struct, rename="pascal", frozen=True):
     """What tells one state of a registered instance from the next."""
 
     service: str
@@ -117,7 +117,7 @@ class Registration(msgspec.Struct, rename="pascal", frozen=True):
 class NodeServices(msgspec.Struct, rename="pascal"):
     """The answer to ``/v1/catalog/node/NODE``: registrations by ServiceID."""
 
-    services: dict[str, Registration] | None = None
+    services: dict[str, RegistrationState] | None = None
 
 
 class _Pair(msgspec.Struct, rename="pascal"):
@@ -125,10 +125,10 @@ class _Pair(msgspec.Struct, rename="pascal"):
     value: str | None = None
 
 
-_ENTRIES: Final = msgspec.json.Decoder(tuple[Entry, ...])
+_ENTRIES: Final = msgspec.json.Decoder(tuple[HealthEntry, ...])
 _LISTING: Final = msgspec.json.Decoder(dict[str, tuple[str, ...] | None])
-_CHECKS: Final = msgspec.json.Decoder(tuple[Check, ...])
-_NODES: Final = msgspec.json.Decoder(tuple[Node, ...])
+_CHECKS: Final = msgspec.json.Decoder(tuple[CheckRecord, ...])
+_NODES: Final = msgspec.json.Decoder(tuple[NodeRecord, ...])
 _NODE_SERVICES: Final = msgspec.json.Decoder(NodeServices | None)
 _PAIRS: Final = msgspec.json.Decoder(tuple[_Pair, ...])
 _NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
@@ -138,7 +138,7 @@ _ROOM: Final = 100
 """Levels by which an entry may come to lie deeper than in the answer, counting our own calls."""
 
 
-def decode_entries(body: bytes) -> tuple[Entry, ...]:
+def decode_entries(body: bytes) -> tuple[HealthEntry, ...]:
     """Decode ``/v1/health/service/NAME``."""
     return _decoded(_ENTRIES, body, "health/service")
 
@@ -154,7 +154,7 @@ def decode_listing(body: bytes) -> dict[str, tuple[str, ...]]:
     return {name: tags or () for name, tags in _decoded(_LISTING, body, "catalog/services").items()}
 
 
-def decode_checks(body: bytes) -> tuple[Check, ...]:
+def decode_checks(body: bytes) -> tuple[CheckRecord, ...]:
     """Decode ``/v1/health/state/any``."""
     return _decoded(_CHECKS, body, "health/state")
 
@@ -169,7 +169,7 @@ def decode_nodes(body: bytes) -> tuple[str, ...]:
     return tuple(node.node for node in _decoded(_NODES, body, "catalog/nodes"))
 
 
-def decode_registrations(body: bytes) -> dict[str, Registration]:
+def decode_registrations(body: bytes) -> dict[str, RegistrationState]:
     """Decode ``/v1/catalog/node/NODE``: registrations by ServiceID, none where the node is gone."""
     answer = _decoded(_NODE_SERVICES, body, "catalog/node")
     return (answer.services if answer is not None else None) or {}
@@ -200,7 +200,7 @@ def _decoded(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
         raise CatalogUnavailable(f"Consul's answer to {what} cannot be read: {error}") from error
 
 
-def instances_of(name: str, entries: Iterable[Entry]) -> tuple[Instance, ...]:
+def instances_of(name: str, entries: Iterable[HealthEntry]) -> tuple[Instance, ...]:
     """Return the instances of exactly this service, sorted and each once.
 
     Consul matches names without case and also lists Connect proxies; both are left out here.
@@ -213,7 +213,7 @@ def instances_of(name: str, entries: Iterable[Entry]) -> tuple[Instance, ...]:
     return tuple(_instance(entry) for _, entry in sorted(chosen.items()))
 
 
-def failures_of(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
+def failures_of(entries: Iterable[HealthEntry]) -> dict[tuple[str, str], str]:
     """Return by node and id what the checks say that do not pass: the first few, one line each, cut."""
     found = {}
     for entry in entries:
@@ -227,9 +227,9 @@ def failures_of(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
     return found
 
 
-def _instance(entry: Entry) -> Instance:
+def _instance(entry: HealthEntry) -> Instance:
     service, checks = entry.service, entry.checks or ()
-    weights = service.weights or Weights()
+    weights = service.weights or WeightsRecord()
     health = aggregate(service.id, checks)
     return Instance(
         service=ServiceName(service.service),
@@ -250,7 +250,7 @@ def _instance(entry: Entry) -> Instance:
     )
 
 
-def aggregate(service_id: str, checks: Sequence[Check]) -> Health:
+def aggregate(service_id: str, checks: Sequence[CheckRecord]) -> Health:
     """Return the worst of the checks; no check at all is passing, as in Consul's DNS."""
     maintenance = {_NODE_MAINTENANCE, _SERVICE_MAINTENANCE + service_id}
     if any(check.check_id in maintenance for check in checks):
@@ -261,7 +261,7 @@ def aggregate(service_id: str, checks: Sequence[Check]) -> Health:
     return Health.WARNING if Health.WARNING in statuses else Health.PASSING
 
 
-def _only_unchecked(checks: Iterable[Check]) -> bool:
+def _only_unchecked(checks: Iterable[CheckRecord]) -> bool:
     return all(check.unchecked for check in checks if check.status not in (Health.PASSING, Health.WARNING))
 
 

@@ -15,14 +15,14 @@ from typing import Final
 from proxygen.consul.answers import Reply
 from proxygen.consul.changes import CheckKey, compare_checks, index_checks
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import Registration, decode_checks
+from proxygen.consul.decode import RegistrationState, decode_checks
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.follow import Watcher, poll_of_service
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import service_path
 from proxygen.consul.registrations import RegistrationScan
-from proxygen.consul.view import View
+from proxygen.consul.view import ObservedView
 from proxygen.kit.aio import start_eternal
 from proxygen.kit.errors import CatalogUnavailable
 
@@ -42,7 +42,7 @@ class DetectChanges:
     """A follower whose sockets do not grow with the number of services."""
 
     def __init__(
-        self, client: ConsulClient, ledger: Ledger, watcher: Watcher, view: View, group: asyncio.TaskGroup
+        self, client: ConsulClient, ledger: Ledger, watcher: Watcher, view: ObservedView, group: asyncio.TaskGroup
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -120,10 +120,10 @@ class DetectChanges:
         self._fetcher.ask(name for name in routed if name not in self._recent)
         return bool(routed)
 
-    def _known(self, node: str, registered: Mapping[str, Registration]) -> Mapping[str, Registration]:
+    def _known(self, node: str, registered: Mapping[str, RegistrationState]) -> Mapping[str, RegistrationState]:
         """Return what the services' own answers said of a node."""
         return {
-            instance.id: Registration(service=instance.service, modify_index=instance.modify_index)
+            instance.id: RegistrationState(service=instance.service, modify_index=instance.modify_index)
             for instance in self._view.instances_on(node)
         }
 

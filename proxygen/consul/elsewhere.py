@@ -17,7 +17,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.reads import read_datacenters
 from proxygen.consul.remote import Pair, Remote
-from proxygen.consul.view import View
+from proxygen.consul.view import ObservedView
 from proxygen.kit.aio import Pace, retrying, start_eternal
 from proxygen.kit.errors import CatalogUnavailable
 from proxygen.tags import Datacenter, parse_failover
@@ -113,7 +113,7 @@ class Elsewhere:
         if not self._listed or not self._listed.issuperset(named):
             self._strange.set()
 
-    async def run(self, view: View) -> None:
+    async def run(self, view: ObservedView) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as group:
             start_eternal(group, self._learn_names(), name="reading of the list of datacenters")
@@ -167,7 +167,7 @@ class Elsewhere:
 
     # Who is asked how.
 
-    def _assign(self, view: View, group: asyncio.TaskGroup) -> None:
+    def _assign(self, view: ObservedView, group: asyncio.TaskGroup) -> None:
         """Give each service that names a datacenter a standing question there, or a turn."""
         named = [(one, name) for name, datacenters in self._named.items() for one in datacenters]
         self._recall(view, named)
@@ -192,7 +192,7 @@ class Elsewhere:
                 datacenter.stop()
                 del self._datacenters[name]
 
-    def _recall(self, view: View, pairs: Iterable[Pair]) -> None:
+    def _recall(self, view: ObservedView, pairs: Iterable[Pair]) -> None:
         """Start from what was known, once, until the datacenter itself says what is."""
         for datacenter, name in pairs:
             known = self._known.get(datacenter, {}).pop(ServiceName(name), None)

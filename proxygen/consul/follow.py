@@ -13,7 +13,7 @@ from typing import Protocol
 
 from proxygen.consul.answers import Reply
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import Entry
+from proxygen.consul.decode import HealthEntry
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import service_path
@@ -26,11 +26,11 @@ class Watcher(Protocol):
 
     def is_routed(self, name: str) -> bool: ...
 
-    def observe(self, name: str, entries: tuple[Entry, ...]) -> bool:
+    def observe(self, name: str, entries: tuple[HealthEntry, ...]) -> bool:
         """Take in the entries of a service; return whether they are new."""
         ...
 
-    async def entries_of(self, name: str, reply: Reply) -> tuple[Entry, ...]:
+    async def entries_of(self, name: str, reply: Reply) -> tuple[HealthEntry, ...]:
         """Return what an answer shows of a service; what it seems to have lost is read consistently."""
         ...
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from proxygen.consul.answers import BACKEND_HEADER, Backend, Reply
-from proxygen.consul.decode import Entry
+from proxygen.consul.answers import BACKEND_HEADER, QueryBackend, Reply
+from proxygen.consul.decode import HealthEntry
 from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
@@ -47,10 +47,10 @@ class Oddities:
         with the datacenter where it is about another one."""
         self._note("no index", path, reply.index == 0, _NO_INDEX.format(path=path))
         said = {name.lower(): value for name, value in reply.headers.items()}.get(BACKEND_HEADER, "")
-        unknown = reply.backend is Backend.UNKNOWN
+        unknown = reply.backend is QueryBackend.UNKNOWN
         self._note("unknown backend", path, unknown, _UNKNOWN_BACKEND.format(path=path, said=said[:40]))
 
-    def heed_servers(self, servers: Iterable[Entry]) -> None:
+    def heed_servers(self, servers: Iterable[HealthEntry]) -> None:
         """Look at the instances of the servers' own service, whose Meta tells their version since 1.4."""
         versions = [(parsed, text) for text in _versions(servers) if (parsed := _parsed(text))]
         oldest, text = min(versions, default=(OLDEST, ""))
@@ -72,7 +72,7 @@ class Oddities:
             _log.warning("consul is odd", reason=text)
 
 
-def _versions(servers: Iterable[Entry]) -> Iterable[str]:
+def _versions(servers: Iterable[HealthEntry]) -> Iterable[str]:
     return ((server.service.meta or {}).get("version", "") for server in servers)
 
 

@@ -15,7 +15,7 @@ from proxygen.catalog import ServiceName
 from proxygen.consul.client import Consistency, ConsulClient
 from proxygen.consul.decode import (
     CONSUL_SERVICE,
-    Entry,
+    HealthEntry,
     decode_datacenters,
     decode_entries,
     decode_listing,
@@ -93,7 +93,7 @@ def is_whole(client: ConsulClient, listing: dict[str, tuple[str, ...]]) -> bool:
     return CONSUL_SERVICE in listing or tenancy != ("default", "default")
 
 
-async def read_service(client: ConsulClient, name: str, consistency: Consistency) -> tuple[Entry, ...]:
+async def read_service(client: ConsulClient, name: str, consistency: Consistency) -> tuple[HealthEntry, ...]:
     """Read the entries of a service that is listed; an empty answer is confirmed before it is returned."""
     entries = decode_entries((await client.read(service_path(name), consistency=consistency)).body)
     return entries or await confirm_absence(client, name, partial(confirm_listing, client))
@@ -101,7 +101,7 @@ async def read_service(client: ConsulClient, name: str, consistency: Consistency
 
 async def confirm_absence(
     client: ConsulClient, name: str, list_services: Callable[[], Awaitable[Listing]]
-) -> tuple[Entry, ...]:
+) -> tuple[HealthEntry, ...]:
     """Read consistently a service that seemed to have no instances.
 
     Raise AccessDenied when the catalog still lists it: then its instances are hidden, not gone. ``list_services``

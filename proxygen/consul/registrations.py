@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 from proxygen.consul.changes import compare_registrations
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.decode import Registration, decode_nodes, decode_registrations
+from proxygen.consul.decode import RegistrationState, decode_nodes, decode_registrations
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.names import is_askable
@@ -43,7 +43,7 @@ class RegistrationScan:
         *,
         gap: float,
         longest_gap: float,
-        known: Callable[[str, Mapping[str, Registration]], Mapping[str, Registration]],
+        known: Callable[[str, Mapping[str, RegistrationState]], Mapping[str, RegistrationState]],
         ask: Callable[[Iterable[str]], bool],
         look_everywhere: Callable[[], None],
     ) -> None:
@@ -55,7 +55,7 @@ class RegistrationScan:
         self._look_everywhere = look_everywhere
         self._index = 0
         self._listing_moved = asyncio.Event()
-        self._registered: dict[str, Mapping[str, Registration]] = {}
+        self._registered: dict[str, Mapping[str, RegistrationState]] = {}
         self._nodes: tuple[str, ...] = ()
         workers = min(_MOST_READERS, max(1, client.settings.max_connections // 8))
         self._fetcher = Fetcher(self._read, ledger, workers=workers, what="node")

@@ -15,7 +15,7 @@ from proxygen.consul.fetch import Fetcher
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import confirm_absence, confirm_listing, service_path
-from proxygen.consul.view import View
+from proxygen.consul.view import ObservedView
 from proxygen.kit.aio import start_eternal
 from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
 from proxygen.tags import Datacenter
@@ -34,7 +34,7 @@ class Remote:
         self,
         name: Datacenter,
         client: ConsulClient,
-        view: View,
+        view: ObservedView,
         answered: Callable[[Pair], None],
         turns: asyncio.Semaphore,
         group: asyncio.TaskGroup,

@@ -16,7 +16,7 @@ _RETIRED_FOR: Final = 600.0
 whoever reads it must see the service empty at least once: a service that is missing was never observed."""
 
 
-class View:
+class ObservedView:
     """Observations by service. Puts a catalog into the slot when it was opened and the content is another."""
 
     def __init__(self, datacenter: str, into: Latest[Catalog]) -> None:

@@ -19,7 +19,7 @@ from proxygen.consul.candidates import Candidates
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import (
     CONSUL_SERVICE,
-    Entry,
+    HealthEntry,
     carries_proxy_keys,
     decode_entries,
     decode_listing,
@@ -45,7 +45,7 @@ from proxygen.consul.reads import (
     overrides_prefix,
     read_datacenter,
 )
-from proxygen.consul.view import View
+from proxygen.consul.view import ObservedView
 from proxygen.consul.witness import is_affordable
 from proxygen.kit.aio import Latest, retrying, start_eternal
 from proxygen.kit.errors import CatalogUnavailable
@@ -115,7 +115,7 @@ class CatalogWatch:
         self._ledger.expect(_CATALOG)
         caller = retrying(CatalogUnavailable, longest=1.0, at_least=stay_away)
         datacenter: str = await caller(self._read_datacenter)
-        self._view = View(datacenter, self._into)
+        self._view = ObservedView(datacenter, self._into)
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._follower: Follower = PollEach(self._client, self._ledger, self, group)
@@ -253,7 +253,7 @@ class CatalogWatch:
         for name in sorted(self._routed):
             self._follower.follow(name)
 
-    def _route_by_meta(self, name: str, entries: tuple[Entry, ...]) -> None:
+    def _route_by_meta(self, name: str, entries: tuple[HealthEntry, ...]) -> None:
         self._choose_follower(len(self._routed) + 1)
         self._route(name)
         self.observe(name, entries)
@@ -263,7 +263,7 @@ class CatalogWatch:
     def is_routed(self, name: str) -> bool:
         return name in self._routed
 
-    def observe(self, name: str, entries: tuple[Entry, ...]) -> bool:
+    def observe(self, name: str, entries: tuple[HealthEntry, ...]) -> bool:
         instances = instances_of(name, entries)
         self._refused.discard(name)
         self._recalled.discard(name)
@@ -276,7 +276,7 @@ class CatalogWatch:
         self._open_when_ready()
         return is_new
 
-    async def entries_of(self, name: str, reply: Reply) -> tuple[Entry, ...]:
+    async def entries_of(self, name: str, reply: Reply) -> tuple[HealthEntry, ...]:
         entries = decode_entries(reply.body)
         if reply.index < self._indexes.get(name, 0):
             # Perhaps of a store that was wiped or restored: who sees a loss in it must know.

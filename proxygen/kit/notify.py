@@ -22,7 +22,7 @@ _ROOM: Final = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class CommandState:
     """How a command is at one moment."""
 
     is_ready: bool
@@ -92,7 +92,7 @@ def _one_line(text: str) -> str:
     return printable if len(printable) <= _ROOM else printable[: _ROOM - 1] + "…"
 
 
-async def keep_telling(notifier: Notifier, look: Callable[[], Condition]) -> NoReturn:
+async def keep_telling(notifier: Notifier, look: Callable[[], CommandState]) -> NoReturn:
     """Tell how we are until cancelled: from the event loop, so that nothing is told when that no longer turns."""
     if not notifier.is_heard:
         await asyncio.Event().wait()
@@ -115,9 +115,9 @@ def _pause(notifier: Notifier) -> float:
     return wanted if notifier.watchdog is None else min(wanted, notifier.watchdog / 8)
 
 
-def _look(look: Callable[[], Condition]) -> Condition:
+def _look(look: Callable[[], CommandState]) -> CommandState:
     try:
         return look()
     except Exception as error:
         # Who tells must not be what ends the work.
-        return Condition(is_ready=True, text=f"state unknown: {type(error).__name__}: {error}")
+        return CommandState(is_ready=True, text=f"state unknown: {type(error).__name__}: {error}")

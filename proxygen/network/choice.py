@@ -29,7 +29,7 @@ class Standing(Enum):
     """Another host has it, or is known by the same identity: a matter for people."""
 
 
-class Calm(Enum):
+class Visibility(Enum):
     """What a host knows of those who may have subnets that it does not see, because Consul lost its data."""
 
     UNKNOWN = "unknown"
@@ -98,7 +98,7 @@ class Stay:
 Step = Adopt | Claim | Busy | Settle | Stay
 
 
-def decide(view: View, me: Claimant, *, calm: Calm, refused: Set[IPv4Network] = frozenset()) -> Step:
+def decide(view: View, me: Claimant, *, calm: Visibility, refused: Set[IPv4Network] = frozenset()) -> Step:
     """Return the next step. ``refused`` are subnets whose lock Consul does not give yet."""
     own = view.records_of(me.host_id)
     pointer = view.pointers.get(me.host_id)
@@ -116,7 +116,7 @@ def decide(view: View, me: Claimant, *, calm: Calm, refused: Set[IPv4Network] = 
     return replace(step, replaced=record) if isinstance(step, Claim) else step
 
 
-def _keep(view: View, me: Claimant, live: IPv4Network, pointer_index: int, *, calm: Calm) -> Step:
+def _keep(view: View, me: Claimant, live: IPv4Network, pointer_index: int, *, calm: Visibility) -> Step:
     """Containers have the subnet: keep it, write it again where it is gone, and never take another."""
     record = view.records.get(live)
     if record is not None and record.host_id == me.host_id:
@@ -137,12 +137,12 @@ def _keep(view: View, me: Claimant, live: IPv4Network, pointer_index: int, *, ca
         return Stay(standing=Standing.UNCONFIRMED, reason=f"{gone}, and {view.config_problem}")
     if not view.config.offers(live):
         return Stay(standing=Standing.CONFLICT, reason=f"{gone}, and the config does not offer it any more")
-    if calm is Calm.UNKNOWN and not me.confirmed:
+    if calm is Visibility.UNKNOWN and not me.confirmed:
         return Settle()
     return Claim(subnet=live, config_index=view.config_index, pointer_index=pointer_index)
 
 
-def _find(view: View, me: Claimant, pointer_index: int, *, calm: Calm, refused: Set[IPv4Network]) -> Step:
+def _find(view: View, me: Claimant, pointer_index: int, *, calm: Visibility, refused: Set[IPv4Network]) -> Step:
     """The host has no subnet: find it one that nobody claims."""
     if view.config is None:
         return _wait(view.config_problem)
@@ -152,7 +152,7 @@ def _find(view: View, me: Claimant, pointer_index: int, *, calm: Calm, refused: 
             standing=Standing.CONFLICT,
             reason=f"the address {me.public_ip} is also that of {double.holder}, which lives; give each host its own",
         )
-    if calm is not Calm.SETTLED:
+    if calm is not Visibility.SETTLED:
         return Settle()
     reserved = sorted(subnet for subnet, hosts in view.reservations.items() if me.host_id in hosts)
     if reserved:
@@ -198,7 +198,7 @@ def _wait(reason: str) -> Stay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class SubnetUsage:
     """How the network's subnets are used. A subnet may be both reserved and leased."""
 
     subnets: int
@@ -214,10 +214,10 @@ class Tally:
     """Leases that nobody of ours wrote."""
 
 
-def tally(view: View) -> Tally:
+def tally(view: View) -> SubnetUsage:
     """Count the network's subnets."""
     live = sum(bool(record.session) for record in view.records.values())
-    return Tally(
+    return SubnetUsage(
         subnets=view.config.subnets if view.config is not None else 0,
         free=len(FreeSubnets(view.config, view)) if view.config is not None else 0,
         live=live,

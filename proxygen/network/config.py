@@ -27,25 +27,25 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Mtu = Annotated[int, Meta(ge=576, le=65535)]
 
 
-class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BackendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How packets cross hosts, with flannel's options where flannel has the backend."""
 
     type: ClassVar[str]
 
 
-class Alloc(Backend, frozen=True):
+class Alloc(BackendConfig, frozen=True):
     """Leases alone; somebody else forwards."""
 
     type = "alloc"
 
 
-class HostGw(Backend, frozen=True):
+class HostGw(BackendConfig, frozen=True):
     """Plain routes; all hosts share a network."""
 
     type = "host-gw"
 
 
-class Vxlan(Backend, frozen=True):
+class Vxlan(BackendConfig, frozen=True):
     """VXLAN by the kernel."""
 
     type = "vxlan"
@@ -58,7 +58,7 @@ class Vxlan(Backend, frozen=True):
     direct_routing: bool = field(name="DirectRouting", default=False)
 
 
-class WireGuard(Backend, frozen=True):
+class WireGuard(BackendConfig, frozen=True):
     """WireGuard by the kernel."""
 
     type = "wireguard"
@@ -68,7 +68,7 @@ class WireGuard(Backend, frozen=True):
     keepalive: Annotated[int, Meta(ge=0, le=65535)] = field(name="PersistentKeepaliveInterval", default=0)
 
 
-class AwsVpc(Backend, frozen=True):
+class AwsVpc(BackendConfig, frozen=True):
     """Routes in the VPC's tables."""
 
     type = "aws-vpc"
@@ -76,19 +76,19 @@ class AwsVpc(Backend, frozen=True):
     """Empty: the table of the host's own subnet."""
 
 
-class FrrBgp(Backend, frozen=True):
+class FrrBgp(BackendConfig, frozen=True):
     """Routes that FRR's bgpd announces."""
 
     type = "frr-bgp"
 
 
-class FrrOspf(Backend, frozen=True):
+class FrrOspf(BackendConfig, frozen=True):
     """Routes that FRR's ospfd announces."""
 
     type = "frr-ospf"
 
 
-_BACKENDS: Final[dict[str, type[Backend]]] = {
+_BACKENDS: Final[dict[str, type[BackendConfig]]] = {
     kind.type: kind for kind in (Alloc, HostGw, Vxlan, WireGuard, AwsVpc, FrrBgp, FrrOspf)
 }
 
@@ -114,7 +114,7 @@ class NetworkConfig:
     subnet_len: int
     first: IPv4Network
     last: IPv4Network
-    backend: Backend
+    backend: BackendConfig
 
     @property
     def subnets(self) -> int:
@@ -224,7 +224,7 @@ def _bound(key: str, text: str, network: IPv4Network, length: int, default: int)
         raise NetworkConfigError(f"{key} {address} is not where a /{length} begins") from error
 
 
-def _backend(written: dict[str, object]) -> Backend:
+def _backend(written: dict[str, object]) -> BackendConfig:
     # flannel's pages say vxlan; its code takes udp, which copies every packet through a process.
     name = written.pop("Type", Vxlan.type)
     kind = _BACKENDS.get(name) if isinstance(name, str) else None

@@ -35,7 +35,7 @@ _AFRESH: Final = f"table ip {TABLE} {{\n}}\ndelete table ip {TABLE}\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
+class FirewallNeeds:
     """What the firewall must let through."""
 
     network: IPv4Network
@@ -61,7 +61,7 @@ _FORWARD: Final = _Chain(table="filter", name=FORWARD_CHAIN, entrances=("DOCKER-
 _RAW: Final = _Chain(table="raw", name=RAW_CHAIN, entrances=("PREROUTING",))
 
 
-async def open_passage(passage: Passage) -> tuple[str, ...]:
+async def open_passage(passage: FirewallNeeds) -> tuple[str, ...]:
     """Bring the firewall to this. Return what could not be done, one line each; it may be called at any time."""
     problems = [await _bring_table(show_table(passage))]
     for chain, rules in _verdicts(passage).items():
@@ -78,7 +78,7 @@ async def close_passage() -> tuple[str, ...]:
 # --- nftables: addresses
 
 
-def show_table(passage: Passage) -> str:
+def show_table(passage: FirewallNeeds) -> str:
     """Return our table as ``nft list table`` shows it."""
     network, subnet = passage.network, passage.subnet
     rules = [
@@ -119,7 +119,7 @@ async def _remove_table() -> str:
 # --- iptables: verdicts
 
 
-def _verdicts(passage: Passage) -> dict[_Chain, tuple[str, ...]]:
+def _verdicts(passage: FirewallNeeds) -> dict[_Chain, tuple[str, ...]]:
     """Return the rules of our chains, as iptables lists them."""
     network, subnet = passage.network, passage.subnet
     return {

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
 from proxygen.kit.log import get_logger
 from proxygen.network.choice import Adopt, Busy, Claim, Claimant, Settle, Standing, Stay, decide
-from proxygen.network.memory import Memory, Remembered
+from proxygen.network.memory import AgentMemory, Predecessor
 from proxygen.network.records import Attributes, Record, subnet_key, write_value
 from proxygen.network.session import HostSession, Terms
 from proxygen.network.settling import Settling
@@ -49,7 +49,7 @@ class SubnetLease:
     """One host's lease. `keep` is its life; `close` or `release`, once `keep` is cancelled, are its end."""
 
     def __init__(
-        self, store: NetworkStore, host_id: str, attributes: Attributes, *, memory: Memory, terms: Terms
+        self, store: NetworkStore, host_id: str, attributes: Attributes, *, memory: AgentMemory, terms: Terms
     ) -> None:
         self.host_id = host_id
         self._store = store
@@ -291,7 +291,7 @@ class SubnetLease:
 
     def _remember(self) -> None:
         confirmed = None if self._confirmed == _NEVER else self._confirmed
-        known = Remembered(live=self._live, hint=self._hint, session=self.session, confirmed=confirmed)
+        known = Predecessor(live=self._live, hint=self._hint, session=self.session, confirmed=confirmed)
         try:
             self._memory.keep(self.host_id, known)
         except OSError as error:

@@ -31,7 +31,7 @@ class _Written(msgspec.Struct, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remembered:
+class Predecessor:
     """What an agent knows of the one before it."""
 
     live: IPv4Network | None = None
@@ -43,7 +43,7 @@ class Remembered:
     """The monotonic time, which runs from boot, at which Consul was last asked and confirmed ``live``."""
 
 
-class Memory:
+class AgentMemory:
     """A file that outlives the agent, and of which little is believed after a reboot or on another host.
 
     An image or a snapshot of a host carries the file to others, which must not take that host's subnet.
@@ -53,19 +53,19 @@ class Memory:
         self._path = path
         self._boot = boot
 
-    def recall(self, host_id: str) -> Remembered:
+    def recall(self, host_id: str) -> Predecessor:
         try:
             written = msgspec.json.decode(self._path.read_bytes(), type=_Written)
             live, hint = _subnet(written.live), _subnet(written.hint)
         except (OSError, ValueError, msgspec.MsgspecError):
-            return Remembered()
+            return Predecessor()
         if written.host_id != host_id:
-            return Remembered()
+            return Predecessor()
         if written.boot != self._boot:
-            return Remembered(hint=live or hint)
-        return Remembered(live=live, hint=live or hint, session=written.session, confirmed=written.confirmed)
+            return Predecessor(hint=live or hint)
+        return Predecessor(live=live, hint=live or hint, session=written.session, confirmed=written.confirmed)
 
-    def keep(self, host_id: str, remembered: Remembered) -> None:
+    def keep(self, host_id: str, remembered: Predecessor) -> None:
         """Write it whole. Raise OSError."""
         written = _Written(
             boot=self._boot,

@@ -38,7 +38,7 @@ Fact = str | int | float | bool | None
 """What a host may tell others of its backend. All that any backend has to say is flat, and nesting could be endless."""
 
 
-class Entry(msgspec.Struct, rename="pascal"):
+class KeyEntry(msgspec.Struct, rename="pascal"):
     """A key as ``/v1/kv`` shows it."""
 
     key: str
@@ -179,7 +179,7 @@ def write_value(host_id: str, attributes: Attributes, generation: int) -> bytes:
     )
 
 
-def read_record(subnet: IPv4Network, entry: Entry) -> Record:
+def read_record(subnet: IPv4Network, entry: KeyEntry) -> Record:
     """Read a lease. Raise ValueError for one that nobody of ours wrote."""
     try:
         value = _VALUES.decode(entry.value or b"")
@@ -203,7 +203,7 @@ def read_record(subnet: IPv4Network, entry: Entry) -> Record:
     )
 
 
-def read_view(prefix: str, entries: Iterable[Entry]) -> View:
+def read_view(prefix: str, entries: Iterable[KeyEntry]) -> View:
     """Sort out all keys below the prefix; what cannot be read is kept as such."""
     reader = _Reader()
     for entry in entries:
@@ -213,7 +213,7 @@ def read_view(prefix: str, entries: Iterable[Entry]) -> View:
 
 class _Reader:
     def __init__(self) -> None:
-        self._config: Entry | None = None
+        self._config: KeyEntry | None = None
         self._settled = False
         self._records: dict[IPv4Network, Record] = {}
         self._pointers: dict[str, Pointer] = {}
@@ -221,7 +221,7 @@ class _Reader:
         self._reservations: dict[IPv4Network, frozenset[str]] = {}
         self._problems: list[str] = []
 
-    def take(self, name: str, entry: Entry) -> None:
+    def take(self, name: str, entry: KeyEntry) -> None:
         try:
             if name == CONFIG:
                 self._config = entry
@@ -237,7 +237,7 @@ class _Reader:
         except ValueError as error:
             self._problems.append(f"{name}: {error}")
 
-    def _take_lease(self, name: str, entry: Entry) -> None:
+    def _take_lease(self, name: str, entry: KeyEntry) -> None:
         if not name:
             # Consul's own page makes a key for a folder.
             return
@@ -289,7 +289,7 @@ def _subnet(text: str) -> IPv4Network:
     return IPv4Network((match[1], int(match[2])))
 
 
-def _text(entry: Entry) -> str:
+def _text(entry: KeyEntry) -> str:
     return (entry.value or b"").decode(errors="replace").strip().replace("/", "-")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from proxygen.network.choice import Calm
+from proxygen.network.choice import Visibility
 from proxygen.network.records import CONFIG, SETTLED, View
 from proxygen.network.session import Terms
 from proxygen.network.store import NetworkStore
@@ -22,21 +22,21 @@ class Settling:
         self._terms = terms
         self._since: tuple[int, float] | None = None
 
-    async def look(self, view: View) -> Calm:
+    async def look(self, view: View) -> Visibility:
         """Take in a look; tell how calm it is, and write that the network is settled once it is."""
         if view.settled or view.config is None:
             self._since = None
-            return Calm.SETTLED if view.settled else Calm.UNKNOWN
+            return Visibility.SETTLED if view.settled else Visibility.UNKNOWN
         now = time.monotonic()
         if self._since is None or self._since[0] != view.config_created:
             self._since = (view.config_created, now)
         waited = now - self._since[1]
         if waited < self._terms.settle:
-            return Calm.LAPSED if waited >= self._terms.lapse else Calm.UNKNOWN
+            return Visibility.LAPSED if waited >= self._terms.lapse else Visibility.UNKNOWN
         await self._store.commit(
             self._store.unchanged(CONFIG, view.config_index), self._store.replace(SETTLED, b"waited", 0)
         )
-        return Calm.SETTLED
+        return Visibility.SETTLED
 
     def restart(self) -> None:
         """Count anew: while nobody could look, nobody could come forward either."""

@@ -18,7 +18,7 @@ from proxygen.network.config import NetworkConfig, parse_config
 from proxygen.network.records import (
     CONFIG,
     SETTLED,
-    Entry,
+    KeyEntry,
     Record,
     View,
     host_key,
@@ -124,11 +124,11 @@ class NetworkStore:
         except (ValueError, msgspec.MsgspecError):
             return None
 
-    async def entry(self, name: str) -> Entry | None:
+    async def entry(self, name: str) -> KeyEntry | None:
         entries = await self._read(self._key(name))
         return entries[0] if entries else None
 
-    async def _view(self, entries: list[Entry]) -> View:
+    async def _view(self, entries: list[KeyEntry]) -> View:
         """Return what a list of all keys says, unless the token may not see them.
 
         Of a list Consul leaves out what a token may not read, without a word; a single key it refuses.
@@ -137,7 +137,7 @@ class NetworkStore:
             await self.entry(CONFIG)
         return read_view(self.prefix, entries)
 
-    async def _read(self, key: str, *, recurse: bool = False) -> list[Entry]:
+    async def _read(self, key: str, *, recurse: bool = False) -> list[KeyEntry]:
         params = [*self._datacenter, ("consistent", "")]
         if recurse:
             params.append(("recurse", ""))
@@ -260,7 +260,7 @@ def releasing(store: NetworkStore, view: View, host_id: str, session: str) -> li
     return operations
 
 
-def _entries(reply: Reply, path: str) -> list[Entry]:
+def _entries(reply: Reply, path: str) -> list[KeyEntry]:
     if reply.status == 404:
         return []
     try:
@@ -280,4 +280,4 @@ def _refusal(reasons: list[str], prefix: str) -> Exception:
     return kind(f"Consul rolled a transaction back: {said}")
 
 
-_ENTRIES: Final = msgspec.json.Decoder(list[Entry])
+_ENTRIES: Final = msgspec.json.Decoder(list[KeyEntry])

@@ -36,7 +36,7 @@ class Caution:
     """Seconds for which a greater loss must last."""
 
 
-class Guard:
+class ViewGuard:
     """Judges what is seen by what was believed before. It is told the time."""
 
     def __init__(self, caution: Caution, believed: Iterable[Member] = ()) -> None:
@@ -153,7 +153,7 @@ class FabricWatch:
         config: NetworkConfig,
         own: Callable[[], Member],
         *,
-        guard: Guard,
+        guard: ViewGuard,
         tell: Callable[[Fabric], None],
     ) -> None:
         self.view: View | None = None

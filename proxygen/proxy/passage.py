@@ -36,7 +36,7 @@ from proxygen.proxy.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open
 from proxygen.proxy.plan.types import Plan, Quarantine, Service
 from proxygen.proxy.quarantine.culprits import find_culprits
 from proxygen.proxy.quarantine.refusals import Refusals, states_anew
-from proxygen.proxy.quarantine.suspects import Finding, Suspects, is_familiar
+from proxygen.proxy.quarantine.suspects import Deduction, Suspects, is_familiar
 from proxygen.proxy.record.expiry import CertificateWatch
 from proxygen.settings import Settings
 
@@ -378,7 +378,7 @@ class Passage:
             reason = "nginx did not take a reload with this service, and took one without it; no cause can be read"
             self._refusals.convict(_suspicion(found.guilty, reason), self._setback(found.guilty))
         self._refusals.release(found.tried)
-        if found != Finding():
+        if found != Deduction():
             self._again()
         await self._accepted.take(drafted, applied.generation)
 

@@ -26,7 +26,7 @@ from proxygen.proxy.nginx.listens import listens
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, stamp_text
 from proxygen.proxy.plan import Planner
 from proxygen.proxy.plan.types import Memory, Plan, Quarantine
-from proxygen.proxy.policy.certificate_copies import Copies
+from proxygen.proxy.policy.certificate_copies import CertificateCopies
 from proxygen.proxy.policy.operator_files import read_authorities, read_certificates, read_snippets
 from proxygen.proxy.policy.read import own_networks, read_policy
 from proxygen.proxy.render.inherited import CARRIED
@@ -101,7 +101,9 @@ class Pipeline:
         self.binary: Final = binary
         self.conf: Final = conf
         self.copies: Final = (
-            Copies(settings.output.directory, may_write=may_copy) if settings.proxy.certificate_copies else None
+            CertificateCopies(settings.output.directory, may_write=may_copy)
+            if settings.proxy.certificate_copies
+            else None
         )
         self.certificates: Final = read_certificates(settings.proxy.certificates, self.copies)
         self.templates: Final = Templates(settings.proxy.templates)

@@ -35,7 +35,7 @@ _ROOM: Final = 4096 * _REQUEST
 
 
 @dataclass(frozen=True, slots=True)
-class Interface:
+class InterfaceAddress:
     """One address of one network interface."""
 
     name: str
@@ -84,7 +84,7 @@ def choose_address(text: str | None, *, consul: str | None) -> str:
     return str(_usable(text))
 
 
-def default_address(found: Iterable[Interface], *, route: IPAddress | None) -> IPAddress:
+def default_address(found: Iterable[InterfaceAddress], *, route: IPAddress | None) -> IPAddress:
     """The address from which Consul's agent is reached, else the first private one, else the first public one."""
     if route is not None and _is_reachable(route):
         return route
@@ -106,12 +106,12 @@ def route_to(host: str) -> IPAddress | None:
     return None
 
 
-def interfaces() -> tuple[Interface, ...]:
+def interfaces() -> tuple[InterfaceAddress, ...]:
     """All addresses of this machine: IPv4 first, each in the kernel's order."""
     return (*_ipv4(), *_ipv6())
 
 
-def _ipv4() -> Iterator[Interface]:
+def _ipv4() -> Iterator[InterfaceAddress]:
     room = array.array("B", bytes(_ROOM))
     start, _ = room.buffer_info()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -122,15 +122,15 @@ def _ipv4() -> Iterator[Interface]:
         # An alias is called eth0:1.
         name = raw[offset : offset + _NAME].partition(b"\0")[0].decode().partition(":")[0]
         address = offset + _NAME + 4
-        yield Interface(name, ipaddress.IPv4Address(raw[address : address + 4]))
+        yield InterfaceAddress(name, ipaddress.IPv4Address(raw[address : address + 4]))
 
 
-def _ipv6() -> Iterator[Interface]:
+def _ipv6() -> Iterator[InterfaceAddress]:
     # No file: a kernel without IPv6.
     with suppress(OSError):
         for line in Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines():
             digits, *_, name = line.split()
-            yield Interface(name, ipaddress.IPv6Address(bytes.fromhex(digits)))
+            yield InterfaceAddress(name, ipaddress.IPv6Address(bytes.fromhex(digits)))
 
 
 def _from_environment(variable: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxygen.kit.errors import CatalogUnavailable
 from proxygen.registration.checks import Status
-from proxygen.registration.service import Held
+from proxygen.registration.service import HeldByAgent
 
 if TYPE_CHECKING:
     from proxygen.consul.client import ConsulClient
@@ -27,14 +27,14 @@ class Agent:
     def address(self) -> str:
         return str(self._http.address)
 
-    async def look(self, service_id: str) -> Held | None:
+    async def look(self, service_id: str) -> HeldByAgent | None:
         """Return what the agent holds; None where it does not know the service."""
         reply = await self._http.exchange("GET", f"/v1/agent/service/{service_id}", deadline=_DEADLINE)
         if reply.status == 404:
             return None
         own = [("filter", f'ServiceID == "{service_id}"')]
         checks = await self._http.exchange("GET", "/v1/agent/checks", own, deadline=_DEADLINE)
-        return Held(service=read_answer(reply.body), checks=read_answer(checks.body))
+        return HeldByAgent(service=read_answer(reply.body), checks=read_answer(checks.body))
 
     async def services(self) -> Mapping[str, Mapping[str, Any]]:
         """Return all services of this agent by id."""

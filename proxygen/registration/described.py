@@ -11,8 +11,8 @@ from typing import Final, Literal
 from proxygen.kit.errors import BadInput, quoted
 from proxygen.registration.checks import Check, GrpcCheck, HealthCallable, HttpCheck, TcpCheck, TtlCheck
 from proxygen.registration.containers import Container, Port
-from proxygen.registration.labels import IGNORE, META, TAGGED_ADDRESS, Given, Keys, Wanted, read_labels
-from proxygen.registration.service import EVEN, Announcement, Service
+from proxygen.registration.labels import IGNORE, META, TAGGED_ADDRESS, Keys, LabelValue, Wanted, read_labels
+from proxygen.registration.service import EVEN, Announcement, CompleteRegistration
 from proxygen.registration.texts import read_host_and_port, read_port, read_weights
 from proxygen.tags import KEYS
 
@@ -27,7 +27,7 @@ _STATUSES: Final = ("passing", "warning", "critical")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class ContainerDefaults:
     """How containers are registered where their labels do not say otherwise."""
 
     tag_prefix: str
@@ -45,7 +45,9 @@ class Policy:
     """Seconds for which a container's health is believed once we are gone."""
 
 
-def describe(container: Container, policy: Policy, health: HealthCallable) -> tuple[Service, ...]:
+def describe(
+    container: Container, policy: ContainerDefaults, health: HealthCallable
+) -> tuple[CompleteRegistration, ...]:
     """Return the services of a running container; none where it does not ask for any.
 
     Raise BadInput or TagError, and name the label, for a container that asks for what cannot be.
@@ -63,7 +65,7 @@ def describe(container: Container, policy: Policy, health: HealthCallable) -> tu
     )
 
 
-def _ports(container: Container, wanted: Wanted, policy: Policy) -> tuple[Port, ...]:
+def _ports(container: Container, wanted: Wanted, policy: ContainerDefaults) -> tuple[Port, ...]:
     """The ports that become services: those that labels name, else the only one, else (registrator) all."""
     named = {key for key, given in wanted.by_port.items() if not _from_registrator(given)}
     if "port" in wanted.common:
@@ -82,7 +84,7 @@ def _ports(container: Container, wanted: Wanted, policy: Policy) -> tuple[Port, 
     raise BadInput(f"it has several ports, {known}; write {prefix}.port=PORT, or {prefix}.PORT.KEY for each")
 
 
-def _from_registrator(given: dict[str, Given]) -> bool:
+def _from_registrator(given: dict[str, LabelValue]) -> bool:
     return all(value.place.startswith("SERVICE_") for value in given.values())
 
 
@@ -94,7 +96,7 @@ def _find_port(container: Container, number: int, protocol: str) -> Port:
     return Port(number=number, protocol="udp" if protocol == "udp" else "tcp")
 
 
-def _is_eligible(container: Container, port: Port, wanted: Wanted, policy: Policy) -> bool:
+def _is_eligible(container: Container, port: Port, wanted: Wanted, policy: ContainerDefaults) -> bool:
     if container.on_host_network:
         return True
     match _announce(container, wanted.of(port)[0], policy):
@@ -107,7 +109,7 @@ def _is_eligible(container: Container, port: Port, wanted: Wanted, policy: Polic
             return bool(port.published) or not any(other.published for other in container.ports)
 
 
-def _announce(container: Container, keys: Keys, policy: Policy) -> Announce:
+def _announce(container: Container, keys: Keys, policy: ContainerDefaults) -> Announce:
     """Return what counts for a port; ``auto`` only where the container has an address that other hosts reach."""
     given = keys.get("announce")
     match given.text if given is not None else policy.announce:
@@ -122,7 +124,7 @@ def _announce(container: Container, keys: Keys, policy: Policy) -> Announce:
             raise given.refuse(f"{quoted(other)} is none of auto, published, container")
 
 
-def _leased_addresses(container: Container, keys: Keys, policy: Policy) -> dict[str, str]:
+def _leased_addresses(container: Container, keys: Keys, policy: ContainerDefaults) -> dict[str, str]:
     """Return the addresses of the container that lie in the host's leased subnet, by the network's name."""
     given = keys.get("network")
     chosen = given.text if given is not None else policy.network
@@ -139,7 +141,7 @@ class _Described:
     """One port of one container."""
 
     def __init__(
-        self, container: Container, wanted: Wanted, port: Port, policy: Policy, health: HealthCallable
+        self, container: Container, wanted: Wanted, port: Port, policy: ContainerDefaults, health: HealthCallable
     ) -> None:
         self._container = container
         self._keys, self._own = wanted.of(port)
@@ -148,7 +150,7 @@ class _Described:
         self._policy = policy
         self._health = health
 
-    def service(self, *, is_one_of_many: bool) -> Service:
+    def service(self, *, is_one_of_many: bool) -> CompleteRegistration:
         address, port = self._target()
         keys, prefix = self._keys, self._policy.tag_prefix
         tags = [f"{prefix}.{key.name}={text}" for key in KEYS if key.name in keys for text in keys[key.name].texts]

@@ -43,7 +43,7 @@ class _NoSuchContainer(EngineUnavailable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class ContainerEvent:
     """Something happened to a container; what is so now has to be asked."""
 
     container: str
@@ -141,7 +141,7 @@ class Engine:
                 return decode_container(answer)
         return None
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncIterator[ContainerEvent]:
         """Yield what happens to containers, for ever; raise EngineUnavailable when the engine ends the stream."""
         heard = self._api.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
         params: dict[str, Any] = {
@@ -184,11 +184,11 @@ class Engine:
             raise EngineUnavailable(f"what answers at {self._url} is no engine: {error!r}") from error
 
 
-def _event(told: Mapping[str, Any]) -> Event | None:
+def _event(told: Mapping[str, Any]) -> ContainerEvent | None:
     actor = told.get("Actor") or {}
     container, action = actor.get("ID") or told.get("id"), told.get("Action") or told.get("status")
     if not container or not action:
         return None
-    return Event(
+    return ContainerEvent(
         container=str(container), action=str(action), signal=str((actor.get("Attributes") or {}).get("signal", ""))
     )

@@ -32,7 +32,7 @@ _GROUP_LOOK: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class ChildCommand:
     """What is run, and how it is ended."""
 
     argv: tuple[str, ...]
@@ -81,7 +81,7 @@ class Signals:
 
 
 async def run_registered(
-    registration: Registration, command: Command, children: Children, ready: Sequence[Probe]
+    registration: Registration, command: ChildCommand, children: Children, ready: Sequence[Probe]
 ) -> int:
     """Run a command, registered from when it is ready to when it ends, and return its exit code.
 
@@ -99,7 +99,7 @@ async def run_registered(
 class _Run:
     """One run of a command, from its start to its end."""
 
-    def __init__(self, registration: Registration, command: Command, child: Child, signals: Signals) -> None:
+    def __init__(self, registration: Registration, command: ChildCommand, child: Child, signals: Signals) -> None:
         self._registration = registration
         self._command = command
         self._child = child

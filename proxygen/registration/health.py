@@ -18,7 +18,7 @@ _LONGEST_NOTE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TtlReport:
     """What Consul is told of a TTL check.
 
     The note of what is well never changes: Consul sends a changed note to its servers, which wakes every watcher.
@@ -28,7 +28,7 @@ class Report:
     note: str
 
 
-ALIVE: Final = Report("passing", "")
+ALIVE: Final = TtlReport("passing", "")
 
 
 class HealthProbe:
@@ -39,12 +39,12 @@ class HealthProbe:
         self._deadline = deadline
         self._pending: asyncio.Task[HealthVerdict] | None = None
 
-    async def ask(self) -> Report:
+    async def ask(self) -> TtlReport:
         if self._pending is None:
             self._pending = asyncio.create_task(_answer(self._call), name="health of the application")
         await asyncio.wait({self._pending}, timeout=self._deadline)
         if not self._pending.done():
-            return Report("critical", "the health callable does not answer")
+            return TtlReport("critical", "the health callable does not answer")
         answered, self._pending = self._pending, None
         return _report(answered)
 
@@ -58,21 +58,21 @@ async def _answer(call: HealthCallable) -> HealthVerdict:
     return await verdict if inspect.isawaitable(verdict) else verdict
 
 
-def _report(answered: asyncio.Task[HealthVerdict]) -> Report:
+def _report(answered: asyncio.Task[HealthVerdict]) -> TtlReport:
     if answered.cancelled():
-        return Report("critical", "the health callable was cancelled")
+        return TtlReport("critical", "the health callable was cancelled")
     error = answered.exception()
     if error is not None:
-        return Report("critical", f"{type(error).__name__}: {error}"[:_LONGEST_NOTE])
+        return TtlReport("critical", f"{type(error).__name__}: {error}"[:_LONGEST_NOTE])
     match answered.result():
         case None | True | "passing":
             return ALIVE
         case False | "critical":
-            return Report("critical", "the application says so")
+            return TtlReport("critical", "the application says so")
         case "warning":
-            return Report("warning", "the application says so")
+            return TtlReport("warning", "the application says so")
         case other:
-            return Report("critical", f"the health callable returned {other!r}"[:_LONGEST_NOTE])
+            return TtlReport("critical", f"the health callable returned {other!r}"[:_LONGEST_NOTE])
 
 
 async def in_daemon_thread(call: Callable[[], T]) -> T:

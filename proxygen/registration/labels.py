@@ -54,7 +54,7 @@ _WITHOUT_EFFECT: Final = frozenset({"check_tls_skip_verify", "check_https_method
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class LabelValue:
     """What was written for one key."""
 
     texts: tuple[str, ...]
@@ -69,15 +69,15 @@ class Given:
         return BadInput(f"{self.place}: {reason}")
 
 
-Keys = Mapping[str, Given]
+Keys = Mapping[str, LabelValue]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """Everything that a container's labels ask for."""
 
-    common: dict[str, Given] = field(default_factory=dict)
-    by_port: dict[tuple[int, str], dict[str, Given]] = field(default_factory=dict)
+    common: dict[str, LabelValue] = field(default_factory=dict)
+    by_port: dict[tuple[int, str], dict[str, LabelValue]] = field(default_factory=dict)
     """By number and protocol; the protocol is "" where none was written."""
     is_registrators: bool
     """Whether registrator would have registered every port of it."""
@@ -107,7 +107,7 @@ def read_labels(container: Container, *, prefix: str) -> Wanted | None:
     return wanted
 
 
-def _port(wanted: Wanted, number: str, protocol: str) -> dict[str, Given]:
+def _port(wanted: Wanted, number: str, protocol: str) -> dict[str, LabelValue]:
     return wanted.by_port.setdefault((int(number), protocol), {})
 
 
@@ -119,18 +119,18 @@ def _registrators_texts(container: Container) -> Iterator[tuple[str, str]]:
                 yield name.removeprefix(_REGISTRATORS).lower(), text
 
 
-def _translate(key: str, text: str, place: str) -> Iterator[tuple[str, Given]]:
+def _translate(key: str, text: str, place: str) -> Iterator[tuple[str, LabelValue]]:
     if key in _TRANSLATED:
         # There check_tcp and ignore mean yes whatever they say.
-        yield _TRANSLATED[key], Given(("true",) if key == "check_tcp" else (text,), place)
+        yield _TRANSLATED[key], LabelValue(("true",) if key == "check_tcp" else (text,), place)
     elif key == "ignore":
-        yield IGNORE, Given(("true",), place)
+        yield IGNORE, LabelValue(("true",), place)
     elif key == "tags":
         texts = (tag.replace("\\,", ",") for tag in _UNESCAPED_COMMA.split(text))
-        yield "tag", Given(tuple(filter(None, texts)), place)
+        yield "tag", LabelValue(tuple(filter(None, texts)), place)
     elif key == "check_https":
-        yield "check-http", Given((text,), place)
-        yield "check-tls", Given(("true",), place)
+        yield "check-http", LabelValue((text,), place)
+        yield "check-tls", LabelValue(("true",), place)
     elif key in _WITHOUT_EFFECT:
         return
     elif key.startswith("check_"):
@@ -138,14 +138,14 @@ def _translate(key: str, text: str, place: str) -> Iterator[tuple[str, Given]]:
             f"{place}: there is no such check here; take SERVICE_CHECK_HTTP, _TCP or the image's HEALTHCHECK"
         )
     else:
-        yield f"{META}{key}", Given((text,), place)
+        yield f"{META}{key}", LabelValue((text,), place)
 
 
-def _read(key: str, text: str, place: str) -> Given:
+def _read(key: str, text: str, place: str) -> LabelValue:
     is_named = any(key.startswith(start) and key != start for start in (META, TAGGED_ADDRESS))
     if key in _SEVERAL or _TAG_KEYS.get(key, False):
-        return Given(tuple(text.split()) or ("",), place)
+        return LabelValue(tuple(text.split()) or ("",), place)
     if key in _ONE or key in _TAG_KEYS or is_named:
-        return Given((text.strip(),), place)
+        return LabelValue((text.strip(),), place)
     known = sorted({*_ONE, *_SEVERAL, f"{META}KEY", f"{TAGGED_ADDRESS}NAME"})
     raise BadInput(f"{place}: no such key; there are those of the proxy tags, and {', '.join(known)}")

@@ -12,12 +12,12 @@ from proxygen.kit.aio import retrying
 from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
 from proxygen.registration.agent import Agent
 from proxygen.registration.checks import Status
-from proxygen.registration.health import ALIVE, HealthProbe, Report
+from proxygen.registration.health import ALIVE, HealthProbe, TtlReport
 from proxygen.registration.journal import get_journal
 from proxygen.registration.service import (
     BoundCheck,
-    Held,
-    Service,
+    CompleteRegistration,
+    HeldByAgent,
     changed_checks,
     changed_fields,
     missing_checks,
@@ -37,7 +37,7 @@ LEAVING: Final = "proxygen: leaving"
 class Lease:
     """One service on one agent. `keep` is its life; `withdraw` and `deregister` are its end."""
 
-    def __init__(self, service: Service, agent: Agent) -> None:
+    def __init__(self, service: CompleteRegistration, agent: Agent) -> None:
         self.service = service
         self.attempted = asyncio.Event()
         """Set once the agent was asked for the first time, whatever it said."""
@@ -103,7 +103,7 @@ class Lease:
         for check_id, report in reports.items():
             await self._agent.beat(check_id, report.status, report.note)
 
-    async def _mend(self, held: Held, reports: dict[str, Report]) -> None:
+    async def _mend(self, held: HeldByAgent, reports: dict[str, TtlReport]) -> None:
         own = {check.id for check in self.service.checks}
         fields: tuple[str, ...]
         self._statuses |= {id: check["Status"] for id, check in held.checks.items() if id in own}
@@ -120,7 +120,7 @@ class Lease:
                 "already registered", service=self.service.name, id=self.service.id, agent=self._agent.address
             )
 
-    async def _clear(self, held: Held) -> None:
+    async def _clear(self, held: HeldByAgent) -> None:
         """Remove what an earlier life under this id left behind."""
         for check_id in stale_checks(self.service, held):
             await self._agent.remove_check(check_id)
@@ -132,7 +132,7 @@ class Lease:
         else:
             self._log.warning("in maintenance", id=self.service.id, reason=maintenance.get("Notes"))
 
-    async def _write(self, checks: Sequence[BoundCheck], reports: dict[str, Report], *, why: str) -> None:
+    async def _write(self, checks: Sequence[BoundCheck], reports: dict[str, TtlReport], *, why: str) -> None:
         statuses = self._statuses | {check_id: report.status for check_id, report in reports.items()}
         # An answer that is lost on its way does not mean that nothing was written.
         self._may_be_held = True
@@ -147,7 +147,7 @@ class Lease:
             because=why,
         )
 
-    async def _report(self, check: BoundCheck) -> Report:
+    async def _report(self, check: BoundCheck) -> TtlReport:
         probe = self._probes.get(check.id)
         return ALIVE if probe is None else await probe.ask()
 

@@ -26,7 +26,7 @@ FAMILIES: Final = (ENGINE, CONTAINERS, SERVICES, EVENTS, SYNCED, CONSUL_REQUESTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class ContainerCounts:
     """What a registrator knows of its containers."""
 
     connected: bool
@@ -40,7 +40,7 @@ class Figures:
     synced: float | None
 
 
-def readings(figures: Figures, consul: Statistics) -> Iterator[Reading]:
+def readings(figures: ContainerCounts, consul: Statistics) -> Iterator[Reading]:
     yield one(ENGINE, figures.connected)
     yield Reading(
         CONTAINERS,

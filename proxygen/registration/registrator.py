@@ -19,11 +19,11 @@ from proxygen.kit.errors import BadInput, CatalogUnavailable
 from proxygen.kit.log import get_logger
 from proxygen.registration.agent import Agent
 from proxygen.registration.containers import Container
-from proxygen.registration.described import OWNER, Policy, describe
-from proxygen.registration.docker import Engine, EngineUnavailable, Event
-from proxygen.registration.metrics import Figures
+from proxygen.registration.described import OWNER, ContainerDefaults, describe
+from proxygen.registration.docker import ContainerEvent, Engine, EngineUnavailable
+from proxygen.registration.metrics import ContainerCounts
 from proxygen.registration.seat import Seat, Wish
-from proxygen.registration.service import Service
+from proxygen.registration.service import CompleteRegistration
 
 _LOG = get_logger(__name__)
 
@@ -41,7 +41,7 @@ class _Known:
     """What is known of a container that runs."""
 
     container: Container
-    services: tuple[Service, ...]
+    services: tuple[CompleteRegistration, ...]
     stopping_until: float = 0.0
     """Monotonic; until then it is taken to be about to end."""
 
@@ -50,11 +50,17 @@ class Registrator:
     """The work of `proxygen registrator`. Its end leaves every registration as it is: the containers run on."""
 
     def __init__(
-        self, agent: Agent, *, engine: str, policy: Policy, leased: Callable[[], IPv4Network | None], resync: float
+        self,
+        agent: Agent,
+        *,
+        engine: str,
+        policy: ContainerDefaults,
+        leased: Callable[[], IPv4Network | None],
+        resync: float,
     ) -> None:
         """``policy.owner`` may be empty: then it is the name of the engine's host.
 
-        ``leased`` tells `Policy.leased` as it is now: a host may get its subnet long after we started.
+        ``leased`` tells `ContainerDefaults.leased` as it is now: a host may get its subnet long after we started.
         """
         self._agent = agent
         self._url = engine
@@ -76,13 +82,13 @@ class Registrator:
         """Why the engine or Consul's agent does not answer; empty where both do."""
         return self._trouble or self._agent_trouble
 
-    def figures(self) -> Figures:
+    def figures(self) -> ContainerCounts:
         """Return what is so now; any thread may call it."""
         known = [(container_id, bool(one.services)) for container_id, one in tuple(self._known.items())]
         wishes = [wish for seat in tuple(self._seats.values()) if (wish := seat.wish) is not None]
         skipped = set(self._skipped)
         withdrawn = sum(wish.withdrawn for wish in wishes)
-        return Figures(
+        return ContainerCounts(
             connected=self._engine is not None,
             registered=sum(has_services for _, has_services in known),
             skipped=sum(container_id in skipped and not has_services for container_id, has_services in known),
@@ -117,7 +123,7 @@ class Registrator:
             self._engine = None
 
     async def _follow(self, engine: Engine) -> None:
-        hints: asyncio.Queue[Event] = asyncio.Queue()
+        hints: asyncio.Queue[ContainerEvent] = asyncio.Queue()
         listening = asyncio.create_task(_listen(engine, hints), name="events of containers")
         working = asyncio.create_task(self._work(engine, hints), name="registration of containers")
         try:
@@ -130,7 +136,7 @@ class Registrator:
                 task.cancel()
             await asyncio.wait({listening, working})
 
-    async def _work(self, engine: Engine, hints: asyncio.Queue[Event]) -> NoReturn:
+    async def _work(self, engine: Engine, hints: asyncio.Queue[ContainerEvent]) -> NoReturn:
         while True:
             await self._sync(engine)
             next_sync = time.monotonic() + self._resync
@@ -154,7 +160,7 @@ class Registrator:
         await self._sweep()
         self._synced = time.time()
 
-    def _heed(self, event: Event) -> None:
+    def _heed(self, event: ContainerEvent) -> None:
         """A container that was sent a signal to stop is withdrawn while it still answers."""
         known = self._known.get(event.container)
         if known is not None and event.action == "kill" and event.signal in _STOP_SIGNALS:
@@ -186,7 +192,7 @@ class Registrator:
             if before is not None and before.container.health is not container.health:
                 seat.hurry()
 
-    def _describe(self, container: Container) -> tuple[Service, ...]:
+    def _describe(self, container: Container) -> tuple[CompleteRegistration, ...]:
         """Return its services, but those whose id another container of this host has."""
         policy = replace(self._policy, leased=self._leased())
         try:
@@ -234,7 +240,7 @@ class Registrator:
             self._seat_tasks[service_id] = start_eternal(self._group, seat.run(), name=f"seat of {service_id}")
         return self._seats[service_id]
 
-    def _vacate(self, services: Iterable[Service]) -> None:
+    def _vacate(self, services: Iterable[CompleteRegistration]) -> None:
         for service in services:
             self._seat(service.id).put(None)
 
@@ -265,14 +271,14 @@ class Registrator:
         return service_id not in wanted and (seat is None or seat.idle_for() > 0)
 
 
-async def _listen(engine: Engine, hints: asyncio.Queue[Event]) -> None:
+async def _listen(engine: Engine, hints: asyncio.Queue[ContainerEvent]) -> None:
     async for event in engine.events():
         # Podman tells of each of its own steps, Docker of each exec of a health check.
         if not event.action.startswith(("exec_", "top", "cleanup", "init", "create")):
             hints.put_nowait(event)
 
 
-async def _events_within(hints: asyncio.Queue[Event], pause: float) -> tuple[Event, ...]:
+async def _events_within(hints: asyncio.Queue[ContainerEvent], pause: float) -> tuple[ContainerEvent, ...]:
     """Wait for events, and return all there are."""
     try:
         async with asyncio.timeout(pause):

@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from proxygen.kit.aio import Latest, Pace
 from proxygen.registration.agent import Agent
 from proxygen.registration.lease import Lease
-from proxygen.registration.service import Service
+from proxygen.registration.service import CompleteRegistration
 
 _BURST: Final = 3
 _RATE: Final = 0.1
@@ -21,7 +21,7 @@ _RATE: Final = 0.1
 class Wish:
     """What is to stand on the agent."""
 
-    service: Service
+    service: CompleteRegistration
     withdrawn: bool
     """In maintenance: it is about to end, or does not answer."""
 
@@ -30,7 +30,7 @@ class Wish:
         return self.withdrawn == other.withdrawn and _body(self.service) == _body(other.service)
 
 
-def _body(service: Service) -> object:
+def _body(service: CompleteRegistration) -> object:
     return service.body(service.checks, {})
 
 

@@ -66,7 +66,7 @@ class BoundCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class CompleteRegistration:
     """One registration, complete."""
 
     id: str
@@ -101,7 +101,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldByAgent:
     """What the local agent holds under one service id."""
 
     service: Mapping[str, Any]
@@ -109,11 +109,11 @@ class Held:
     """By check id, as ``/v1/agent/checks`` tells."""
 
 
-def missing_checks(service: Service, held: Held) -> tuple[BoundCheck, ...]:
+def missing_checks(service: CompleteRegistration, held: HeldByAgent) -> tuple[BoundCheck, ...]:
     return tuple(check for check in service.checks if check.id not in held.checks)
 
 
-def changed_checks(service: Service, held: Held) -> tuple[BoundCheck, ...]:
+def changed_checks(service: CompleteRegistration, held: HeldByAgent) -> tuple[BoundCheck, ...]:
     """The checks that are missing or were defined otherwise."""
     return tuple(
         check
@@ -122,13 +122,13 @@ def changed_checks(service: Service, held: Held) -> tuple[BoundCheck, ...]:
     )
 
 
-def stale_checks(service: Service, held: Held) -> tuple[str, ...]:
+def stale_checks(service: CompleteRegistration, held: HeldByAgent) -> tuple[str, ...]:
     """Ids of checks that an earlier registration of ours left and this one does not have; others' stay."""
     wanted = {check.id for check in service.checks}
     return tuple(sorted(id for id in held.checks if id.startswith(f"{service.id}:") and id not in wanted))
 
 
-def changed_fields(service: Service, held: Held) -> tuple[str, ...]:
+def changed_fields(service: CompleteRegistration, held: HeldByAgent) -> tuple[str, ...]:
     """Names of the fields in which a held service is not the one that is announced; checks aside."""
     wanted = service.body((), {})
     known = held.service
@@ -199,9 +199,9 @@ class Announcement:
         """As Consul holds them: the proxy's first, each once."""
         return tuple(dict.fromkeys((*format_tags(self.tags, self.tag_prefix), *self.plain_tags)))
 
-    def service(self, address: str) -> Service:
+    def service(self, address: str) -> CompleteRegistration:
         """What is announced once the address is known."""
-        return Service(
+        return CompleteRegistration(
             id=self.id,
             name=self.name,
             address=address,

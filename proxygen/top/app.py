@@ -176,7 +176,7 @@ class Top(App[None]):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if event.row_key.value is not None and len(self.screen_stack) == 1:
-            self.push_screen(Service(event.row_key.value))
+            self.push_screen(ServiceScreen(event.row_key.value))
 
 
 class Beneath(Screen[None]):
@@ -206,7 +206,7 @@ class Beneath(Screen[None]):
         """Ask, and show the answer."""
 
 
-class Service(Beneath):
+class ServiceScreen(Beneath):
     """One service: its variants and their last minutes, its instances."""
 
     def __init__(self, name: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from proxygen.cli import COMMANDS
 from proxygen.cli import proxygen as group
-from proxygen.cli.lazy import Command, Entry
+from proxygen.cli.lazy import Command, LazyCommand
 from tests.cli.conftest import Proxygen
 from tests.harness import warm
 
@@ -17,7 +17,7 @@ HEAVY = ("pydantic", "aiohttp", "jinja2", "crossplane", "structlog", "msgspec", 
 
 @pytest.fixture(autouse=True)
 def _boom(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMMANDS, "boom", Entry("tests.cli.boom:boom", "Fail."))
+    monkeypatch.setitem(COMMANDS, "boom", LazyCommand("tests.cli.boom:boom", "Fail."))
 
 
 def commands(parent: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, click.Command]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from proxygen.consul.changes import compare_checks, compare_registrations, index_checks
-from proxygen.consul.decode import Check, Registration
+from proxygen.consul.decode import CheckRecord, RegistrationState
 
 
-def check(node: str, check_id: str, status: str = "passing", service: str = "") -> Check:
-    return Check(node=node, check_id=check_id, status=status, service_name=service, service_id=f"{service}-1")
+def check(node: str, check_id: str, status: str = "passing", service: str = "") -> CheckRecord:
+    return CheckRecord(node=node, check_id=check_id, status=status, service_name=service, service_id=f"{service}-1")
 
 
 def test_equal_lists_touch_nothing_whatever_their_order() -> None:
@@ -28,16 +28,20 @@ def test_a_check_that_comes_goes_or_turns_touches_its_service_alone() -> None:
 
 
 def test_the_first_run_of_a_check_touches_its_service_though_it_stays_critical() -> None:
-    waiting = Check(node="n1", check_id="a", status="critical", service_name="web", type="http")
-    ran = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused")
+    waiting = CheckRecord(node="n1", check_id="a", status="critical", service_name="web", type="http")
+    ran = CheckRecord(node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused")
     assert compare_checks(index_checks([waiting]), index_checks([ran])).services == {"web"}
     success = "HTTP GET http://10.0.0.1:80/: 200 OK Output: ok"
-    remembered = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output=success)
+    remembered = CheckRecord(
+        node="n1", check_id="a", status="critical", service_name="web", type="http", output=success
+    )
     assert compare_checks(index_checks([remembered]), index_checks([ran])).services == {"web"}
-    more = Check(node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused again")
+    more = CheckRecord(
+        node="n1", check_id="a", status="critical", service_name="web", type="http", output="refused again"
+    )
     assert not compare_checks(index_checks([ran]), index_checks([more])).services
-    silent = Check(node="n1", check_id="a", status="passing", service_name="web", type="http")
-    told = Check(node="n1", check_id="a", status="passing", service_name="web", type="http", output="200 OK")
+    silent = CheckRecord(node="n1", check_id="a", status="passing", service_name="web", type="http")
+    told = CheckRecord(node="n1", check_id="a", status="passing", service_name="web", type="http", output="200 OK")
     assert compare_checks(index_checks([silent]), index_checks([told])).services == {"web"}
 
 
@@ -54,14 +58,17 @@ def test_a_check_that_moves_to_another_service_touches_both() -> None:
 
 
 def test_registrations_that_come_go_or_are_written_again_touch_their_services() -> None:
-    before = {"a-1": Registration(service="a", modify_index=1), "b-1": Registration(service="b", modify_index=2)}
-    after = before | {"b-1": Registration(service="b", modify_index=9), "c-1": Registration(service="c")}
+    before = {
+        "a-1": RegistrationState(service="a", modify_index=1),
+        "b-1": RegistrationState(service="b", modify_index=2),
+    }
+    after = before | {"b-1": RegistrationState(service="b", modify_index=9), "c-1": RegistrationState(service="c")}
     assert compare_registrations(before, before) == frozenset()
     assert compare_registrations(before, after) == {"b", "c"}
     assert compare_registrations(after, {}) == {"a", "b", "c"}
 
 
 def test_an_id_that_is_taken_over_by_another_service_touches_both() -> None:
-    before = {"x": Registration(service="a", modify_index=1)}
-    after = {"x": Registration(service="b", modify_index=2)}
+    before = {"x": RegistrationState(service="a", modify_index=1)}
+    after = {"x": RegistrationState(service="b", modify_index=2)}
     assert compare_registrations(before, after) == {"a", "b"}

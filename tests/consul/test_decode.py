@@ -10,7 +10,7 @@ import pytest
 
 from proxygen.catalog import Health, Instance
 from proxygen.consul.decode import (
-    Check,
+    CheckRecord,
     aggregate,
     carries_proxy_keys,
     decode_entries,
@@ -51,7 +51,7 @@ def instances(*entries: dict[str, Any], name: str = "web") -> tuple[Instance, ..
 )
 def test_the_worst_check_decides(checks: list[tuple[str, str]], health: Health) -> None:
     """An unknown status is critical; maintenance is told apart from it."""
-    assert aggregate("web-1", [Check(check_id=check_id, status=status) for check_id, status in checks]) is health
+    assert aggregate("web-1", [CheckRecord(check_id=check_id, status=status) for check_id, status in checks]) is health
 
 
 SERF = {"CheckID": "serfHealth", "Status": "passing", "Output": "Agent alive and reachable"}

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from proxygen.consul import poll
-from proxygen.consul.answers import Backend, Reply, read_reply, refuse_unled
+from proxygen.consul.answers import QueryBackend, Reply, read_reply, refuse_unled
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import decode_entries
 from proxygen.consul.ledger import Ledger
@@ -72,15 +72,15 @@ def put(fake: FakeConsul, port: int) -> None:
 @pytest.mark.parametrize(
     ("said", "backend", "is_judged"),
     [
-        (None, Backend.UNTOLD, True),
-        ("blocking-query", Backend.SERVERS, True),
-        ("streaming", Backend.VIEW, False),
-        ("Streaming", Backend.VIEW, False),
-        ("ticker-tape", Backend.UNKNOWN, True),
+        (None, QueryBackend.UNTOLD, True),
+        ("blocking-query", QueryBackend.SERVERS, True),
+        ("streaming", QueryBackend.VIEW, False),
+        ("Streaming", QueryBackend.VIEW, False),
+        ("ticker-tape", QueryBackend.UNKNOWN, True),
     ],
 )
 def test_only_a_streamed_answer_is_not_judged_by_its_leader(
-    said: str | None, backend: Backend, is_judged: bool
+    said: str | None, backend: QueryBackend, is_judged: bool
 ) -> None:
     """T31: what a view says of leader and contact means nothing; all others are taken at their word."""
     headers = {"X-Consul-KnownLeader": "false"} | ({} if said is None else {"X-Consul-Query-Backend": said})

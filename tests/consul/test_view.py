@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from proxygen.catalog import Catalog, Instance, ServiceName
-from proxygen.consul.view import View
+from proxygen.consul.view import ObservedView
 from proxygen.kit.aio import Latest
 
 WEB = Instance(service=ServiceName("web"), id="web-1", node="n1", datacenter="dc1", address="10.0.0.1", port=80)
@@ -15,7 +15,7 @@ WEB = Instance(service=ServiceName("web"), id="web-1", node="n1", datacenter="dc
 
 def test_nothing_is_shown_before_it_is_opened() -> None:
     slot: Latest[Catalog] = Latest()
-    view = View("dc1", slot)
+    view = ObservedView("dc1", slot)
     view.observe("web", (WEB,))
     assert slot.peek() is None
     view.open()
@@ -27,7 +27,7 @@ def test_nothing_is_shown_before_it_is_opened() -> None:
 def test_the_same_content_is_not_shown_again() -> None:
     """T13: contents are compared, not indexes."""
     slot: Latest[Catalog] = Latest()
-    view = View("dc1", slot)
+    view = ObservedView("dc1", slot)
     view.observe("web", (WEB,))
     view.open()
     first = slot.peek()
@@ -40,7 +40,7 @@ def test_the_same_content_is_not_shown_again() -> None:
 
 def test_a_catalog_that_was_shown_never_changes() -> None:
     slot: Latest[Catalog] = Latest()
-    view = View("dc1", slot)
+    view = ObservedView("dc1", slot)
     view.observe("web", (WEB,))
     view.open()
     first = slot.peek()
@@ -54,7 +54,7 @@ def test_a_catalog_that_was_shown_never_changes() -> None:
 
 def test_the_index_rises_and_falls_only_by_a_read_that_began_after_what_was_known() -> None:
     """A server that lags behind, or a consistent read that was overtaken, is no wiped store."""
-    view = View("dc1", Latest())
+    view = ObservedView("dc1", Latest())
     view.count(100)
     view.count(90)
     assert view.index == 100
@@ -67,7 +67,7 @@ def test_the_index_rises_and_falls_only_by_a_read_that_began_after_what_was_know
 
 def test_a_catalog_carries_the_index_and_an_index_alone_is_no_news() -> None:
     slot: Latest[Catalog] = Latest()
-    view = View("dc1", slot)
+    view = ObservedView("dc1", slot)
     view.count(100)
     view.observe("web", (WEB,))
     view.open()
@@ -94,7 +94,7 @@ def test_a_service_that_is_gone_is_shown_empty_for_a_while_and_then_not_at_all(m
     now = 1_000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     slot: Latest[Catalog] = Latest()
-    view = View("dc1", slot)
+    view = ObservedView("dc1", slot)
     view.observe("web", (WEB,))
     view.observe("shop", (on("shop", "n2"),))
     view.open()
@@ -114,7 +114,7 @@ def test_a_service_that_comes_back_in_time_is_not_let_go(monkeypatch: pytest.Mon
     now = 1_000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     slot: Latest[Catalog] = Latest()
-    view = View("dc1", slot)
+    view = ObservedView("dc1", slot)
     view.observe("web", (WEB,))
     view.open()
     view.retire("web")
@@ -125,7 +125,7 @@ def test_a_service_that_comes_back_in_time_is_not_let_go(monkeypatch: pytest.Mon
 
 
 def test_which_services_are_on_a_node_follows_what_was_seen_last() -> None:
-    view = View("dc1", Latest())
+    view = ObservedView("dc1", Latest())
     view.observe("web", (on("web", "n1"), on("web", "n2", 2)))
     view.observe("shop", (on("shop", "n1"),))
     assert (view.services_on("n1"), view.services_on("n2"), view.services_on("n3")) == ({"web", "shop"}, {"web"}, set())
@@ -141,7 +141,7 @@ def test_which_services_are_on_a_node_follows_what_was_seen_last() -> None:
 
 def test_overrides_and_other_datacenters_are_news_when_they_are_others() -> None:
     slot: Latest[Catalog] = Latest()
-    view = View("dc1", slot)
+    view = ObservedView("dc1", slot)
     view.observe("web", (WEB,))
     view.open()
     view.observe_overrides({ServiceName("web"): "{}"})
@@ -164,7 +164,7 @@ def test_overrides_and_other_datacenters_are_news_when_they_are_others() -> None
 
 def test_opening_shows_once_what_there_is() -> None:
     slot: Latest[Catalog] = Latest()
-    view = View("dc1", slot)
+    view = ObservedView("dc1", slot)
     view.open()
     first = shown(slot)
     assert (first.datacenter, dict(first.services)) == ("dc1", {})

@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface, IPv4Network
 
 from proxygen.network.config import parse_config
 from proxygen.network.fabric import Fabric, Member, Underlay
-from proxygen.network.frr.backend import FrrBgp, FrrOspf
+from proxygen.network.frr.backend import BgpBackend, OspfBackend
 from tests.harness import process
 from tests.harness.frr import FrrRouter
 from tests.harness.hosts import Container, Host, Lab
@@ -24,7 +24,7 @@ class Station:
     host: Host
     router: FrrRouter
     underlay: Underlay
-    backend: FrrBgp | FrrOspf
+    backend: BgpBackend | OspfBackend
     member: Member
     container: Container
 
@@ -49,7 +49,7 @@ class Station:
 
     def has_session(self, other: Station) -> bool:
         """Tell whether its FRR hears from another's."""
-        if isinstance(self.backend, FrrBgp):
+        if isinstance(self.backend, BgpBackend):
             return bool(self.router.peers()[str(other.host.address)]["state"] == "Established")
         neighbours = self.router.show("show ip ospf neighbor json")["neighbors"]
         return any(entry["address"] == str(other.host.address) for found in neighbours.values() for entry in found)
@@ -62,7 +62,7 @@ class Station:
 class FrrNetwork:
     """Stations on one Ethernet; each joins with the next subnet. None of them can send or hear multicast."""
 
-    def __init__(self, lab: Lab, kind: type[FrrBgp] | type[FrrOspf]) -> None:
+    def __init__(self, lab: Lab, kind: type[BgpBackend] | type[OspfBackend]) -> None:
         self._lab = lab
         self._kind = kind
         self._config = parse_config(f'{{"Network": "{_NETWORK}", "Backend": {{"Type": "{kind.type}"}}}}')
@@ -77,7 +77,7 @@ class FrrNetwork:
         number = next(self._numbers)
         subnet = IPv4Network((int(_NETWORK.network_address) + 256 * number, 24))
         host.attach_bridge(subnet)
-        router = FrrRouter(host, "bgpd" if self._kind is FrrBgp else "ospfd")
+        router = FrrRouter(host, "bgpd" if self._kind is BgpBackend else "ospfd")
         self._routers.append(router)
         router.start()
         address = IPv4Interface(f"{host.address}/24")

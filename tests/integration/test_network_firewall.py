@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from proxygen.network.firewall import Passage, close_passage, open_passage
+from proxygen.network.firewall import FirewallNeeds, close_passage, open_passage
 from tests.harness import process
 from tests.harness.hosts import Container, Host, Lab, Namespace
 from tests.harness.tools import missing
@@ -36,7 +36,9 @@ with socket.create_connection((sys.argv[1], 8080), timeout=5) as connection:
 def open_on(host: Host, *, subnet: IPv4Network | None = None, masquerade: bool = False, forward: bool = True) -> None:
     """Open the way for the bridge's network, or for another."""
     assert host.bridge is not None
-    passage = Passage(network=NETWORK, subnet=subnet or host.bridge.network, masquerade=masquerade, forward=forward)
+    passage = FirewallNeeds(
+        network=NETWORK, subnet=subnet or host.bridge.network, masquerade=masquerade, forward=forward
+    )
     with host.entered():
         assert asyncio.run(open_passage(passage)) == ()
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from proxygen.kit.errors import NetworkError
 from proxygen.network.fabric import Member
 from proxygen.network.frr.apply import Untaken, bring
-from proxygen.network.frr.backend import FrrBgp, FrrOspf
+from proxygen.network.frr.backend import BgpBackend, OspfBackend
 from proxygen.network.frr.daemons import Frr, FrrPlace
 from proxygen.network.frr.design import design_bgp
 from proxygen.network.frr.render import render_for
@@ -28,8 +28,8 @@ from tests.harness.hosts import Lab
 from tests.harness.tools import missing
 from tests.network.frr.fabrics import networks, seen_by, underlay
 
-Kind = type[FrrBgp] | type[FrrOspf]
-BOTH = pytest.mark.parametrize("kind", [FrrBgp, FrrOspf], ids=["frr-bgp", "frr-ospf"])
+Kind = type[BgpBackend] | type[OspfBackend]
+BOTH = pytest.mark.parametrize("kind", [BgpBackend, OspfBackend], ids=["frr-bgp", "frr-ospf"])
 Make = Callable[[Kind], FrrNetwork]
 Three = Callable[[Kind], Awaitable[FrrNetwork]]
 
@@ -135,7 +135,7 @@ def _sessions(stations: list[Station]) -> dict[tuple[str, str], tuple[int, int]]
     return {
         (station.host.label, address): (peer["connectionsEstablished"], peer["connectionsDropped"])
         for station in stations
-        if isinstance(station.backend, FrrBgp)
+        if isinstance(station.backend, BgpBackend)
         for address, peer in station.router.peers().items()
     }
 
@@ -198,10 +198,10 @@ async def test_an_operators_lines_stay_through_joining_and_leaving(three: Three,
 
 
 @pytest.mark.parametrize(
-    ("kind", "line"), [(FrrBgp, "router bgp 65000"), (FrrOspf, "router ospf")], ids=["frr-bgp", "frr-ospf"]
+    ("kind", "line"), [(BgpBackend, "router bgp 65000"), (OspfBackend, "router ospf")], ids=["frr-bgp", "frr-ospf"]
 )
 async def test_a_routing_process_of_somebody_else_is_refused_and_stays(
-    make_network: Make, kind: type[FrrBgp] | type[FrrOspf], line: str
+    make_network: Make, kind: type[BgpBackend] | type[OspfBackend], line: str
 ) -> None:
     network = make_network(kind)
     one = await network.join()
@@ -214,7 +214,7 @@ async def test_a_routing_process_of_somebody_else_is_refused_and_stays(
 
 @pytest.mark.slow
 async def test_what_somebody_takes_out_is_seen_and_put_back(three: Three) -> None:
-    network = await three(FrrBgp)
+    network = await three(BgpBackend)
     one = network.stations[0]
     stirred = asyncio.create_task(one.backend.stirred())
     await asyncio.sleep(0.5)
@@ -231,7 +231,7 @@ async def test_what_somebody_takes_out_is_seen_and_put_back(three: Three) -> Non
 @pytest.mark.slow
 async def test_a_neighbour_that_frr_refuses_is_left_out_and_the_others_kept(three: Three) -> None:
     """A lease names an address that this host has beside its own: FRR takes it for itself, which no check foresees."""
-    network = await three(FrrBgp)
+    network = await three(BgpBackend)
     one, other, _ = network.stations
     drops = one.router.peers()[str(other.host.address)]["connectionsDropped"]
     one.host.ip("address", "add", "192.0.2.200/24", "dev", "eth0")
@@ -250,7 +250,7 @@ async def test_a_neighbour_that_frr_refuses_is_left_out_and_the_others_kept(thre
 
 async def test_a_configuration_that_frr_takes_in_part_is_taken_back(three: Three) -> None:
     """Every line that it took of it goes again, and it is said which neighbours it did not take."""
-    network = await three(FrrBgp)
+    network = await three(BgpBackend)
     one, other, _ = network.stations
     before = one.router.running()
     drops = one.router.peers()[str(other.host.address)]["connectionsDropped"]
@@ -268,8 +268,8 @@ async def test_a_configuration_that_frr_takes_in_part_is_taken_back(three: Three
 
 
 async def test_a_daemon_that_is_not_there_is_named_with_the_cure(three: Three) -> None:
-    one = (await three(FrrBgp)).stations[0]
-    wrong = FrrOspf(one.underlay, one.router.place, node="")
+    one = (await three(BgpBackend)).stations[0]
+    wrong = OspfBackend(one.underlay, one.router.place, node="")
     with pytest.raises(NetworkError, match="ospfd=yes"):
         await wrong.prepare()
 
@@ -278,7 +278,7 @@ async def test_a_daemon_that_is_not_there_is_named_with_the_cure(three: Three) -
 @pytest.mark.faults
 async def test_when_bgpd_is_killed_its_peers_keep_the_routes(three: Three) -> None:
     """Longer than the nine seconds after which a silent neighbour would be given up, and while it starts anew."""
-    network = await three(FrrBgp)
+    network = await three(BgpBackend)
     one, *others = network.stations
     one.router.kill_daemon("bgpd")
     silence = time.monotonic() + 12

@@ -15,7 +15,7 @@ from proxygen.network.backends.wireguard import DEVICE, WireGuardBackend
 from proxygen.network.config import WireGuard
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import PROTOCOL
-from proxygen.network.kernel.underlay import Wish
+from proxygen.network.kernel.underlay import UnderlayWish
 from tests.harness import process
 from tests.harness.hosts import Container, Host, Lab
 from tests.network.backends.fabrics import member, vtep
@@ -138,15 +138,15 @@ async def test_the_underlay_is_found_by_name_by_address_and_by_the_default_route
     await node.carry()
     one.attach_bridge(node.member.subnet)
     kernel = node.kernel
-    by_name = await kernel.find_underlay(Wish(interface="eth0"))
+    by_name = await kernel.find_underlay(UnderlayWish(interface="eth0"))
     assert (by_name.link, str(by_name.address), by_name.mtu) == ("eth0", "192.0.2.1/24", 1500)
-    assert await kernel.find_underlay(Wish(address=by_name.address.ip)) == by_name
+    assert await kernel.find_underlay(UnderlayWish(address=by_name.address.ip)) == by_name
     with pytest.raises(NetworkError, match="no default route"):
-        await kernel.find_underlay(Wish())
+        await kernel.find_underlay(UnderlayWish())
     one.ip("route", "add", "default", "via", "192.0.2.254", "metric", "100")
-    assert await kernel.find_underlay(Wish()) == by_name
+    assert await kernel.find_underlay(UnderlayWish()) == by_name
     one.ip("route", "add", "default", "nexthop", "via", "198.51.100.9", "nexthop", "via", "192.0.2.254")
-    assert (await kernel.find_underlay(Wish())).link == "eth1"
+    assert (await kernel.find_underlay(UnderlayWish())).link == "eth1"
     networks = {(str(one.network), one.link) for one in await kernel.reached()}
     assert networks == {("192.0.2.0/24", "eth0"), ("198.51.100.0/24", "eth1"), ("10.99.1.0/24", "docker0")}
 
@@ -168,7 +168,7 @@ async def test_a_kernel_without_wireguard_is_told(lab: Lab, stack: contextlib.As
         pytest.skip("this kernel has WireGuard")
     with one.entered():
         kernel = await stack.enter_async_context(Kernel())
-    underlay = await kernel.find_underlay(Wish(interface="eth0"))
+    underlay = await kernel.find_underlay(UnderlayWish(interface="eth0"))
     backend = WireGuardBackend(kernel, underlay, WireGuard(), node="one", key_file=tmp_path / "key")
     with pytest.raises(NetworkError, match=f"{DEVICE} cannot be made: .*does this kernel have WireGuard"):
         await backend.prepare()

@@ -13,7 +13,7 @@ from proxygen.consul.client import Statistics
 from proxygen.kit.errors import SettingsError
 from proxygen.kit.metrics import Reading, serving
 from proxygen.network.agent import metrics as network
-from proxygen.network.agent.status import AgentStatus, CarryStatus, MemberStatus, State
+from proxygen.network.agent.status import AgentStatus, CarryStatus, HostState, MemberStatus
 from proxygen.registration import metrics as registrator
 from tests.harness.ports import free_port
 from tests.harness.tools import find_prometheus, missing
@@ -24,7 +24,7 @@ STATUS = AgentStatus(
     version="1.2.3",
     pid=1,
     at=1.0,
-    state=State.DEGRADED,
+    state=HostState.DEGRADED,
     host_id="a",
     node="a",
     standing="held",
@@ -40,7 +40,7 @@ STATUS = AgentStatus(
     problems=("one",),
     carried=CarryStatus(at=1.0, seconds=0.25, error="", done=7, failed=1),
 )
-FIGURES = registrator.Figures(
+FIGURES = registrator.ContainerCounts(
     connected=True, registered=3, skipped=1, ignored=2, serving=4, withdrawn=1, events=9, synced=1.0
 )
 PAGES = {

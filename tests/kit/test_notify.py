@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.kit.notify import Condition, Notifier, keep_telling
+from proxygen.kit.notify import CommandState, Notifier, keep_telling
 
 
 class Manager:
@@ -114,10 +114,10 @@ class Work:
     """A command as it is told of."""
 
     def __init__(self) -> None:
-        self.condition = Condition(is_ready=False, text="starting")
+        self.condition = CommandState(is_ready=False, text="starting")
         self.looks = 0
 
-    def look(self) -> Condition:
+    def look(self) -> CommandState:
         self.looks += 1
         return self.condition
 
@@ -127,7 +127,7 @@ async def test_ready_is_said_once_and_again_after_a_reload(manager: Manager) -> 
     telling = asyncio.create_task(keep_telling(notifier, work.look))
     await asyncio.sleep(0.25)
     assert manager.heard() == ["STATUS=starting"]
-    work.condition = Condition(is_ready=True, text="generation 1")
+    work.condition = CommandState(is_ready=True, text="generation 1")
     await asyncio.sleep(0.3)
     assert manager.heard() == ["STATUS=generation 1", "READY=1"]
     notifier.reloading()
@@ -144,7 +144,7 @@ async def test_the_watchdog_hears_us_while_the_work_moves_and_the_loop_turns(man
     assert 3 <= beats <= 6, "at half of its period"
     time.sleep(0.6)  # noqa: ASYNC251 - a loop that does not turn is what this is about
     assert manager.heard() == []
-    work.condition = Condition(is_ready=True, text="a pass hangs", is_well=False)
+    work.condition = CommandState(is_ready=True, text="a pass hangs", is_well=False)
     await asyncio.sleep(0.1)
     manager.heard()
     await asyncio.sleep(0.6)
@@ -153,7 +153,7 @@ async def test_the_watchdog_hears_us_while_the_work_moves_and_the_loop_turns(man
 
 
 async def test_a_condition_that_cannot_be_found_out_ends_nothing(manager: Manager) -> None:
-    def look() -> Condition:
+    def look() -> CommandState:
         raise OSError("no such process")
 
     telling = asyncio.create_task(keep_telling(Notifier(manager.address, watchdog=30.0), look))

@@ -13,7 +13,7 @@ from typing import Final
 
 from proxygen.consul.client import ConsulClient
 from proxygen.network.lease import SubnetLease
-from proxygen.network.memory import Memory
+from proxygen.network.memory import AgentMemory
 from proxygen.network.records import Attributes
 from proxygen.network.session import Terms
 from proxygen.network.store import NetworkStore, create_network
@@ -54,7 +54,7 @@ def make_lease(client: ConsulClient, host_id: str, directory: Path, *, terms: Te
     """Return the lease of a host, whose memory is a file in the directory."""
     store = NetworkStore(client, deadline=terms.deadline)
     attributes = Attributes(node=host_id, public_ip=_FIRST_ADDRESS + number if number else None, backend_type="host-gw")
-    return SubnetLease(store, host_id, attributes, memory=Memory(directory / host_id, boot="1"), terms=terms)
+    return SubnetLease(store, host_id, attributes, memory=AgentMemory(directory / host_id, boot="1"), terms=terms)
 
 
 async def lease_at_once(consul: ConsulAgent, hosts: int, config: str, directory: Path, *, terms: Terms) -> Crowd:

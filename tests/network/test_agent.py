@@ -18,14 +18,14 @@ from proxygen.kit.errors import NetworkConfigError, NetworkError
 from proxygen.network.agent.backends import must_be_left
 from proxygen.network.agent.begin import choose_config
 from proxygen.network.agent.handover import Handover
-from proxygen.network.agent.known import Known, keep_known, recall_known, write_config
+from proxygen.network.agent.known import KnownNetwork, keep_known, recall_known, write_config
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.agent.plane import DataPlane
-from proxygen.network.agent.status import AgentStatus, State, read_status, write_status
+from proxygen.network.agent.status import AgentStatus, HostState, read_status, write_status
 from proxygen.network.config import NetworkConfig, parse_config
 from proxygen.network.fabric import Fabric, Member, Underlay
 from proxygen.network.files import hinted_subnet
-from proxygen.network.records import Attributes, Entry, View, read_view
+from proxygen.network.records import Attributes, KeyEntry, View, read_view
 from proxygen.settings import NetworkSettings
 
 CONFIG: Final = parse_config('{"Network": "10.99.0.0/16", "Backend": {"Type": "vxlan", "DirectRouting": true}}')
@@ -38,14 +38,16 @@ MEMBER: Final = Member(
     backend_type="vxlan",
     backend_data={"VNI": 1, "VtepMAC": "0a:00:00:00:00:02"},
 )
-KNOWN: Final = Known(config=CONFIG, members=(MEMBER,))
+KNOWN: Final = KnownNetwork(config=CONFIG, members=(MEMBER,))
 UNDERLAY: Final = Underlay(
     link="eth0", index=2, address=IPv4Interface("192.0.2.1/24"), mtu=1500, mac="0a:00:00:00:00:01"
 )
 
 
 def view(config: str | None) -> View:
-    entries = [] if config is None else [Entry(key="p/config", value=config.encode(), create_index=7, modify_index=7)]
+    entries = (
+        [] if config is None else [KeyEntry(key="p/config", value=config.encode(), create_index=7, modify_index=7)]
+    )
     return read_view("p", entries)
 
 
@@ -173,7 +175,7 @@ def a_status(**changed: object) -> AgentStatus:
         "version": "1",
         "pid": 1,
         "at": time.time(),
-        "state": State.READY,
+        "state": HostState.READY,
         "host_id": "own",
         "node": "h1",
         "standing": "held",
@@ -200,11 +202,11 @@ def test_a_status_counts_only_while_its_agent_runs_and_only_while_it_is_new(tmp_
     with directory.held():
         found = read_status(directory)
         assert found is not None
-        assert found.state is State.READY
+        assert found.state is HostState.READY
         write_status(directory.status, a_status(at=time.time() - 3600))
         silent = read_status(directory)
         assert silent is not None
-        assert silent.state is State.SILENT
+        assert silent.state is HostState.SILENT
         assert "said nothing for 3600 s" in silent.problems[0]
 
 
@@ -215,7 +217,7 @@ def test_a_status_from_the_future_counts_for_no_longer_than_one_from_the_past(tm
         write_status(directory.status, a_status(at=time.time() + 3600))
         found = read_status(directory)
         assert found is not None
-        assert found.state is State.SILENT
+        assert found.state is HostState.SILENT
 
 
 # --- what it hands on

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from proxygen.network.choice import (
     Adopt,
     Busy,
-    Calm,
     Claim,
     Claimant,
     FreeSubnets,
@@ -22,7 +21,8 @@ from proxygen.network.choice import (
     Standing,
     Stay,
     Step,
-    Tally,
+    SubnetUsage,
+    Visibility,
     decide,
     tally,
 )
@@ -80,7 +80,9 @@ def me(**fields: Any) -> Claimant:
     return Claimant(**values)
 
 
-def step(seen: View, calm: Calm = Calm.SETTLED, *, refused: frozenset[IPv4Network] = frozenset(), **who: Any) -> Step:
+def step(
+    seen: View, calm: Visibility = Visibility.SETTLED, *, refused: frozenset[IPv4Network] = frozenset(), **who: Any
+) -> Step:
     return decide(seen, me(**who), calm=calm, refused=refused)
 
 
@@ -121,11 +123,11 @@ def test_a_record_that_the_config_offers_no_more_is_replaced() -> None:
     found = step(view(odd, pointers={ME: Pointer(subnet=odd.subnet, index=53)}), hint=net("32"))
     assert found == Claim(subnet=net("32"), config_index=31, pointer_index=53, replaced=odd)
     assert step(view(odd, config=None)) == Adopt(record=odd, pointer_index=0), "nobody knows what is offered"
-    assert step(view(odd), Calm.LAPSED) == Settle()
+    assert step(view(odd), Visibility.LAPSED) == Settle()
 
 
-@pytest.mark.parametrize("calm", [Calm.UNKNOWN, Calm.LAPSED])
-def test_a_newcomer_waits_until_whoever_lives_has_come_forward(calm: Calm) -> None:
+@pytest.mark.parametrize("calm", [Visibility.UNKNOWN, Visibility.LAPSED])
+def test_a_newcomer_waits_until_whoever_lives_has_come_forward(calm: Visibility) -> None:
     assert step(view(), calm) == Settle()
 
 
@@ -160,8 +162,8 @@ def test_where_nothing_is_free_it_is_told_who_has_it() -> None:
         reason="no free subnet in 10.9.0.0/24: 7 of /27, 2 of living hosts, 2 of hosts that are away, 2 reserved, "
         "1 unreadable",
     )
-    assert tally(full) == Tally(subnets=7, free=0, live=2, orphaned=2, reserved=2, unreadable=1)
-    assert tally(view(record("64"), record("96", session=""), record("128", session=""))) == Tally(
+    assert tally(full) == SubnetUsage(subnets=7, free=0, live=2, orphaned=2, reserved=2, unreadable=1)
+    assert tally(view(record("64"), record("96", session=""), record("128", session=""))) == SubnetUsage(
         subnets=7, free=4, live=1, orphaned=2, reserved=0, unreadable=0
     )
 
@@ -169,7 +171,7 @@ def test_where_nothing_is_free_it_is_told_who_has_it() -> None:
 def test_without_a_config_its_problem_is_why() -> None:
     torn = view(record("64"), config=None, config_problem="torn")
     assert step(torn) == Stay(standing=Standing.WAITING, reason="torn")
-    assert tally(torn) == Tally(subnets=0, free=0, live=1, orphaned=0, reserved=0, unreadable=0)
+    assert tally(torn) == SubnetUsage(subnets=0, free=0, live=1, orphaned=0, reserved=0, unreadable=0)
 
 
 @pytest.mark.parametrize(
@@ -221,14 +223,14 @@ def test_what_its_containers_have_is_kept_and_nothing_else_taken() -> None:
 @pytest.mark.parametrize(
     ("calm", "confirmed", "is_claimed"),
     [
-        (Calm.SETTLED, False, True),
-        (Calm.LAPSED, False, True),
-        (Calm.UNKNOWN, True, True),
-        (Calm.UNKNOWN, False, False),
+        (Visibility.SETTLED, False, True),
+        (Visibility.LAPSED, False, True),
+        (Visibility.UNKNOWN, True, True),
+        (Visibility.UNKNOWN, False, False),
     ],
 )
 def test_a_lease_that_is_gone_is_written_again_once_nobody_else_can_rely_on_it(
-    calm: Calm, confirmed: bool, is_claimed: bool
+    calm: Visibility, confirmed: bool, is_claimed: bool
 ) -> None:
     found = step(view(pointers=POINTER), calm, live=net("96"), confirmed=confirmed)
     claim = Claim(subnet=net("96"), config_index=31, pointer_index=53)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.network.firewall import Passage, close_passage, open_passage, show_table
+from proxygen.network.firewall import FirewallNeeds, close_passage, open_passage, show_table
 
-PASSAGE = Passage(
+PASSAGE = FirewallNeeds(
     network=IPv4Network("10.99.0.0/16"), subnet=IPv4Network("10.99.3.0/24"), masquerade=True, forward=True
 )
 
@@ -24,7 +24,7 @@ def test_the_source_of_what_crosses_hosts_is_kept_before_anything_is_masqueraded
 
 def test_without_masquerading_the_source_is_kept_all_the_same() -> None:
     """Docker masquerades then, and must not between hosts."""
-    text = show_table(Passage(network=PASSAGE.network, subnet=PASSAGE.subnet, masquerade=False, forward=True))
+    text = show_table(FirewallNeeds(network=PASSAGE.network, subnet=PASSAGE.subnet, masquerade=False, forward=True))
     assert "snat to ip saddr" in text
     assert "masquerade" not in text
 

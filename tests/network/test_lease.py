@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from proxygen.network.choice import Standing, Tally, tally
+from proxygen.network.choice import Standing, SubnetUsage, tally
 from proxygen.network.records import Attributes, Record, subnet_key
 from proxygen.network.store import PREFIX
 from tests.network.world import TERMS, Machine, World
@@ -530,9 +530,9 @@ def test_every_subnet_is_counted(world: World) -> None:
     world.reserve(free[0], "")
     world.consul.put(f"{PREFIX}/subnets/{free[1]}", "{")
     world.run(gone.leave(release=False))
-    assert tally(world.view()) == Tally(subnets=7, free=3, live=1, orphaned=1, reserved=1, unreadable=1)
+    assert tally(world.view()) == SubnetUsage(subnets=7, free=3, live=1, orphaned=1, reserved=1, unreadable=1)
     world.consul.put(f"{PREFIX}/config", "{")
-    assert tally(world.view()) == Tally(subnets=0, free=0, live=1, orphaned=1, reserved=1, unreadable=1)
+    assert tally(world.view()) == SubnetUsage(subnets=0, free=0, live=1, orphaned=1, reserved=1, unreadable=1)
 
 
 def _taken(world: World) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxygen.network.records import Attributes, Entry, Pointer, View, read_view, subnet_key, write_value
+from proxygen.network.records import Attributes, KeyEntry, Pointer, View, read_view, subnet_key, write_value
 
 PREFIX = "proxygen/network"
 CONFIG = b'{"Network": "10.9.0.0/16"}'
@@ -18,12 +18,12 @@ ATTRIBUTES = Attributes(
 )
 
 
-def entry(name: str, value: bytes | str | None = None, **fields: Any) -> Entry:
+def entry(name: str, value: bytes | str | None = None, **fields: Any) -> KeyEntry:
     content = value.encode() if isinstance(value, str) else value
-    return Entry(key=f"{PREFIX}/{name}", value=content, **{"create_index": 3, "modify_index": 8, **fields})
+    return KeyEntry(key=f"{PREFIX}/{name}", value=content, **{"create_index": 3, "modify_index": 8, **fields})
 
 
-def read(*entries: Entry) -> View:
+def read(*entries: KeyEntry) -> View:
     return read_view(PREFIX, entries)
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from proxygen.network.config import parse_config
 from proxygen.network.fabric import Fabric, Member
-from proxygen.network.records import Attributes, Entry, View, read_view, subnet_key, write_value
-from proxygen.network.watch import Caution, Guard, config_problems
+from proxygen.network.records import Attributes, KeyEntry, View, read_view, subnet_key, write_value
+from proxygen.network.watch import Caution, ViewGuard, config_problems
 
 PREFIX: Final = "proxygen/network"
 CONFIG_TEXT: Final = '{"Network": "10.99.0.0/16", "Backend": {"Type": "host-gw"}}'
@@ -26,14 +26,14 @@ OWN: Final = Member(
 )
 
 
-def lease(number: int, *, host: str = "", session: str = "alive", address: str | None = None) -> Entry:
+def lease(number: int, *, host: str = "", session: str = "alive", address: str | None = None) -> KeyEntry:
     attributes = Attributes(
         node=f"node{number}",
         public_ip=IPv4Address(address or f"192.0.2.{number}"),
         backend_type="host-gw",
         backend_data=None,
     )
-    return Entry(
+    return KeyEntry(
         key=f"{PREFIX}/{subnet_key(subnet(number))}",
         value=write_value(host or ("own" if number == 1 else f"host{number}"), attributes, 1),
         session=session,
@@ -45,14 +45,14 @@ def subnet(number: int) -> IPv4Network:
     return IPv4Network(f"10.99.{number}.0/24")
 
 
-def view(*entries: Entry, config: str | None = CONFIG_TEXT) -> View:
+def view(*entries: KeyEntry, config: str | None = CONFIG_TEXT) -> View:
     found = list(entries)
     if config is not None:
-        found.append(Entry(key=f"{PREFIX}/config", value=config.encode(), create_index=1, modify_index=1))
+        found.append(KeyEntry(key=f"{PREFIX}/config", value=config.encode(), create_index=1, modify_index=1))
     return read_view(PREFIX, found)
 
 
-def hosts(*numbers: int) -> list[Entry]:
+def hosts(*numbers: int) -> list[KeyEntry]:
     return [lease(number) for number in numbers]
 
 
@@ -60,7 +60,7 @@ class Story:
     """A guard that is shown one view after the other."""
 
     def __init__(self, *, loss: float = 0.5, hold: float = HOLD) -> None:
-        self.guard = Guard(Caution(loss=loss, hold=hold))
+        self.guard = ViewGuard(Caution(loss=loss, hold=hold))
         self.fabric: Fabric | None = None
         self.now = 1000.0
 
@@ -168,14 +168,14 @@ def test_a_subnet_that_another_host_has_now_is_carried_to_that_host() -> None:
 def test_a_lease_that_can_be_read_no_more_keeps_what_it_had(value: bytes) -> None:
     story = Story()
     story.see(view(*hosts(1, 2, 3)))
-    bad = Entry(key=f"{PREFIX}/{subnet_key(subnet(2))}", value=value, session="alive", modify_index=9)
+    bad = KeyEntry(key=f"{PREFIX}/{subnet_key(subnet(2))}", value=value, session="alive", modify_index=9)
     assert story.see(view(lease(1), bad, lease(3)), after=HOLD * 2) == [2, 3]
     assert story.fabric is not None
     assert any("10.99.2.0" in problem for problem in story.fabric.problems)
 
 
 def test_a_lease_that_nobody_could_ever_read_has_no_route_and_takes_none_from_others() -> None:
-    stranger = Entry(key=f"{PREFIX}/{subnet_key(subnet(2))}", value=b"mine", modify_index=2)
+    stranger = KeyEntry(key=f"{PREFIX}/{subnet_key(subnet(2))}", value=b"mine", modify_index=2)
     assert Story().see(view(lease(1), stranger, lease(3))) == [3]
 
 

@@ -19,8 +19,8 @@ from proxygen.kit.errors import ProxygenError
 from proxygen.network.choice import Standing
 from proxygen.network.collect import Collector
 from proxygen.network.lease import SubnetLease
-from proxygen.network.memory import Memory
-from proxygen.network.records import Attributes, Entry, View, read_view
+from proxygen.network.memory import AgentMemory
+from proxygen.network.records import Attributes, KeyEntry, View, read_view
 from proxygen.network.session import Terms
 from proxygen.network.status import LeaseStatus
 from proxygen.network.store import PREFIX, NetworkStore
@@ -57,7 +57,7 @@ class Machine:
 
     def start(self, changed: Any) -> None:
         store = NetworkStore(cast("Any", self.link), deadline=TERMS.deadline)
-        memory = Memory(self.disk, boot=f"{self.number}:{self.boots}")
+        memory = AgentMemory(self.disk, boot=f"{self.number}:{self.boots}")
         attributes = Attributes(node=f"node-{self.number}", public_ip=self.public_ip)
         lease = SubnetLease(store, self.host_id, attributes, memory=memory, terms=TERMS)
         collector = Collector(store, lambda: lease.session, terms=TERMS)
@@ -179,7 +179,7 @@ class World:
 
     def view(self) -> View:
         entries = [
-            Entry(
+            KeyEntry(
                 key=name,
                 value=(key.value or "").encode(),
                 session=key.session,

@@ -14,7 +14,7 @@ import pytest
 from proxygen.catalog import Catalog, Health, Instance
 from proxygen.proxy.accepted import Accepted
 from proxygen.proxy.pipeline import Drafted, Pipeline
-from proxygen.proxy.plan.types import InstanceState, Memory, RouteClaim
+from proxygen.proxy.plan.types import Memory, PlannedState, RouteClaim
 from proxygen.proxy.render.rendered import Rendered
 from proxygen.proxy.state.last_good import LastGood, load_last_good, save_last_good
 from proxygen.proxy.state.memory import recall
@@ -270,7 +270,7 @@ async def test_the_tags_that_served_survive_a_restart_and_a_rolling_change(
         planned = pipeline.plan(catalog(*now), found.memory)
         [service] = planned.services
         assert [(planned.id, planned.state, planned.weight) for planned in service.instances] == [
-            (each.id, InstanceState.SERVING, 7) for each in now
+            (each.id, PlannedState.SERVING, 7) for each in now
         ]
         await take(found, pipeline, *now, generation=generation)
     assert load_last_good(settings.output.directory).catalog == catalog(one, two)  # type: ignore[union-attr]

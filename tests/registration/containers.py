@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from proxygen.registration.containers import Container, decode_container
-from proxygen.registration.described import Policy
+from proxygen.registration.described import ContainerDefaults
 
-POLICY = Policy(
+POLICY = ContainerDefaults(
     tag_prefix="proxygen",
     owner="here",
     address="10.0.0.1",

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 import pytest
 
 from proxygen.kit.errors import BadInput
-from proxygen.registration.address import Interface, check_form, choose_address, default_address, interfaces, route_to
+from proxygen.registration.address import (
+    InterfaceAddress,
+    check_form,
+    choose_address,
+    default_address,
+    interfaces,
+    route_to,
+)
 
 
-def found(*addresses: str) -> Sequence[Interface]:
-    return [Interface(f"eth{number}", ipaddress.ip_address(text)) for number, text in enumerate(addresses)]
+def found(*addresses: str) -> Sequence[InterfaceAddress]:
+    return [InterfaceAddress(f"eth{number}", ipaddress.ip_address(text)) for number, text in enumerate(addresses)]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,7 @@ def test_a_machine_with_loopback_alone_is_told_what_to_write() -> None:
 
 
 def test_the_kernel_tells_loopback_and_its_name() -> None:
-    assert Interface("lo", ipaddress.ip_address("127.0.0.1")) in interfaces()
+    assert InterfaceAddress("lo", ipaddress.ip_address("127.0.0.1")) in interfaces()
 
 
 def test_the_way_to_loopback_is_loopback_and_to_what_is_no_host_is_none() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from proxygen.kit.errors import BadInput
 from proxygen.registration.described import describe
-from proxygen.registration.service import Service
+from proxygen.registration.service import CompleteRegistration
 from tests.registration.containers import POLICY, container
 
 WEB = {"proxygen.name": "web", "proxygen.route": "web.example.com"}
@@ -18,11 +18,13 @@ HTTP = {"8080/tcp": ("0.0.0.0", "32768")}
 INSIDE = {"announce": "container"}
 
 
-def services(labels: dict[str, str] | None, policy: dict[str, Any] | None = None, **facts: Any) -> tuple[Service, ...]:
+def services(
+    labels: dict[str, str] | None, policy: dict[str, Any] | None = None, **facts: Any
+) -> tuple[CompleteRegistration, ...]:
     return describe(container(labels, **facts), replace(POLICY, **(policy or {})), lambda: True)
 
 
-def service(labels: dict[str, str], policy: dict[str, Any] | None = None, **facts: Any) -> Service:
+def service(labels: dict[str, str], policy: dict[str, Any] | None = None, **facts: Any) -> CompleteRegistration:
     (only,) = services(labels, policy, **{"published": HTTP, **facts})
     return only
 
@@ -33,7 +35,7 @@ def refusal(labels: dict[str, str], policy: dict[str, Any] | None = None, **fact
     return str(caught.value)
 
 
-def definitions(service: Service) -> dict[str, Any]:
+def definitions(service: CompleteRegistration) -> dict[str, Any]:
     return {check.id.rpartition(":")[2]: check.definition for check in service.checks}
 
 

@@ -13,7 +13,7 @@ from proxygen.kit.errors import ConsulUnreachable
 from proxygen.registration import HttpCheck, TcpCheck, TtlCheck
 from proxygen.registration.agent import Agent
 from proxygen.registration.lease import LEAVING, LOOK, Lease
-from proxygen.registration.service import Announcement, Held
+from proxygen.registration.service import Announcement, HeldByAgent
 from tests.model.clock import simulated_time
 
 
@@ -27,7 +27,7 @@ class SilentAgent:
         self.maintenance: list[bool] = []
         self.deregistered: list[str] = []
 
-    async def look(self, service_id: str) -> Held | None:
+    async def look(self, service_id: str) -> HeldByAgent | None:
         return None
 
     async def register(self, body: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ class SilentAgent:
 
 
 class DeadAgent(SilentAgent):
-    async def look(self, service_id: str) -> Held | None:
+    async def look(self, service_id: str) -> HeldByAgent | None:
         raise ConsulUnreachable("nobody there")
 
 
@@ -94,7 +94,7 @@ class RememberingAgent:
     address = "agent:8500"
 
     def __init__(self) -> None:
-        self.held: Held | None = None
+        self.held: HeldByAgent | None = None
         self.bodies: list[Mapping[str, Any]] = []
         self.beats: list[tuple[str, str, str]] = []
         self.removed: list[str] = []
@@ -106,7 +106,7 @@ class RememberingAgent:
         if self.failures:
             raise self.failures.pop(0)
 
-    async def look(self, service_id: str) -> Held | None:
+    async def look(self, service_id: str) -> HeldByAgent | None:
         assert service_id == "web-1"
         self._fail()
         return self.held
@@ -115,7 +115,7 @@ class RememberingAgent:
         self.bodies.append(body)
         checks = {check["CheckID"]: {"Notes": check["Notes"], "Status": check["Status"]} for check in body["Checks"]}
         known = dict(self.held.checks) if self.held is not None else {}
-        self.held = Held(service={**body, "Service": body["Name"]}, checks={**known, **checks})
+        self.held = HeldByAgent(service={**body, "Service": body["Name"]}, checks={**known, **checks})
 
     async def beat(self, check_id: str, status: str, note: str) -> None:
         self.beats.append((check_id, status, note))
@@ -152,10 +152,10 @@ async def test_the_first_look_writes_everything_and_later_ones_only_what_is_lost
     await lease.renew()
     assert (len(agent.bodies), len(agent.beats)) == (1, 2)
     assert agent.held is not None
-    agent.held = Held(service={**agent.held.service, "Tags": ["by an operator"]}, checks=agent.held.checks)
+    agent.held = HeldByAgent(service={**agent.held.service, "Tags": ["by an operator"]}, checks=agent.held.checks)
     await lease.renew()
     assert len(agent.bodies) == 1, "what an operator changed stays"
-    agent.held = Held(service=agent.held.service, checks={"web-1:http": agent.held.checks["web-1:http"]})
+    agent.held = HeldByAgent(service=agent.held.service, checks={"web-1:http": agent.held.checks["web-1:http"]})
     await lease.renew()
     assert ids(agent.bodies[1]) == ["web-1:ttl"], "a check that is there keeps its status"
     agent.held = None
@@ -168,7 +168,7 @@ async def test_a_start_compares_what_an_earlier_life_left_and_keeps_what_consul_
     await remembered(agent).renew()
     assert agent.held is not None
     http = {**agent.held.checks["web-1:http"], "Status": "warning"}
-    agent.held = Held(service=agent.held.service, checks={**agent.held.checks, "web-1:http": http})
+    agent.held = HeldByAgent(service=agent.held.service, checks={**agent.held.checks, "web-1:http": http})
     await remembered(agent).renew()
     assert len(agent.bodies) == 1, "all is as it was"
     await remembered(agent, meta={"a": "b"}).renew()
@@ -189,7 +189,7 @@ async def test_a_maintenance_of_our_own_farewell_ends_and_nobody_elses(
     await remembered(agent).renew()
     assert agent.held is not None
     note = {"_service_maintenance:web-1": {"Notes": reason, "Status": "critical"}}
-    agent.held = Held(service=agent.held.service, checks={**agent.held.checks, **note})
+    agent.held = HeldByAgent(service=agent.held.service, checks={**agent.held.checks, **note})
     lease = remembered(agent)
     await lease.renew()
     assert agent.maintenance == ended

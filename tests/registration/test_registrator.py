@@ -17,9 +17,9 @@ from proxygen.kit.errors import ConsulUnreachable
 from proxygen.registration.agent import Agent
 from proxygen.registration.containers import Container
 from proxygen.registration.described import OWNER
-from proxygen.registration.docker import EngineUnavailable, Event
+from proxygen.registration.docker import ContainerEvent, EngineUnavailable
 from proxygen.registration.registrator import Registrator
-from proxygen.registration.service import Held
+from proxygen.registration.service import HeldByAgent
 from tests.model.clock import simulated_time
 from tests.registration.containers import POLICY, container
 
@@ -31,7 +31,7 @@ class PlainEngine:
 
     def __init__(self) -> None:
         self.containers: dict[str, Container] = {}
-        self.queue: asyncio.Queue[Event] = asyncio.Queue()
+        self.queue: asyncio.Queue[ContainerEvent] = asyncio.Queue()
         self.is_away = False
         self.inspected: list[str] = []
 
@@ -56,7 +56,7 @@ class PlainEngine:
         self.inspected.append(container_id)
         return self.containers.get(container_id)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncIterator[ContainerEvent]:
         while True:
             event = await self.queue.get()
             self._answer()
@@ -78,7 +78,7 @@ class PlainAgent:
         if self.is_away:
             raise ConsulUnreachable("no agent")
 
-    async def look(self, service_id: str) -> Held | None:
+    async def look(self, service_id: str) -> HeldByAgent | None:
         self._answer()
         body = self.held.get(service_id)
         if body is None:
@@ -86,7 +86,7 @@ class PlainAgent:
         checks = {one["CheckID"]: {"Notes": one["Notes"], "Status": "passing"} for one in body["Checks"]}
         if service_id in self.withdrawn:
             checks[f"_service_maintenance:{service_id}"] = {"Notes": "proxygen: leaving", "Status": "critical"}
-        return Held(service={**body, "Service": body["Name"]}, checks=checks)
+        return HeldByAgent(service={**body, "Service": body["Name"]}, checks=checks)
 
     async def register(self, body: Mapping[str, Any]) -> None:
         self._answer()
@@ -151,7 +151,7 @@ class Host:
             self.tell(id, "die")
 
     def tell(self, id: str, action: str, signal: str = "") -> None:
-        self.engine.queue.put_nowait(Event(container=id, action=action, signal=signal))
+        self.engine.queue.put_nowait(ContainerEvent(container=id, action=action, signal=signal))
         if self.task is not None:
             self.wait(0.5)
 

@@ -11,7 +11,7 @@ import pytest
 from proxygen.registration import TtlCheck
 from proxygen.registration.agent import Agent
 from proxygen.registration.seat import Seat, Wish
-from proxygen.registration.service import Announcement, Held, Service
+from proxygen.registration.service import Announcement, CompleteRegistration, HeldByAgent
 from tests.model.clock import simulated_time
 
 
@@ -24,11 +24,11 @@ class CountingAgent:
         self.told: list[str] = []
         self.body: Mapping[str, Any] | None = None
 
-    async def look(self, service_id: str) -> Held | None:
+    async def look(self, service_id: str) -> HeldByAgent | None:
         if self.body is None:
             return None
         checks = {one["CheckID"]: {"Notes": one["Notes"], "Status": "passing"} for one in self.body["Checks"]}
-        return Held(service={**self.body, "Service": self.body["Name"]}, checks=checks)
+        return HeldByAgent(service={**self.body, "Service": self.body["Name"]}, checks=checks)
 
     async def register(self, body: Mapping[str, Any]) -> None:
         self.body = {**body, "Checks": body["Checks"] or (self.body or {}).get("Checks", [])}
@@ -48,7 +48,7 @@ class CountingAgent:
         self.told.append("deregister")
 
 
-def service(port: int = 80) -> Service:
+def service(port: int = 80) -> CompleteRegistration:
     return Announcement(name="web", port=port, id="web-1", check=TtlCheck(15, lambda: True)).service("10.0.0.7")
 
 

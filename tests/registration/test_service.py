@@ -9,8 +9,8 @@ from proxygen.kit.errors import BadInput, TagError
 from proxygen.registration import HttpCheck, ProxyTags, Registration, TcpCheck, TtlCheck, Weights
 from proxygen.registration.service import (
     Announcement,
-    Held,
-    Service,
+    CompleteRegistration,
+    HeldByAgent,
     changed_checks,
     changed_fields,
     missing_checks,
@@ -18,17 +18,17 @@ from proxygen.registration.service import (
 )
 
 
-def announced(**changes: Any) -> Service:
+def announced(**changes: Any) -> CompleteRegistration:
     values: dict[str, Any] = {"name": "web", "port": 80, "check": [HttpCheck("/"), TtlCheck()], **changes}
     return Announcement(**values).service("10.0.0.7")
 
 
-def held(service: Service, **changes: Any) -> Held:
+def held(service: CompleteRegistration, **changes: Any) -> HeldByAgent:
     """What an agent tells of a service that it was given."""
     body = service.body(service.checks, {})
     known = {"Service": body.pop("Name"), **body, **changes}
     checks = {check.id: {"Notes": check.notes, "Status": "passing"} for check in service.checks}
-    return Held(service=known, checks=checks)
+    return HeldByAgent(service=known, checks=checks)
 
 
 def test_an_id_is_of_the_name_the_host_and_the_port() -> None:
@@ -56,7 +56,7 @@ def test_empty_values_that_an_agent_leaves_out_are_no_difference() -> None:
     service = announced()
     known = held(service)
     sparse = {key: value for key, value in known.service.items() if value not in ([], {})}
-    assert changed_fields(service, Held(service=sparse, checks=known.checks)) == ()
+    assert changed_fields(service, HeldByAgent(service=sparse, checks=known.checks)) == ()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,9 @@ def test_checks_of_an_earlier_life_are_stale_and_those_of_others_are_not() -> No
     before, after = announced(), announced(check=HttpCheck("/"))
     known = held(before)
     others = {"_service_maintenance:web": {}, "script-of-somebody": {}}
-    assert stale_checks(after, Held(service=known.service, checks={**known.checks, **others})) == (f"{after.id}:ttl",)
+    assert stale_checks(after, HeldByAgent(service=known.service, checks={**known.checks, **others})) == (
+        f"{after.id}:ttl",
+    )
 
 
 def test_checks_of_one_kind_have_ids_of_their_own() -> None:

@@ -19,7 +19,7 @@ from proxygen.proxy.admin.report import State
 from proxygen.proxy.admin.server import serving
 from proxygen.proxy.record.events import Kind
 from proxygen.settings import AdminSettings
-from proxygen.top.app import Generations, Service, Top
+from proxygen.top.app import Generations, ServiceScreen, Top
 from tests.proxy.admin.sidecar import STATUS, WEB, RememberingSidecar
 
 SETTINGS = AdminSettings(listen="off")
@@ -102,7 +102,9 @@ async def test_enter_opens_a_service_g_the_generations_and_escape_goes_back(app:
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: cells(app), "services")
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Service) and "served" in text(app, "headline"), "the service")
+        await until(
+            pilot, lambda: isinstance(app.screen, ServiceScreen) and "served" in text(app, "headline"), "the service"
+        )
         await pilot.press("escape")
         await until(pilot, lambda: len(app.screen_stack) == 1, "the list again")
         await pilot.press("g")
@@ -154,7 +156,9 @@ async def test_an_answer_that_comes_while_its_screen_goes_is_for_nobody(
     async with serving(sidecar, SETTINGS, short_directory), late.app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: cells(late.app), "services")
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(late.app.screen, Service) and text(late.app, "headline"), "the service")
+        await until(
+            pilot, lambda: isinstance(late.app.screen, ServiceScreen) and text(late.app, "headline"), "the service"
+        )
         late.hold(late.app.screen)
         await until(pilot, late.is_held.is_set, "the answer under way")
         await pilot.press("escape")

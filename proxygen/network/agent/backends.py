@@ -54,13 +54,13 @@ def make_backend(
 
             return AwsVpcBackend(underlay, config, node=node, holds=holds)
         case configured.FrrBgp():
-            from proxygen.network.frr.backend import FrrBgp
+            from proxygen.network.frr.backend import BgpBackend
 
-            return FrrBgp(underlay, frr_place(settings), node=node)
+            return BgpBackend(underlay, frr_place(settings), node=node)
         case configured.FrrOspf():
-            from proxygen.network.frr.backend import FrrOspf
+            from proxygen.network.frr.backend import OspfBackend
 
-            return FrrOspf(underlay, frr_place(settings), node=node)
+            return OspfBackend(underlay, frr_place(settings), node=node)
         case other:
             raise NetworkConfigError(f"Backend.Type {other.type} is not to be had")
 
@@ -80,7 +80,7 @@ def is_same_plane(past: NetworkConfig, now: NetworkConfig) -> bool:
     return past.network == now.network and past.backend == now.backend
 
 
-def must_be_left(past: configured.Backend, now: configured.Backend) -> bool:
+def must_be_left(past: configured.BackendConfig, now: configured.BackendConfig) -> bool:
     """Tell whether the new backend would let stand what the one before made."""
     if isinstance(past, _OF_THE_KERNEL) and isinstance(now, _OF_THE_KERNEL):
         # They have the kernel's tables in common, and bring them to what they should be without a gap.
@@ -88,6 +88,6 @@ def must_be_left(past: configured.Backend, now: configured.Backend) -> bool:
     return type(past) is not type(now)
 
 
-def outlives_us(backend: configured.Backend) -> bool:
+def outlives_us(backend: configured.BackendConfig) -> bool:
     """Tell whether a backend makes what is not in the kernel's tables."""
     return not isinstance(backend, (configured.Alloc, *_OF_THE_KERNEL))

@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Final
 
 from proxygen.kit.errors import NetworkConfigError
-from proxygen.network.agent.known import Known
+from proxygen.network.agent.known import KnownNetwork
 from proxygen.network.config import Alloc, FrrBgp, FrrOspf, NetworkConfig
 from proxygen.network.kernel.netlink import Reached
-from proxygen.network.kernel.underlay import Wish
+from proxygen.network.kernel.underlay import UnderlayWish
 from proxygen.network.memory import check_host_id, read_host_id
 from proxygen.network.records import View
 from proxygen.network.session import Terms
@@ -34,8 +34,8 @@ def name_of(settings: NetworkSettings) -> str:
     return settings.node or socket.gethostname()
 
 
-def wish_of(settings: NetworkSettings) -> Wish:
-    return Wish(
+def wish_of(settings: NetworkSettings) -> UnderlayWish:
+    return UnderlayWish(
         interface=settings.interface,
         address=IPv4Address(settings.public_ip) if settings.public_ip is not None else None,
     )
@@ -49,7 +49,7 @@ def terms_of(settings: NetworkSettings) -> Terms:
     return Terms(ttl=settings.ttl, lock_delay=settings.lock_delay, grace=settings.grace)
 
 
-def choose_config(view: View, live: IPv4Network | None, known: Known | None) -> NetworkConfig | None:
+def choose_config(view: View, live: IPv4Network | None, known: KnownNetwork | None) -> NetworkConfig | None:
     """Return the config to start with; None: there is none yet, and nothing that could be harmed by waiting.
 
     A host whose containers have addresses goes on with the config under which they got them, where the one in Consul

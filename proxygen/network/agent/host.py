@@ -16,7 +16,7 @@ from proxygen.network.agent.backends import is_same_plane, make_backend, must_be
 from proxygen.network.agent.begin import identify, name_of, store_of, terms_of, wish_of
 from proxygen.network.agent.forwarding import report_strict_filter
 from proxygen.network.agent.handover import Handover
-from proxygen.network.agent.known import Known, keep_known, recall_known
+from proxygen.network.agent.known import KnownNetwork, keep_known, recall_known
 from proxygen.network.agent.place import StateDirectory
 from proxygen.network.agent.plane import DataPlane
 from proxygen.network.agent.report import Parts, report
@@ -28,12 +28,12 @@ from proxygen.network.config import NetworkConfig
 from proxygen.network.docker import installed_docker
 from proxygen.network.fabric import Backend, Fabric, Member, Underlay
 from proxygen.network.files import hinted_subnet
-from proxygen.network.firewall import Passage, open_passage
+from proxygen.network.firewall import FirewallNeeds, open_passage
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.lease import SubnetLease
-from proxygen.network.memory import Remembered, read_boot_id
+from proxygen.network.memory import Predecessor, read_boot_id
 from proxygen.network.records import Attributes
-from proxygen.network.watch import Caution, FabricWatch, Guard
+from proxygen.network.watch import Caution, FabricWatch, ViewGuard
 from proxygen.settings import NetworkSettings
 
 if TYPE_CHECKING:
@@ -122,13 +122,13 @@ class HostAgent:
 
     # --- how it starts
 
-    def _recall(self) -> Remembered:
+    def _recall(self) -> Predecessor:
         """Return what the agent before remembered. Without that, ``subnet.env`` may hint at the subnet."""
         past = self._memory.recall(self._parts.host_id)
         hint = hinted_subnet(self._settings.subnet_file)
         if past.hint is not None or hint is None:
             return past
-        hinted = Remembered(hint=hint)
+        hinted = Predecessor(hint=hint)
         try:
             # The lease is found by what the memory says.
             self._memory.keep(self._parts.host_id, hinted)
@@ -161,7 +161,7 @@ class HostAgent:
     def _open_watch(self, config: NetworkConfig) -> FabricWatch:
         """Return the watch, and believe until its first look what the agent before did."""
         known = self._known.members if self._known is not None and is_same_plane(self._known.config, config) else ()
-        guard = Guard(Caution(loss=self._settings.loss, hold=self._settings.hold), known)
+        guard = ViewGuard(Caution(loss=self._settings.loss, hold=self._settings.hold), known)
         watch = self._parts.watch = FabricWatch(self._store, config, self._own, guard=guard, tell=self._believe)
         if known:
             self._believe(Fabric(config=config, own=self._own(), others=known))
@@ -219,7 +219,7 @@ class HostAgent:
         if fabric == before:
             return
         _tell_difference(before, fabric)
-        known = Known(config=fabric.config, members=fabric.others)
+        known = KnownNetwork(config=fabric.config, members=fabric.others)
         if before is None or before.others != fabric.others:
             try:
                 keep_known(self._directory.known, known, boot=self._boot)
@@ -230,7 +230,7 @@ class HostAgent:
     async def _look_beside(self, kernel: Kernel, fabric: Fabric) -> tuple[str, ...]:
         """Let containers' packets pass, and see whether anybody else uses their network."""
         overlap = await self._find_overlap(kernel, fabric.config, fabric.own.subnet)
-        passage = Passage(
+        passage = FirewallNeeds(
             network=fabric.config.network,
             subnet=fabric.own.subnet,
             masquerade=self._settings.masquerade,

@@ -37,7 +37,7 @@ class _Written(msgspec.Struct, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownNetwork:
     """The network as an agent of this boot left it."""
 
     config: NetworkConfig
@@ -45,7 +45,7 @@ class Known:
     """The other hosts."""
 
 
-def keep_known(path: Path, known: Known, *, boot: str) -> None:
+def keep_known(path: Path, known: KnownNetwork, *, boot: str) -> None:
     """Write it whole. Raise OSError."""
     members = [
         _Member(
@@ -63,7 +63,7 @@ def keep_known(path: Path, known: Known, *, boot: str) -> None:
     write_whole(path, msgspec.json.encode(written), mode=0o600)
 
 
-def recall_known(path: Path, *, boot: str | None) -> Known | None:
+def recall_known(path: Path, *, boot: str | None) -> KnownNetwork | None:
     """Return what was written in this boot; None where nothing was, or nothing that can be read.
 
     Without a ``boot`` it may be of any: FRR's files and AWS's routes outlive the kernel.
@@ -72,7 +72,7 @@ def recall_known(path: Path, *, boot: str | None) -> Known | None:
         written = msgspec.json.decode(path.read_bytes(), type=_Written)
         if boot is not None and written.boot != boot:
             return None
-        return Known(config=parse_config(written.config), members=_members(written.members))
+        return KnownNetwork(config=parse_config(written.config), members=_members(written.members))
     except (OSError, ValueError, msgspec.MsgspecError, NetworkConfigError):
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from proxygen.kit.metrics import Family, Reading, one
-from proxygen.network.agent.status import AgentStatus, State
+from proxygen.network.agent.status import AgentStatus, HostState
 from proxygen.network.choice import Standing
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ FAMILIES: Final = (
     CONSUL_REQUESTS,
 )
 
-_STATES: Final = (State.STARTING, State.READY, State.DEGRADED)
+_STATES: Final = (HostState.STARTING, HostState.READY, HostState.DEGRADED)
 
 
 def readings(status: AgentStatus, consul: Statistics) -> Iterator[Reading]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxygen.kit.errors import NetworkError
-from proxygen.network.memory import Memory, read_boot_id
+from proxygen.network.memory import AgentMemory, read_boot_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class StateDirectory:
     def wireguard_key(self) -> Path:
         return self.path / "wireguard.key"
 
-    def memory(self) -> Memory:
-        return Memory(self.lease, boot=read_boot_id())
+    def memory(self) -> AgentMemory:
+        return AgentMemory(self.lease, boot=read_boot_id())
 
     @contextmanager
     def held(self) -> Iterator[None]:

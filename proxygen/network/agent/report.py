@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from proxygen import __version__
 from proxygen.network.agent.handover import Handover
 from proxygen.network.agent.plane import DataPlane
-from proxygen.network.agent.status import AgentStatus, MemberStatus, State
+from proxygen.network.agent.status import AgentStatus, HostState, MemberStatus
 from proxygen.network.choice import Standing
 from proxygen.network.config import NetworkConfig
 from proxygen.network.fabric import Fabric
@@ -62,12 +62,12 @@ def report(parts: Parts, *, waits_for: str) -> AgentStatus:
     )
 
 
-def _state(parts: Parts, standing: Standing, problems: tuple[str, ...]) -> State:
+def _state(parts: Parts, standing: Standing, problems: tuple[str, ...]) -> HostState:
     plane, handover = parts.plane, parts.handover
     if plane is None or plane.carried is None or handover is None or not handover.done:
         # A lease that another host has does not come by waiting.
-        return State.DEGRADED if standing is Standing.CONFLICT else State.STARTING
-    return State.DEGRADED if problems or standing is not Standing.HELD else State.READY
+        return HostState.DEGRADED if standing is Standing.CONFLICT else HostState.STARTING
+    return HostState.DEGRADED if problems or standing is not Standing.HELD else HostState.READY
 
 
 def _problems(parts: Parts, lease: LeaseStatus | None, fabric: Fabric | None) -> Iterator[str]:

@@ -11,7 +11,7 @@ from proxygen.kit.aio import retrying
 from proxygen.kit.errors import CatalogUnavailable, NetworkConfigError, NetworkError
 from proxygen.kit.log import get_logger
 from proxygen.network.agent.begin import choose_config, networks_of_others
-from proxygen.network.agent.known import Known
+from proxygen.network.agent.known import KnownNetwork
 from proxygen.network.config import NetworkConfig, refuse_overlaps
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.records import View
@@ -47,7 +47,7 @@ class Waiting:
 
 
 async def find_config(
-    store: NetworkStore, live: IPv4Network | None, known: Known | None, waiting: Waiting
+    store: NetworkStore, live: IPv4Network | None, known: KnownNetwork | None, waiting: Waiting
 ) -> NetworkConfig:
     """Wait until there is a config to start with. Raise NetworkConfigError for one that cannot be used."""
     index = 0

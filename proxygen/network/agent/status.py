@@ -17,7 +17,7 @@ BEAT: Final = 5.0
 _SILENT: Final = 4 * BEAT
 
 
-class State(Enum):
+class HostState(Enum):
     """How the host's part of the network is, in one word."""
 
     STARTING = "starting"
@@ -57,7 +57,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     pid: int
     at: float
-    state: State
+    state: HostState
     host_id: str
     node: str
     standing: str
@@ -95,4 +95,4 @@ def read_status(directory: StateDirectory) -> AgentStatus | None:
     if age < _SILENT:
         return status
     said = f"the agent (process {status.pid}) has said nothing for {age:.0f} s"
-    return msgspec.structs.replace(status, state=State.SILENT, problems=(said, *status.problems))
+    return msgspec.structs.replace(status, state=HostState.SILENT, problems=(said, *status.problems))

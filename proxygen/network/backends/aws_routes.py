@@ -50,7 +50,7 @@ class VpcTable:
     routes: tuple[VpcRoute, ...]
 
 
-class Verb(Enum):
+class Ec2Call(Enum):
     """EC2's call."""
 
     CREATE = "CreateRoute"
@@ -62,7 +62,7 @@ class Verb(Enum):
 class RouteStep:
     """One change of a table."""
 
-    verb: Verb
+    verb: Ec2Call
     table: str
     destination: IPv4Network
 
@@ -102,7 +102,7 @@ def plan_table(table: VpcTable, fabric: Fabric, interface: str, *, holds: bool) 
     whoever has the subnet since, and must leave it to them.
     """
     steps, problems = _plan_own(table, fabric.own.subnet, interface)
-    waits = not holds and any(step.verb is Verb.REPLACE for step in steps)
+    waits = not holds and any(step.verb is Ec2Call.REPLACE for step in steps)
     if waits:
         problems = [
             f"{table.id}: the route to {fabric.own.subnet} leads to another host; Consul must confirm the lease"
@@ -125,18 +125,18 @@ def plan_leaving(table: VpcTable, network: IPv4Network, interface: str) -> tuple
 def _plan_own(table: VpcTable, subnet: IPv4Network, interface: str) -> tuple[list[RouteStep], list[str]]:
     found = next((route for route in table.routes if route.destination == subnet), None)
     if found is None:
-        return [RouteStep(verb=Verb.CREATE, table=table.id, destination=subnet)], []
+        return [RouteStep(verb=Ec2Call.CREATE, table=table.id, destination=subnet)], []
     if found.interface == interface:
         return [], []
     if found.interface or found.dead:
         # Who had the lease before. Replaced in one call: between a delete and a create packets would be lost.
-        return [RouteStep(verb=Verb.REPLACE, table=table.id, destination=subnet)], []
+        return [RouteStep(verb=Ec2Call.REPLACE, table=table.id, destination=subnet)], []
     return [], [f"{table.id}: the route to this host's {subnet} leads to {found.target}, which is no host; remove it"]
 
 
 def _plan_stale(table: VpcTable, network: IPv4Network, interface: str, *, keep: IPv4Network | None) -> list[RouteStep]:
     return [
-        RouteStep(verb=Verb.DELETE, table=table.id, destination=route.destination)
+        RouteStep(verb=Ec2Call.DELETE, table=table.id, destination=route.destination)
         for route in table.routes
         if route.interface == interface and route.destination != keep and _lies_in(route, network)
     ]
@@ -158,7 +158,7 @@ def _plan_unleased(table: VpcTable, fabric: Fabric, interface: str) -> tuple[lis
         if any(destination.overlaps(subnet) for subnet in leased):
             continue
         if route.dead:
-            steps.append(RouteStep(verb=Verb.DELETE, table=table.id, destination=destination))
+            steps.append(RouteStep(verb=Ec2Call.DELETE, table=table.id, destination=destination))
         else:
             problems.append(
                 f"{table.id}: {destination} leads to {route.target}, and nobody has leased it; "

@@ -17,8 +17,8 @@ from typing import Any, Final
 from proxygen.kit.errors import NetworkError, install_command
 from proxygen.network import config as configured
 from proxygen.network.backends.aws_routes import (
+    Ec2Call,
     RouteStep,
-    Verb,
     VpcTable,
     plan_leaving,
     plan_table,
@@ -240,14 +240,14 @@ class _Cloud:
         named = {"RouteTableId": step.table, "DestinationCidrBlock": str(step.destination)}
         try:
             match step.verb:
-                case Verb.CREATE:
+                case Ec2Call.CREATE:
                     self._client.create_route(**named, NetworkInterfaceId=interface.id)
-                case Verb.REPLACE:
+                case Ec2Call.REPLACE:
                     self._client.replace_route(**named, NetworkInterfaceId=interface.id)
-                case Verb.DELETE:
+                case Ec2Call.DELETE:
                     self._client.delete_route(**named)
         except _aws_errors() as error:
-            if step.verb is Verb.DELETE and _code(error) == _GONE:
+            if step.verb is Ec2Call.DELETE and _code(error) == _GONE:
                 return ""
             return f"{step.table}: {step.verb.value} {step.destination}: {_explain(error)}"
         return ""

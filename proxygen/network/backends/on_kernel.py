@@ -9,7 +9,7 @@ from typing import Final
 
 from proxygen.network.fabric import Member, Underlay, told
 from proxygen.network.kernel.diff import steps_between
-from proxygen.network.kernel.events import Event, Subject, concerns
+from proxygen.network.kernel.events import KernelEvent, Subject, concerns
 from proxygen.network.kernel.netlink import Failure, Kernel
 from proxygen.network.kernel.state import Entry, Link, state_of
 from proxygen.network.records import Attributes, Fact
@@ -52,7 +52,7 @@ class KernelBackend:
             async with asyncio.timeout(_QUIET):
                 self._note(await self._kernel.events.next())
 
-    def _note(self, events: list[Event]) -> None:
+    def _note(self, events: list[KernelEvent]) -> None:
         for event in events:
             is_underlay = event.link == self._underlay.index and event.subject in (Subject.LINK, Subject.ADDRESS)
             self._is_underlay_gone |= event.is_gone and is_underlay

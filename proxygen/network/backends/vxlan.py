@@ -18,7 +18,7 @@ from proxygen.network.backends.on_kernel import KernelBackend
 from proxygen.network.backends.vetting import derive_mac, read_vteps
 from proxygen.network.fabric import Fabric, Member, Underlay, check_host, is_near, told
 from proxygen.network.kernel.netlink import Kernel
-from proxygen.network.kernel.state import Entry, Forward, Link, Neighbour, Route, Vxlan
+from proxygen.network.kernel.state import Entry, Forward, Link, Neighbour, Route, VxlanLink
 from proxygen.network.records import Attributes, Fact
 
 OVERHEAD: Final = 50
@@ -30,7 +30,7 @@ class Device:
     """The link as it should be."""
 
     name: str
-    vxlan: Vxlan
+    vxlan: VxlanLink
     mac: str
     mtu: int
 
@@ -45,7 +45,7 @@ class VxlanBackend(KernelBackend):
         self._config = config
         self._device = Device(
             name=f"pxvx{config.vni}",
-            vxlan=Vxlan(
+            vxlan=VxlanLink(
                 vni=config.vni,
                 port=config.port,
                 parent=underlay.index,

@@ -7,14 +7,14 @@ changed on the host. The probes send pings and one ARP request.
 from __future__ import annotations
 
 from proxygen.network.doctor.checks import CHECKS
-from proxygen.network.doctor.finding import Examined, Finding, Outcome, Report, Severity, describe
-from proxygen.network.doctor.place import Place
+from proxygen.network.doctor.finding import CheckOutcome, Examined, Finding, Report, Severity, describe
+from proxygen.network.doctor.place import ExaminedHost
 from proxygen.network.doctor.registry import judge
 
-__all__ = ["CHECKS", "Examined", "Finding", "Outcome", "Place", "Report", "Severity", "describe", "examine"]
+__all__ = ["CHECKS", "CheckOutcome", "Examined", "ExaminedHost", "Finding", "Report", "Severity", "describe", "examine"]
 
 
-async def examine(place: Place) -> Report:
+async def examine(place: ExaminedHost) -> Report:
     """Look at everything and report; what cannot be looked at is skipped, with the reason.
 
     `Report.healthy` tells whether any finding is an error; `describe` makes text of it, and msgspec makes JSON.

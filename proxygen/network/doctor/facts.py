@@ -63,7 +63,7 @@ class LeaseFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class ForeignRoute:
     """A route of the main table that is not ours."""
 
     to: IPv4Network
@@ -79,7 +79,7 @@ class KernelFacts:
     links: Mapping[str, Link]
     addresses: tuple[tuple[str, IPv4Interface], ...]
     """By link."""
-    routes: tuple[Route, ...]
+    routes: tuple[ForeignRoute, ...]
     forwards: Mapping[str, bool]
     """``net.ipv4.conf.LINK.forwarding``; under ``all`` is ip_forward."""
     rp_filter: Mapping[str, int]
@@ -113,7 +113,7 @@ class PlaneFacts:
 # --- probes
 
 
-class Way(Enum):
+class Direction(Enum):
     """A direction in which packets were lost."""
 
     OUT = "out"
@@ -123,7 +123,7 @@ class Way(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
+class ProbeResult:
     """What a probe of one member told."""
 
     member: Member
@@ -137,7 +137,7 @@ class Reached:
     """It came back whole."""
     underlay: bool
     """The member's own address answers, without the data plane."""
-    lost: Way | None
+    lost: Direction | None
     """Where packets that should be carried are lost; None where they are not."""
 
 
@@ -145,7 +145,7 @@ class Reached:
 class ProbeFacts:
     """All probes."""
 
-    reached: tuple[Reached, ...]
+    reached: tuple[ProbeResult, ...]
     others: int
     """Members that were not probed, because there are so many."""
 

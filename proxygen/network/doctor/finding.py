@@ -44,7 +44,7 @@ def warning(text: str, *, cure: str) -> Fault:
     return Fault(severity=Severity.WARNING, text=text, cure=cure)
 
 
-class Outcome(Enum):
+class CheckOutcome(Enum):
     """What became of one check."""
 
     CLEAN = "checked"
@@ -57,7 +57,7 @@ class Examined:
     """One check that was due."""
 
     check: str
-    outcome: Outcome
+    outcome: CheckOutcome
     reason: str
     """Why it was skipped; else what was looked at."""
 
@@ -105,8 +105,8 @@ def describe(report: Report) -> str:
 def _tally(report: Report) -> str:
     errors = sum(finding.severity is Severity.ERROR for finding in report.findings)
     warnings = len(report.findings) - errors
-    clean = sum(one.outcome is Outcome.CLEAN for one in report.examined)
-    skipped = sum(one.outcome is Outcome.SKIPPED for one in report.examined)
+    clean = sum(one.outcome is CheckOutcome.CLEAN for one in report.examined)
+    skipped = sum(one.outcome is CheckOutcome.SKIPPED for one in report.examined)
     return (
         f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}; "
         f"{clean} clean, {skipped} skipped"
@@ -118,4 +118,4 @@ def _sign(one: Examined, found: list[Finding]) -> str:
         return "\N{BALLOT X}"
     if found:
         return "!"
-    return "\N{CHECK MARK}" if one.outcome is Outcome.CLEAN else "-"
+    return "\N{CHECK MARK}" if one.outcome is CheckOutcome.CLEAN else "-"

@@ -18,23 +18,23 @@ from proxygen.network.doctor.aws import read_aws
 from proxygen.network.doctor.facts import (
     ArpFacts,
     Facts,
+    ForeignRoute,
     FrrFacts,
     KernelFacts,
     LeaseFacts,
     ModuleFacts,
     PlaneFacts,
     ProbeFacts,
-    Route,
     known,
 )
 from proxygen.network.doctor.finding import Skipped, Unknown
-from proxygen.network.doctor.place import Place
+from proxygen.network.doctor.place import ExaminedHost
 from proxygen.network.doctor.plane import read_plane
 from proxygen.network.doctor.probe import Prober, find_source
 from proxygen.network.fabric import Fabric, Member, Underlay, see_fabric
 from proxygen.network.files import SubnetFile, read_subnet_env
 from proxygen.network.kernel.netlink import Kernel
-from proxygen.network.kernel.underlay import Wish
+from proxygen.network.kernel.underlay import UnderlayWish
 from proxygen.settings import NetworkSettings
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ T = TypeVar("T")
 _SYSCTLS: Final = Path("/proc/sys/net/ipv4/conf")
 
 
-async def gather(place: Place) -> Facts:
+async def gather(place: ExaminedHost) -> Facts:
     """Collect everything. It takes some seconds where other hosts do not answer."""
     lease, firewall, docker, networkd, manager, subnet_file = await asyncio.gather(
         _told(_read_lease(place)),
@@ -84,9 +84,9 @@ async def gather(place: Place) -> Facts:
     )
 
 
-def _wish(settings: NetworkSettings) -> Wish:
+def _wish(settings: NetworkSettings) -> UnderlayWish:
     address = None if settings.public_ip is None else IPv4Address(settings.public_ip)
-    return Wish(interface=settings.interface, address=address)
+    return UnderlayWish(interface=settings.interface, address=address)
 
 
 async def _told(asked: Awaitable[T | Unknown]) -> T | Unknown:
@@ -99,7 +99,7 @@ async def _told(asked: Awaitable[T | Unknown]) -> T | Unknown:
         return Unknown(str(error))
 
 
-async def _read_lease(place: Place) -> LeaseFacts | Unknown:
+async def _read_lease(place: ExaminedHost) -> LeaseFacts | Unknown:
     try:
         view = await place.store.look()
     except CatalogUnavailable as error:
@@ -135,7 +135,9 @@ async def _read_kernel(door: Kernel) -> KernelFacts:
     return KernelFacts(
         links={link.name: link for link in links.values()},
         addresses=tuple((links[one.link].name, one.interface) for one in await door.addresses() if one.link in links),
-        routes=tuple(Route(to=one.network, link=one.link, protocol=one.protocol) for one in await door.reached()),
+        routes=tuple(
+            ForeignRoute(to=one.network, link=one.link, protocol=one.protocol) for one in await door.reached()
+        ),
         forwards={link: value != 0 for link, value in _sysctl("forwarding").items()},
         rp_filter=_sysctl("rp_filter"),
     )
@@ -202,7 +204,7 @@ async def _probe(
 # --- what the backend needs
 
 
-async def _read_frr(place: Place, lease: LeaseFacts | Unknown) -> FrrFacts:
+async def _read_frr(place: ExaminedHost, lease: LeaseFacts | Unknown) -> FrrFacts:
     config = known(lease).view.config
     if config is None or not isinstance(config.backend, FrrBgp | FrrOspf):
         raise Skipped("the network does without FRR")

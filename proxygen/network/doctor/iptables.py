@@ -14,7 +14,7 @@ from proxygen.network.doctor.packets import (
     Hook,
     Names,
     Rule,
-    Verdict,
+    RuleVerdict,
     with_addresses,
     with_names,
 )
@@ -59,10 +59,10 @@ def read_iptables(text: str) -> tuple[Chain, ...]:
 
 
 _TARGETS: Final = {
-    "ACCEPT": Verdict.ACCEPT,
-    "DROP": Verdict.DROP,
-    "REJECT": Verdict.DROP,
-    "RETURN": Verdict.RETURN,
+    "ACCEPT": RuleVerdict.ACCEPT,
+    "DROP": RuleVerdict.DROP,
+    "REJECT": RuleVerdict.DROP,
+    "RETURN": RuleVerdict.RETURN,
 }
 
 
@@ -75,7 +75,7 @@ def _read_arguments(words: list[str]) -> Rule:
             negated = True
             continue
         rule = _argument(rule, word, rest, negated)
-        if rule.verdict is not Verdict.NOTHING or rule.jump:
+        if rule.verdict is not RuleVerdict.NOTHING or rule.jump:
             # What follows a target are its own options.
             return rule
         negated = False
@@ -102,8 +102,10 @@ def _argument(rule: Rule, word: str, rest: Iterator[str], negated: bool) -> Rule
         case "-m" | "--comment":
             return rule
         case "-j" | "-g":
-            verdict = _TARGETS.get(value, Verdict.NOTHING)
-            return replace(rule, verdict=verdict, jump=value if verdict is Verdict.NOTHING else "", goto=word == "-g")
+            verdict = _TARGETS.get(value, RuleVerdict.NOTHING)
+            return replace(
+                rule, verdict=verdict, jump=value if verdict is RuleVerdict.NOTHING else "", goto=word == "-g"
+            )
         case _:
             return replace(rule, certain=False)
 

@@ -17,7 +17,7 @@ from proxygen.network.doctor.packets import (
     Hook,
     Names,
     Rule,
-    Verdict,
+    RuleVerdict,
     with_addresses,
     with_names,
 )
@@ -158,10 +158,10 @@ class _Expressions:
 
 
 _VERDICTS: Final = {
-    "accept": Verdict.ACCEPT,
-    "drop": Verdict.DROP,
-    "reject": Verdict.DROP,
-    "return": Verdict.RETURN,
+    "accept": RuleVerdict.ACCEPT,
+    "drop": RuleVerdict.DROP,
+    "reject": RuleVerdict.DROP,
+    "return": RuleVerdict.RETURN,
 }
 
 

@@ -63,7 +63,7 @@ class Names:
         return found is not self.negated
 
 
-class Verdict(Enum):
+class RuleVerdict(Enum):
     """What a rule does at its end."""
 
     ACCEPT = "accept"
@@ -88,7 +88,7 @@ class Rule:
     """False: it matches by more than can be told here."""
     new: bool = True
     """False: it is for packets of flows that are known already."""
-    verdict: Verdict = Verdict.NOTHING
+    verdict: RuleVerdict = RuleVerdict.NOTHING
     jump: str = ""
     """The chain that follows; empty: none does."""
     goto: bool = False
@@ -98,7 +98,7 @@ class Rule:
 
     def might_accept(self, packet: Packet) -> bool:
         """Nothing that can be told speaks against it."""
-        accepts = self.verdict is Verdict.ACCEPT or bool(self.jump)
+        accepts = self.verdict is RuleVerdict.ACCEPT or bool(self.jump)
         return not self.certain and accepts and self._fits(packet)
 
     def _fits(self, packet: Packet) -> bool:
@@ -174,26 +174,26 @@ class Ruleset:
                 unless = unsure[0].text if unsure else ""
                 if isinstance(decided, _End):
                     yield Dropped(base=base, chain=decided.chain, rule=decided.rule, unless=unless)
-                elif decided is Verdict.NOTHING and base.drops:
+                elif decided is RuleVerdict.NOTHING and base.drops:
                     yield Dropped(base=base, chain=base, rule=None, unless=unless)
 
-    def _walk(self, chain: Chain, packet: Packet, unsure: list[Rule], depth: int) -> Verdict | _End:
+    def _walk(self, chain: Chain, packet: Packet, unsure: list[Rule], depth: int) -> RuleVerdict | _End:
         for rule in chain.rules:
             if not rule.meets(packet):
                 if rule.might_accept(packet):
                     unsure.append(rule)
                 continue
-            decided: Verdict | _End = rule.verdict
-            if rule.verdict is Verdict.DROP:
+            decided: RuleVerdict | _End = rule.verdict
+            if rule.verdict is RuleVerdict.DROP:
                 return _End(chain=chain, rule=rule)
-            if rule.verdict is Verdict.RETURN:
-                return Verdict.NOTHING
+            if rule.verdict is RuleVerdict.RETURN:
+                return RuleVerdict.NOTHING
             target = self._by_name.get((chain.table, rule.jump))
             if target is not None and depth:
                 decided = self._walk(target, packet, unsure, depth - 1)
-            if decided is not Verdict.NOTHING or rule.goto:
+            if decided is not RuleVerdict.NOTHING or rule.goto:
                 return decided
-        return Verdict.NOTHING
+        return RuleVerdict.NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from proxygen.network.backends.vxlan import VxlanBackend, plan_entries
 from proxygen.network.config import FrrBgp, FrrOspf, HostGw, Vxlan, WireGuard
 from proxygen.network.doctor.facts import FRR, PlaneFacts
 from proxygen.network.fabric import Fabric, Member, Underlay
-from proxygen.network.kernel.diff import Verb, steps_between
+from proxygen.network.kernel.diff import KernelVerb, steps_between
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import Entry, Link, Route, state_of
 
@@ -35,7 +35,7 @@ async def read_plane(kernel: Kernel, fabric: Fabric, underlay: Underlay) -> Plan
     plan = _plan(kernel, fabric, underlay, links)
     actual = await kernel.state(() if plan.device is None else (plan.device.index,))
     steps = steps_between(actual, state_of(plan.wanted))
-    missing = {str(step.entry): plan.wanted[step.entry] for step in steps if step.verb is not Verb.REMOVE}
+    missing = {str(step.entry): plan.wanted[step.entry] for step in steps if step.verb is not KernelVerb.REMOVE}
     if isinstance(fabric.config.backend, FrrBgp | FrrOspf):
         missing = await _missing_of_frr(kernel, fabric.others)
     carried = {member.subnet for member in (plan.wanted.values() if plan.is_here else fabric.others)}
@@ -48,7 +48,7 @@ async def read_plane(kernel: Kernel, fabric: Fabric, underlay: Underlay) -> Plan
         missing=tuple(missing),
         unreached=frozenset(member.subnet for member in fabric.others if member.subnet not in carried),
         stale=(
-            *(str(step.entry) for step in steps if step.verb is Verb.REMOVE),
+            *(str(step.entry) for step in steps if step.verb is KernelVerb.REMOVE),
             *(f"link {link.name}" for link in links if plan.device is None or link.index != plan.device.index),
         ),
     )

@@ -21,7 +21,7 @@ from typing import Final
 
 from proxygen.kit.programs import run
 from proxygen.network.config import WireGuard
-from proxygen.network.doctor.facts import KernelFacts, ProbeFacts, Reached, Way
+from proxygen.network.doctor.facts import Direction, KernelFacts, ProbeFacts, ProbeResult
 from proxygen.network.fabric import Fabric, Member, Underlay
 
 _MOST: Final = 200
@@ -54,11 +54,11 @@ class Prober:
             ]
         return ProbeFacts(reached=tuple(task.result() for task in tasks), others=max(0, len(members) - _MOST))
 
-    async def _probe_in_turn(self, member: Member) -> Reached:
+    async def _probe_in_turn(self, member: Member) -> ProbeResult:
         async with self._turn:
             return await self._probe(member)
 
-    async def _probe(self, member: Member) -> Reached:
+    async def _probe(self, member: Member) -> ProbeResult:
         place = int(self._source) - int(self._fabric.own.subnet.network_address)
         target = find_target(member.subnet, place)
         carried, largest, underlay = await asyncio.gather(
@@ -66,7 +66,7 @@ class Prober:
             self._pings(target, source=self._source, size=self._largest),
             self._pings(member.public_ip, source=self._underlay.address.ip),
         )
-        return Reached(
+        return ProbeResult(
             member=member,
             target=target,
             carried=carried,
@@ -76,15 +76,15 @@ class Prober:
             lost=await self._direction(member, target) if underlay and not carried else None,
         )
 
-    async def _direction(self, member: Member, target: IPv4Address) -> Way:
+    async def _direction(self, member: Member, target: IPv4Address) -> Direction:
         if isinstance(self._fabric.config.backend, WireGuard):
-            return Way.UNTOLD
+            return Direction.UNTOLD
         out, back = await asyncio.gather(
             self._pings(target, source=self._underlay.address.ip), self._pings(member.public_ip, source=self._source)
         )
         if out == back:
-            return Way.UNTOLD if out else Way.BOTH
-        return Way.BACK if out else Way.OUT
+            return Direction.UNTOLD if out else Direction.BOTH
+        return Direction.BACK if out else Direction.OUT
 
     async def _pings(self, target: IPv4Address, *, source: IPv4Address, size: int | None = None) -> bool:
         sized = () if size is None else ("-M", "do", "-s", str(size - _HEADERS))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxygen.network.doctor.facts import Facts
-from proxygen.network.doctor.finding import Examined, Fault, Finding, Outcome, Report, Skipped
+from proxygen.network.doctor.finding import CheckOutcome, Examined, Fault, Finding, Report, Skipped
 
 _LONGEST: Final = 600
 """Letters of a line. A key's value may have half a million."""
@@ -41,9 +41,9 @@ def judge(facts: Facts, checks: Iterable[Check]) -> Report:
         try:
             found = tuple(_signed(one, fault) for fault in one.find(facts))
         except Skipped as skipped:
-            examined.append(Examined(check=one.name, outcome=Outcome.SKIPPED, reason=_line(str(skipped))))
+            examined.append(Examined(check=one.name, outcome=CheckOutcome.SKIPPED, reason=_line(str(skipped))))
             continue
-        outcome = Outcome.FOUND if found else Outcome.CLEAN
+        outcome = CheckOutcome.FOUND if found else CheckOutcome.CLEAN
         looked = "; ".join(filter(None, (one.looks, one.leaves_out(facts))))
         examined.append(Examined(check=one.name, outcome=outcome, reason=looked))
         findings += found

@@ -132,7 +132,7 @@ class _OnFrr(ABC):
         return now
 
 
-class FrrBgp(_OnFrr):
+class BgpBackend(_OnFrr):
     """Routes by bgpd."""
 
     type = "frr-bgp"
@@ -142,7 +142,7 @@ class FrrBgp(_OnFrr):
         return design_bgp(fabric, self._underlay)
 
 
-class FrrOspf(_OnFrr):
+class OspfBackend(_OnFrr):
     """Routes by ospfd."""
 
     type = "frr-ospf"

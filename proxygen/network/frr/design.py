@@ -52,7 +52,7 @@ class OspfNetwork(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
+class HostRouting:
     """What a host says, and what it believes."""
 
     router_id: IPv4Address
@@ -64,7 +64,7 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class BgpPeer:
     """Another BGP speaker."""
 
     address: IPv4Address
@@ -75,10 +75,10 @@ class Peer:
 class BgpDesign:
     """What a host's bgpd is to be."""
 
-    says: Announcement
+    says: HostRouting
     reflects: bool
     """Whether it passes on what it hears."""
-    peers: tuple[Peer, ...]
+    peers: tuple[BgpPeer, ...]
     """By address."""
 
     @property
@@ -92,7 +92,7 @@ class BgpDesign:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Neighbour:
+class OspfNeighbour:
     """Another OSPF router."""
 
     address: IPv4Address
@@ -104,13 +104,13 @@ class Neighbour:
 class OspfDesign:
     """What a host's ospfd is to be."""
 
-    says: Announcement
+    says: HostRouting
     link: str
     link_network: IPv4Network
     network: OspfNetwork
     priority: int | None
     """None where there is no designated router."""
-    routers: tuple[Neighbour, ...]
+    routers: tuple[OspfNeighbour, ...]
     """By address."""
 
     @property
@@ -138,7 +138,7 @@ def design_bgp(fabric: Fabric, underlay: Underlay) -> tuple[BgpDesign, tuple[str
     hubs, core = _hubs(fabric.own, others), _core(fabric.own, others)
     own = fabric.own
     peers = [
-        Peer(
+        BgpPeer(
             address=member.public_ip,
             # The direction hangs on the addresses alone: views that differ for a while never wait for each other.
             group=_group(
@@ -165,7 +165,7 @@ def design_ospf(fabric: Fabric, underlay: Underlay, version: FrrVersion) -> tupl
     meets = min([version, *_versions((own, *others))]) >= POINT_TO_MULTIPOINT
     priorities = {member.host_id: HUB_PRIORITY if member.host_id in hubs else 0 for member in (own, *others)}
     routers = [
-        Neighbour(address=member.public_ip, priority=0 if meets else priorities[member.host_id])
+        OspfNeighbour(address=member.public_ip, priority=0 if meets else priorities[member.host_id])
         for member in others
         if (_speak(own, member, hubs, core) if meets else hubs & {own.host_id, member.host_id})
     ]
@@ -181,9 +181,9 @@ def design_ospf(fabric: Fabric, underlay: Underlay, version: FrrVersion) -> tupl
     return design, problems
 
 
-def _announcement(fabric: Fabric) -> Announcement:
+def _announcement(fabric: Fabric) -> HostRouting:
     lengths = {fabric.config.subnet_len, fabric.own.subnet.prefixlen, *(one.subnet.prefixlen for one in fabric.others)}
-    return Announcement(
+    return HostRouting(
         router_id=fabric.own.public_ip,
         own=fabric.own.subnet,
         network=fabric.config.network,

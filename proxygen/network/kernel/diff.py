@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from proxygen.network.kernel.state import Entry, Forward, Neighbour, Route, State
+from proxygen.network.kernel.state import Entry, Forward, KernelState, Neighbour, Route
 
 
-class Verb(Enum):
+class KernelVerb(Enum):
     """How an entry comes or goes. None of them can hit a route of somebody else."""
 
     ADD = "add"
@@ -26,17 +26,17 @@ class Verb(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class KernelRequest:
     """One request to the kernel."""
 
-    verb: Verb
+    verb: KernelVerb
     entry: Entry
 
     def __str__(self) -> str:
         return f"{self.verb.value} {self.entry}"
 
 
-def steps_between(actual: State, desired: State) -> tuple[Step, ...]:
+def steps_between(actual: KernelState, desired: KernelState) -> tuple[KernelRequest, ...]:
     """Return what leads from one state to the other, in order. Between equal states there is nothing to do.
 
     ``desired`` has each key once.
@@ -51,20 +51,20 @@ def steps_between(actual: State, desired: State) -> tuple[Step, ...]:
     )
 
 
-def _replacements(entries: Iterable[Neighbour | Forward]) -> Iterator[Step]:
-    return (Step(verb=Verb.REPLACE, entry=entry) for entry in sorted(entries, key=_order))
+def _replacements(entries: Iterable[Neighbour | Forward]) -> Iterator[KernelRequest]:
+    return (KernelRequest(verb=KernelVerb.REPLACE, entry=entry) for entry in sorted(entries, key=_order))
 
 
-def _removals(entries: Iterable[Entry]) -> Iterator[Step]:
-    return (Step(verb=Verb.REMOVE, entry=entry) for entry in sorted(entries, key=_order, reverse=True))
+def _removals(entries: Iterable[Entry]) -> Iterator[KernelRequest]:
+    return (KernelRequest(verb=KernelVerb.REMOVE, entry=entry) for entry in sorted(entries, key=_order, reverse=True))
 
 
-def _new_routes(actual: frozenset[Route], desired: frozenset[Route]) -> Iterator[Step]:
+def _new_routes(actual: frozenset[Route], desired: frozenset[Route]) -> Iterator[KernelRequest]:
     """Yield what brings new routes; one that has another gateway now goes as soon as its successor is there."""
     former = _by_key(actual)
     for route in sorted(desired - actual, key=_order):
         old = former.get(route.key, ())
-        yield Step(verb=Verb.APPEND if old else Verb.ADD, entry=route)
+        yield KernelRequest(verb=KernelVerb.APPEND if old else KernelVerb.ADD, entry=route)
         yield from _removals(old)
 
 

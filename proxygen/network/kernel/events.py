@@ -28,7 +28,7 @@ class Subject(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class KernelEvent:
     """A change."""
 
     subject: Subject
@@ -42,11 +42,11 @@ class Event:
     destination: IPv4Network | None = None
 
 
-LOST: Final = Event(subject=Subject.LOST)
+LOST: Final = KernelEvent(subject=Subject.LOST)
 _DEFAULT: Final = IPv4Network("0.0.0.0/0")
 
 
-def concerns(event: Event, *, underlay: int | None, own: Set[int]) -> bool:
+def concerns(event: KernelEvent, *, underlay: int | None, own: Set[int]) -> bool:
     """Tell whether a change may have undone something.
 
     ``underlay`` is None where it is gone, so that any link may be its successor. Most of what happens on a busy host
@@ -69,20 +69,20 @@ def concerns(event: Event, *, underlay: int | None, own: Set[int]) -> bool:
             return event.is_replaced
 
 
-def read_event(message: Any) -> Event | None:
+def read_event(message: Any) -> KernelEvent | None:
     """Read one of netlink's; None for what is not listened for."""
     name: str = message["event"]
     gone = name.startswith("RTM_DEL")
     match name[7:]:
         case "LINK":
-            return Event(subject=Subject.LINK, link=message["index"], is_gone=gone)
+            return KernelEvent(subject=Subject.LINK, link=message["index"], is_gone=gone)
         case "ADDR":
-            return Event(subject=Subject.ADDRESS, link=message["index"], is_gone=gone)
+            return KernelEvent(subject=Subject.ADDRESS, link=message["index"], is_gone=gone)
         case "NEIGH":
             permanent = bool(message["state"] & PERMANENT)
-            return Event(subject=Subject.NEIGHBOUR, link=message["ifindex"], is_gone=gone, is_permanent=permanent)
+            return KernelEvent(subject=Subject.NEIGHBOUR, link=message["ifindex"], is_gone=gone, is_permanent=permanent)
         case "ROUTE":
-            return Event(
+            return KernelEvent(
                 subject=Subject.ROUTE,
                 link=message.get_attr("RTA_OIF") or 0,
                 is_gone=gone,

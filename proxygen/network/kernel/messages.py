@@ -11,8 +11,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from socket import AF_BRIDGE, AF_INET
 from typing import Any, Final
 
-from proxygen.network.kernel.diff import Step, Verb
-from proxygen.network.kernel.state import PROTOCOL, UNICAST, Address, Forward, Link, Neighbour, Route, Vxlan
+from proxygen.network.kernel.diff import KernelRequest, KernelVerb
+from proxygen.network.kernel.state import PROTOCOL, UNICAST, Forward, Link, LinkAddress, Neighbour, Route, VxlanLink
 
 # linux/netlink.h, linux/rtnetlink.h, linux/neighbour.h, linux/if.h, linux/if_addr.h
 RTM_NEWROUTE: Final = 24
@@ -26,10 +26,10 @@ _EXCLUSIVE: Final = 0x200
 _CREATE: Final = 0x400
 _APPEND: Final = 0x800
 _HOW: Final = {
-    Verb.ADD: _CREATE | _EXCLUSIVE,
-    Verb.APPEND: _CREATE | _APPEND,
-    Verb.REPLACE: _CREATE | _REPLACE,
-    Verb.REMOVE: 0,
+    KernelVerb.ADD: _CREATE | _EXCLUSIVE,
+    KernelVerb.APPEND: _CREATE | _APPEND,
+    KernelVerb.REPLACE: _CREATE | _REPLACE,
+    KernelVerb.REMOVE: 0,
 }
 _UNIVERSE: Final = 0
 _LINK_SCOPE: Final = 253
@@ -56,9 +56,9 @@ class Request:
     attributes: tuple[tuple[str, str | int], ...]
 
 
-def write_request(step: Step) -> Request:
+def write_request(step: KernelRequest) -> Request:
     """Return what a step is in netlink's words."""
-    removes = step.verb is Verb.REMOVE
+    removes = step.verb is KernelVerb.REMOVE
     entry = step.entry
     if isinstance(entry, Route):
         kind = RTM_DELROUTE if removes else RTM_NEWROUTE
@@ -154,9 +154,9 @@ def read_link(message: Any) -> Link:
     )
 
 
-def _vxlan(data: Any) -> Vxlan:
+def _vxlan(data: Any) -> VxlanLink:
     local = data.get_attr("IFLA_VXLAN_LOCAL")
-    return Vxlan(
+    return VxlanLink(
         vni=data.get_attr("IFLA_VXLAN_ID"),
         port=data.get_attr("IFLA_VXLAN_PORT"),
         parent=data.get_attr("IFLA_VXLAN_LINK") or 0,
@@ -167,10 +167,10 @@ def _vxlan(data: Any) -> Vxlan:
     )
 
 
-def read_address(message: Any) -> Address:
+def read_address(message: Any) -> LinkAddress:
     # On a link from point to point IFA_ADDRESS is the other end's.
     own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-    return Address(
+    return LinkAddress(
         link=message["index"],
         interface=IPv4Interface((own, message["prefixlen"])),
         is_global=message["scope"] == _GLOBAL,

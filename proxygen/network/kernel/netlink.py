@@ -25,8 +25,8 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from proxygen.kit.errors import NetworkError
 from proxygen.network.fabric import Underlay
-from proxygen.network.kernel.diff import Step, Verb
-from proxygen.network.kernel.events import LOST, Event, read_event
+from proxygen.network.kernel.diff import KernelRequest, KernelVerb
+from proxygen.network.kernel.events import LOST, KernelEvent, read_event
 from proxygen.network.kernel.messages import (
     PERMANENT,
     read_address,
@@ -42,15 +42,15 @@ from proxygen.network.kernel.state import (
     GROUP,
     MAIN_TABLE,
     PROTOCOL,
-    Address,
     Forward,
+    KernelState,
     Link,
+    LinkAddress,
     Neighbour,
     Route,
-    State,
-    Vxlan,
+    VxlanLink,
 )
-from proxygen.network.kernel.underlay import Wish, choose_underlay
+from proxygen.network.kernel.underlay import UnderlayWish, choose_underlay
 
 _PATIENCE: Final = 60.0
 """Seconds for a question to the kernel, or for all steps of a pass. It answers in microseconds, mostly."""
@@ -70,7 +70,7 @@ _TAKEN: Final = "somebody else's route to it stands already; proxygen does not t
 class Failure:
     """A step that the kernel refused."""
 
-    step: Step
+    step: KernelRequest
     reason: str
 
 
@@ -124,11 +124,11 @@ class Kernel:
                 raise
         return read_link(found[0])
 
-    async def addresses(self) -> tuple[Address, ...]:
+    async def addresses(self) -> tuple[LinkAddress, ...]:
         found = await self._read("addresses", lambda: self._netlink.addr("dump", family=AF_INET, dump_filter=None))
         return tuple(read_address(message) for message in found)
 
-    async def state(self, links: Iterable[int] = ()) -> State:
+    async def state(self, links: Iterable[int] = ()) -> KernelState:
         """Return our routes, and what is set for good on the given links, which are ours."""
         neighbours: list[Neighbour] = []
         forwards: list[Forward] = []
@@ -136,7 +136,7 @@ class Kernel:
             neighbours += await self._neighbours(link)
             forwards += await self._forwards(link)
         routes = await self._routes("our routes", proto=PROTOCOL)
-        return State(
+        return KernelState(
             routes=frozenset(read_route(message) for message in routes),
             neighbours=frozenset(neighbours),
             forwards=frozenset(forwards),
@@ -154,7 +154,7 @@ class Kernel:
             found.append(Reached(network=read_destination(message), link=name, protocol=message["proto"]))
         return tuple(found)
 
-    async def find_underlay(self, wish: Wish) -> Underlay:
+    async def find_underlay(self, wish: UnderlayWish) -> Underlay:
         """Return the link through which other hosts are reached. Raise NetworkError that says what to write instead."""
         addresses = await self.addresses()
         defaults: list[Route] = []
@@ -176,7 +176,7 @@ class Kernel:
 
     # --- what is to be there
 
-    async def take(self, steps: Iterable[Step]) -> tuple[Failure, ...]:
+    async def take(self, steps: Iterable[KernelRequest]) -> tuple[Failure, ...]:
         """Take steps in their order and return those that were refused; what is gone need not be removed.
 
         Raise NetworkError for what would refuse all others too.
@@ -188,7 +188,7 @@ class Kernel:
                 failures += await self._take(some)
         return tuple(failures)
 
-    async def make_vxlan(self, name: str, vxlan: Vxlan, *, mac: str, mtu: int) -> None:
+    async def make_vxlan(self, name: str, vxlan: VxlanLink, *, mac: str, mtu: int) -> None:
         """Make a link of ours, up."""
         async with _asking(f"{name} cannot be made"):
             await self._netlink.link(
@@ -242,7 +242,7 @@ class Kernel:
             command, index=link.index, address=str(interface.ip), prefixlen=interface.network.prefixlen
         )
 
-    async def _take(self, steps: Iterable[Step]) -> list[Failure]:
+    async def _take(self, steps: Iterable[KernelRequest]) -> list[Failure]:
         """Send requests in one packet: the kernel answers each of them, in their order."""
         requests = [(step, self._request(step)) for step in steps]
         packet = bytearray()
@@ -250,7 +250,7 @@ class Kernel:
             await request.prepare()
             packet += request.msg.data
         self._netlink.send(bytes(packet))
-        refused: list[tuple[Step, NetlinkError]] = []
+        refused: list[tuple[KernelRequest, NetlinkError]] = []
         for step, request in requests:
             try:
                 async for _ in request.response():
@@ -259,7 +259,7 @@ class Kernel:
                 refused.append((step, error))
         return [failure for step, error in refused for failure in _failed(step, error)]
 
-    def _request(self, step: Step) -> NetlinkRequest:
+    def _request(self, step: KernelRequest) -> NetlinkRequest:
         written = write_request(step)
         message = rtmsg() if isinstance(step.entry, Route) else ndmsg()
         message.update(written.fields)
@@ -317,7 +317,7 @@ class Events:
             self._netlink.close()
             self._netlink = None
 
-    async def next(self) -> list[Event]:
+    async def next(self) -> list[KernelEvent]:
         """Wait for changes. What came faster than it was read is lost, and that is told as an event too."""
         await self.open()
         assert self._netlink is not None
@@ -336,9 +336,9 @@ def _is_set_on(message: Any, link: int) -> bool:
     return bool(message["ifindex"] == link and message["state"] & PERMANENT)
 
 
-def _failed(step: Step, error: NetlinkError) -> list[Failure]:
+def _failed(step: KernelRequest, error: NetlinkError) -> list[Failure]:
     """Return a step's failure, if it is one. Raise NetworkError for what all others would be refused for as well."""
-    if step.verb is Verb.REMOVE and error.code in _GONE:
+    if step.verb is KernelVerb.REMOVE and error.code in _GONE:
         return []
     if error.code in _FATAL:
         raise NetworkError(f"{step}: {_reason(error)}") from error

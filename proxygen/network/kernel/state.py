@@ -17,7 +17,7 @@ UNICAST: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vxlan:
+class VxlanLink:
     """What a VXLAN link is made with and keeps."""
 
     vni: int
@@ -42,7 +42,7 @@ class Link:
     kind: str = ""
     group: int = 0
     is_loopback: bool = False
-    vxlan: Vxlan | None = None
+    vxlan: VxlanLink | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -50,7 +50,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class LinkAddress:
     """An address of a link."""
 
     link: int
@@ -121,7 +121,7 @@ Entry = Route | Neighbour | Forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class KernelState:
     """What is ours of the kernel's tables: routes by their protocol, the rest because it is on a link of ours."""
 
     routes: frozenset[Route] = frozenset()
@@ -129,10 +129,10 @@ class State:
     forwards: frozenset[Forward] = frozenset()
 
 
-def state_of(entries: Iterable[Entry]) -> State:
+def state_of(entries: Iterable[Entry]) -> KernelState:
     """Sort out entries by their kind."""
     everything = tuple(entries)
-    return State(
+    return KernelState(
         routes=frozenset(entry for entry in everything if isinstance(entry, Route)),
         neighbours=frozenset(entry for entry in everything if isinstance(entry, Neighbour)),
         forwards=frozenset(entry for entry in everything if isinstance(entry, Forward)),

@@ -8,11 +8,11 @@ from ipaddress import IPv4Address
 
 from proxygen.kit.errors import NetworkError
 from proxygen.network.fabric import Underlay
-from proxygen.network.kernel.state import Address, Link, Route
+from proxygen.network.kernel.state import Link, LinkAddress, Route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class UnderlayWish:
     """What the operator said of the underlay. Nothing: it is the default route's."""
 
     interface: str | None = None
@@ -21,7 +21,7 @@ class Wish:
 
 
 def choose_underlay(
-    links: Iterable[Link], addresses: Sequence[Address], defaults: Sequence[Route], wish: Wish
+    links: Iterable[Link], addresses: Sequence[LinkAddress], defaults: Sequence[Route], wish: UnderlayWish
 ) -> Underlay:
     """Return the link and the address. Raise NetworkError that says what to write instead.
 
@@ -35,7 +35,9 @@ def choose_underlay(
     return Underlay(link=link.name, index=link.index, address=address.interface, mtu=link.mtu, mac=link.mac)
 
 
-def _link(usable: dict[int, Link], addresses: Iterable[Address], defaults: Iterable[Route], wish: Wish) -> Link:
+def _link(
+    usable: dict[int, Link], addresses: Iterable[LinkAddress], defaults: Iterable[Route], wish: UnderlayWish
+) -> Link:
     if wish.interface is not None:
         named = next((link for link in usable.values() if link.name == wish.interface), None)
         if named is None:
@@ -54,7 +56,9 @@ def _link(usable: dict[int, Link], addresses: Iterable[Address], defaults: Itera
     return usable[default.link]
 
 
-def _address(link: Link, addresses: Iterable[Address], defaults: Iterable[Route], wish: Wish) -> Address:
+def _address(
+    link: Link, addresses: Iterable[LinkAddress], defaults: Iterable[Route], wish: UnderlayWish
+) -> LinkAddress:
     own = [address for address in addresses if address.link == link.index]
     if wish.address is not None:
         own = [address for address in own if address.interface.ip == wish.address]
@@ -63,7 +67,7 @@ def _address(link: Link, addresses: Iterable[Address], defaults: Iterable[Route]
         raise NetworkError(f"{link.name} has {what}; other hosts could not reach this one")
     gateways = [route.gateway for route in defaults if route.link == link.index and route.gateway is not None]
 
-    def rank(address: Address) -> tuple[bool, bool, bool]:
+    def rank(address: LinkAddress) -> tuple[bool, bool, bool]:
         faces_out = any(gateway in address.interface.network for gateway in gateways)
         return not address.is_global, address.is_secondary, not faces_out
 

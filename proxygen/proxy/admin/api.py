@@ -21,7 +21,7 @@ from proxygen.proxy.admin import steering
 from proxygen.proxy.admin.access import Writers
 from proxygen.proxy.admin.audit import Write, audited
 from proxygen.proxy.admin.contract import Sidecar
-from proxygen.proxy.admin.endpoints import NAME, NUMBER, Endpoint, IfMatch, Parameter
+from proxygen.proxy.admin.endpoints import NAME, NUMBER, IfMatch, Operation, Parameter
 from proxygen.proxy.admin.exposition import Scrape
 from proxygen.proxy.admin.handling import (
     SIDECAR,
@@ -230,8 +230,8 @@ _WITHOUT_EFFECT: Final = {**_STEERED, 409: "it would have no effect now, and the
 _APPLIED: Final = {409: "it was refused; what was live stays live", 503: "nginx or Consul does not answer"}
 
 ENDPOINTS: Final = (
-    Endpoint(method="GET", path="/healthz", handler=_alive, summary="Whether the process lives", answer=Alive),
-    Endpoint(
+    Operation(method="GET", path="/healthz", handler=_alive, summary="Whether the process lives", answer=Alive),
+    Operation(
         method="GET",
         path="/readyz",
         handler=_ready,
@@ -239,7 +239,7 @@ ENDPOINTS: Final = (
         answer=ReadinessReport,
         other_answers={503: ReadinessReport},
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/metrics",
         handler=_metrics,
@@ -247,7 +247,7 @@ ENDPOINTS: Final = (
         answer=str,
         content_type="text/plain",
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/status",
         handler=_status,
@@ -255,14 +255,14 @@ ENDPOINTS: Final = (
         answer=StatusReport,
         etag=True,
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/services",
         handler=_services,
         summary="Routed services in numbers, with their traffic",
         answer=tuple[ServiceSummary, ...],
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/services/{name}",
         handler=_service,
@@ -271,7 +271,7 @@ ENDPOINTS: Final = (
         parameters={"name": NAME},
         errors=_UNKNOWN_SERVICE,
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/services/{name}/shares",
         handler=steering.show_shares,
@@ -281,7 +281,7 @@ ENDPOINTS: Final = (
         errors=_STEERED,
         etag=True,
     ),
-    Endpoint(
+    Operation(
         method="PUT",
         path="/api/v1/services/{name}/shares",
         handler=steering.set_shares,
@@ -294,7 +294,7 @@ ENDPOINTS: Final = (
         etag=True,
         if_match=IfMatch.REQUIRED,
     ),
-    Endpoint(
+    Operation(
         method="DELETE",
         path="/api/v1/services/{name}/shares",
         handler=steering.reset_shares,
@@ -305,7 +305,7 @@ ENDPOINTS: Final = (
         etag=True,
         if_match=IfMatch.REQUIRED,
     ),
-    Endpoint(
+    Operation(
         method="POST",
         path="/api/v1/services/{name}/shares/promote",
         handler=steering.promote,
@@ -317,7 +317,7 @@ ENDPOINTS: Final = (
         etag=True,
         if_match=IfMatch.REQUIRED,
     ),
-    Endpoint(
+    Operation(
         method="POST",
         path="/api/v1/services/{name}/shares/abort",
         handler=steering.abort,
@@ -329,7 +329,7 @@ ENDPOINTS: Final = (
         etag=True,
         if_match=IfMatch.REQUIRED,
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/generations",
         handler=_generations,
@@ -337,7 +337,7 @@ ENDPOINTS: Final = (
         answer=tuple[GenerationReport, ...],
         etag=True,
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/generations/{number}/diff",
         handler=_difference,
@@ -347,14 +347,14 @@ ENDPOINTS: Final = (
         query={"against": Parameter(schema=NUMBER.schema, meaning="The other generation; by default the one before.")},
         errors={404: "there is no such generation on disk"},
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/applies",
         handler=_applies,
         summary="The last attempts to make a plan live, newest first",
         answer=tuple[ApplyReport, ...],
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/events",
         handler=_events,
@@ -363,14 +363,14 @@ ENDPOINTS: Final = (
         content_type="text/event-stream",
         errors={503: "too many clients follow already"},
     ),
-    Endpoint(
+    Operation(
         method="GET",
         path="/api/v1/openapi.json",
         handler=_openapi,
         summary="This description",
         answer=dict[str, Any],
     ),
-    Endpoint(
+    Operation(
         method="POST",
         path="/api/v1/rollback",
         handler=_rollback,
@@ -380,7 +380,7 @@ ENDPOINTS: Final = (
         errors=_APPLIED,
         if_match=IfMatch.OPTIONAL,
     ),
-    Endpoint(
+    Operation(
         method="POST",
         path="/api/v1/release-hold",
         handler=_release_hold,

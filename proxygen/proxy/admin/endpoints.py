@@ -48,7 +48,7 @@ NUMBER: Final = Parameter(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Operation:
     """One method of one path."""
 
     method: str

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from proxygen import __version__
-from proxygen.proxy.admin.endpoints import JSON, Endpoint, ErrorReport, IfMatch, Parameter
+from proxygen.proxy.admin.endpoints import JSON, ErrorReport, IfMatch, Operation, Parameter
 
 _SCHEMA: Final = "#/components/schemas/{name}"
 _TOKEN: Final = "token"  # noqa: S105 - the name of a scheme
@@ -48,7 +48,7 @@ _WRITE_ERRORS: Final = {
 }
 
 
-def description(endpoints: Iterable[Endpoint]) -> Mapping[str, Any]:
+def description(endpoints: Iterable[Operation]) -> Mapping[str, Any]:
     """Return the document, as JSON has it."""
     table = tuple(endpoints)
     schemas, components = _schemas(table)
@@ -75,7 +75,7 @@ def description(endpoints: Iterable[Endpoint]) -> Mapping[str, Any]:
     }
 
 
-def _schemas(table: tuple[Endpoint, ...]) -> tuple[Mapping[Any, Any], Mapping[str, Any]]:
+def _schemas(table: tuple[Operation, ...]) -> tuple[Mapping[Any, Any], Mapping[str, Any]]:
     """Return the schema of each type that is a body, and the components that they refer to."""
     types = list(dict.fromkeys([*_bodies(table), ErrorReport]))
     found, components = msgspec.json.schema_components(types, ref_template=_SCHEMA)
@@ -132,7 +132,7 @@ def _references(part: Any) -> Iterator[str]:
             yield from _references(value)
 
 
-def _bodies(table: tuple[Endpoint, ...]) -> Iterator[Any]:
+def _bodies(table: tuple[Operation, ...]) -> Iterator[Any]:
     for endpoint in table:
         yield endpoint.answer
         yield from endpoint.other_answers.values()
@@ -140,7 +140,7 @@ def _bodies(table: tuple[Endpoint, ...]) -> Iterator[Any]:
             yield endpoint.body
 
 
-def _operation(endpoint: Endpoint, schemas: Mapping[Any, Any]) -> Mapping[str, Any]:
+def _operation(endpoint: Operation, schemas: Mapping[Any, Any]) -> Mapping[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.handler.__name__.strip("_"),
         "summary": endpoint.summary,
@@ -171,7 +171,7 @@ def _parameters(parameters: Mapping[str, Parameter], place: str) -> Iterator[Map
         }
 
 
-def _if_match(endpoint: Endpoint) -> Iterator[Mapping[str, Any]]:
+def _if_match(endpoint: Operation) -> Iterator[Mapping[str, Any]]:
     if endpoint.if_match is not IfMatch.UNUSED:
         yield {
             "name": "If-Match",
@@ -182,7 +182,7 @@ def _if_match(endpoint: Endpoint) -> Iterator[Mapping[str, Any]]:
         }
 
 
-def _responses(endpoint: Endpoint, schemas: Mapping[Any, Any]) -> Mapping[str, Any]:
+def _responses(endpoint: Operation, schemas: Mapping[Any, Any]) -> Mapping[str, Any]:
     errors: dict[int, str] = dict(endpoint.errors)
     if endpoint.path.startswith("/api/"):
         errors.setdefault(400, "what was sent cannot be used; the text says which part")
@@ -202,7 +202,7 @@ def _responses(endpoint: Endpoint, schemas: Mapping[Any, Any]) -> Mapping[str, A
     return dict(sorted(responses.items()))
 
 
-def _answer(endpoint: Endpoint, status: int, schema: Any) -> Mapping[str, Any]:
+def _answer(endpoint: Operation, status: int, schema: Any) -> Mapping[str, Any]:
     headers = {"headers": {"ETag": _ETAG}} if endpoint.etag else {}
     return {
         "description": HTTPStatus(status).phrase,

@@ -16,8 +16,7 @@ from proxygen.proxy.admin.service_report import (
     VariantReport,
     VariantSummary,
 )
-from proxygen.proxy.plan.types import Conflict, Plan, PlannedInstance, Quarantine, Service
-from proxygen.proxy.plan.types import InstanceState as PlannedState
+from proxygen.proxy.plan.types import Conflict, Plan, PlannedInstance, PlannedState, Quarantine, Service
 from proxygen.proxy.plan.unusable import describe_all
 
 _STATES: Final = {

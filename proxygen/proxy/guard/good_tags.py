@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from proxygen.catalog import Catalog, Instance, ServiceName
-from proxygen.proxy.plan.types import GoodTags, InstanceState, Plan, Service
+from proxygen.proxy.plan.types import GoodTags, Plan, PlannedState, Service
 
 MAX_GONE: Final = 20
 """Instances of one service that are remembered after they went."""
@@ -58,7 +58,7 @@ def with_gone(instances: tuple[Instance, ...]) -> Mapping[ServiceName, GoodTags]
 
 def _served(service: Service, live: Catalog) -> tuple[Instance, ...]:
     there = live.services.get(service.name, ())
-    served = {(one.node, one.id) for one in service.instances if one.state is not InstanceState.LEFT_OUT}
+    served = {(one.node, one.id) for one in service.instances if one.state is not PlannedState.LEFT_OUT}
     return there if len(served) == len(there) else tuple(one for one in there if one.key in served)
 
 

@@ -27,7 +27,7 @@ from typing import Final
 
 from proxygen.catalog import Catalog, Health, Instance, ServiceName
 from proxygen.kit.units import format_duration
-from proxygen.proxy.plan.types import InstanceState, Plan, Service
+from proxygen.proxy.plan.types import Plan, PlannedState, Service
 
 _Key = tuple[str, str]
 
@@ -183,9 +183,9 @@ class Guard:
         serving, there = [], []
         for instance in service.instances:
             key = (instance.node, instance.id)
-            if instance.state is InstanceState.SERVING:
+            if instance.state is PlannedState.SERVING:
                 serving.append(key)
-            if instance.state in (InstanceState.SERVING, InstanceState.DRAINED) or (
+            if instance.state in (PlannedState.SERVING, PlannedState.DRAINED) or (
                 instance.health is Health.MAINTENANCE
             ):
                 there.append(key)

@@ -15,7 +15,7 @@ from typing import Final
 
 from proxygen.catalog import Instance, ServiceName
 from proxygen.kit.errors import TagError
-from proxygen.proxy.plan.members import Member, Unusable, judge
+from proxygen.proxy.plan.members import JudgedInstance, Unusable, judge
 from proxygen.proxy.plan.types import Claim, GoodTags, Memory, Policy
 from proxygen.tags import ProxyTags
 
@@ -24,7 +24,7 @@ MAX_TRIALS: Final = 64
 
 _Key = tuple[str, str]
 
-FindProblem = Callable[[Sequence[Member]], TagError | None]
+FindProblem = Callable[[Sequence[JudgedInstance]], TagError | None]
 """Says what makes no sense in what some instances state together. Those that state the same may be one of them."""
 
 
@@ -64,7 +64,7 @@ class Pasts:
 class Admitted:
     """The instances that count, and those whose registration does not."""
 
-    members: tuple[Member, ...]
+    members: tuple[JudgedInstance, ...]
     """In the order of the instances; those that are kept have the tags of before."""
     left_out: tuple[Unusable, ...] = ()
     kept: Mapping[_Key, Unusable] = field(default_factory=lambda: MappingProxyType({}))
@@ -97,12 +97,12 @@ def _as_before(instance: Instance, before: Mapping[_Key, Instance]) -> Instance:
 
 
 def _sift(
-    members: Sequence[Member],
+    members: Sequence[JudgedInstance],
     before: Mapping[_Key, Instance],
     find_problem: FindProblem,
     *,
-    beside: Sequence[Member] = (),
-) -> tuple[list[Member], list[Unusable]]:
+    beside: Sequence[JudgedInstance] = (),
+) -> tuple[list[JudgedInstance], list[Unusable]]:
     """Add to ``beside`` all that make sense there; return these and those that do not."""
     if find_problem([*beside, *members]) is None:
         return [*beside, *members], []
@@ -123,14 +123,14 @@ def _sift(
     return sound, unsound
 
 
-def _by_trust(members: Iterable[Member], before: Mapping[_Key, Instance]) -> list[list[Member]]:
+def _by_trust(members: Iterable[JudgedInstance], before: Mapping[_Key, Instance]) -> list[list[JudgedInstance]]:
     """Group those that state the same: first what was served so before, then what asks for requests, then the older
     registrations."""
-    groups: dict[ProxyTags, list[Member]] = {}
+    groups: dict[ProxyTags, list[JudgedInstance]] = {}
     for member in members:
         groups.setdefault(member.tags, []).append(member)
 
-    def distrust(group: Sequence[Member]) -> tuple[bool, bool, int, _Key]:
+    def distrust(group: Sequence[JudgedInstance]) -> tuple[bool, bool, int, _Key]:
         is_new = not any(_is_as_before(member.instance, before) for member in group)
         asks = bool(group[0].tags.route or group[0].tags.listen)
         return (is_new, not asks, *min((member.instance.create_index, member.instance.key) for member in group))
@@ -143,9 +143,9 @@ def _is_as_before(instance: Instance, before: Mapping[_Key, Instance]) -> bool:
     return known is not None and (known.tags, known.meta) == (instance.tags, instance.meta)
 
 
-def _one_of_each(members: Iterable[Member]) -> list[Member]:
+def _one_of_each(members: Iterable[JudgedInstance]) -> list[JudgedInstance]:
     """The newest of those that state the same, which is the one whose word counts."""
-    newest: dict[ProxyTags, Member] = {}
+    newest: dict[ProxyTags, JudgedInstance] = {}
     for member in members:
         known = newest.get(member.tags)
         if known is None or member.instance.modify_index > known.instance.modify_index:

@@ -19,7 +19,7 @@ Routes = Mapping[str, Mapping[Path, ServiceName]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copies:
+class WiderRoutes:
     """Wider routes under narrower hosts."""
 
     given: frozenset[Copy] = frozenset()
@@ -40,7 +40,7 @@ def own_routes(holders: Mapping[Claim, ServiceName], reserved: Iterable[str] = (
 
 def settle_copies(
     own: Routes, services: Mapping[ServiceName, Service], policy: Policy, before: frozenset[Copy]
-) -> Copies:
+) -> WiderRoutes:
     """Say under which hosts a wider route serves: where no route of the host covers its path and the operator lets its
     service claim the host; where hosts are whole, only where its service has routes of its own.
 
@@ -53,7 +53,7 @@ def settle_copies(
         for path, name in own[level].items():
             wide[name][level].append(path)
     if not wide:
-        return Copies()
+        return WiderRoutes()
     site = _Site(own, policy)
     had: dict[ServiceName | None, list[Copy]] = defaultdict(list)
     for copy in sorted(before):
@@ -68,7 +68,7 @@ def settle_copies(
         given.update(islice(possible, policy.bounds.copies))
         if more := next(possible, None):
             refused[name] = more
-    return Copies(given=frozenset(given), refused=MappingProxyType(refused))
+    return WiderRoutes(given=frozenset(given), refused=MappingProxyType(refused))
 
 
 class _Site:
@@ -102,7 +102,7 @@ def _covered(own: Routes, services: Mapping[ServiceName, Service]) -> Mapping[st
     return covered
 
 
-def over_the_bound(copies: Copies, policy: Policy) -> Mapping[ServiceName, tuple[str, ...]]:
+def over_the_bound(copies: WiderRoutes, policy: Policy) -> Mapping[ServiceName, tuple[str, ...]]:
     """Say to each service that would have too many copies what it does not get."""
     most = policy.bounds.copies
     return {

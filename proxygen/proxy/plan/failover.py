@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from proxygen.catalog import Instance
-from proxygen.proxy.plan.members import Member, Unusable, addresses, judge, report
-from proxygen.proxy.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
+from proxygen.proxy.plan.members import JudgedInstance, Unusable, addresses, judge, report
+from proxygen.proxy.plan.types import Endpoint, PlannedInstance, PlannedState, Policy
 from proxygen.tags import Datacenter
 from proxygen.tags.shares import STABLE
 
@@ -17,7 +17,7 @@ from proxygen.tags.shares import STABLE
 class Standby:
     """The stable instances of the first datacenter that has some which can serve; empty where none has."""
 
-    members: tuple[Member, ...] = ()
+    members: tuple[JudgedInstance, ...] = ()
     servers: Mapping[Endpoint, int] = field(default_factory=lambda: MappingProxyType({}))
     """Those that can take requests, with their weights."""
     serves: bool = False
@@ -35,15 +35,15 @@ class Standby:
         """Say what becomes of each of them."""
         return tuple(self._report(member) for member in self.members)
 
-    def _report(self, member: Member) -> PlannedInstance:
+    def _report(self, member: JudgedInstance) -> PlannedInstance:
         planned = report(member)
-        stands_by = planned.state is InstanceState.SERVING and not self.serves
-        return replace(planned, state=InstanceState.STANDBY) if stands_by else planned
+        stands_by = planned.state is PlannedState.SERVING and not self.serves
+        return replace(planned, state=PlannedState.STANDBY) if stands_by else planned
 
 
 def find_standby(
     named: Sequence[Datacenter],
-    local: Sequence[Member],
+    local: Sequence[JudgedInstance],
     elsewhere: Mapping[str, Sequence[Instance]],
     policy: Policy,
 ) -> tuple[Standby, list[str]]:

@@ -10,13 +10,13 @@ from proxygen.catalog import Health, Instance
 from proxygen.kit.errors import TagError
 from proxygen.proxy.plan.bounds import check_tags, oldest_first, within
 from proxygen.proxy.plan.endpoints import endpoint_of
-from proxygen.proxy.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
+from proxygen.proxy.plan.types import Endpoint, PlannedInstance, PlannedState, Policy
 from proxygen.tags import ProxyTags, has_proxy_tags, parse_tags
 from proxygen.tags.shares import STABLE
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class JudgedInstance:
     """An instance with its tags, judged."""
 
     instance: Instance
@@ -88,7 +88,7 @@ class _Reader:
         return parse_tags(instance.tags, instance.meta, policy.prefix)
 
 
-def judge(instances: Sequence[Instance], policy: Policy) -> tuple[list[Member], list[Unusable]]:
+def judge(instances: Sequence[Instance], policy: Policy) -> tuple[list[JudgedInstance], list[Unusable]]:
     """Return the instances that can be believed, and those that cannot."""
     members, unusable = [], []
     reader = _Reader(policy)
@@ -103,7 +103,7 @@ def judge(instances: Sequence[Instance], policy: Policy) -> tuple[list[Member], 
         except TagError as error:
             unusable.append(Unusable(instance, error))
             continue
-        members.append(Member(instance, tags, endpoint, _weight(instance, tags)))
+        members.append(JudgedInstance(instance, tags, endpoint, _weight(instance, tags)))
     return members, unusable
 
 
@@ -117,7 +117,7 @@ def _weight(instance: Instance, tags: ProxyTags) -> int:
             return tags.weight if tags.weight is not None else max(0, instance.weight_passing)
 
 
-def addresses(members: Iterable[Member]) -> Mapping[Endpoint, int]:
+def addresses(members: Iterable[JudgedInstance]) -> Mapping[Endpoint, int]:
     """Where requests can go, with the weights. The same address on two agents is one server, and stays one until both
     are gone."""
     weights: dict[Endpoint, int] = {}
@@ -127,29 +127,29 @@ def addresses(members: Iterable[Member]) -> Mapping[Endpoint, int]:
     return weights
 
 
-def report(member: Member, registered: Unusable | None = None) -> PlannedInstance:
+def report(member: JudgedInstance, registered: Unusable | None = None) -> PlannedInstance:
     """Say what becomes of an instance, for those who ask why; ``registered`` is what it states now, where that cannot
     be used and it has the tags of before."""
     return _planned(member.instance, _state(member), member.variant, member.weight, registered)
 
 
 def report_left_out(one: Unusable) -> PlannedInstance:
-    return _planned(one.instance, InstanceState.LEFT_OUT, STABLE, 0, one)
+    return _planned(one.instance, PlannedState.LEFT_OUT, STABLE, 0, one)
 
 
-def _state(member: Member) -> InstanceState:
+def _state(member: JudgedInstance) -> PlannedState:
     instance = member.instance
     if instance.health in (Health.CRITICAL, Health.MAINTENANCE):
-        return InstanceState.UNHEALTHY
+        return PlannedState.UNHEALTHY
     if member.endpoint is None:
-        return InstanceState.NO_PORT
+        return PlannedState.NO_PORT
     if member.weight == 0:
-        return InstanceState.DRAINED
-    return InstanceState.SERVING
+        return PlannedState.DRAINED
+    return PlannedState.SERVING
 
 
 def _planned(
-    instance: Instance, state: InstanceState, variant: str, weight: int, unusable: Unusable | None
+    instance: Instance, state: PlannedState, variant: str, weight: int, unusable: Unusable | None
 ) -> PlannedInstance:
     return PlannedInstance(
         node=instance.node,

@@ -16,7 +16,7 @@ from proxygen.proxy.plan.bounds import Bounds, left_over, within
 from proxygen.proxy.plan.certificates import certificate_for
 from proxygen.proxy.plan.failover import Standby, find_standby
 from proxygen.proxy.plan.kept import bounded, claims_that_parse
-from proxygen.proxy.plan.members import Member, Unusable, addresses, asks, report, report_left_out
+from proxygen.proxy.plan.members import JudgedInstance, Unusable, addresses, asks, report, report_left_out
 from proxygen.proxy.plan.origins import listed
 from proxygen.proxy.plan.types import (
     Claim,
@@ -148,7 +148,7 @@ def _quarantined(base: Service, left_out: Sequence[Unusable], policy: Policy) ->
     )
 
 
-def _first_problem(members: Sequence[Member], policy: Policy) -> TagError | None:
+def _first_problem(members: Sequence[JudgedInstance], policy: Policy) -> TagError | None:
     """Say what makes no sense in what some instances state together."""
     options = _merge(members)
     claims = _claims(members, options)
@@ -195,11 +195,11 @@ def _reports(instances: Sequence[Instance], admitted: Admitted) -> tuple[Planned
 # --- what the instances state together
 
 
-def _newest_first(members: Iterable[Member]) -> list[Member]:
+def _newest_first(members: Iterable[JudgedInstance]) -> list[JudgedInstance]:
     return sorted(members, key=lambda member: (-member.instance.modify_index, member.instance.key))
 
 
-def _merge(members: Iterable[Member]) -> ProxyTags:
+def _merge(members: Iterable[JudgedInstance]) -> ProxyTags:
     """For each key the value of the newest registration that states it: during a rolling deploy the new one is
     meant, and an instance that is silent about ``auth`` does not open the service."""
     merged: dict[str, Any] = {}
@@ -211,7 +211,7 @@ def _merge(members: Iterable[Member]) -> ProxyTags:
     return ProxyTags(**merged)
 
 
-def _disagreements(members: Sequence[Member]) -> list[str]:
+def _disagreements(members: Sequence[JudgedInstance]) -> list[str]:
     warnings = []
     for field in fields(ProxyTags):
         if field.name in _PER_INSTANCE:
@@ -247,7 +247,7 @@ def _without_effect(options: ProxyTags) -> Iterator[str]:
             yield f"{name} has no effect with {other}"
 
 
-def _unchecked(members: Iterable[Member]) -> list[str]:
+def _unchecked(members: Iterable[JudgedInstance]) -> list[str]:
     """Say which instances serve without a check, since their agent has just started."""
     kept = [member.instance for member in members if member.instance.unchecked and member.weight > 0]
     if not kept:
@@ -257,7 +257,7 @@ def _unchecked(members: Iterable[Member]) -> list[str]:
     return [f"not checked since the agent started, and served as before for guard.hold at most: {named}{more}"]
 
 
-def _claims(members: Sequence[Member], options: ProxyTags) -> tuple[Claim, ...]:
+def _claims(members: Sequence[JudgedInstance], options: ProxyTags) -> tuple[Claim, ...]:
     """The union over all instances, so that a route does not disappear while its tag changes one by one; the oldest
     registration's first."""
     oldest_first = sorted(members, key=lambda member: (member.instance.create_index, member.instance.key))
@@ -296,7 +296,7 @@ def _known(names: Collection[str]) -> str:
     return f"known: {listed(names, _SHOWN) or 'none'}"
 
 
-def _ungated(members: Sequence[Member], options: ProxyTags, policy: Policy) -> Iterator[TagError]:
+def _ungated(members: Sequence[JudgedInstance], options: ProxyTags, policy: Policy) -> Iterator[TagError]:
     """A tag only narrows what the operator allows, so who cannot be behind his gate is not let through it."""
     if options.auth is not None and any(member.instance.service in policy.ungated for member in members):
         yield TagError(
@@ -319,7 +319,7 @@ def _refusal(claim: PortClaim, policy: Policy) -> str:
     return "" if policy.streams else "nginx.conf includes no stream.d, so there can be no TCP or UDP route"
 
 
-def _excesses(members: Sequence[Member], claims: Sequence[Claim], bounds: Bounds) -> Iterator[TagError]:
+def _excesses(members: Sequence[JudgedInstance], claims: Sequence[Claim], bounds: Bounds) -> Iterator[TagError]:
     routes = [claim for claim in claims if isinstance(claim, RouteClaim)]
     ports = [claim for claim in claims if isinstance(claim, PortClaim)]
     wide = [claim for claim in routes if claim.is_wide]
@@ -339,7 +339,9 @@ def _excesses(members: Sequence[Member], claims: Sequence[Claim], bounds: Bounds
 # --- shares
 
 
-def _shares(members: Iterable[Member], override: Mapping[str, Share] | None) -> tuple[dict[str, Share], list[str]]:
+def _shares(
+    members: Iterable[JudgedInstance], override: Mapping[str, Share] | None
+) -> tuple[dict[str, Share], list[str]]:
     """Each variant's share: the operator's override, else the lowest that its instances state."""
     asked: dict[str, Share] = {}
     warnings = []
@@ -371,7 +373,7 @@ def _variants(asked: Mapping[str, Share], alive: Iterable[str]) -> tuple[Variant
 # --- upstreams and split
 
 
-def _groups(members: Sequence[Member]) -> dict[str, Mapping[Endpoint, int]]:
+def _groups(members: Sequence[JudgedInstance]) -> dict[str, Mapping[Endpoint, int]]:
     """The servers of each variant that has any."""
     groups = {
         variant: addresses(member for member in members if member.variant == variant)
@@ -428,7 +430,9 @@ def _servers(group: Mapping[Endpoint, int], seed: str, *, is_hashed: bool) -> tu
     return tuple(Server(endpoint, weights[endpoint]) for endpoint in ordered)
 
 
-def _split(variants: Sequence[Variant], upstreams: Sequence[Upstream], members: Iterable[Member]) -> Split | None:
+def _split(
+    variants: Sequence[Variant], upstreams: Sequence[Upstream], members: Iterable[JudgedInstance]
+) -> Split | None:
     names = {upstream.variant: upstream.name for upstream in upstreams}
     effective = {variant.name: variant.effective for variant in variants}
     pieces = tuple((size, names[variant]) for size, variant in ranges(effective))
@@ -440,7 +444,9 @@ def _split(variants: Sequence[Variant], upstreams: Sequence[Upstream], members: 
     return Split(pieces=pieces, force=force)
 
 
-def _force_rules(members: Iterable[Member], names: Mapping[str, Ident], fallback: Ident) -> tuple[ForceRule, ...]:
+def _force_rules(
+    members: Iterable[JudgedInstance], names: Mapping[str, Ident], fallback: Ident
+) -> tuple[ForceRule, ...]:
     """Rules point at the variant of the instance that states them; stated by a stable one, at the canary."""
     rules: dict[tuple[str, str, str | None], ForceRule] = {}
     stable = names.get(STABLE, fallback)

@@ -88,7 +88,7 @@ class Variant:
     """What it gets, given who is there."""
 
 
-class InstanceState(StrEnum):
+class PlannedState(StrEnum):
     """Why an instance gets traffic or not."""
 
     SERVING = "serving"
@@ -114,7 +114,7 @@ class PlannedInstance:
     variant: str
     weight: int
     health: Health
-    state: InstanceState
+    state: PlannedState
     unchecked: bool = False
     """As in `Instance`; it serves where ``health`` is still what it was before."""
     problem: str = ""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from proxygen.proxy.plan.types import InstanceState, PlannedInstance, Service
+from proxygen.proxy.plan.types import PlannedInstance, PlannedState, Service
 
 NAMED: Final = 3
 """Of a service, in one place: its instances may be a thousand."""
 
-_OUT: Final = frozenset({InstanceState.LEFT_OUT, InstanceState.NO_PORT})
+_OUT: Final = frozenset({PlannedState.LEFT_OUT, PlannedState.NO_PORT})
 
 
 def left_out(service: Service) -> list[PlannedInstance]:

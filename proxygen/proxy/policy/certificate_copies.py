@@ -43,7 +43,7 @@ class Pair:
         return sha256(self.chain + b"\0" + self.key).hexdigest()
 
 
-class Known(msgspec.Struct, frozen=True):
+class KnownPair(msgspec.Struct, frozen=True):
     """The pair that one file held last."""
 
     fingerprint: str
@@ -51,23 +51,23 @@ class Known(msgspec.Struct, frozen=True):
     """When its files were first missed, in Unix time."""
 
 
-_DECODER: Final = msgspec.json.Decoder(dict[str, Known])
+_DECODER: Final = msgspec.json.Decoder(dict[str, KnownPair])
 
 
-class Copies:
+class CertificateCopies:
     """The pairs that are kept for nginx; only one process may write them."""
 
     def __init__(self, output: Path, *, may_write: bool) -> None:
         self.directory: Final = output.absolute() / _DIRECTORY
         self._may_write: Final = may_write
 
-    def known(self) -> Mapping[str, Known]:
+    def known(self) -> Mapping[str, KnownPair]:
         """The last good pair of each file of the operator's, by its name; nothing where nothing can be read."""
         with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
             return _DECODER.decode((self.directory / _NAMES).read_bytes())
         return {}
 
-    def note(self, known: Mapping[str, Known]) -> None:
+    def note(self, known: Mapping[str, KnownPair]) -> None:
         """Replace what `known` returns. Raise OSError where that fails."""
         if self._may_write and known != self.known():
             self._prepare()

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from proxygen.kit.errors import BadInput
 from proxygen.proxy.plan.types import Authorities, Certificate
-from proxygen.proxy.policy.certificate_copies import GRACE, Copies, Known, Pair
+from proxygen.proxy.policy.certificate_copies import GRACE, CertificateCopies, KnownPair, Pair
 from proxygen.tags.values import parse_file_name
 
 
@@ -29,7 +29,7 @@ class Certificates:
     """Seconds after which a pair that is gone is given up; None where there is none."""
 
 
-def read_certificates(directory: Path | None, copies: Copies | None = None) -> Certificates:
+def read_certificates(directory: Path | None, copies: CertificateCopies | None = None) -> Certificates:
     """Judge the operator's certificates. Where there are ``copies``, nginx is given those, and a file that is no part
     of a good pair leaves the last good one in use.
 
@@ -58,7 +58,7 @@ def read_certificates(directory: Path | None, copies: Copies | None = None) -> C
                 until = f" for {GRACE:.0f} s"
             problems.append(f"certificate {path}: {_reason(error)}; the previous pair is served on{until}")
         else:
-            now[name] = Known(certificate.fingerprint)
+            now[name] = KnownPair(certificate.fingerprint)
         usable.append(certificate)
     if copies is not None:
         with suppress(OSError):
@@ -73,15 +73,15 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _missed(known: Known | None, path: Path) -> Known | None:
+def _missed(known: KnownPair | None, path: Path) -> KnownPair | None:
     """What is known of a pair that cannot be used as it is now; None where it is given up."""
     if known is None or path.exists() or path.with_suffix(".key").exists():
-        return None if known is None else Known(known.fingerprint)
+        return None if known is None else KnownPair(known.fingerprint)
     gone_at = time.time() if known.gone_at is None else known.gone_at
-    return Known(known.fingerprint, gone_at) if time.time() < gone_at + GRACE else None
+    return KnownPair(known.fingerprint, gone_at) if time.time() < gone_at + GRACE else None
 
 
-def _last_good(path: Path, known: Known, copies: Copies | None) -> Certificate | None:
+def _last_good(path: Path, known: KnownPair, copies: CertificateCopies | None) -> Certificate | None:
     pair = copies.load(known.fingerprint) if copies is not None else None
     if copies is None or pair is None:
         return None
@@ -91,7 +91,7 @@ def _last_good(path: Path, known: Known, copies: Copies | None) -> Certificate |
         return None
 
 
-def _certificate(path: Path, copies: Copies | None) -> Certificate:
+def _certificate(path: Path, copies: CertificateCopies | None) -> Certificate:
     key_path = path.with_suffix(".key")
     pair = Pair(chain=path.read_bytes(), key=key_path.read_bytes())
     certificate = _judged(pair, path.stem, (path.absolute(), key_path.absolute()))

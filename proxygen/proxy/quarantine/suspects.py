@@ -22,7 +22,7 @@ def is_familiar(service: Service, served: Mapping[ServiceName, Service]) -> bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Deduction:
     """What follows from a reload."""
 
     guilty: ServiceName | None = None
@@ -42,17 +42,17 @@ class Suspects:
         self._beside: frozenset[ServiceName] | None = None
         """nginx took no reload with the last part and these: if it takes these, that part is at fault."""
 
-    def refused(self, plan: Plan, served: Mapping[ServiceName, Service]) -> Finding:
+    def refused(self, plan: Plan, served: Mapping[ServiceName, Service]) -> Deduction:
         """Take note that nginx took no reload with a plan. Nothing follows where all of it was served before."""
         new = [each for each in plan.services if each.quarantine is None and not is_familiar(each, served)]
         new.sort(key=lambda each: (not _new_ports(each, served), -each.registered, each.name))
         self._beside = None
         if len(new) < 2:
-            return Finding(guilty=new[0].name if new else None)
+            return Deduction(guilty=new[0].name if new else None)
         ports = sum(_new_ports(each, served) for each in new)
         return self._part(tuple(each.name for each in new), first=ports if 0 < ports < len(new) else len(new) // 2)
 
-    def took(self, served: Collection[ServiceName], left_out: Collection[ServiceName]) -> Finding:
+    def took(self, served: Collection[ServiceName], left_out: Collection[ServiceName]) -> Deduction:
         """Take note that nginx serves what it was given: ``served``, and without ``left_out``."""
         guilty = None
         while self._waiting:
@@ -65,14 +65,14 @@ class Suspects:
             elif is_at_fault:
                 return self._part(names, first=len(names) // 2)
             elif names:
-                return Finding(guilty=guilty, tried=names)
-        return Finding(guilty=guilty)
+                return Deduction(guilty=guilty, tried=names)
+        return Deduction(guilty=guilty)
 
-    def _part(self, names: _Names, *, first: int) -> Finding:
+    def _part(self, names: _Names, *, first: int) -> Deduction:
         waiting, tried = names[:first], names[first:]
         self._waiting.append(waiting)
         self._beside = frozenset(tried)
-        return Finding(waiting=waiting, tried=tried)
+        return Deduction(waiting=waiting, tried=tried)
 
 
 def _new_ports(service: Service, served: Mapping[ServiceName, Service]) -> bool:

@@ -24,7 +24,7 @@ HOSTS_EACH: Final = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kind:
+class SharedKind:
     """What the hosts of a shared virtual server have in common. One object each, for they are compared often."""
 
     mark: str
@@ -43,7 +43,7 @@ class Sharer:
     label: Value
     """The service's name, for logs."""
     target: Expression
-    kind: Kind
+    kind: SharedKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Kinds:
     """The kinds that were met so far."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[VirtualServerView, LocationView], Kind] = {}
+        self._known: dict[tuple[VirtualServerView, LocationView], SharedKind] = {}
 
     def sharer(
         self, server: VirtualServer, view: VirtualServerView, locations: Sequence[LocationView]
@@ -100,7 +100,7 @@ class Kinds:
         common = (replace(view, names=()), replace(location, service="", target=Expression(())))
         kind = self._known.get(common)
         if kind is None:
-            kind = self._known[common] = Kind(sha256(repr(common).encode()).hexdigest()[:12], *common)
+            kind = self._known[common] = SharedKind(sha256(repr(common).encode()).hexdigest()[:12], *common)
         return Sharer(server.host, server.locations[0].service.name, location.service, location.target, kind)
 
 

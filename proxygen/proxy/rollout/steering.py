@@ -18,7 +18,7 @@ from proxygen.consul.decode import failures_of, instances_of
 from proxygen.consul.kv import delete_override, override_key, read_override, write_override
 from proxygen.consul.reads import read_service
 from proxygen.kit.errors import BadInput, CatalogUnavailable, ConsulUnreachable, WithoutEffect, quoted
-from proxygen.proxy.plan.members import Member, addresses, judge
+from proxygen.proxy.plan.members import JudgedInstance, addresses, judge
 from proxygen.proxy.plan.types import Policy
 from proxygen.tags.shares import NOTHING, WHOLE, Share, format_share, parse_override
 
@@ -174,7 +174,7 @@ class Steering:
             raise ConsulUnreachable(f"Consul did not answer within {self._patience:g} s") from error
 
 
-def stated_shares(members: Iterable[Member]) -> Shares:
+def stated_shares(members: Iterable[JudgedInstance]) -> Shares:
     """Return the lowest share that each variant's instances state in their tags."""
     stated: dict[str, Share] = {}
     for variant in (member.tags.variant for member in members):

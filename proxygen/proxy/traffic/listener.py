@@ -59,7 +59,7 @@ class Listener:
         self._receiver: Final = receiver
         self._tally: Final = tally
         self._lost: Final = lost
-        self._pace: Final = Pace(budget, shortest=min(_LONGEST_PAUSE, self.queue / _LINES_PER_SECOND))
+        self._pace: Final = ReadingPace(budget, shortest=min(_LONGEST_PAUSE, self.queue / _LINES_PER_SECOND))
         self._wake: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread: Final = threading.Thread(target=self._run, name="traffic", daemon=True)
 
@@ -127,7 +127,7 @@ class Listener:
         self._tally.add(Counter(kept).items(), each=self.each, thinned=len(lines) - len(kept))
 
 
-class Pace:
+class ReadingPace:
     """How often to come, and how many lines to leave out, for the thread's time to be within the budget."""
 
     def __init__(self, budget: float, *, shortest: float) -> None:

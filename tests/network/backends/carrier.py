@@ -20,7 +20,7 @@ from proxygen.network.backends.wireguard import WireGuardBackend
 from proxygen.network.config import HostGw, Vxlan, WireGuard, parse_config
 from proxygen.network.fabric import Backend, Fabric
 from proxygen.network.kernel.netlink import Kernel
-from proxygen.network.kernel.underlay import Wish
+from proxygen.network.kernel.underlay import UnderlayWish
 from tests.network.backends.fabrics import host_id, member
 
 
@@ -28,7 +28,7 @@ async def run(job: dict[str, Any]) -> None:
     config = parse_config(job["config"])
     own = member(job["number"])
     async with Kernel() as kernel:
-        underlay = await kernel.find_underlay(Wish(interface="eth0"))
+        underlay = await kernel.find_underlay(UnderlayWish(interface="eth0"))
         backend: Backend
         match config.backend:
             case HostGw():

@@ -16,7 +16,7 @@ from proxygen.network.config import HostGw, NetworkConfig, Vxlan, parse_config
 from proxygen.network.fabric import Backend, Fabric, Member
 from proxygen.network.kernel.netlink import Kernel
 from proxygen.network.kernel.state import PROTOCOL
-from proxygen.network.kernel.underlay import Wish
+from proxygen.network.kernel.underlay import UnderlayWish
 from tests.harness.hosts import Container, Host
 from tests.network.backends.fabrics import host_id
 
@@ -64,7 +64,7 @@ async def make_node(stack: contextlib.AsyncExitStack, host: Host, number: int, c
 
 
 async def _prepared(host: Host, kernel: Kernel, config: NetworkConfig, member: Member) -> Node:
-    underlay = await kernel.find_underlay(Wish(interface=host.LINK))
+    underlay = await kernel.find_underlay(UnderlayWish(interface=host.LINK))
     backend: Backend
     match config.backend:
         case HostGw():

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.network.backends.aws_routes import (
+    Ec2Call,
     RouteStep,
-    Verb,
     VpcRoute,
     VpcTable,
     plan_leaving,
@@ -49,7 +49,7 @@ def table(*routes: VpcRoute) -> VpcTable:
     return VpcTable(id="rtb-1", routes=routes)
 
 
-def step(verb: Verb, destination: str) -> RouteStep:
+def step(verb: Ec2Call, destination: str) -> RouteStep:
     return RouteStep(verb=verb, table="rtb-1", destination=IPv4Network(destination))
 
 
@@ -57,8 +57,8 @@ def applied(before: VpcTable, steps: Iterable[RouteStep]) -> VpcTable:
     """What AWS makes of it, which refuses to create what is there and to replace or delete what is not."""
     routes = {one.destination: one for one in before.routes}
     for one in steps:
-        assert (one.destination in routes) == (one.verb is not Verb.CREATE)
-        if one.verb is Verb.DELETE:
+        assert (one.destination in routes) == (one.verb is not Ec2Call.CREATE)
+        if one.verb is Ec2Call.DELETE:
             del routes[one.destination]
         else:
             routes[one.destination] = route(str(one.destination), ENI)
@@ -66,7 +66,7 @@ def applied(before: VpcTable, steps: Iterable[RouteStep]) -> VpcTable:
 
 
 def test_a_new_host_makes_its_route() -> None:
-    assert plan_table(table(), fabric(), ENI, holds=True).steps == (step(Verb.CREATE, "10.99.2.0/24"),)
+    assert plan_table(table(), fabric(), ENI, holds=True).steps == (step(Ec2Call.CREATE, "10.99.2.0/24"),)
 
 
 def test_a_route_that_is_so_is_left_alone() -> None:
@@ -78,7 +78,7 @@ def test_a_route_that_is_so_is_left_alone() -> None:
 def test_the_route_of_who_had_the_subnet_before_is_replaced_in_one_call() -> None:
     for dead in (True, False):
         before = table(route("10.99.2.0/24", "eni-gone", dead=dead))
-        assert plan_table(before, fabric(), ENI, holds=True).steps == (step(Verb.REPLACE, "10.99.2.0/24"),)
+        assert plan_table(before, fabric(), ENI, holds=True).steps == (step(Ec2Call.REPLACE, "10.99.2.0/24"),)
 
 
 def test_a_host_whose_lease_is_not_confirmed_takes_no_route_from_another() -> None:
@@ -93,7 +93,7 @@ def test_a_host_whose_lease_is_not_confirmed_takes_no_route_from_another() -> No
 def test_a_host_whose_lease_is_not_confirmed_keeps_its_route_and_mends_it() -> None:
     """Consul's absence must not cut containers off."""
     assert plan_table(table(route("10.99.2.0/24", ENI)), fabric(), ENI, holds=False).steps == ()
-    assert plan_table(table(), fabric(), ENI, holds=False).steps == (step(Verb.CREATE, "10.99.2.0/24"),)
+    assert plan_table(table(), fabric(), ENI, holds=False).steps == (step(Ec2Call.CREATE, "10.99.2.0/24"),)
 
 
 def test_a_route_that_leads_to_no_host_is_an_operators_and_is_told() -> None:
@@ -104,7 +104,7 @@ def test_a_route_that_leads_to_no_host_is_an_operators_and_is_told() -> None:
 
 def test_a_subnet_that_the_host_gave_up_loses_its_route() -> None:
     before = table(route("10.99.2.0/24", ENI), route("10.99.9.0/24", ENI))
-    assert plan_table(before, fabric(), ENI, holds=True).steps == (step(Verb.DELETE, "10.99.9.0/24"),)
+    assert plan_table(before, fabric(), ENI, holds=True).steps == (step(Ec2Call.DELETE, "10.99.9.0/24"),)
 
 
 def test_routes_outside_of_network_and_to_all_of_it_are_never_touched() -> None:
@@ -118,7 +118,7 @@ def test_dead_routes_that_nobody_leases_are_removed_by_the_first_host_that_lives
     before = table(route("10.99.2.0/24", ENI), route("10.99.7.0/24", "eni-gone", dead=True))
     first = fabric(member(3, "c"), member(4, "a", lives=False))
     second = fabric(member(3, "a"))
-    assert plan_table(before, first, ENI, holds=True).steps == (step(Verb.DELETE, "10.99.7.0/24"),)
+    assert plan_table(before, first, ENI, holds=True).steps == (step(Ec2Call.DELETE, "10.99.7.0/24"),)
     assert plan_table(before, second, ENI, holds=True).steps == ()
     assert plan_table(before, first, ENI, holds=False).steps == ()
 

@@ -10,10 +10,10 @@ import pytest
 from proxygen.kit.errors import NetworkError
 from proxygen.network.backends.vxlan import Device, plan_entries, refuse_strangers
 from proxygen.network.config import Vxlan as VxlanConfig
-from proxygen.network.kernel.state import GROUP, Forward, Link, Neighbour, Route, Vxlan
+from proxygen.network.kernel.state import GROUP, Forward, Link, Neighbour, Route, VxlanLink
 from tests.network.backends.fabrics import UNDERLAY, fabric, member, vtep
 
-VXLAN = Vxlan(vni=1, port=8472, parent=2, local=IPv4Address("192.0.2.1"), learning=False, gbp=False)
+VXLAN = VxlanLink(vni=1, port=8472, parent=2, local=IPv4Address("192.0.2.1"), learning=False, gbp=False)
 DEVICE = Device(name="pxvx1", vxlan=VXLAN, mac=str(vtep(1)["VtepMAC"]), mtu=1450)
 
 
@@ -89,8 +89,8 @@ def test_somebody_elses_link_is_refused_and_not_taken(stranger: Link, said: str)
     "neighbour",
     [
         OURS,
-        link("flannel.2", vxlan=Vxlan(vni=2, port=8472, parent=2, local=None, learning=False, gbp=False)),
-        link("other1", vxlan=Vxlan(vni=1, port=4789, parent=2, local=None, learning=True, gbp=False)),
+        link("flannel.2", vxlan=VxlanLink(vni=2, port=8472, parent=2, local=None, learning=False, gbp=False)),
+        link("other1", vxlan=VxlanLink(vni=1, port=4789, parent=2, local=None, learning=True, gbp=False)),
     ],
     ids=str,
 )

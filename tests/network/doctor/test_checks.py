@@ -10,8 +10,8 @@ import pytest
 
 from proxygen.network.docker import DockerVersion
 from proxygen.network.doctor.checks import CHECKS
-from proxygen.network.doctor.facts import AwsFacts, Facts, NetworkdFacts, ProbeFacts, Route, Way
-from proxygen.network.doctor.finding import Outcome, Severity, Unknown
+from proxygen.network.doctor.facts import AwsFacts, Direction, Facts, ForeignRoute, NetworkdFacts, ProbeFacts
+from proxygen.network.doctor.finding import CheckOutcome, Severity, Unknown
 from proxygen.network.doctor.iptables import read_iptables
 from proxygen.network.doctor.packets import Ruleset
 from proxygen.network.doctor.registry import judge
@@ -150,14 +150,14 @@ CASES: list[tuple[str, Facts, str, Severity, str]] = [
     ),
     (
         "a wide route over Network",
-        kernel(routes=(*KERNEL.routes, Route(to=IPv4Network("10.0.0.0/8"), link="eth0", protocol=4))),
+        kernel(routes=(*KERNEL.routes, ForeignRoute(to=IPv4Network("10.0.0.0/8"), link="eth0", protocol=4))),
         "overlap",
         ERROR,
         "10.0.0.0/8 dev eth0",
     ),
     (
         "a foreign route in Network",
-        kernel(routes=(*KERNEL.routes, Route(to=IPv4Network("10.99.2.0/25"), link="eth0", protocol=4))),
+        kernel(routes=(*KERNEL.routes, ForeignRoute(to=IPv4Network("10.99.2.0/25"), link="eth0", protocol=4))),
         "one-owner",
         ERROR,
         "proto static",
@@ -230,9 +230,21 @@ CASES: list[tuple[str, Facts, str, Severity, str]] = [
         ERROR,
         "UDP 8472 to 192.0.2.2",
     ),
-    ("lost on the way out", probed(carried=False, lost=Way.OUT), "reach", ERROR, "from here to 192.0.2.2 is lost"),
-    ("lost on the way back", probed(carried=False, lost=Way.BACK), "reach", ERROR, "from 192.0.2.2 to here is lost"),
-    ("lost somewhere", probed(carried=False, lost=Way.UNTOLD), "reach", ERROR, "UDP 8472 does not come through"),
+    (
+        "lost on the way out",
+        probed(carried=False, lost=Direction.OUT),
+        "reach",
+        ERROR,
+        "from here to 192.0.2.2 is lost",
+    ),
+    (
+        "lost on the way back",
+        probed(carried=False, lost=Direction.BACK),
+        "reach",
+        ERROR,
+        "from 192.0.2.2 to here is lost",
+    ),
+    ("lost somewhere", probed(carried=False, lost=Direction.UNTOLD), "reach", ERROR, "UDP 8472 does not come through"),
     ("the host is down", probed(carried=False, underlay=False), "reach", ERROR, "192.0.2.2 does not answer either"),
     (
         "a host is down whose agent is away",
@@ -314,14 +326,14 @@ def test_frr_needs_its_daemons_and_its_reload() -> None:
 
 def test_with_frr_its_routes_are_the_owners_and_others_are_not() -> None:
     facts = frr()
-    theirs = Route(to=IPv4Network("10.99.2.0/24"), link="eth0", protocol=186)
+    theirs = ForeignRoute(to=IPv4Network("10.99.2.0/24"), link="eth0", protocol=186)
     assert findings(replace(facts, kernel=replace(KERNEL, routes=(theirs,)))) == ()
     by_hand = only(replace(facts, kernel=replace(KERNEL, routes=(replace(theirs, protocol=4),))))
     assert by_hand.check == "one-owner"
 
 
 def test_a_program_that_is_taken_over_from_may_have_its_routes_a_while() -> None:
-    flannel = Route(to=IPv4Network("10.99.2.0/24"), link="flannel.1", protocol=3)
+    flannel = ForeignRoute(to=IPv4Network("10.99.2.0/24"), link="flannel.1", protocol=3)
     facts = kernel(routes=(*KERNEL.routes, flannel))
     assert only(facts).severity is ERROR
     assert only(replace(facts, lease=replace(LEASE, take_over=True))).severity is WARNING
@@ -333,7 +345,7 @@ def test_where_routes_are_not_the_hosts_their_absence_proves_nothing() -> None:
     facts = replace(seen(on_aws, config=network), plane=replace(PLANE, needs="", device=None))
     report = judge(facts, CHECKS)
     assert report.findings == ()
-    assert {one.check: one.outcome for one in report.examined}["data-plane"] is Outcome.SKIPPED
+    assert {one.check: one.outcome for one in report.examined}["data-plane"] is CheckOutcome.SKIPPED
 
 
 def test_a_route_that_frr_did_not_make_sends_people_to_frr() -> None:
@@ -377,7 +389,7 @@ def test_what_cannot_be_had_is_skipped_with_the_reason_and_never_found(part: str
     """Without Consul or an underlay there is no network: those two are found."""
     report = judge(replace(WELL, **{part: Unknown(f"no {part} here")}), CHECKS)  # type: ignore[arg-type]
     assert report.findings == ()
-    reasons = [one.reason for one in report.examined if one.outcome is Outcome.SKIPPED]
+    reasons = [one.reason for one in report.examined if one.outcome is CheckOutcome.SKIPPED]
     # What nothing but FRR needs, and what only makes another check's finding better, are not asked for here.
     assert part in ("subnet_file", "frr") or f"no {part} here" in reasons
 
@@ -399,14 +411,14 @@ def test_plain_routes_need_neither_device_nor_port() -> None:
     facts = replace(seen(own, other, config=BARE), plane=replace(PLANE, needs="", device=None))
     report = judge(facts, CHECKS)
     assert report.findings == ()
-    skipped = {one.check for one in report.examined if one.outcome is Outcome.SKIPPED}
+    skipped = {one.check for one in report.examined if one.outcome is CheckOutcome.SKIPPED}
     assert {"device", "module", "backend-port"} <= skipped
 
 
 def test_a_member_that_nothing_leads_to_is_not_said_to_be_behind_a_firewall() -> None:
     """The fault is here, and is found as such; what a probe then says would lead people astray."""
     facts = replace(
-        probed(carried=False, lost=Way.OUT),
+        probed(carried=False, lost=Direction.OUT),
         plane=replace(PLANE, missing=("route 10.99.2.0/24",), unreached=frozenset({OTHER.subnet})),
     )
     assert only(facts).check == "data-plane"

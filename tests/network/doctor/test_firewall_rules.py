@@ -12,7 +12,7 @@ import pytest
 
 from proxygen.network.doctor.iptables import read_iptables
 from proxygen.network.doctor.nft import read_nft
-from proxygen.network.doctor.packets import Chain, Hook, Packet, Rule, Ruleset, Verdict
+from proxygen.network.doctor.packets import Chain, Hook, Packet, Rule, Ruleset, RuleVerdict
 
 INCOMING = Packet(
     source=IPv4Address("10.99.2.2"), destination=IPv4Address("10.99.1.2"), comes_by="pxvx1", leaves_by="docker0"
@@ -241,28 +241,28 @@ def chain(*rules: Rule, name: str = "base", hook: Hook | None = Hook.FORWARD, **
     return Chain(table="ip t", name=name, rules=rules, hook=hook, **changed)  # type: ignore[arg-type]
 
 
-def verdict(kind: Verdict) -> Rule:
+def verdict(kind: RuleVerdict) -> Rule:
     return Rule(text=kind.value, verdict=kind)
 
 
 def test_an_accept_in_one_chain_does_not_save_from_the_next() -> None:
     rules = Ruleset(
-        [chain(verdict(Verdict.DROP), priority=10), chain(verdict(Verdict.ACCEPT), name="first", priority=0)]
+        [chain(verdict(RuleVerdict.DROP), priority=10), chain(verdict(RuleVerdict.ACCEPT), name="first", priority=0)]
     )
     (found,) = rules.drops(INCOMING, Hook.FORWARD)
     assert found.base.name == "base"
 
 
 def test_whoever_cures_one_drop_is_not_surprised_by_the_next() -> None:
-    rules = Ruleset([chain(name="first", drops=True), chain(verdict(Verdict.DROP), name="second", priority=10)])
+    rules = Ruleset([chain(name="first", drops=True), chain(verdict(RuleVerdict.DROP), name="second", priority=10)])
     assert [found.base.name for found in rules.drops(INCOMING, Hook.FORWARD)] == ["first", "second"]
 
 
 def test_a_return_ends_a_chain_and_a_goto_does_not_come_back() -> None:
-    called = chain(verdict(Verdict.RETURN), verdict(Verdict.DROP), name="called", hook=None)
+    called = chain(verdict(RuleVerdict.RETURN), verdict(RuleVerdict.DROP), name="called", hook=None)
     jump = Rule(text="jump", jump="called")
     goto = Rule(text="goto", jump="called", goto=True)
-    drop = verdict(Verdict.DROP)
+    drop = verdict(RuleVerdict.DROP)
     assert not any(Ruleset([chain(jump), called]).drops(INCOMING, Hook.FORWARD))
     assert any(Ruleset([chain(jump, drop), called]).drops(INCOMING, Hook.FORWARD))
     assert not any(Ruleset([chain(goto, drop), called]).drops(INCOMING, Hook.FORWARD))

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from proxygen.network.doctor.opening import open_forwarding, open_port
-from proxygen.network.doctor.packets import Addresses, Chain, Dropped, Hook, Rule, Ruleset, Verdict
+from proxygen.network.doctor.packets import Addresses, Chain, Dropped, Hook, Rule, Ruleset, RuleVerdict
 
 NETWORK = IPv4Network("10.99.0.0/16")
 UFW = Chain(table="iptables filter", name="ufw-before-forward")
@@ -50,7 +50,7 @@ def test_a_port_is_opened_where_the_rules_are_kept(
 
 
 def test_only_what_docker_drops_for_a_container_is_dockers_to_open() -> None:
-    rule = Rule(text="", verdict=Verdict.DROP, destination=Addresses(networks=(IPv4Network("10.99.1.7/32"),)))
+    rule = Rule(text="", verdict=RuleVerdict.DROP, destination=Addresses(networks=(IPv4Network("10.99.1.7/32"),)))
     in_raw = ("iptables raw", "PREROUTING", Hook.PREROUTING)
     assert "allow-direct-routing" in open_forwarding(Ruleset(()), dropped(*in_raw, rule), NETWORK)
     assert "iptables -t raw" in open_forwarding(Ruleset(()), dropped(*in_raw), NETWORK)

@@ -12,6 +12,7 @@ from proxygen.network.doctor.facts import (
     ArpFacts,
     DockerFacts,
     Facts,
+    ForeignRoute,
     FrrFacts,
     KernelFacts,
     LeaseFacts,
@@ -20,8 +21,7 @@ from proxygen.network.doctor.facts import (
     NetworkdFacts,
     PlaneFacts,
     ProbeFacts,
-    Reached,
-    Route,
+    ProbeResult,
 )
 from proxygen.network.doctor.finding import Finding, Unknown
 from proxygen.network.doctor.packets import Ruleset
@@ -98,9 +98,9 @@ KERNEL = KernelFacts(
         ("pxvx1", IPv4Interface("10.99.1.0/32")),
     ),
     routes=(
-        Route(to=IPv4Network("192.0.2.0/24"), link="eth0", protocol=2),
-        Route(to=MINE, link="docker0", protocol=2),
-        Route(to=IPv4Network("172.20.0.0/16"), link="eth0", protocol=4),
+        ForeignRoute(to=IPv4Network("192.0.2.0/24"), link="eth0", protocol=2),
+        ForeignRoute(to=MINE, link="docker0", protocol=2),
+        ForeignRoute(to=IPv4Network("172.20.0.0/16"), link="eth0", protocol=4),
     ),
     forwards={"all": True, "default": True, "eth0": True, "docker0": True, "pxvx1": True},
     rp_filter={"all": 0, "default": 2, "eth0": 2, "docker0": 0, "pxvx1": 0},
@@ -122,7 +122,7 @@ def member(of: Record) -> Member:
 
 
 FABRIC: Fabric = see_fabric(view(), CONFIG, member(OWN))
-REACHED = Reached(
+REACHED = ProbeResult(
     member=member(OTHER),
     target=IPv4Address("10.99.2.0"),
     carried=True,

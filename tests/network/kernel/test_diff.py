@@ -9,8 +9,8 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.network.kernel.diff import Step, Verb, steps_between
-from proxygen.network.kernel.state import Entry, Forward, Neighbour, Route, State, state_of
+from proxygen.network.kernel.diff import KernelRequest, KernelVerb, steps_between
+from proxygen.network.kernel.state import Entry, Forward, KernelState, Neighbour, Route, state_of
 
 UNDERLAY, OVERLAY = 2, 3
 SUBNETS = [IPv4Network(f"10.99.{number}.0/24") for number in range(1, 5)]
@@ -25,7 +25,7 @@ class Refused(Exception):
 class SmallKernel:
     """Tables with several owners. Of routes with one key the first is used."""
 
-    def __init__(self, ours: State, foreign: Iterable[Route]) -> None:
+    def __init__(self, ours: KernelState, foreign: Iterable[Route]) -> None:
         self.routes: list[tuple[Route, bool]] = [(route, False) for route in foreign]
         self.routes += [(route, True) for route in sorted(ours.routes, key=str)]
         self.entries: dict[object, Neighbour | Forward] = {
@@ -33,7 +33,7 @@ class SmallKernel:
         }
 
     @property
-    def ours(self) -> State:
+    def ours(self) -> KernelState:
         return state_of((*(route for route, is_ours in self.routes if is_ours), *self.entries.values()))
 
     @property
@@ -43,22 +43,22 @@ class SmallKernel:
     def leads(self, destination: IPv4Network) -> bool:
         return any(route.destination == destination for route, _ in self.routes)
 
-    def take(self, step: Step) -> None:
+    def take(self, step: KernelRequest) -> None:
         entry = step.entry
         if not isinstance(entry, Route):
-            assert step.verb in (Verb.REPLACE, Verb.REMOVE)
-            if step.verb is Verb.REPLACE:
+            assert step.verb in (KernelVerb.REPLACE, KernelVerb.REMOVE)
+            if step.verb is KernelVerb.REPLACE:
                 self.entries[entry.key] = entry
             elif self.entries.pop(entry.key, None) != entry:
                 raise Refused("no such entry")
-        elif step.verb is Verb.REMOVE:
+        elif step.verb is KernelVerb.REMOVE:
             if (entry, True) not in self.routes:
                 raise Refused("no such process")
             self.routes.remove((entry, True))
-        elif (entry, True) in self.routes or (step.verb is Verb.ADD and self._has(entry.key)):
+        elif (entry, True) in self.routes or (step.verb is KernelVerb.ADD and self._has(entry.key)):
             raise Refused("file exists")
         else:
-            assert step.verb in (Verb.ADD, Verb.APPEND), "a replacement may hit anybody's route"
+            assert step.verb in (KernelVerb.ADD, KernelVerb.APPEND), "a replacement may hit anybody's route"
             self.routes.append((entry, True))
 
     def _has(self, key: object) -> bool:
@@ -93,7 +93,7 @@ DESIRED = st.builds(lambda *parts: state_of(chain(*parts)), unique(ROUTES), uniq
 
 
 @given(ACTUAL, DESIRED)
-def test_the_steps_lead_to_what_is_desired(actual: State, desired: State) -> None:
+def test_the_steps_lead_to_what_is_desired(actual: KernelState, desired: KernelState) -> None:
     """Whatever was there, all steps are possible, and afterwards there is exactly what should be, and no more to do."""
     kernel = SmallKernel(actual, [])
     for step in steps_between(actual, desired):
@@ -104,7 +104,7 @@ def test_the_steps_lead_to_what_is_desired(actual: State, desired: State) -> Non
 
 @given(ACTUAL, DESIRED, ROUTE_LISTS, st.data())
 def test_routes_of_others_stay_as_they_are(
-    actual: State, desired: State, foreign: list[Route], data: st.DataObject
+    actual: KernelState, desired: KernelState, foreign: list[Route], data: st.DataObject
 ) -> None:
     """At every moment, a crash in between included; where one is in our way, ours alone is missing."""
     kernel = SmallKernel(actual, foreign)
@@ -117,11 +117,11 @@ def test_routes_of_others_stay_as_they_are(
             refused.append(step)
         assert kernel.foreign == foreign
     keys = {route.key for route in foreign}
-    assert all(step.verb is Verb.ADD and step.entry.key in keys for step in refused)
+    assert all(step.verb is KernelVerb.ADD and step.entry.key in keys for step in refused)
 
 
 @given(ACTUAL, DESIRED, st.data())
-def test_a_crash_between_two_steps_does_no_harm(actual: State, desired: State, data: st.DataObject) -> None:
+def test_a_crash_between_two_steps_does_no_harm(actual: KernelState, desired: KernelState, data: st.DataObject) -> None:
     """Whoever comes next reads what is there, and comes to the same end."""
     kernel = SmallKernel(actual, [])
     steps = steps_between(actual, desired)
@@ -133,7 +133,7 @@ def test_a_crash_between_two_steps_does_no_harm(actual: State, desired: State, d
 
 
 @given(ACTUAL, DESIRED)
-def test_a_subnet_that_had_a_route_and_keeps_one_is_never_without(actual: State, desired: State) -> None:
+def test_a_subnet_that_had_a_route_and_keeps_one_is_never_without(actual: KernelState, desired: KernelState) -> None:
     """A route with another gateway comes before the old one goes: no packet takes the default route meanwhile."""
     kernel = SmallKernel(actual, [])
     kept = {route.destination for route in actual.routes} & {route.destination for route in desired.routes}
@@ -143,12 +143,12 @@ def test_a_subnet_that_had_a_route_and_keeps_one_is_never_without(actual: State,
 
 
 @given(ACTUAL, DESIRED)
-def test_what_a_route_needs_is_there_before_it_and_goes_after_it(actual: State, desired: State) -> None:
+def test_what_a_route_needs_is_there_before_it_and_goes_after_it(actual: KernelState, desired: KernelState) -> None:
     """Neighbours and forwarding come first and go last."""
     ranks = []
     for step in steps_between(actual, desired):
         is_route = isinstance(step.entry, Route)
-        ranks.append(1 if is_route else 0 if step.verb is Verb.REPLACE else 2)
+        ranks.append(1 if is_route else 0 if step.verb is KernelVerb.REPLACE else 2)
     assert ranks == sorted(ranks)
 
 
@@ -157,7 +157,7 @@ def test_a_host_with_another_mac_costs_no_route() -> None:
     subnet = SUBNETS[0]
     route = Route(destination=subnet, link=OVERLAY, gateway=subnet.network_address, onlink=True)
 
-    def state(mac: str) -> State:
+    def state(mac: str) -> KernelState:
         neighbour = Neighbour(link=OVERLAY, address=subnet.network_address, mac=mac)
         return state_of([route, neighbour, Forward(link=OVERLAY, mac=mac, host=HOSTS[0])])
 

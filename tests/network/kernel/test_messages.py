@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from proxygen.network.kernel.diff import Step, Verb
+from proxygen.network.kernel.diff import KernelRequest, KernelVerb
 from proxygen.network.kernel.messages import read_forward, read_neighbour, read_route, write_request
 from proxygen.network.kernel.state import PROTOCOL, Entry, Forward, Neighbour, Route
 
@@ -34,9 +34,9 @@ FORWARDS = st.builds(Forward, link=LINKS, mac=MACS, host=ADDRESSES)
 REQUEST, ACK, REPLACE, EXCLUSIVE, CREATE, APPEND = 0x1, 0x4, 0x100, 0x200, 0x400, 0x800
 
 
-def sent(entry: Entry, verb: Verb) -> Any:
+def sent(entry: Entry, verb: KernelVerb) -> Any:
     """Return the message as it arrives."""
-    written = write_request(Step(verb=verb, entry=entry))
+    written = write_request(KernelRequest(verb=verb, entry=entry))
     kind = rtmsg if isinstance(entry, Route) else ndmsg
     message = kind()
     message.update(written.fields)
@@ -50,7 +50,7 @@ def sent(entry: Entry, verb: Verb) -> Any:
 @given(ROUTES)
 def test_a_route_comes_back_as_it_went(route: Route) -> None:
     """Otherwise each pass would make it again. It carries our protocol."""
-    message = sent(route, Verb.ADD)
+    message = sent(route, KernelVerb.ADD)
     assert read_route(message) == route
     assert message["proto"] == PROTOCOL
 
@@ -58,7 +58,7 @@ def test_a_route_comes_back_as_it_went(route: Route) -> None:
 @given(NEIGHBOURS)
 def test_a_neighbour_comes_back_as_it_went(neighbour: Neighbour) -> None:
     """Set for good."""
-    message = sent(neighbour, Verb.REPLACE)
+    message = sent(neighbour, KernelVerb.REPLACE)
     assert read_neighbour(message) == neighbour
     assert message["state"] == 0x80
 
@@ -66,7 +66,7 @@ def test_a_neighbour_comes_back_as_it_went(neighbour: Neighbour) -> None:
 @given(FORWARDS)
 def test_a_forwarding_comes_back_as_it_went(forward: Forward) -> None:
     """On the link itself (NTF_SELF), not on a bridge that it may be a port of."""
-    message = sent(forward, Verb.REPLACE)
+    message = sent(forward, KernelVerb.REPLACE)
     assert read_forward(message) == forward
     assert (message["family"], message["flags"], message["state"]) == (7, 2, 0xC0)
 
@@ -75,20 +75,20 @@ def test_a_forwarding_comes_back_as_it_went(forward: Forward) -> None:
 def test_removing_names_our_protocol_in_whatever_scope(table: int) -> None:
     """With it the kernel removes no route of anybody else; without a scope it would look for one of the universe."""
     route = Route(destination=IPv4Network("10.99.2.0/24"), link=3, onlink=True, table=table)
-    message = sent(route, Verb.REMOVE)
+    message = sent(route, KernelVerb.REMOVE)
     assert (message["proto"], message["scope"], message["flags"]) == (PROTOCOL, 255, 0)
 
 
 @pytest.mark.parametrize(
     ("verb", "type_", "flags"),
     [
-        (Verb.ADD, 24, CREATE | EXCLUSIVE),
-        (Verb.APPEND, 24, CREATE | APPEND),
-        (Verb.REMOVE, 25, 0),
+        (KernelVerb.ADD, 24, CREATE | EXCLUSIVE),
+        (KernelVerb.APPEND, 24, CREATE | APPEND),
+        (KernelVerb.REMOVE, 25, 0),
     ],
 )
-def test_no_route_takes_the_place_of_another(verb: Verb, type_: int, flags: int) -> None:
+def test_no_route_takes_the_place_of_another(verb: KernelVerb, type_: int, flags: int) -> None:
     """NLM_F_REPLACE would take that of the first with the same key, whosever it is; and nothing goes unanswered."""
-    request = write_request(Step(verb=verb, entry=Route(destination=IPv4Network("10.99.2.0/24"), link=3)))
+    request = write_request(KernelRequest(verb=verb, entry=Route(destination=IPv4Network("10.99.2.0/24"), link=3)))
     assert (request.type, request.flags) == (type_, REQUEST | ACK | flags)
     assert not request.flags & REPLACE

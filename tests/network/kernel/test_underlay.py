@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from proxygen.kit.errors import NetworkError
-from proxygen.network.kernel.state import GROUP, Address, Link, Route
-from proxygen.network.kernel.underlay import Wish, choose_underlay
+from proxygen.network.kernel.state import GROUP, Link, LinkAddress, Route
+from proxygen.network.kernel.underlay import UnderlayWish, choose_underlay
 
 LO = Link(index=1, name="lo", mtu=65536, mac="", is_up=True, is_loopback=True)
 ETH0 = Link(index=2, name="eth0", mtu=1500, mac="02:00:00:00:00:02", is_up=True)
@@ -18,8 +18,8 @@ OURS = Link(index=5, name="pxvx1", mtu=1450, mac="02:00:00:00:00:05", is_up=True
 LINKS = [LO, ETH0, ETH1, DOWN, OURS]
 
 
-def address(link: Link, text: str, *, is_global: bool = True, is_secondary: bool = False) -> Address:
-    return Address(link=link.index, interface=IPv4Interface(text), is_global=is_global, is_secondary=is_secondary)
+def address(link: Link, text: str, *, is_global: bool = True, is_secondary: bool = False) -> LinkAddress:
+    return LinkAddress(link=link.index, interface=IPv4Interface(text), is_global=is_global, is_secondary=is_secondary)
 
 
 ADDRESSES = [
@@ -40,7 +40,7 @@ DEFAULTS = [default(ETH0, "192.0.2.254", metric=100), default(ETH1, "198.51.100.
 
 def test_with_no_wish_it_is_the_default_routes() -> None:
     """Of several default routes the kernel's choice: the lowest metric."""
-    chosen = choose_underlay(LINKS, ADDRESSES, DEFAULTS, Wish())
+    chosen = choose_underlay(LINKS, ADDRESSES, DEFAULTS, UnderlayWish())
     assert (chosen.link, chosen.index, chosen.mtu) == ("eth1", 3, 9000)
     assert chosen.address == IPv4Interface("198.51.100.1/24")
     assert chosen.mac == ETH1.mac
@@ -48,8 +48,8 @@ def test_with_no_wish_it_is_the_default_routes() -> None:
 
 def test_an_interface_or_an_address_is_enough() -> None:
     """Either leads to the other."""
-    by_name = choose_underlay(LINKS, ADDRESSES, [], Wish(interface="eth0"))
-    by_address = choose_underlay(LINKS, ADDRESSES, [], Wish(address=IPv4Address("192.0.2.1")))
+    by_name = choose_underlay(LINKS, ADDRESSES, [], UnderlayWish(interface="eth0"))
+    by_address = choose_underlay(LINKS, ADDRESSES, [], UnderlayWish(address=IPv4Address("192.0.2.1")))
     assert by_name == by_address
     assert by_name.link == "eth0"
 
@@ -62,27 +62,27 @@ def test_the_address_that_faces_the_gateway_is_the_one() -> None:
         address(ETH0, "203.0.113.7/24"),
         address(ETH0, "192.0.2.1/24"),
     ]
-    chosen = choose_underlay(LINKS, several, [default(ETH0, "192.0.2.254")], Wish())
+    chosen = choose_underlay(LINKS, several, [default(ETH0, "192.0.2.254")], UnderlayWish())
     assert str(chosen.address) == "192.0.2.1/24"
-    chosen = choose_underlay(LINKS, several[:2], [default(ETH0, "192.0.2.254")], Wish())
+    chosen = choose_underlay(LINKS, several[:2], [default(ETH0, "192.0.2.254")], UnderlayWish())
     assert str(chosen.address) == "192.0.2.9/24"
 
 
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        (Wish(), "no default route; name the interface"),
-        (Wish(interface="eth9"), "no interface eth9; it has eth0, eth1, eth2"),
-        (Wish(interface="lo"), "no interface lo"),
-        (Wish(interface="pxvx1"), "no interface pxvx1"),
-        (Wish(interface="eth2"), "eth2 is down"),
-        (Wish(address=IPv4Address("192.0.2.77")), "does not have the address 192.0.2.77; it has 192.0.2.1"),
-        (Wish(address=IPv4Address("10.99.1.0")), "does not have the address 10.99.1.0"),
-        (Wish(interface="eth1", address=IPv4Address("192.0.2.1")), "eth1 has not the address 192.0.2.1"),
+        (UnderlayWish(), "no default route; name the interface"),
+        (UnderlayWish(interface="eth9"), "no interface eth9; it has eth0, eth1, eth2"),
+        (UnderlayWish(interface="lo"), "no interface lo"),
+        (UnderlayWish(interface="pxvx1"), "no interface pxvx1"),
+        (UnderlayWish(interface="eth2"), "eth2 is down"),
+        (UnderlayWish(address=IPv4Address("192.0.2.77")), "does not have the address 192.0.2.77; it has 192.0.2.1"),
+        (UnderlayWish(address=IPv4Address("10.99.1.0")), "does not have the address 10.99.1.0"),
+        (UnderlayWish(interface="eth1", address=IPv4Address("192.0.2.1")), "eth1 has not the address 192.0.2.1"),
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused_with_what_there_is(wish: Wish, said: str) -> None:
+def test_what_cannot_be_is_refused_with_what_there_is(wish: UnderlayWish, said: str) -> None:
     """Never lo, never a link of ours, never a link that is down."""
     with pytest.raises(NetworkError, match=said):
         choose_underlay(LINKS, ADDRESSES, [], wish)
@@ -91,4 +91,4 @@ def test_what_cannot_be_is_refused_with_what_there_is(wish: Wish, said: str) -> 
 def test_a_link_without_an_address_is_refused() -> None:
     """Other hosts could not reach this one."""
     with pytest.raises(NetworkError, match="eth0 has no IPv4 address"):
-        choose_underlay(LINKS, [], [], Wish(interface="eth0"))
+        choose_underlay(LINKS, [], [], UnderlayWish(interface="eth0"))

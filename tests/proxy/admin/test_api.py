@@ -12,7 +12,7 @@ from yarl import URL
 
 from proxygen.proxy.admin.access import Bearer, Writers, anyone
 from proxygen.proxy.admin.api import ENDPOINTS, MAX_BODY, application
-from proxygen.proxy.admin.endpoints import Endpoint
+from proxygen.proxy.admin.endpoints import Operation
 from proxygen.proxy.admin.stream import Streams
 from proxygen.proxy.admin.tokens import Tokens
 from proxygen.settings import AdminSettings
@@ -106,7 +106,7 @@ async def test_metrics_come_in_the_format_that_the_scraper_asks_for(connect: Con
 @pytest.mark.parametrize("endpoint", [each for each in ENDPOINTS if each.writes], ids=lambda each: each.summary)
 @pytest.mark.parametrize("token", [None, SecretStr("")])
 async def test_without_a_token_in_the_settings_nobody_writes(
-    connect: Connect, sidecar: RememberingSidecar, endpoint: Endpoint, token: SecretStr | None
+    connect: Connect, sidecar: RememberingSidecar, endpoint: Operation, token: SecretStr | None
 ) -> None:
     client, before = await connect(Bearer(Tokens(AdminSettings(token=token)))), dict(sidecar.levers)
     path = endpoint.path.replace("{name}", "web")

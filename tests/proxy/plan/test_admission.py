@@ -14,12 +14,12 @@ from proxygen.kit.errors import TagError
 from proxygen.proxy.plan import Planner
 from proxygen.proxy.plan.admission import MAX_TRIALS, NO_PAST, admit
 from proxygen.proxy.plan.bounds import Bounds
-from proxygen.proxy.plan.members import Member
+from proxygen.proxy.plan.members import JudgedInstance
 from proxygen.proxy.plan.types import (
     GoodTags,
-    InstanceState,
     Memory,
     Plan,
+    PlannedState,
     Policy,
     PortClaim,
     RouteClaim,
@@ -70,7 +70,7 @@ def given_to(planned: Service) -> tuple[object, ...]:
     )
 
 
-def told(planned: Service) -> dict[str, tuple[InstanceState, str]]:
+def told(planned: Service) -> dict[str, tuple[PlannedState, str]]:
     """What is said of each instance that cannot be used as it is registered."""
     return {one.id: (one.state, one.problem.split(":")[0]) for one in planned.instances if one.problem}
 
@@ -128,7 +128,7 @@ def test_an_unusable_newcomer_never_changes_what_the_others_are_given(
     assert service(both, "shop") == service(alone, "shop")
     found = told(service(both, "web"))
     assert found.keys() == {one.id for one in unusable}
-    assert {state for state, _ in found.values()} == {InstanceState.LEFT_OUT}
+    assert {state for state, _ in found.values()} == {PlannedState.LEFT_OUT}
     described = " ".join(describe_all(service(both, "web")))
     assert all(repr(one.id) in described for one in unusable)
 
@@ -164,7 +164,7 @@ def test_one_that_does_not_fit_beside_the_others_yields_to_those_that_were_serve
     served = instance("web", 9, WEB, "protocol=fastcgi")
     newcomer = instance("web", 1, WEB, "strip-prefix=true")
     planned = service(plan(served, newcomer, memory=memory(served)), "web")
-    assert told(planned) == {"web-1": (InstanceState.LEFT_OUT, "strip-prefix")}
+    assert told(planned) == {"web-1": (PlannedState.LEFT_OUT, "strip-prefix")}
     assert planned.options.protocol is Protocol.FASTCGI
 
 
@@ -194,7 +194,7 @@ def test_the_search_for_what_fits_is_bounded() -> None:
     bad = [instance("web", number, WEB, f"auth=a{number}") for number in range(2, 402)]
     trials = 0
 
-    def find_problem(members: Sequence[Member]) -> TagError | None:
+    def find_problem(members: Sequence[JudgedInstance]) -> TagError | None:
         nonlocal trials
         trials += 1
         return TagError("auth", "unknown") if any(member.tags.auth for member in members) else None
@@ -223,7 +223,7 @@ def test_one_that_served_keeps_the_tags_that_it_served_with(tags: tuple[str, ...
     assert found.upstreams == service(before, "web").upstreams
     assert routes(planned) == routes(before)
     assert found.variants == service(before, "web").variants
-    assert told(found)["web-1"][0] is InstanceState.SERVING
+    assert told(found)["web-1"][0] is PlannedState.SERVING
     assert [(one.id, one.tags) for one in found.kept] == [
         ("web-1", ("proxygen.route=web.example.com", "proxygen.canary=5%"))
     ]
@@ -249,7 +249,7 @@ def test_one_that_went_and_came_back_keeps_its_tags_too() -> None:
 def test_an_address_is_not_kept_since_nobody_may_be_there_any_more(fields: dict[str, object]) -> None:
     moved = instance("web", 1, WEB, **fields)
     planned = service(plan(moved, instance("web", 2, WEB), memory=memory(OLD)), "web")
-    assert told(planned)["web-1"][0] is InstanceState.LEFT_OUT
+    assert told(planned)["web-1"][0] is PlannedState.LEFT_OUT
 
 
 def test_tags_that_are_no_longer_good_are_not_kept() -> None:

@@ -13,7 +13,7 @@ from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.kit.errors import TagError
 from proxygen.proxy.plan import Planner, members
 from proxygen.proxy.plan.bounds import Bounds, check_tags, within
-from proxygen.proxy.plan.types import GoodTags, InstanceState, Memory, Policy, PortClaim, RouteClaim, Service
+from proxygen.proxy.plan.types import GoodTags, Memory, PlannedState, Policy, PortClaim, RouteClaim, Service
 from proxygen.settings import BoundsSettings
 from proxygen.tags import lint_tags, texts
 from tests.proxy.plan.catalogs import catalog, instance, plan, service
@@ -70,7 +70,7 @@ def test_eleven_hundred_ports_of_one_service_open_no_more_than_it_may_have() -> 
     ones = [instance("greedy", n, "protocol=tcp", f"listen={20_000 + n}") for n in range(1, 1_101)]
     planned = plan(*ones, policy=Policy(bounds=Bounds(instances=2_000)))
     assert sum(len(stream.claims) for stream in planned.streams) == Bounds().ports
-    left_out = [one for one in service(planned, "greedy").instances if one.state is InstanceState.LEFT_OUT]
+    left_out = [one for one in service(planned, "greedy").instances if one.state is PlannedState.LEFT_OUT]
     assert len(left_out) == len(ones) - Bounds().ports
     assert "ports are more than the 20" in left_out[0].problem
 
@@ -110,7 +110,7 @@ def test_an_instance_over_a_bound_is_left_out_alone(said: list[tuple[str, ...]],
     planned, alone = (plan(*ones, policy=policy) for ones in ([*good, *bad], good))
     assert planned.memory == alone.memory
     assert service(planned, "web").upstreams == service(alone, "web").upstreams
-    left_out = [one for one in service(planned, "web").instances if one.state is InstanceState.LEFT_OUT]
+    left_out = [one for one in service(planned, "web").instances if one.state is PlannedState.LEFT_OUT]
     assert [one.id for one in left_out] == [one.id for one in bad]
     assert all("bounds" in one.problem for one in left_out)
 
@@ -236,7 +236,7 @@ def test_of_a_thousand_instances_with_tags_of_their_own_no_more_is_read_than_a_s
     found = service(plan(*reversed(ones), *others, policy=policy), "greedy")
     assert sum(map(len, read)) <= size + len("v99")
     assert found.quarantine is None
-    served = {one.id for one in found.instances if one.state is not InstanceState.LEFT_OUT}
+    served = {one.id for one in found.instances if one.state is not PlannedState.LEFT_OUT}
     assert served == {one.id for one in (*ones[:10], *others)}
     assert sum("bounds.service_tag_bytes" in one.problem for one in found.instances) == 990
 
@@ -247,10 +247,10 @@ def test_who_was_served_stays_though_an_older_instance_says_more_than_before() -
     past = Memory(good_tags={ServiceName("web"): GoodTags(there=(old, young))})
     grown = instance("web", 1, "route=w1.example.com", "timeout=5s", "route=w1.example.com/" + "x" * 30)
     found = service(plan(grown, young, policy=Policy(bounds=bounds), memory=past), "web")
-    assert [one.state for one in found.instances] == [InstanceState.SERVING] * 2
+    assert [one.state for one in found.instances] == [PlannedState.SERVING] * 2
     assert RouteClaim("w2.example.com", "/") in found.claims
     newcomer = service(plan(grown, young, policy=Policy(bounds=bounds)), "web")
-    assert [one.state for one in newcomer.instances] == [InstanceState.SERVING, InstanceState.LEFT_OUT]
+    assert [one.state for one in newcomer.instances] == [PlannedState.SERVING, PlannedState.LEFT_OUT]
 
 
 @pytest.mark.incident("T53")

@@ -11,7 +11,7 @@ import pytest
 
 from proxygen.catalog import Health, Instance, ServiceName
 from proxygen.proxy.plan import Planner, plan_routes
-from proxygen.proxy.plan.types import InstanceState, Memory, Policy, Service, ServiceState
+from proxygen.proxy.plan.types import Memory, PlannedState, Policy, Service, ServiceState
 from tests.proxy.plan.catalogs import addresses, catalog, instance, service, shares, upstream
 
 WEB = ("route=web.example.com", "failover=dc2,dc3")
@@ -42,7 +42,7 @@ def test_the_first_datacenter_that_can_serve_stands_behind_the_local_instances()
     assert addresses(upstream(planned, "stable")) == {"10.0.0.1"}
     assert addresses(upstream(planned, "stable"), backup=True) == {"10.0.0.2"}
     assert planned.before_backup == 1
-    assert [(one.datacenter, one.state) for one in planned.elsewhere] == [("dc2", InstanceState.STANDBY)]
+    assert [(one.datacenter, one.state) for one in planned.elsewhere] == [("dc2", PlannedState.STANDBY)]
 
 
 @pytest.mark.parametrize("first", [(), (remote(2, health=DOWN),), (remote(2, "weight=0"),), (remote(2, port=0),)])
@@ -58,7 +58,7 @@ def test_where_nothing_local_serves_the_other_datacenters_are_the_servers() -> N
     assert addresses(upstream(planned, "stable")) == {"10.0.0.2", "10.0.0.3"}
     assert addresses(upstream(planned, "stable"), backup=True) == set()
     assert states(planned) == {"10.0.0.2": "serving", "10.0.0.3": "serving"}
-    assert [one.state for one in planned.instances] == [InstanceState.UNHEALTHY]
+    assert [one.state for one in planned.instances] == [PlannedState.UNHEALTHY]
 
 
 def test_a_registration_without_a_port_keeps_the_route_and_the_failover() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from proxygen.catalog import Health
-from proxygen.proxy.plan.members import Member, addresses, asks, judge, report
-from proxygen.proxy.plan.types import Endpoint, InstanceState, PlannedInstance, Policy
+from proxygen.proxy.plan.members import JudgedInstance, addresses, asks, judge, report
+from proxygen.proxy.plan.types import Endpoint, PlannedInstance, PlannedState, Policy
 from tests.proxy.plan.catalogs import instance
 
 
-def member(number: int = 1, *tags: str, policy: Policy | None = None, **fields: Any) -> Member:
+def member(number: int = 1, *tags: str, policy: Policy | None = None, **fields: Any) -> JudgedInstance:
     [found], problems = judge([instance("web", number, *tags, **fields)], policy or Policy())
     assert problems == []
     return found
@@ -51,7 +51,7 @@ def test_an_instance_is_told_with_its_own_values_each_in_its_place() -> None:
         variant="canary",
         weight=31,
         health=Health.WARNING,
-        state=InstanceState.SERVING,
+        state=PlannedState.SERVING,
         unchecked=True,
     )
 
@@ -85,15 +85,15 @@ def test_a_negative_weight_of_consuls_is_none(passing: int, warning: int) -> Non
 @pytest.mark.parametrize(
     ("fields", "state"),
     [
-        ({"health": Health.CRITICAL, "port": 0}, InstanceState.UNHEALTHY),
-        ({"health": Health.MAINTENANCE}, InstanceState.UNHEALTHY),
-        ({"port": 0, "weight_passing": 0}, InstanceState.NO_PORT),
-        ({"weight_passing": 0}, InstanceState.DRAINED),
-        ({"health": Health.WARNING, "weight_warning": 0}, InstanceState.DRAINED),
-        ({"health": Health.WARNING, "weight_passing": 0}, InstanceState.SERVING),
+        ({"health": Health.CRITICAL, "port": 0}, PlannedState.UNHEALTHY),
+        ({"health": Health.MAINTENANCE}, PlannedState.UNHEALTHY),
+        ({"port": 0, "weight_passing": 0}, PlannedState.NO_PORT),
+        ({"weight_passing": 0}, PlannedState.DRAINED),
+        ({"health": Health.WARNING, "weight_warning": 0}, PlannedState.DRAINED),
+        ({"health": Health.WARNING, "weight_passing": 0}, PlannedState.SERVING),
     ],
 )
-def test_of_several_reasons_for_no_requests_the_first_is_told(fields: dict[str, Any], state: InstanceState) -> None:
+def test_of_several_reasons_for_no_requests_the_first_is_told(fields: dict[str, Any], state: PlannedState) -> None:
     assert report(member(**fields)).state is state
 
 

@@ -15,7 +15,7 @@ from proxygen.proxy.plan.service import (
     plan_service,
     upstream_name,
 )
-from proxygen.proxy.plan.types import Certificate, InstanceState, Policy, PortClaim, RouteClaim, Service, ServiceState
+from proxygen.proxy.plan.types import Certificate, PlannedState, Policy, PortClaim, RouteClaim, Service, ServiceState
 from proxygen.tags import Protocol
 from proxygen.tags.shares import WHOLE
 from tests.proxy.plan.catalogs import addresses, instance, plan, routes, service, shares, upstream
@@ -101,7 +101,7 @@ def test_what_serves_unchecked_is_named() -> None:
     planned = service(plan(*kept, new), "web")
     [warning] = planned.warnings
     assert "web-1 on node-1, web-2 on node-2, web-3 on node-3 and 2 more" in warning
-    assert [one.state for one in planned.instances if one.id == "web-6"] == [InstanceState.UNHEALTHY]
+    assert [one.state for one in planned.instances if one.id == "web-6"] == [PlannedState.UNHEALTHY]
     assert all(one.unchecked for one in planned.instances)
 
 
@@ -428,10 +428,10 @@ def test_every_instance_that_gets_nothing_says_why() -> None:
     ]
     states = {each.id: each.state for each in service(plan(*members), "web").instances}
     assert list(states.values()) == [
-        InstanceState.SERVING,
-        InstanceState.DRAINED,
-        InstanceState.UNHEALTHY,
-        InstanceState.NO_PORT,
+        PlannedState.SERVING,
+        PlannedState.DRAINED,
+        PlannedState.UNHEALTHY,
+        PlannedState.NO_PORT,
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from proxygen.proxy.plan.types import Certificate
 from proxygen.proxy.policy import operator_files
-from proxygen.proxy.policy.certificate_copies import GRACE, Copies, Known
+from proxygen.proxy.policy.certificate_copies import GRACE, CertificateCopies, KnownPair
 from proxygen.proxy.policy.operator_files import Certificates, read_certificates
 from tests.consul.certificates import make_certificates
 
@@ -36,8 +36,8 @@ def directory(tmp_path: Path, pairs: list[tuple[Path, Path]]) -> Path:
 
 
 @pytest.fixture
-def copies(tmp_path: Path) -> Copies:
-    return Copies(tmp_path / "output", may_write=True)
+def copies(tmp_path: Path) -> CertificateCopies:
+    return CertificateCopies(tmp_path / "output", may_write=True)
 
 
 def put(directory: Path, suffix: str, source: Path) -> None:
@@ -69,7 +69,9 @@ def spoilt(directory: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-def test_nginx_is_given_a_copy_that_nothing_in_the_directory_changes(directory: Path, copies: Copies) -> None:
+def test_nginx_is_given_a_copy_that_nothing_in_the_directory_changes(
+    directory: Path, copies: CertificateCopies
+) -> None:
     before = the_one(read_certificates(directory, copies))
     assert directory not in Path(before.certificate).parents
     whole = content(before)
@@ -80,14 +82,14 @@ def test_nginx_is_given_a_copy_that_nothing_in_the_directory_changes(directory: 
 @pytest.mark.incident("T58")
 @pytest.mark.parametrize("how", spoilt(Path()).keys())
 def test_the_old_pair_serves_until_a_whole_new_one_is_there(
-    how: str, directory: Path, copies: Copies, pairs: list[tuple[Path, Path]]
+    how: str, directory: Path, copies: CertificateCopies, pairs: list[tuple[Path, Path]]
 ) -> None:
     """In this run and in the next."""
     before = the_one(read_certificates(directory, copies))
     whole = content(before)
     put(directory, "key", pairs[1][1])
     spoilt(directory)[how]()
-    for again in (copies, Copies(directory.parent / "output", may_write=True)):
+    for again in (copies, CertificateCopies(directory.parent / "output", may_write=True)):
         read = read_certificates(directory, again)
         assert the_one(read) == before
         assert content(the_one(read)) == whole
@@ -107,7 +109,7 @@ def test_the_old_pair_serves_until_a_whole_new_one_is_there(
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("crt", "key"))), ids=" then ".join)
 def test_either_file_may_come_first(
-    order: tuple[str, ...], directory: Path, copies: Copies, pairs: list[tuple[Path, Path]]
+    order: tuple[str, ...], directory: Path, copies: CertificateCopies, pairs: list[tuple[Path, Path]]
 ) -> None:
     before, new = the_one(read_certificates(directory, copies)), dict(zip(("crt", "key"), pairs[1], strict=True))
     put(directory, order[0], new[order[0]])
@@ -116,14 +118,14 @@ def test_either_file_may_come_first(
     assert the_one(read_certificates(directory, copies)).fingerprint != before.fingerprint
 
 
-def test_a_pair_that_never_was_good_is_left_out(directory: Path, copies: Copies) -> None:
+def test_a_pair_that_never_was_good_is_left_out(directory: Path, copies: CertificateCopies) -> None:
     (directory / "web.key").write_bytes(b"")
     read = read_certificates(directory, copies)
     assert (read.usable, len(read.problems)) == ((), 1)
 
 
 def test_a_pair_that_is_gone_is_given_up_after_a_moment(
-    directory: Path, copies: Copies, monkeypatch: pytest.MonkeyPatch
+    directory: Path, copies: CertificateCopies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some tools delete before they write; and an operator who deletes a pair wants it gone."""
     now = 1_000_000.0
@@ -141,7 +143,7 @@ def test_a_pair_that_is_gone_is_given_up_after_a_moment(
 
 
 def test_one_that_came_back_in_time_is_not_given_up(
-    directory: Path, copies: Copies, pairs: list[tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+    directory: Path, copies: CertificateCopies, pairs: list[tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_000_000.0
     monkeypatch.setattr(operator_files.time, "time", lambda: now)
@@ -155,14 +157,14 @@ def test_one_that_came_back_in_time_is_not_given_up(
     assert (len(read.usable), read.look_again) == (1, None)
 
 
-def test_a_copy_that_was_tampered_with_is_not_used(directory: Path, copies: Copies) -> None:
+def test_a_copy_that_was_tampered_with_is_not_used(directory: Path, copies: CertificateCopies) -> None:
     before = the_one(read_certificates(directory, copies))
     Path(before.key).write_bytes(b"")
     (directory / "web.crt").write_bytes(b"")
     assert read_certificates(directory, copies).usable == ()
 
 
-def test_a_damaged_copy_is_made_anew(directory: Path, copies: Copies) -> None:
+def test_a_damaged_copy_is_made_anew(directory: Path, copies: CertificateCopies) -> None:
     before = the_one(read_certificates(directory, copies))
     whole = content(before)
     Path(before.key).write_bytes(b"")
@@ -170,9 +172,9 @@ def test_a_damaged_copy_is_made_anew(directory: Path, copies: Copies) -> None:
 
 
 def test_one_shot_commands_write_nothing_and_use_what_is_there(
-    directory: Path, copies: Copies, pairs: list[tuple[Path, Path]]
+    directory: Path, copies: CertificateCopies, pairs: list[tuple[Path, Path]]
 ) -> None:
-    reader = Copies(directory.parent / "output", may_write=False)
+    reader = CertificateCopies(directory.parent / "output", may_write=False)
     assert the_one(read_certificates(directory, reader)).certificate == str(directory / "web.crt")
     assert not copies.directory.exists()
     kept = the_one(read_certificates(directory, copies))
@@ -182,7 +184,7 @@ def test_one_shot_commands_write_nothing_and_use_what_is_there(
 
 
 def test_what_no_generation_names_is_deleted_and_what_is_in_use_is_not(
-    directory: Path, copies: Copies, pairs: list[tuple[Path, Path]]
+    directory: Path, copies: CertificateCopies, pairs: list[tuple[Path, Path]]
 ) -> None:
     first = the_one(read_certificates(directory, copies))
     put(directory, "crt", pairs[1][0])
@@ -201,7 +203,7 @@ def test_what_no_generation_names_is_deleted_and_what_is_in_use_is_not(
 
 @pytest.mark.parametrize(("mode", "copied"), [(0o600, 0o600), (0o640, 0o640), (0o644, 0o644), (0o400, 0o600)])
 def test_a_copy_can_be_read_by_those_who_could_read_the_original(
-    mode: int, copied: int, directory: Path, copies: Copies
+    mode: int, copied: int, directory: Path, copies: CertificateCopies
 ) -> None:
     (directory / "web.key").chmod(mode)
     found = the_one(read_certificates(directory, copies))
@@ -209,7 +211,7 @@ def test_a_copy_can_be_read_by_those_who_could_read_the_original(
 
 
 def test_a_group_that_cannot_be_given_gets_nothing(
-    directory: Path, copies: Copies, monkeypatch: pytest.MonkeyPatch
+    directory: Path, copies: CertificateCopies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours is another one."""
     if os.geteuid() != 0:
@@ -230,9 +232,9 @@ def test_a_group_that_cannot_be_given_gets_nothing(
     assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (54_321, 0o640)
 
 
-def test_damaged_names_are_none(directory: Path, copies: Copies) -> None:
+def test_damaged_names_are_none(directory: Path, copies: CertificateCopies) -> None:
     read_certificates(directory, copies)
     (copies.directory / "names.json").write_bytes(b"{")
     assert copies.known() == {}
     found = the_one(read_certificates(directory, copies))
-    assert copies.known() == {"web.crt": Known(found.fingerprint)}
+    assert copies.known() == {"web.crt": KnownPair(found.fingerprint)}

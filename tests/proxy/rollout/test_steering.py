@@ -12,7 +12,7 @@ from proxygen.catalog import Health, Instance
 from proxygen.cli import canary
 from proxygen.consul.kv import Override
 from proxygen.kit.errors import BadInput, ConflictingWrite, ConsulUnreachable, WithoutEffect
-from proxygen.proxy.plan.members import Member, judge
+from proxygen.proxy.plan.members import JudgedInstance, judge
 from proxygen.proxy.plan.types import Policy
 from proxygen.proxy.policy.read import read_instance_policy
 from proxygen.proxy.rollout.steering import (
@@ -37,7 +37,7 @@ def lever(in_kv: dict[str, Share], in_tags: dict[str, Share]) -> Lever:
     return Lever(service="web", key="proxygen/canary/web", index=1, in_kv=in_kv, in_tags=in_tags)
 
 
-def judged(instances: list[Instance], prefix: str = "proxygen") -> list[Member]:
+def judged(instances: list[Instance], prefix: str = "proxygen") -> list[JudgedInstance]:
     members, _ = judge(instances, Policy(prefix=prefix))
     return members
 

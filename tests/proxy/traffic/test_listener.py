@@ -14,7 +14,7 @@ import pytest
 from proxygen.kit.errors import SettingsError
 from proxygen.proxy.traffic import listener as module
 from proxygen.proxy.traffic import lost as lost_module
-from proxygen.proxy.traffic.listener import Listener, Pace, listening
+from proxygen.proxy.traffic.listener import Listener, ReadingPace, listening
 from proxygen.proxy.traffic.lost import LostLines
 from proxygen.proxy.traffic.place import Place, obstacle, place_of
 from proxygen.proxy.traffic.tally import Tally, Target
@@ -133,7 +133,7 @@ def test_no_sample_needs_no_place() -> None:
 
 def test_over_the_budget_it_comes_less_often_before_it_looks_at_less() -> None:
     """And back in the other order, to where it began."""
-    pace = Pace(0.1, shortest=0.0002)
+    pace = ReadingPace(0.1, shortest=0.0002)
     seen = [(pace.pause, pace.each)]
     for used in [0.2] * 8 + [0.05] + [0.01] * 20:
         pace.adapt(used)
@@ -161,7 +161,7 @@ def test_over_the_budget_it_comes_less_often_before_it_looks_at_less() -> None:
     ],
 )
 def test_a_pause_grows_with_what_was_used_and_shrinks_by_half(used: list[float], pause: float, each: int) -> None:
-    pace = Pace(0.1, shortest=0.001)
+    pace = ReadingPace(0.1, shortest=0.001)
     for part in used:
         pace.adapt(part)
     assert (pace.pause, pace.each) == (pytest.approx(pause), each)
@@ -281,7 +281,7 @@ def test_a_reckoning_is_of_the_second_that_passed(monkeypatch: pytest.MonkeyPatc
     now = SimpleNamespace(wall=100.0, used=5.0)
     clock = SimpleNamespace(monotonic=lambda: now.wall, thread_time=lambda: now.used)
     monkeypatch.setattr(module, "time", clock)
-    pace = Pace(0.1, shortest=0.001)
+    pace = ReadingPace(0.1, shortest=0.001)
     now.wall = 100.9
     assert not pace.is_due()
     now.wall, now.used = 102.0, 5.5

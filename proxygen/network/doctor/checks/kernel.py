@@ -8,7 +8,7 @@ from shlex import quote
 from typing import Final
 
 from proxygen.network.config import Alloc, AwsVpc, FrrBgp, FrrOspf, Vxlan, WireGuard
-from proxygen.network.doctor.facts import FRR, Facts, KernelFacts, Route, known
+from proxygen.network.doctor.facts import FRR, Facts, ForeignRoute, KernelFacts, known
 from proxygen.network.doctor.finding import Fault, Skipped, Unknown, error, warning
 from proxygen.network.doctor.registry import check
 from proxygen.network.kernel.state import PROTOCOL
@@ -216,9 +216,9 @@ def _links(facts: Facts, kernel: KernelFacts) -> list[str]:
     return [name for name in dict.fromkeys(names) if name in kernel.links]
 
 
-def _shown(route: Route) -> str:
+def _shown(route: ForeignRoute) -> str:
     return f"{route.to} dev {route.link}" if route.link else str(route.to)
 
 
-def _deletion(route: Route) -> str:
+def _deletion(route: ForeignRoute) -> str:
     return f"ip route del {route.to} dev {quote(route.link)}" if route.link else f"ip route del {route.to}"

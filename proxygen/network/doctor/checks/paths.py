@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from proxygen.network.config import AwsVpc, NetworkConfig, Vxlan, WireGuard
-from proxygen.network.doctor.facts import Facts, Reached, Way, known
+from proxygen.network.doctor.facts import Direction, Facts, ProbeResult, known
 from proxygen.network.doctor.finding import Fault, Skipped, Unknown, error, warning
 from proxygen.network.doctor.opening import open_forwarding, open_port
 from proxygen.network.doctor.packets import Dropped, Hook, Packet, Ruleset
@@ -148,7 +148,7 @@ class _Lost:
     cure: str
 
 
-def _lost(config: NetworkConfig, reached: Reached) -> _Lost:
+def _lost(config: NetworkConfig, reached: ProbeResult) -> _Lost:
     member = reached.member
     there, what = member.node or str(member.public_ip), _carrier(config)
     if not reached.underlay:
@@ -157,12 +157,12 @@ def _lost(config: NetworkConfig, reached: Reached) -> _Lost:
             cure=f"see that the host is up, and that ICMP and {what} pass both firewalls: ping {member.public_ip}",
         )
     match reached.lost:
-        case Way.OUT:
+        case Direction.OUT:
             return _Lost(
                 text=f"{what} from here to {member.public_ip} is lost",
                 cure=f"let {what} out here and in on {there} (firewalls, security groups); {_THERE} {there}",
             )
-        case Way.BACK:
+        case Direction.BACK:
             return _Lost(
                 text=f"{what} from {member.public_ip} to here is lost",
                 cure=f"let {what} in here and out on {there} (firewalls, security groups); {_THERE} {there}",

@@ -12,7 +12,7 @@ _HEADS: Final = ("+++", "---")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class DiffLine:
     """One line of a unified diff."""
 
     text: str
@@ -35,7 +35,7 @@ class DifferenceView:
     number: int
     summary: str
     files: tuple[FileView, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[DiffLine, ...]
     truncated: bool
 
 
@@ -53,5 +53,5 @@ def _file(change: FileChange) -> FileView:
     return FileView(path=change.path, text=f"+{change.added} −{change.removed}")
 
 
-def _line(text: str) -> Line:
-    return Line(text=text, kind="place" if text.startswith(_HEADS) else _KINDS.get(text[:1], "same"))
+def _line(text: str) -> DiffLine:
+    return DiffLine(text=text, kind="place" if text.startswith(_HEADS) else _KINDS.get(text[:1], "same"))

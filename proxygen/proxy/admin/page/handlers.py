@@ -21,7 +21,7 @@ from proxygen.proxy.admin.page.difference import difference_view
 from proxygen.proxy.admin.page.generations import time_line
 from proxygen.proxy.admin.page.overview import overview
 from proxygen.proxy.admin.page.service import service_view
-from proxygen.proxy.admin.page.steering import Steering, steering
+from proxygen.proxy.admin.page.steering import SteeringForms, steering
 from proxygen.proxy.admin.page.views import event_views
 from proxygen.proxy.admin.report import StatusReport
 from proxygen.proxy.admin.standing import beside
@@ -98,7 +98,7 @@ class Pages:
 
         return await self._answer(request, "service.html.j2", view)
 
-    async def _steering(self, service: str) -> Steering:
+    async def _steering(self, service: str) -> SteeringForms:
         """A page is shown whether Consul answers or not."""
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -106,9 +106,9 @@ class Pages:
                 report = shares_report(lever, self._sidecar.service(service))
                 return replace(steering(report), failures=lever.failures)
         except TimeoutError:
-            return Steering(problems=("Consul takes too long to tell the shares; they cannot be changed now.",))
+            return SteeringForms(problems=("Consul takes too long to tell the shares; they cannot be changed now.",))
         except ProxygenError as error:
-            return Steering(problems=(f"The shares cannot be changed now: {error}",))
+            return SteeringForms(problems=(f"The shares cannot be changed now: {error}",))
 
     async def generations(self, request: web.Request) -> web.Response:
         status, now = self._sidecar.overview(), datetime.now(UTC)

@@ -9,7 +9,17 @@ from typing import Final
 
 from proxygen.proxy.admin.page import words
 from proxygen.proxy.admin.page.problems import Problem, problems
-from proxygen.proxy.admin.page.views import SERIES, Form, Level, Link, Slice, Together, bar, served_as, service_link
+from proxygen.proxy.admin.page.views import (
+    SERIES,
+    BarPart,
+    Form,
+    Level,
+    PageLink,
+    Together,
+    bar,
+    served_as,
+    service_link,
+)
 from proxygen.proxy.admin.report import ConsulReport, NginxReport, State, StatusReport
 from proxygen.proxy.admin.service_report import Change, InstanceState, ServiceSummary, VariantSummary
 from proxygen.proxy.admin.standing import beside
@@ -27,7 +37,7 @@ _ORDER: Final = [Level.BAD, Level.WARN, Level.GOOD]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class HealthVerdict:
     """Healthy or not, and why."""
 
     level: Level
@@ -64,7 +74,7 @@ class ShareView:
 class Row:
     """One service in the list."""
 
-    service: Link
+    service: PageLink
     find: str
     """What the search looks at, in small letters."""
     state: str
@@ -73,7 +83,7 @@ class Row:
     more_routes: int
     shares: tuple[ShareView, ...]
     """Empty where there is one variant, which gets all."""
-    bar: tuple[Slice, ...]
+    bar: tuple[BarPart, ...]
     instances: str
     instances_level: str
     rate: str
@@ -95,7 +105,7 @@ class Row:
 class Overview:
     """The first page."""
 
-    verdict: Verdict
+    verdict: HealthVerdict
     facts: tuple[Fact, ...]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
@@ -145,7 +155,7 @@ def _release(etag: str) -> Form:
     )
 
 
-def _verdict(status: StatusReport, services: Sequence[ServiceSummary], wrong: Sequence[Problem]) -> Verdict:
+def _verdict(status: StatusReport, services: Sequence[ServiceSummary], wrong: Sequence[Problem]) -> HealthVerdict:
     serving = f"generation {status.live.number}" if status.live else ""
     if not beside(status):
         serving = f"{words.count(len(services), 'service')} from {serving}"
@@ -158,7 +168,7 @@ def _verdict(status: StatusReport, services: Sequence[ServiceSummary], wrong: Se
         text = f"nginx serves {serving}; what is wrong stands below."
     else:
         level, title, text = Level.GOOD, "Healthy", f"nginx serves {serving}."
-    return Verdict(level=level, title=title, text=text, reasons=status.reasons)
+    return HealthVerdict(level=level, title=title, text=text, reasons=status.reasons)
 
 
 def _facts(status: StatusReport, services: Sequence[ServiceSummary], now: datetime) -> tuple[Fact, ...]:

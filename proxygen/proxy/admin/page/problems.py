@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from proxygen.proxy.admin.page import words
-from proxygen.proxy.admin.page.views import Level, Link, service_link
+from proxygen.proxy.admin.page.views import Level, PageLink, service_link
 from proxygen.proxy.admin.report import ConditionReport, ConsulReport, HoldReport, StatusReport
 from proxygen.proxy.admin.service_report import ConflictReport, QuarantineReport, ServiceSummary
 from proxygen.proxy.admin.standing import FAILED
@@ -24,7 +24,7 @@ class Problem:
     kind: str
     level: Level
     text: str
-    service: Link | None = None
+    service: PageLink | None = None
     offender: str = ""
     """The tag or the generated line, as it stands there."""
     said: tuple[str, ...] = ()

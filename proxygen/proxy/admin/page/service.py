@@ -11,13 +11,13 @@ from typing import Final
 
 from proxygen.proxy.admin.page import words
 from proxygen.proxy.admin.page.problems import Problem, conflict
-from proxygen.proxy.admin.page.steering import Steering
+from proxygen.proxy.admin.page.steering import SteeringForms
 from proxygen.proxy.admin.page.views import (
     SERIES,
+    BarPart,
     EventView,
-    Figures,
     Level,
-    Slice,
+    TrafficWords,
     bar,
     event_views,
     figures,
@@ -92,7 +92,7 @@ class VariantView:
     series: int
     shares: tuple[ShareBar, ...]
     """In effect, waiting to be so, asked for, measured."""
-    figures: Figures
+    figures: TrafficWords
     serving: str
     instances: tuple[InstanceView, ...]
     more: int
@@ -111,7 +111,7 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceView:
+class ServicePage:
     """The page of one service."""
 
     name: str
@@ -122,21 +122,21 @@ class ServiceView:
     """As in `Overview`."""
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
-    bar: tuple[Slice, ...]
+    bar: tuple[BarPart, ...]
     way: Way
     variants: tuple[VariantView, ...]
-    unserved: Figures | None
+    unserved: TrafficWords | None
     """Requests that nginx answered by itself; None where there were none."""
     chart: Chart | None
-    steering: Steering
+    steering: SteeringForms
     events: tuple[EventView, ...] = field(default=())
 
 
 def service_view(
-    service: ServiceDetail, events: Iterable[Event], now: datetime, *, steering: Steering, notice: str
-) -> ServiceView:
+    service: ServiceDetail, events: Iterable[Event], now: datetime, *, steering: SteeringForms, notice: str
+) -> ServicePage:
     state = served_as(service.state, routes=len(service.routes), lost=len(service.lost))
-    return ServiceView(
+    return ServicePage(
         name=service.name,
         state=state,
         level=_STATES.get(service.state, Level.INFO) if state == service.state else Level.WARN,

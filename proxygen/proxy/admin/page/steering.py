@@ -26,7 +26,7 @@ class ShareInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steering:
+class SteeringForms:
     """What may be changed about the shares. Without forms: why nothing may, or "" where there is nothing to share."""
 
     inputs: tuple[ShareInput, ...] = ()
@@ -39,17 +39,17 @@ class Steering:
     """What does the same without a browser's script."""
 
 
-def steering(report: SharesReport) -> Steering:
+def steering(report: SharesReport) -> SteeringForms:
     variants = [variant for variant in report.variants if variant.name != STABLE]
     problems = (f"What stands in Consul's KV under {report.key} counts for nothing: {report.problem}",)
     told = (problems if report.problem else ()) + report.warnings
     if report.index is None:
-        return Steering(problems=(*told, "The shares must be read again before they can be changed."))
+        return SteeringForms(problems=(*told, "The shares must be read again before they can be changed."))
     if not variants and not report.problem:
-        return Steering(problems=told)
+        return SteeringForms(problems=told)
     service, etag = quote(report.service, safe=""), f'"{report.index}"'
     path = f"/api/v1/services/{service}/shares"
-    return Steering(
+    return SteeringForms(
         inputs=tuple(_input(variant) for variant in variants),
         set=Form(method="PUT", action=path, etag=etag, button="Set", done="The shares are set.") if variants else None,
         buttons=tuple(_buttons(report, variants, path, etag)),

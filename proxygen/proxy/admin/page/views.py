@@ -22,7 +22,7 @@ Level = Mark
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class PageLink:
     """A name and the page that tells more of it."""
 
     text: str
@@ -30,7 +30,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class TrafficWords:
     """The last half minute in words."""
 
     rate: str
@@ -68,7 +68,7 @@ class Together:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
+class BarPart:
     """A part of a bar, in its units of 0 to 100."""
 
     x: float
@@ -101,9 +101,9 @@ class EventView:
     at: str
     iso: str
     text: str
-    services: tuple[Link, ...]
+    services: tuple[PageLink, ...]
     more: int
-    generation: Link | None
+    generation: PageLink | None
 
 
 def served_as(state: str, *, routes: int, lost: int) -> str:
@@ -113,17 +113,17 @@ def served_as(state: str, *, routes: int, lost: int) -> str:
     return "no route" if lost >= routes else f"served, {lost} of {words.count(routes, 'route')} lost"
 
 
-def service_link(name: str) -> Link:
-    return Link(name, f"/services/{quote(name, safe='')}")
+def service_link(name: str) -> PageLink:
+    return PageLink(name, f"/services/{quote(name, safe='')}")
 
 
-def generation_link(number: int) -> Link:
-    return Link(f"generation {number}", f"/generations/{number}")
+def generation_link(number: int) -> PageLink:
+    return PageLink(f"generation {number}", f"/generations/{number}")
 
 
-def figures(traffic: TrafficReport | None) -> Figures:
+def figures(traffic: TrafficReport | None) -> TrafficWords:
     classes = traffic.classes.items() if traffic else ()
-    return Figures(
+    return TrafficWords(
         rate=words.rate(traffic),
         errors=words.errors(traffic),
         level=words.error_level(traffic.errors, traffic.requests) if traffic else "",
@@ -137,13 +137,13 @@ def figures(traffic: TrafficReport | None) -> Figures:
     )
 
 
-def bar(shares: Sequence[int]) -> tuple[Slice, ...]:
+def bar(shares: Sequence[int]) -> tuple[BarPart, ...]:
     """Lay shares in basis points side by side, each in its series' colour."""
     slices = []
     start = 0
     for series, share in enumerate(shares):
         if share:
-            slices.append(Slice(x=start * 100 / WHOLE, width=share * 100 / WHOLE, series=series % SERIES))
+            slices.append(BarPart(x=start * 100 / WHOLE, width=share * 100 / WHOLE, series=series % SERIES))
         start += share
     return tuple(slices)
 

@@ -29,7 +29,7 @@ _MOST_INSTANCES: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Box:
     """A box with a line or two in it."""
 
     x: int
@@ -63,7 +63,7 @@ class Way:
     """The picture, and the same in sentences."""
 
     height: float
-    nodes: tuple[Node, ...]
+    nodes: tuple[Box, ...]
     edges: tuple[Edge, ...]
     sentences: tuple[str, ...]
 
@@ -127,13 +127,13 @@ def _part(item: InstanceReport, total: int) -> float:
     return item.weight / total if total and item.state is InstanceState.SERVING else 0.0
 
 
-def _variant_node(variant: VariantReport, y: float, series: int) -> Node:
+def _variant_node(variant: VariantReport, y: float, series: int) -> Box:
     serving = sum(item.state is InstanceState.SERVING for item in variant.instances)
     note = f"{serving:,} of {len(variant.instances):,} serving"
     return _node(2, y, variant.name, note, f"variant series-{series % SERIES}")
 
 
-def _variant_edge(variant: VariantReport, service: Node, node: Node, series: int) -> Edge:
+def _variant_edge(variant: VariantReport, service: Box, node: Box, series: int) -> Edge:
     traffic = variant.traffic
     kind = f"series-{series % SERIES}" if variant.effective else "none"
     edge = _edge(service, node, 1 + 9 * variant.effective / WHOLE, kind)
@@ -150,10 +150,10 @@ def _variant_edge(variant: VariantReport, service: Node, node: Node, series: int
     )
 
 
-def _node(column: int, y: float, text: str, note: str, kind: str, whole: str = "") -> Node:
+def _node(column: int, y: float, text: str, note: str, kind: str, whole: str = "") -> Box:
     width = _WIDTHS[column]
     room = int((width - 20) / _LETTER)
-    return Node(
+    return Box(
         x=_COLUMNS[column],
         y=y,
         width=width,
@@ -168,7 +168,7 @@ def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
-def _edge(start: Node, end: Node, width: float, kind: str) -> Edge:
+def _edge(start: Box, end: Box, width: float, kind: str) -> Edge:
     left, right = start.x + start.width, end.x
     middle = (left + right) / 2
     path = f"M{left} {start.y:g}C{middle:g} {start.y:g} {middle:g} {end.y:g} {right} {end.y:g}"

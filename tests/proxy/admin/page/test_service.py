@@ -3,15 +3,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from proxygen.proxy.admin.page.service import MOST_INSTANCES, ServiceView, service_view
-from proxygen.proxy.admin.page.steering import Steering, steering
+from proxygen.proxy.admin.page.service import MOST_INSTANCES, ServicePage, service_view
+from proxygen.proxy.admin.page.steering import SteeringForms, steering
 from proxygen.proxy.admin.page.views import Level
 from proxygen.proxy.admin.service_report import InstanceState, ServiceDetail, VariantReport
 from tests.proxy.admin.page.reports import EVENTS, NOW, SHARES, WEB, history, instance
 
 
-def page_of(service: ServiceDetail = WEB) -> ServiceView:
-    return service_view(service, EVENTS, NOW, steering=Steering(), notice="")
+def page_of(service: ServiceDetail = WEB) -> ServicePage:
+    return service_view(service, EVENTS, NOW, steering=SteeringForms(), notice="")
 
 
 def test_each_variant_shows_its_share_in_effect_asked_for_and_measured() -> None:
@@ -28,7 +28,7 @@ def test_each_variant_shows_its_share_in_effect_asked_for_and_measured() -> None
 
 def test_a_failing_instance_shows_what_its_checks_say() -> None:
     failing = WEB.variants[0].instances[0]
-    told = Steering(failures={(failing.node, failing.id): "service:web: HTTP 500"})
+    told = SteeringForms(failures={(failing.node, failing.id): "service:web: HTTP 500"})
     views = [
         item for each in service_view(WEB, EVENTS, NOW, steering=told, notice="").variants for item in each.instances
     ]
@@ -120,7 +120,7 @@ def test_one_without_its_only_route_is_not_served() -> None:
 
 def test_only_its_own_events_newest_first() -> None:
     others = tuple(replace(event, services=("other",)) for event in EVENTS[:2])
-    found = service_view(WEB, (*EVENTS[:3], *others), NOW, steering=Steering(), notice="").events
+    found = service_view(WEB, (*EVENTS[:3], *others), NOW, steering=SteeringForms(), notice="").events
     assert [event.id for event in found] == [2, 1, 0]
 
 
@@ -150,7 +150,7 @@ def test_forms_are_written_over_what_was_seen() -> None:
 
 def test_there_is_nothing_to_set_where_nothing_is_on_trial() -> None:
     alone = replace(SHARES, variants=SHARES.variants[:1], problem="", warnings=())
-    assert steering(alone) == Steering()
+    assert steering(alone) == SteeringForms()
 
 
 def test_a_text_that_counts_for_nothing_can_be_taken_away() -> None:

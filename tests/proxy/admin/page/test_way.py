@@ -8,7 +8,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.proxy.admin.page.way import WIDTH, Node, Way, way
+from proxygen.proxy.admin.page.way import WIDTH, Box, Way, way
 from proxygen.proxy.admin.service_report import InstanceReport, InstanceState, ServiceDetail, VariantReport
 from tests.proxy.admin.page.reports import WEB, instance
 
@@ -29,7 +29,7 @@ def variant(place: int, group: list[InstanceReport]) -> VariantReport:
     return VariantReport(name=f"v{place}", asked=1000, effective=1000, instances=tuple(group))
 
 
-def overlap(one: Node, other: Node) -> bool:
+def overlap(one: Box, other: Box) -> bool:
     return one.x == other.x and abs(one.y - other.y) < one.height
 
 
