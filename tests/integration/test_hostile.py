@@ -42,7 +42,7 @@ from tests.proxy.plan.catalogs import instance
 VALUES: Final = 100_000
 BATCH: Final = 12
 """Attackers in one catalog."""
-EXAMPLES: Final = 800
+EXAMPLES: Final = 900
 PARTS: Final = 4
 """Tests that each take a part of both, and other examples than the rest."""
 KEPT_ONE_IN: Final = 15
