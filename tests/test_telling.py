@@ -26,8 +26,8 @@ SOURCES: Final = [path.read_text() for path in Path(proxygen.__file__).parent.rg
 NOW: Final = datetime.now(UTC)
 
 
-def condition(text: str = "why") -> Condition:
-    return Condition(text=text, end="over", services=("web",), cause=text)
+def condition(text: str = "why", service: str = "web") -> Condition:
+    return Condition(text=text, end="over", services=(service,), cause=text)
 
 
 def test_every_kind_and_every_topic_stands_in_its_table() -> None:
@@ -58,7 +58,7 @@ def test_what_is_logged_by_its_cause_is_logged_there(kind: Kind) -> None:
 def test_a_flood_leaves_a_bounded_number_of_lines() -> None:
     events = EventLog()
     with capture_logs() as log:
-        events.note(Topic.QUARANTINE, {f"s{number}": condition() for number in range(3 * LOGGED)})
+        events.note(Topic.QUARANTINE, {f"s{number}": condition(service=f"s{number}") for number in range(3 * LOGGED)})
     assert len(log) == LOGGED + 1
     assert f"and {2 * LOGGED} more" in log[-1]["reason"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never, wait_random_exponential
 
@@ -52,6 +52,20 @@ class Latest(Generic[T]):
                 self.taken_since = self._first_put
                 return self._box[0]
             await asyncio.sleep(pause)
+
+
+class Alarm:
+    """Calls back once, in so many seconds: those that were given last."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring: Final = ring
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, seconds: float | None) -> None:
+        """None: do not call back."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._ring)
 
 
 class Pace:

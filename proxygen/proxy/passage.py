@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from proxygen.catalog import Catalog, ServiceName
+from proxygen.kit.aio import Alarm
 from proxygen.kit.errors import (
     BadInput,
     CheckRefused,
@@ -35,7 +36,7 @@ from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.pipeline import MAX_ROUNDS, Drafted, Pipeline, Timings, open_pipeline, quarantines
 from proxygen.proxy.plan.types import Plan, Quarantine, Service
 from proxygen.proxy.quarantine.culprits import find_culprits
-from proxygen.proxy.quarantine.refusals import Refusals, states_anew
+from proxygen.proxy.quarantine.refusals import Refusals
 from proxygen.proxy.quarantine.suspects import Deduction, Suspects, is_familiar
 from proxygen.proxy.record.expiry import CertificateWatch
 from proxygen.settings import Settings
@@ -48,6 +49,9 @@ _LEAST_PAUSE: Final = 5.0
 
 MAX_DOUBLINGS: Final = 5
 """Of the pause before a service that a reload stumbled over is tried again: 30 s becomes 16 minutes at most."""
+
+_JUST_AFTER: Final = 0.01
+"""Seconds by which a pause is surely over."""
 
 _LONGEST_WAIT: Final = 3_600.0
 """Seconds for which a service waits for others' reloads at most."""
@@ -116,7 +120,8 @@ class Passage:
         self.held_since: datetime | None = None
         self._held_until: asyncio.TimerHandle | None = None
         self._unchecked_until: asyncio.TimerHandle | None = None
-        self._flapping_until: asyncio.TimerHandle | None = None
+        self._flapping_until: Final = Alarm(again)
+        self._refused_until: Final = Alarm(again)
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
 
@@ -226,7 +231,8 @@ class Passage:
 
     async def _draft(self, catalog: Catalog, timings: Timings) -> Drafted:
         self._observed = catalog
-        self._refusals.review(catalog, time.monotonic())
+        due = self._refusals.review(catalog, time.monotonic())
+        self._refused_until.set(None if due is None else due + _JUST_AFTER)
         catalog = self._refusals.keep_served(catalog, self._accepted.live)
         is_crowded = self._accepted.is_flapping_possible and await self._delivery.is_crowded()
         catalog = self._keep_flapping(self._keep_unchecked(catalog), crowded=is_crowded)
@@ -256,11 +262,7 @@ class Passage:
     def _keep_flapping(self, catalog: Catalog, *, crowded: bool) -> Catalog:
         """Let services that change too often wait, and come back when they need not."""
         calm = self._accepted.keep_flapping(catalog, crowded=crowded)
-        if self._flapping_until is not None:
-            self._flapping_until.cancel()
-            self._flapping_until = None
-        if calm.due is not None:
-            self._flapping_until = asyncio.get_running_loop().call_later(calm.due + 0.01, self._again)
+        self._flapping_until.set(None if calm.due is None else calm.due + _JUST_AFTER)
         return calm.catalog
 
     def _note_hold(self, held: Held | None) -> None:
@@ -312,7 +314,7 @@ class Passage:
         states nothing anew, or is not served, he is quarantined."""
         name = quarantine.service
         is_served = self._served is None or name in self._served
-        as_served = is_served and states_anew(name, drafted.catalog, self._accepted.live)
+        as_served = is_served and self._refusals.states_anew(name, drafted.catalog, self._accepted.live)
         self._refusals.refuse(quarantine, self._observed, until=until, as_served=as_served)
 
     def _setback(self, name: ServiceName) -> float:

@@ -121,8 +121,9 @@ async def test_t55_who_flaps_beside_slow_clients_holds_nobody_up(
     consul: ConsulAgent, running: NginxServer, make_sidecar: MakeSidecar, saw: Saw
 ) -> None:
     """Injects a tag that changes every 0.3 s while slow requests keep old workers alive, as many as there may be. A
-    newcomer is served while no more than two reloads go by, and the one that flaps in the end as it is then."""
-    cap = 8
+    newcomer is served while no more than two reloads go by, its next change does not wait, and the one that flaps is
+    served in the end as it is then."""
+    cap = 12
     sidecar = make_sidecar(consul, running, reload__max_draining=cap, reload__interval="500ms")
     with App("web-1") as web, App("slow-1") as slow, App("new-1") as new:
         consul.register("web", id="web-1", port=web.port, tags=[ROUTE])
@@ -158,6 +159,12 @@ async def test_t55_who_flaps_beside_slow_clients_holds_nobody_up(
                 reloads = len(sidecar.proven()) - before
                 saw(f"a newcomer after {time.monotonic() - began:.1f} s and {reloads} reloads")
                 assert reloads <= 2
+            began = time.monotonic()
+            tags = ["proxygen.route=new2.example.com", "proxygen.route=more.example.com"]
+            consul.register("new2", port=new.port, tags=tags)
+            await answers(sidecar, "more.example.com")
+            saw(f"its next change after {time.monotonic() - began:.1f} s")
+            assert {line["service"] for line in said(sidecar, "service changes too often, waiting")} == {"web"}
             waits = [line["seconds"]["drain"] for line in said(sidecar, "generation applied")]
             assert max(waits) < 1, "nobody waited for old workers to end"
             stopped.set()

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from proxygen.kit.aio import Latest, Pace, retrying, start_eternal
+from proxygen.kit.aio import Alarm, Latest, Pace, retrying, start_eternal
+from tests.model.clock import simulated_time
 
 
 async def test_a_reader_gets_the_newest_value_and_each_at_most_once() -> None:
@@ -37,6 +38,25 @@ async def test_what_was_taken_is_as_old_as_the_first_value_that_it_stands_for() 
     assert slot.taken_since == first
     assert await slot.take() == "c"
     assert slot.taken_since >= after
+
+
+def test_an_alarm_rings_once_at_the_time_that_was_set_last() -> None:
+    rung: list[float] = []
+    with simulated_time() as loop:
+
+        async def story() -> None:
+            alarm = Alarm(lambda: rung.append(loop.time()))
+            began = loop.time()
+            alarm.set(10)
+            alarm.set(50)
+            await asyncio.sleep(100)
+            assert rung == [began + 50]
+            alarm.set(10)
+            alarm.set(None)
+            await asyncio.sleep(100)
+
+        loop.run_until_complete(story())
+    assert len(rung) == 1
 
 
 async def test_a_cancelled_take_loses_nothing() -> None:

@@ -16,7 +16,7 @@ from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.news import Reporter
 from proxygen.proxy.plan.types import Certificate, GoodTags, Memory, Plan, Policy
 from proxygen.proxy.plan.unusable import NAMED
-from proxygen.proxy.record.events import Event, EventLog, Kind
+from proxygen.proxy.record.events import MOST, Event, EventLog, Kind
 from proxygen.proxy.record.journal import Journal
 from proxygen.proxy.record.steps import Step
 from tests.proxy.plan.catalogs import catalog, instance, plan
@@ -324,3 +324,30 @@ def test_a_warning_is_logged_once_while_it_lasts() -> None:
         parts.plan = plan(WEB, path)
         parts.step(Outcome.APPLIED)
     assert [line["event"] for line in log].count("warning") == 2 * len(warned)
+
+
+@pytest.mark.parametrize("tags", [("canary=lots-{}",), ("canary=5%", "force=header:{}"), ("weight={}x",)])
+def test_a_tag_that_is_unreadable_in_ever_new_ways_leaves_few_lines_and_events(
+    tags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute has so many of one kind, and then one line that counts the rest. Others are told as ever."""
+    now = 1_000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    parts = Parts()
+    with capture_logs() as log:
+        for number in range(1_000):
+            now += 0.3
+            parts.plan = plan(SHOP, instance("web", 1, *(tag.format(number) for tag in ("route=web.test", *tags))))
+            parts.step(Outcome.UNCHANGED)
+        parts.plan = plan(instance("shop", 2, "route=shop.example.com", "canary=lots"))
+        parts.step(Outcome.UNCHANGED)
+    of_web = [line for line in log if line.get("service") == "web"]
+    kinds_of_web = {line["event"] for line in of_web}
+    assert kinds_of_web
+    assert len(of_web) <= (MOST + 1) * 6 * len(kinds_of_web)
+    assert len(parts.events.since(None)) <= len(of_web) + 10
+    assert [line["reason"][:12] for line in log if line.get("service") == "shop"] == ["service shop"]
+    counted = [int(line["reason"].split()[0]) for line in of_web if "within a minute" in line["reason"]]
+    assert len(counted) >= 4
+    begun = len(of_web) - len(counted) + sum(counted)
+    assert begun >= 800

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -668,6 +669,51 @@ def test_a_served_service_whose_new_state_is_refused_stays_as_it_is_served(story
 
 
 @pytest.mark.incident("T50")
+def test_a_rolling_deploy_that_is_refused_is_served_where_its_instances_are_now(story: Story) -> None:
+    """All of them are others by now: they serve with what was stated before, and nobody is sent to those that left."""
+    story.tell(WEB, *FLEET)
+    story.world.nginx.faults.refused_at_reload = {"/later"}
+    new = instance("shop", 90, *(tag.removeprefix("proxygen.") for tag in (*FLEET[0].tags, LATER_PATH)))
+    story.tell(WEB, new, *FLEET[1:], seconds=60)
+    assert story.serves("shop")
+    assert left_out(story) == set()
+    assert f"server {new.address}:8080" in story.files().decode()
+    assert f"server {FLEET[0].address}:" not in story.files().decode()
+    newer = replace(new, id="shop-91", address="10.0.0.91")
+    story.tell(WEB, newer, *FLEET[1:], seconds=60)
+    assert f"server {newer.address}:8080" in story.files().decode()
+    story.world.nginx.faults.refused_at_reload = set()
+    story.until(lambda: b"/later" in story.files())
+
+
+@pytest.mark.parametrize("fault", ["refused", "refused_unnamed", "refused_at_reload"])
+def test_a_refused_service_that_changes_all_the_time_is_tried_ever_more_rarely(story: Story, fault: str) -> None:
+    """Each try costs a test, a search or a reload. Who corrects a mistake need not wait, and nor do others."""
+    setattr(story.world.nginx.faults, fault, {"/later"})
+
+    def changing(number: int) -> Instance:
+        return replace(FLEET[0], tags=(*FLEET[0].tags, LATER_PATH, f"proxygen.timeout={number % 50 + 10}s"))
+
+    def spent() -> int:
+        return sum(step.startswith(("nginx -t", "HUP")) for step in story.world.disk.steps)
+
+    story.tell(WEB, changing(0))
+    story.tell(WEB, FLEET[0], seconds=1)
+    assert story.serves("shop"), "a first correction is tried at once"
+    story.world.wait(1_000)
+    for number in range(30):
+        story.tell(WEB, changing(number), seconds=1)
+    before = spent()
+    for number in range(300):
+        story.tell(WEB, changing(number), seconds=1)
+    assert spent() - before <= 6 * 12
+    story.tell(WEB, FLEET[1], changing(0), seconds=1)
+    assert story.serves("mail")
+    story.tell(WEB, FLEET[0])
+    assert story.until(lambda: LATER_PATH not in str(story.files()) and story.serves("shop")) <= 60
+
+
+@pytest.mark.incident("T50")
 def test_the_pauses_of_a_served_service_double_too(story: Story) -> None:
     story.tell(WEB, *FLEET)
     story.world.nginx.faults.refused_at_reload = {"/later"}
@@ -695,6 +741,40 @@ def test_a_reload_that_nobody_could_ask_for_is_nobodys_fault(story: Story) -> No
     story.tell(WEB, *FLEET)
     assert story.last.outcome is Outcome.ROLLED_BACK
     assert left_out(story) == set()
+
+
+# --- services that flap -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide() -> Iterator[Story]:
+    """Has room for many old workers."""
+    yield from a_story(**{"reload.max_draining": "60"})
+
+
+@pytest.mark.incident("T55")
+def test_who_recovers_is_served_at_once_however_much_it_and_another_flap(wide: Story) -> None:
+    """Old workers stay, so that those that flap wait for half a minute: also for a loss, not for what ends it."""
+    wide.tell(WEB, *FLEET)
+    wide.world.nginx.drain = 1_000
+    numbers = itertools.count()
+
+    def go_on(health: Health) -> None:
+        web = replace(WEB, tags=(*WEB.tags, f"proxygen.timeout={next(numbers) % 50 + 10}s"))
+        wide.tell(web, replace(FLEET[0], health=health), *FLEET[1:], seconds=0.5)
+
+    def seconds_until(health: Health) -> float:
+        server, started = f"server {FLEET[0].address}:8080", wide.now
+        while (server in wide.files().decode()) is not (health is Health.PASSING):
+            go_on(health)
+            assert wide.now - started < 100, wide.world.why()
+        return wide.now - started
+
+    for _ in range(120):
+        go_on(Health.PASSING)
+    waits = [(seconds_until(Health.CRITICAL), seconds_until(Health.PASSING)) for _ in range(4)]
+    assert max(recovery for _, recovery in waits) < 5
+    assert max(loss for loss, _ in waits) > 10, "nginx was crowded"
 
 
 # --- candidates that nginx -t refuses without a name ------------------------------------------------------------------

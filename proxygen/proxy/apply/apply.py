@@ -26,6 +26,7 @@ from proxygen.proxy.apply.publish import (
     switch,
 )
 from proxygen.proxy.apply.reload import ask_reload
+from proxygen.proxy.guard.flapping import crowds
 from proxygen.proxy.nginx.addresses import Address, Listens, occupied
 from proxygen.proxy.nginx.binary import Binary
 from proxygen.proxy.nginx.conf import OperatorConf
@@ -268,11 +269,9 @@ class Applier:
             await asyncio.sleep(_DRAIN_PAUSE)
 
     def is_crowded(self, conf: OperatorConf) -> bool:
-        """Whether one more reload would take half of the room that there is for old workers, or more."""
+        """Whether old workers take so much of their room that only who has to should add to them."""
         seen = look(conf, self._binary).workers
-        if seen is None or not seen.draining:
-            return False
-        return len(seen.draining) + len(seen.accepting) > self._reload.max_draining // 2
+        return seen is not None and crowds(len(seen.draining), len(seen.accepting), self._reload.max_draining)
 
     async def _fallback(self) -> Stamp | None:
         """The generation to go back to: what nginx serves, else what it was last seen to serve, else the live one."""

@@ -1,10 +1,12 @@
 """Services that change again and again wait alone: others need some of the reloads. Pure: who calls says what time it
 is.
 
-A service flaps while another change of it went live within `WINDOW`. Of the reloads that may follow each other at once,
-one is never spent on those that flap. And each reload leaves old workers behind, which finish their requests, and there
-may be so many of them and no more: while nginx is crowded with them, those that flap get their newest state only every
-so often. Until then they are served as they are live; an operator's override of their shares counts at once.
+A service flaps when it changes for the third time, each change within `WINDOW` of the one before: who registers and
+drains a moment later does not. Of the reloads that may follow each other at once, one is never spent on those that
+flap. And each reload leaves old workers behind, which finish their requests, and there may be so many of them and no
+more: while nginx is crowded with them, a service that flaps gets its newest state only every so often, counted from its
+own last change. Until then it is served as it is live; an operator's override of its shares counts at once, and so does
+an instance that is healthy where there was none.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from proxygen.catalog import Catalog, Instance, ServiceName
-from proxygen.proxy.plan.types import Plan, Service
+from proxygen.catalog import Catalog, Health, Instance, ServiceName
+from proxygen.proxy.plan.types import Plan, Service, ServiceState
 
 WINDOW: Final = 30.0
 """Seconds for which a change that went live is remembered."""
+
+_HEALTHY: Final = (Health.PASSING, Health.WARNING)
 
 _LOOK_AGAIN: Final = 1.0
 """Seconds after which a crowded nginx is looked at again: nobody tells when an old worker ends."""
@@ -48,10 +52,10 @@ class Flapping:
         self._services: Mapping[ServiceName, Service] = {}
         self._changed_at: dict[ServiceName, float] = {}
         """When a change of a service went live last, within the window."""
+        self._repeated: set[ServiceName] = set()
+        """Those of them that had changed within the window before that: their next change has to wait."""
         self._waited: set[ServiceName] = set()
         """Those of them that had to wait."""
-        self._taken_at = -math.inf
-        """When one of a service that flaps did."""
         self._free_at = -math.inf
         """When all of the burst is there again."""
 
@@ -72,12 +76,24 @@ class Flapping:
         if self._live is not None:
             names = services.keys() | self._services.keys()
             changed = {name for name in names if _differs(self._services.get(name), services.get(name))}
-            self._changed_at = {name: at for name, at in self._changed_at.items() if now - at < WINDOW}
-            if changed & self._changed_at.keys():
-                self._taken_at = now
-                self._free_at = max(self._free_at, now) + self._interval
+            lately = self._lately(now)
+            self._changed_at = {name: at for name, at in self._changed_at.items() if name in lately}
+            self._spend([(self._services.get(name), services.get(name)) for name in changed & lately], now)
+            self._repeated = (self._repeated & lately) | (changed & lately)
             self._changed_at.update(dict.fromkeys(changed, now))
         self._live, self._services = catalog.services, services
+
+    def _spend(self, repeated: list[tuple[Service | None, Service | None]], now: float) -> None:
+        """Take from the burst what these changes cost. A recovery never waits, so the loss before it costs both."""
+        moves = [(_serves(before), _serves(after)) for before, after in repeated]
+        costly = [(before, after) for before, after in moves if before or not after]
+        # A change that did not have to wait costs nothing once all is spent: else those that wait would never get any.
+        if costly and self._left(now) <= 0:
+            self._free_at = max(self._free_at, now) + self._interval * (2 if (True, False) in costly else 1)
+
+    def _left(self, now: float) -> float:
+        """Return in how many seconds the burst has a reload for those that flap; not above 0 where it has."""
+        return self._free_at - (self._burst - 1) * self._interval - now
 
     def keep(self, catalog: Catalog, now: float, *, crowded: bool) -> Calm:
         """Return the catalog in which those that flap are as they are live, until their time has come."""
@@ -85,15 +101,43 @@ class Flapping:
             return Calm(catalog=catalog)
         lately = self._lately(now)
         self._waited &= lately
-        waiting = {name for name in lately if self._live.get(name, ()) != catalog.services.get(name, ())}
-        left = self._free_at - (self._burst - 1) * self._interval - now
+        waiting = {name for name in lately & self._repeated if self._has_to_wait(name, catalog.services.get(name, ()))}
+        if not waiting:
+            return Calm(catalog=catalog)
+        left = self._left(now)
         if crowded:
-            left = max(left, min(_LOOK_AGAIN, self._taken_at + self._crowded_pause - now))
-        if not waiting or left <= 0:
+            # A reload for one of them costs no more with the others in it.
+            first = min(self._changed_at[name] for name in waiting)
+            left = max(left, min(_LOOK_AGAIN, first + self._crowded_pause - now))
+        if left <= 0:
             return Calm(catalog=catalog)
         self._waited |= waiting
         services = {**catalog.services, **{name: self._live.get(name, ()) for name in waiting}}
         return Calm(catalog=replace(catalog, services=MappingProxyType(services)), waiting=frozenset(waiting), due=left)
+
+    def _has_to_wait(self, name: ServiceName, newest: tuple[Instance, ...]) -> bool:
+        """Whether it is another one than what is live, and nothing is served of it that could be now."""
+        live = self._live.get(name, ()) if self._live is not None else ()
+        recovers = not _serves(self._services.get(name)) and not _is_healthy(live) and _is_healthy(newest)
+        return live != newest and not recovers
+
+
+def crowds(draining: int, accepting: int, most: int) -> bool:
+    """Whether ``draining`` old workers are so many that those that flap should wait with a reload, which adds as many
+    as are ``accepting``; ``most`` as in `reload.max_draining`.
+
+    More than half of the room would be taken. Where there is room for the old workers of two reloads, those of one are
+    not too many: by the half alone, a machine of 8 cores with room for 16 would be crowded by a single old worker.
+    """
+    return draining > 0 and draining + accepting > max(most // 2, min(2 * accepting, most))
+
+
+def _is_healthy(instances: tuple[Instance, ...]) -> bool:
+    return any(one.health in _HEALTHY for one in instances)
+
+
+def _serves(service: Service | None) -> bool:
+    return service is not None and service.state is ServiceState.SERVED
 
 
 def _differs(before: Service | None, after: Service | None) -> bool:

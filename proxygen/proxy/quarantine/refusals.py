@@ -11,6 +11,14 @@ from typing import Final
 
 from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.proxy.plan.types import Plan, Quarantine
+from proxygen.proxy.quarantine.restated import as_before
+
+FORGOTTEN: Final = 600.0
+"""Seconds after its last early chance from which on a service is like one that had none."""
+
+_SHORTEST: Final = 1.0
+_LONGEST: Final = 60.0
+"""Seconds between two early chances of a service: the pauses double from the first of these to the other."""
 
 _Look = frozenset[tuple[object, ...]]
 
@@ -23,17 +31,32 @@ class _Refused:
     as_served: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """The chances that a service got since it changed, before its time had come."""
+
+    count: int
+    last: float
+
+    @property
+    def next(self) -> float:
+        return self.last + min(_LONGEST, _SHORTEST * (1 << min(self.count - 1, 16)))
+
+
 class Refusals:
     """Services are left out until something changes that could cure them: never because of their health, which flaps.
 
     What a gate refused costs a test to try again, what a reload stumbled over costs a reload; so the second waits for
-    its time too, also where its instances go and come back.
+    its time too, also where its instances go and come back. Who changes what it states may have mended it, and is tried
+    at once; who goes on to do so is tried ever more rarely.
     """
 
     def __init__(self, tag_prefix: str) -> None:
+        self._prefix: Final = tag_prefix
         self._tag: Final = f"{tag_prefix}."
         self._key: Final = f"{tag_prefix}-"
         self._refused: dict[ServiceName, _Refused] = {}
+        self._early: dict[ServiceName, _Early] = {}
         self._setbacks: Counter[ServiceName] = Counter()
 
     @property
@@ -58,13 +81,23 @@ class Refusals:
         return frozenset(self._refused)
 
     def keep_served(self, catalog: Catalog, live: Mapping[ServiceName, tuple[Instance, ...]]) -> Catalog:
-        """The catalog in which `as_served` are registered as in the one that is live."""
+        """The catalog in which `as_served` state what they do in the one that is live."""
         kept = {
-            name: _as_before(catalog.services[name], live[name])
+            name: as_before(catalog.services[name], live[name], self._prefix)
             for name in self.as_served
             if catalog.services.get(name) and name in live
         }
         return replace(catalog, services=MappingProxyType({**catalog.services, **kept})) if kept else catalog
+
+    def states_anew(
+        self, name: ServiceName, catalog: Catalog, live: Mapping[ServiceName, tuple[Instance, ...]]
+    ) -> bool:
+        """Whether a service of the live catalog would be planned otherwise if it were kept as it is there."""
+        now = catalog.services.get(name, ())
+        if not now or name not in live:
+            return False
+        kept = as_before(now, live[name], self._prefix)
+        return self._look(kept, with_addresses=True) != self._look(now, with_addresses=True)
 
     def tell(self, plan: Plan) -> Plan:
         """The plan in which `as_served` have a warning of it."""
@@ -96,14 +129,24 @@ class Refusals:
         self._setbacks[name] += 1
         return self._setbacks[name] - 1
 
-    def review(self, catalog: Catalog, now: float) -> None:
-        """Give those another chance whose time has come or whose cause may be gone."""
-        self._refused = {
-            name: refused
-            for name, refused in self._refused.items()
-            if now < refused.until and not self._may_be_cured(refused, catalog.services.get(name, ()))
-        }
+    def review(self, catalog: Catalog, now: float) -> float | None:
+        """Give those another chance whose time has come or whose cause may be gone; return the seconds until the next
+        of those that changed gets one."""
+        self._early = {name: early for name, early in self._early.items() if now - early.last < FORGOTTEN}
+        waiting = []
+        for name, refused in tuple(self._refused.items()):
+            early = self._early.get(name)
+            if now >= refused.until:
+                del self._refused[name]
+            elif not self._may_be_cured(refused, catalog.services.get(name, ())):
+                continue
+            elif early is None or now >= early.next:
+                del self._refused[name]
+                self._early[name] = _Early(early.count + 1 if early else 1, now)
+            else:
+                waiting.append(min(early.next, refused.until) - now)
         self.forgive(self._setbacks.keys() - catalog.services.keys())
+        return min(waiting, default=None)
 
     def forgive(self, names: Iterable[ServiceName]) -> None:
         """Forget the setbacks of services that went live, or are gone. Those `as_served` did not: their newest state
@@ -130,18 +173,3 @@ class Refusals:
             )
             for instance in instances
         )
-
-
-def states_anew(name: ServiceName, catalog: Catalog, live: Mapping[ServiceName, tuple[Instance, ...]]) -> bool:
-    """Whether a service of the live catalog would be planned otherwise if it were kept as it is there."""
-    now = catalog.services.get(name, ())
-    return bool(now) and name in live and _as_before(now, live[name]) != now
-
-
-def _as_before(now: tuple[Instance, ...], before: tuple[Instance, ...]) -> tuple[Instance, ...]:
-    """Those that were served then, with what they stated then; all as they were where none of them is there now."""
-    known = {one.key: one for one in before}
-    return (
-        tuple(replace(one, tags=known[one.key].tags, meta=known[one.key].meta) for one in now if one.key in known)
-        or before
-    )

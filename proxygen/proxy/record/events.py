@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from proxygen.kit.log import get_logger
+from proxygen.kit.quota import Quota
 
 KEPT: Final = 500
 
@@ -27,6 +28,12 @@ FLOOD: Final = 20
 
 LOGGED: Final = 200
 """Lines in the log for as many of a kind at once."""
+
+MOST: Final = 20
+"""Events of one kind about one service within `PERIOD`; how many more there were is one event after it. Else a tag that
+is mistyped in ever new ways would fill the log, and push out what others are told."""
+
+PERIOD: Final = 60.0
 
 _log = get_logger(__name__)
 
@@ -205,6 +212,7 @@ class EventLog:
         self._standing: dict[Topic, dict[str, Condition]] = {topic: {} for topic in Topic}
         self._appended = asyncio.Event()
         self._totals: Counter[Kind] = Counter()
+        self._quota: Final = Quota[tuple[Kind, str]](most=MOST, seconds=PERIOD)
 
     @property
     def standing(self) -> Mapping[Topic, Mapping[str, Condition]]:
@@ -234,6 +242,7 @@ class EventLog:
 
     def note(self, topic: Topic, now: Mapping[str, Condition]) -> None:
         """Take in what of a topic is so now, each under a name that stays the same while it lasts."""
+        self._tell_left_out()
         before = self._standing[topic]
         self._standing[topic] = dict(now)
         ended = [condition for name, condition in before.items() if name not in now]
@@ -243,7 +252,17 @@ class EventLog:
         self._append_all(LASTING[topic].ends, [(condition.end, condition.services) for condition in ended])
         self._append_all(LASTING[topic].begins, [(condition.text, condition.services) for condition in begun])
 
+    def _tell_left_out(self) -> None:
+        for (kind, service), count in self._quota.end(time.monotonic()).items():
+            text = f"{count} more times {kind} of service {service} within a minute; the status says what is so now"
+            _write(kind, [(text, (service,))])
+            self.append(kind, text, services=(service,))
+            # It stands for all of them.
+            self._totals[kind] += count - 1
+
     def _append_all(self, kind: Kind, news: list[tuple[str, tuple[str, ...]]]) -> None:
+        now = time.monotonic()
+        news = [one for one in news if not one[1] or self._quota.admit((kind, one[1][0]), now)]
         _write(kind, news)
         if len(news) > FLOOD:
             services = dict.fromkeys(name for _, names in news for name in names)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.catalog import Catalog, Instance, ServiceName
-from proxygen.proxy.guard.flapping import WINDOW, Calm, Flapping
+from proxygen.catalog import Catalog, Health, Instance, ServiceName
+from proxygen.proxy.guard.flapping import WINDOW, Calm, Flapping, crowds
 from tests.proxy.plan.catalogs import catalog, instance, plan
 
 WEB, SHOP = ServiceName("web"), ServiceName("shop")
@@ -164,3 +165,112 @@ def test_a_service_flaps_from_when_it_has_to_wait_until_it_has_been_quiet_for_a_
     assert watched.flapping.services(taken + WINDOW + 0.1) == frozenset()
     watched.see(taken + WINDOW + 1, *web_and_spare(50), *shop(11))
     assert watched.flapping.services(taken + WINDOW + 1) == frozenset(), "it did not wait this time"
+
+
+# --- others beside one that flaps
+
+
+def flap_until(watched: Watched, end: float, *others: Instance, crowded: bool = False) -> float:
+    """Have a service change ten times a second, and return when it did last."""
+    now = 0.0
+    watched.see(now, *web_and_spare(1), *others, crowded=crowded)
+    for number in range(1, round(end * 10)):
+        now = 0.1 * number
+        watched.see(now, *web_and_spare(1 + number), *others, crowded=crowded)
+    return now
+
+
+@pytest.mark.incident("T55")
+@pytest.mark.parametrize("crowded", [True, False])
+def test_a_second_change_is_not_kept_back_since_others_flap(crowded: bool) -> None:
+    """Who registers, and drains a moment later, is no one who flaps."""
+    watched = Watched()
+    now = flap_until(watched, 20, crowded=crowded)
+    assert watched.see(now + 0.1, *web_and_spare(500), *shop(1), crowded=crowded).waiting == {WEB}
+    calm = watched.see(now + 0.2, *web_and_spare(501), *shop(0), crowded=crowded)
+    assert calm.waiting == {WEB}
+    assert calm.catalog.services[SHOP] == shop(0)
+
+
+@pytest.mark.incident("T55")
+def test_while_nginx_is_crowded_each_waits_for_its_own_last_change() -> None:
+    """One flaps and gets its turn at 12.2 s. Another that changed at 5 and 6 s gets its own at 16 s, not at 22.2 s."""
+    watched = Watched()
+    watched.flapping = Flapping(burst=BURST, interval=INTERVAL, crowded_pause=10)
+    watched.see(0, *web_and_spare(1), *shop(1), crowded=True)
+    weights = {50: 2, 60: 3, 130: 4}
+    weight = 1
+    for tenth in range(20, 161):
+        weight = weights.get(tenth, weight)
+        calm = watched.see(0.1 * tenth, *web_and_spare(tenth), *shop(weight), crowded=True)
+        assert tenth not in range(130, 160) or calm.waiting == {WEB, SHOP}
+    assert calm.waiting == frozenset(), "the reload is there for both"
+    assert calm.catalog.services[SHOP] == shop(4)
+
+
+@pytest.mark.incident("T55")
+@pytest.mark.parametrize("crowded", [True, False])
+def test_who_has_nothing_to_serve_with_comes_back_at_once(crowded: bool) -> None:
+    """A service fails, and recovers, again and again: it may be the one that flaps, and still is not kept down."""
+    watched = Watched()
+    up, down = shop(1), tuple(replace(one, health=Health.CRITICAL) for one in shop(1))
+    watched.see(0, *web_and_spare(1), *up, crowded=crowded)
+    now, is_up = 0.0, True
+    for number in range(1, 400):
+        now = 0.1 * number
+        is_up = number % 2 == 0
+        calm = watched.see(now, *web_and_spare(1 + number), *(up if is_up else down), crowded=crowded)
+        assert not is_up or calm.catalog.services[SHOP] == up
+    if not crowded:
+        assert len(watched.reloads) <= 3 + (BURST - 1) + now / INTERVAL, "no more than one that flaps otherwise"
+
+
+def test_what_cannot_be_used_is_no_recovery() -> None:
+    """Healthy or not: as long as nginx gets no server of it, it waits like any other."""
+    watched = Watched()
+
+    def nonsense(number: int, health: Health = Health.PASSING) -> Instance:
+        return instance("web", 1, f"route=web{number}.example.com", "canary=lots", health=health)
+
+    watched.see(0, nonsense(0))
+    for number in range(1, 100):
+        calm = watched.see(0.1 * number, nonsense(number))
+    assert calm.waiting == {WEB}
+    assert len(watched.reloads) <= 2 + BURST + 9.9 / INTERVAL
+
+
+def test_others_that_change_twice_keep_no_one_from_its_turn() -> None:
+    watched = Watched()
+    watched.see(0, *web_and_spare(1))
+    turns = [0.0]
+    for number in range(1, 200):
+        now = 0.1 * number
+        others = [
+            instance(f"n{other}", other, f"route=n{other}.example.com", f"timeout={30 if other > number - 2 else 10}s")
+            for other in range(5, number, 5)
+        ]
+        calm = watched.see(now, *web_and_spare(1 + number), *others)
+        if WEB not in calm.waiting:
+            turns.append(now)
+    assert max(after - before for before, after in pairwise(turns)) <= 2 * INTERVAL + 0.1
+
+
+# --- how many old workers are too many
+
+
+@pytest.mark.parametrize(
+    ("workers", "room", "most"),
+    [(2, 16, 6), (2, 8, 2), (4, 16, 4), (8, 16, 8), (8, 64, 24), (6, 16, 6)],
+)
+def test_old_workers_crowd_nginx_from_so_many_on(workers: int, room: int, most: int) -> None:
+    """``most`` is what there may be without: those of one reload at least."""
+    assert most >= workers
+    assert [number for number in range(room + 1) if not crowds(number, workers, room)] == [*range(most + 1)]
+
+
+@given(draining=st.integers(0, 100), workers=st.integers(1, 64), room=st.integers(1, 128))
+def test_while_nginx_is_not_crowded_one_more_reload_leaves_room_for_others(
+    draining: int, workers: int, room: int
+) -> None:
+    """Else the next change of anybody would have to wait for old workers. With none of them there is no other way."""
+    assert draining == 0 or crowds(draining, workers, room) or draining + workers <= room

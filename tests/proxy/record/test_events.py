@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxygen.proxy.record.events import FLOOD, NOTHING, Condition, EventLog, Kind, Topic
+from proxygen.proxy.record.events import FLOOD, MOST, NOTHING, Condition, EventLog, Kind, Topic
 
 
 def why(text: str, *services: str) -> Condition:
@@ -131,3 +132,53 @@ async def test_who_waits_is_woken_by_the_next_event() -> None:
     async with asyncio.timeout(10):
         assert [await task for task in waiting] == [(event,), (event,)]
         assert await log.newer(last) == (event,)
+
+
+# --- one service with news again and again
+
+
+def told_of(log: EventLog, service: str) -> list[str]:
+    return [event.text for event in log.since(None) if event.services == (service,)]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic time, in one place."""
+    now = [1_000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def test_of_one_service_and_kind_a_minute_has_so_many_events_and_then_how_many_more(clock: list[float]) -> None:
+    log = EventLog()
+    for number in range(MOST + 7):
+        log.note(Topic.INSTANCE, {"one": why(f"typo {number}", "web")})
+        clock[0] += 0.1
+    log.note(Topic.QUARANTINE, {"web": why("a loop", "web")})
+    log.note(Topic.INSTANCE, {"one": why("typo", "web"), "other": why("typo", "shop")})
+    assert told_of(log, "web") == [*(f"typo {number}" for number in range(MOST)), "a loop"]
+    assert told_of(log, "shop") == ["typo"], "no other service and no other kind is left out"
+    clock[0] += 60
+    log.note(Topic.CONSUL, NOTHING)
+    assert told_of(log, "web")[-1].startswith("8 more times instance left out of service web within a minute")
+    assert log.totals[Kind.INSTANCE_LEFT_OUT] == MOST + 7 + 2
+    log.note(Topic.CONSUL, NOTHING)
+    log.note(Topic.INSTANCE, {"one": why("another typo", "web")})
+    assert told_of(log, "web")[-1] == "another typo"
+
+
+def test_a_minute_in_which_nothing_was_left_out_ends_without_a_word(clock: list[float]) -> None:
+    log = EventLog()
+    for number in range(MOST):
+        log.note(Topic.INSTANCE, {"one": why(f"typo {number}", "web")})
+    clock[0] += 61
+    for number in range(MOST):
+        log.note(Topic.INSTANCE, {"one": why(f"other typo {number}", "web")})
+    assert len(log.since(None)) == 2 * MOST
+
+
+def test_what_concerns_no_service_is_always_told(clock: list[float]) -> None:
+    log = EventLog()
+    for number in range(3 * MOST):
+        log.note(Topic.FILES, {"files": why(f"typo {number}")})
+    assert len(log.since(None)) == 3 * MOST
