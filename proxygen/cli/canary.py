@@ -14,7 +14,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.kit.errors import SidecarUnavailable, WithoutEffect
 from proxygen.proxy.admin.client import connect
 from proxygen.proxy.admin.service_report import ServiceDetail
-from proxygen.proxy.admin.standing import beside
+from proxygen.proxy.admin.standing import beside, with_served
 from proxygen.proxy.policy.read import read_instance_policy
 from proxygen.proxy.rollout.steering import (
     Change,
@@ -129,7 +129,7 @@ def promote(settings: Settings, service: str, variant: str, force: bool) -> None
 def abort(settings: Settings, service: str, variant: str, force: bool) -> None:
     """Give the variant 0 % of SERVICE's requests; its instances stay registered.
 
-    Exits 1 when SERVICE has no such variant.
+    Exits 1 when SERVICE has no such variant, neither in its tags nor in KV nor in this host's nginx.
     """
     refusals = () if force else (refuse_unregistered, lambda lever: refuse_unknown(lever, variant))
     _apply(settings, service, lambda _: {variant: NOTHING}, refusals)
@@ -166,8 +166,7 @@ def _apply(
         if before.in_kv.get(name) == share:
             click.echo(f"{printable(service)} {name}: {format_share(share)} (unchanged)")
             continue
-        origin = "" if name in before.in_kv else " (tags)" if name in before.in_tags else ""
-        click.echo(f"{printable(service)} {name}: {_text(before.asked, name)}{origin} -> {format_share(share)}")
+        click.echo(f"{printable(service)} {name}: {_before(before, name)} -> {format_share(share)}")
     for name in sorted(change(before).keys() & set(after.unknown)):
         click.echo(f"proxygen: no instance of {printable(service)} belongs to the variant {name} yet", err=True)
     _print_served(asyncio.run(_served_meanwhile(settings, service)))
@@ -177,12 +176,22 @@ async def _move(settings: Settings, service: str, change: Change) -> tuple[Lever
     async with ConsulClient(settings.consul) as client:
         steering = Steering(client)
         lever = await steering.read(service, read_instance_policy(settings))
+        lever = with_served(lever, await _served(settings, service))
         return lever, await steering.move(lever, change(lever))
 
 
 async def _read(settings: Settings, service: str) -> Lever:
     async with ConsulClient(settings.consul) as client:
         return await Steering(client).read(service, read_instance_policy(settings))
+
+
+async def _served(settings: Settings, service: str) -> ServiceDetail | None:
+    """Ask this host's sidecar how nginx serves a service; None where it does not, or where no sidecar answers here."""
+    try:
+        async with connect(settings.admin, settings.output.directory) as sidecar:
+            return await sidecar.service(service)
+    except SidecarUnavailable:
+        return None
 
 
 async def _served_meanwhile(settings: Settings, service: str) -> tuple[str, ServiceDetail] | None:
@@ -203,6 +212,13 @@ def _print_served(meanwhile: tuple[str, ServiceDetail] | None) -> None:
     shares = format_shares({variant.name: Share(variant.effective) for variant in detail.variants})
     click.echo(f"proxygen: {printable(notice)}", err=True)
     click.echo(f"{printable(detail.name)} is served: {shares}")
+
+
+def _before(lever: Lever, name: str) -> str:
+    """A variant's share before a change, and what it comes from where that is not KV."""
+    if name in lever.asked:
+        return _text(lever.asked, name) + ("" if name in lever.in_kv else " (tags)")
+    return f"{format_share(lever.served[name])} (served)" if name in lever.served else "-"
 
 
 def _text(shares: Shares, name: str) -> str:

@@ -7,20 +7,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.kit.errors import ProxygenError
 from proxygen.kit.log import get_logger
+from proxygen.proxy.apply.publish import current
 from proxygen.proxy.guard.flapping import Calm, Flapping
 from proxygen.proxy.guard.good_tags import as_planned, gone, note_served, with_gone
 from proxygen.proxy.guard.losses import Guard, Held, Limits
 from proxygen.proxy.guard.unchecked import Kept, Unchecked
 from proxygen.proxy.pipeline import Drafted, Pipeline
 from proxygen.proxy.plan.types import GoodTags, Memory, Plan
+from proxygen.proxy.record.live_plans import LivePlans, holders_of
 from proxygen.proxy.state.last_good import LastGood, load_last_good, save_last_good
-from proxygen.proxy.state.memory import recall, remember
+from proxygen.proxy.state.memory import Remembered, recall, remember
 from proxygen.settings import GuardSettings, Settings
 
 _log = get_logger(__name__)
@@ -39,7 +42,8 @@ class Accepted:
             interval=settings.reload.interval,
             crowded_pause=settings.reload.max_draining_wait,
         )
-        self._remembered = self._written = recall(self._directory)
+        self._written = recall(self._directory)
+        self._remembered = _completed(self._written, self._directory)
         self._is_catalog_written = True
         self._good_tags: Mapping[ServiceName, GoodTags] = MappingProxyType({})
         self._saved: int | None = None
@@ -150,6 +154,18 @@ class Accepted:
     def release(self) -> None:
         """Let plans through whatever they lose, until one of them is live."""
         self._guard.release()
+
+
+def _completed(remembered: Remembered, output: Path) -> Remembered:
+    """The memory, and where it is lost, who holds what by the live generation: else the older registration would get a
+    contested host here, and on no other sidecar."""
+    number = current(output)
+    if remembered.plan.holders or number is None:
+        return remembered
+    plan = LivePlans(output).plan_of(number)
+    if plan is None:
+        return remembered
+    return replace(remembered, plan=replace(remembered.plan, holders=MappingProxyType(holders_of(plan))))
 
 
 def recall_good_tags(last_good: LastGood, pipeline: Pipeline, memory: Memory) -> Mapping[ServiceName, GoodTags]:

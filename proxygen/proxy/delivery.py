@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from proxygen import __version__
+from proxygen.kit.errors import OutputUnusable
 from proxygen.proxy.apply.apply import Applied, Applier, Checked, Outcome
 from proxygen.proxy.apply.publish import (
     Generation,
     Output,
     current,
     discard,
-    generations,
+    every_generation,
     is_there,
     next_number,
     read_generation,
@@ -113,10 +115,14 @@ class Delivery:
         return applied
 
     def _forget_copies(self) -> None:
-        """Delete copies of certificates that no generation on disk names."""
-        if self.pipeline.copies is not None:
-            found = generations(self._output.directory)
-            self.pipeline.copies.collect(name for each in found for name in each.manifest.get(_CERTIFICATES, ()))
+        """Delete copies of certificates that neither a generation on disk names nor one made of these files could."""
+        if self.pipeline.copies is None:
+            return
+        in_force = {each.fingerprint for each in self.pipeline.certificates.usable}
+        # One that cannot be read may name any of them; they are looked through again after the next change.
+        with suppress(OSError, OutputUnusable):
+            named = {name for each in every_generation(self._output.directory) for name in _named_by(each)}
+            self.pipeline.copies.collect(in_force | named)
 
     async def _pass_second_gate(self, drafted: Drafted, candidate: Path, timings: Timings) -> tuple[Refusal, ...]:
         with timings.of("test"):
@@ -154,6 +160,11 @@ class Delivery:
         except OSError:
             return False
         return written == self.pipeline.stamp_block(str(generation.stamp))
+
+
+def _named_by(generation: Generation) -> tuple[str, ...]:
+    """The fingerprints of the certificates that a generation has nginx read."""
+    return tuple(generation.manifest.get(_CERTIFICATES, ()))
 
 
 def _manifest(plan: Plan) -> dict[str, object]:

@@ -73,6 +73,10 @@ class _NewlyRefused(CheckRefused):
         self.service: Final = quarantine.service
 
 
+class _ReloadRefused(CheckRefused):
+    """nginx took no reload with the operator's changed files, and no service that was refused before is the cause."""
+
+
 class Passage:
     """Carries catalogs to nginx, one at a time."""
 
@@ -107,6 +111,8 @@ class Passage:
         """The services as this run last saw nginx serve them."""
         self._outage: _Outage | None = None
         self._outages = 0
+        self._file_setbacks = 0
+        """Reloads in a row that nginx did not take with changed files."""
         self._files = state_of(pipeline.files)
         self._files_changed = False
         self._excused: frozenset[ServiceName] | None = None
@@ -192,6 +198,7 @@ class Passage:
     async def _carry_as_before(self, catalog: Catalog, timings: Timings, error: ProxygenError) -> Applied:
         """Carry a catalog with the files before, since ``error`` speaks against the changed ones: also to see whether
         it is theirs."""
+        known = self._refusals.names
         try:
             applied = await self._carry(catalog, timings)
         except (BadInput, CheckRefused):
@@ -201,7 +208,10 @@ class Passage:
         except Exception:
             self._keep_files(error)
             raise
-        if isinstance(error, _NewlyRefused) and error.service in self._refusals.names:
+        refused = self._refusals.names
+        if (isinstance(error, _NewlyRefused) and error.service in refused) or (
+            isinstance(error, _ReloadRefused) and refused - known
+        ):
             # It is refused with the files before just as well, which are no better then.
             self.files_changed()
         else:
@@ -349,6 +359,8 @@ class Passage:
         elif applied.outcome is Outcome.APPLIED:
             self._refusals.forgive(service.name for service in drafted.plan.services if service.quarantine is None)
             self._outage, self._outages = None, 0
+            if self._excused is not None:
+                self._file_setbacks = 0
             await self._note_served(drafted, applied)
         elif applied.ended_workers:
             self._outage = _Outage(self._pause(self._outages), applied.reason)
@@ -439,10 +451,19 @@ class Passage:
         self._again()
 
     def _leave_out_suspects(self, drafted: Drafted, applied: Applied) -> bool:
-        """Leave out what may be why nginx did not take a reload; return whether there is such a service."""
-        found = self._suspects.refused(drafted.plan, self._served_before(drafted.plan))
+        """Leave out what may be why nginx did not take a reload; return whether there is such a service.
+
+        Raise _ReloadRefused where the operator's changed files are more likely the cause.
+        """
+        plan, on_trial = drafted.plan, self._excused
+        if on_trial is not None:
+            plan = replace(plan, services=tuple(each for each in plan.services if each.name in on_trial))
+        found = self._suspects.refused(plan, self._served_before(plan))
         if found.guilty is None and not found.waiting:
-            return False
+            if on_trial is None:
+                return False
+            self._tell(applied)
+            raise _ReloadRefused(f"nginx did not take a reload with the changed files: {applied.reason}")
         self._tell(applied)
         if found.guilty is not None:
             reason = (
@@ -455,9 +476,12 @@ class Passage:
 
     def _pause(self, doublings: int) -> float:
         """Return the end of a pause, after which the newest catalog is gone over again."""
-        pause = self._settings.reload.retry_max * (1 << min(doublings, MAX_DOUBLINGS))
+        pause = self._length(doublings)
         asyncio.get_running_loop().call_later(pause + 0.1, self._again)
         return time.monotonic() + pause
+
+    def _length(self, doublings: int) -> float:
+        return self._settings.reload.retry_max * (1 << min(doublings, MAX_DOUBLINGS))
 
     # --- nginx's files
 
@@ -494,7 +518,11 @@ class Passage:
         return not is_outdated
 
     def _keep_files(self, error: ProxygenError) -> None:
-        """Go on with the files as they were read before, until one of them changes again."""
+        """Go on with the files as they were read before, until one of them changes again; where no cause is known, for
+        some time: the machine may have been too busy."""
+        if isinstance(error, _ReloadRefused):
+            asyncio.get_running_loop().call_later(self._length(self._file_setbacks), self.files_changed)
+            self._file_setbacks += 1
         self.files_problem = str(error)
         _log.error("files refused, the ones before stay", reason=self.files_problem)
 

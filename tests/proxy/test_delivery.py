@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from proxygen.proxy.apply.apply import Outcome
-from proxygen.proxy.apply.publish import current, generations
+from proxygen.proxy.apply.publish import MANIFEST, current, generations
 from proxygen.proxy.delivery import DIGEST_LENGTH
+from tests.integration.certificates import Authority
 from tests.model.world import World
 from tests.proxy.plan.catalogs import catalog, instance
 
@@ -84,3 +87,72 @@ def test_what_is_live_already_costs_neither_a_test_nor_a_reload(world: World) ->
     world.wait(5)
     assert (world.nginx.reloads, world.disk.steps.count("nginx -t ")) == (reloads, tests)
     assert current(world.output) == 1
+
+
+# --- copies of certificates
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[World]:
+    """Generation 1 is live, with web.test over TLS; the operator has a pair for shop.test too."""
+    for name in ("certificates", "snippets"):
+        (tmp_path / name).mkdir()
+    for name in ("web", "shop"):
+        Authority().issue(tmp_path / "certificates", name, f"{name}.test")
+    folders = {f"proxy.{name}": str(tmp_path / name) for name in ("certificates", "snippets")}
+    world = World(**{"output.keep": "9", **folders})
+    try:
+        assert world.nginx.start()
+        world.start()
+        world.tell(catalog(SECURE))
+        world.wait(5)
+        yield world
+        assert not world.laws.broken, world.laws.broken
+    finally:
+        world.close()
+
+
+SECURE = instance("web", 1, "route=web.test", "tls=auto")
+
+
+def missing_copies(world: World) -> set[str]:
+    """Files that a generation on disk has nginx read, and that are not there."""
+    texts = [path.read_text() for path in (world.output / "generations").glob("*/http.d/*.conf")]
+    named = {path for text in texts for path in re.findall(r'ssl_certificate(?:_key)? "?([^";]+)', text)}
+    assert named
+    return {path for path in named if not Path(path).exists()}
+
+
+def test_copies_stay_while_a_generation_on_disk_cannot_be_read(secure: World, tmp_path: Path) -> None:
+    """What cannot be read, for want of a descriptor for instance, may name any of them."""
+    manifest = secure.output / "generations/000001" / MANIFEST
+    text = manifest.read_text()
+    manifest.unlink()
+    manifest.mkdir()
+    Authority().issue(tmp_path / "certificates", "web", "web.test")
+    secure.reconciler.files_changed()
+    secure.wait(5)
+    assert current(secure.output) == 2
+    assert not missing_copies(secure)
+    manifest.rmdir()
+    manifest.write_text(text)
+    secure.ask(secure.reconciler.roll_back(1))
+    assert current(secure.output) == 1
+
+
+def test_a_pair_that_the_files_in_force_hold_stays_though_newer_files_were_refused(
+    secure: World, tmp_path: Path
+) -> None:
+    """A pair is renewed together with a fragment that nginx refuses: the pair before is the one in force."""
+    Authority().issue(tmp_path / "certificates", "shop", "shop.test")
+    secure.nginx.faults.refused = {"misspelt"}
+    (tmp_path / "snippets/http.conf").write_text("misspelt on;\n")
+    secure.reconciler.files_changed()
+    secure.wait(5)
+    assert "misspelt" in secure.reconciler.files_problem
+    secure.tell(catalog(SECURE, SHOP))
+    secure.wait(5)
+    secure.tell(catalog(SECURE, instance("shop", 2, "route=shop.test", "tls=auto")))
+    secure.wait(5)
+    assert current(secure.output) == 3
+    assert not missing_copies(secure)

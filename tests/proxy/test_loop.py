@@ -249,6 +249,23 @@ async def test_a_snippet_that_only_nginx_refuses_costs_no_change_of_the_catalog(
     await loop.until(lambda: loop.serves("shop.example.com"))
 
 
+@pytest.mark.incident("T50")
+async def test_a_snippet_that_only_a_reload_refuses_costs_no_service(loop: Loop, tmp_path: Path) -> None:
+    """Injects another key for a zone of the same name, which `nginx -t` cannot know, and a new service with it."""
+    snippet, zone = tmp_path / "snippets/http.conf", "limit_req_zone {} zone=people:1m rate=9r/s;\n"
+    change(snippet, zone.format("$binary_remote_addr"), loop)
+    await loop.until(lambda: loop.live == 2 and loop.outcome is Outcome.APPLIED)
+    loop.put(WEB, SHOP)
+    change(snippet, zone.format("$host"), loop)
+    await loop.until(lambda: loop.reconciler.files_problem)
+    await loop.until(lambda: loop.serves("shop.example.com"))
+    assert "people" in loop.reconciler.files_problem
+    assert loop.reconciler.plan is not None
+    assert not loop.reconciler.plan.quarantined
+    change(snippet, zone.format("$binary_remote_addr"), loop)
+    await loop.until(lambda: not loop.reconciler.files_problem)
+
+
 @pytest.mark.incident("T63")
 @pytest.mark.parametrize("broken", ["nonsense on;\n", "{{ nothing_of_that_name }}\n"])
 async def test_a_broken_stamp_template_costs_no_change_of_the_catalog(loop: Loop, own: Path, broken: str) -> None:

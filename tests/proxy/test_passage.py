@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -15,8 +16,10 @@ from proxygen.catalog import Health, Instance
 from proxygen.kit.errors import OutputUnusable, Refused
 from proxygen.proxy.apply.apply import Outcome
 from proxygen.proxy.apply.publish import current, generations
+from proxygen.proxy.plan.types import RouteClaim
 from proxygen.proxy.quarantine import culprits
 from proxygen.proxy.record.steps import Step
+from proxygen.proxy.state.memory import recall
 from tests.model.world import World
 from tests.proxy.plan.catalogs import catalog, instance
 
@@ -840,6 +843,53 @@ def test_a_search_that_runs_out_among_what_is_served_changes_nothing(
     assert left_out(story) == {"app09"}
 
 
+# --- changed files of the operator's, on trial ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fragments(tmp_path: Path) -> Iterator[Story]:
+    """The operator's fragments lie in tmp_path, none yet."""
+    yield from a_story(**{"proxy.snippets": str(tmp_path), "output.keep": "10"})
+
+
+def try_fragment(story: Story, directory: Path, text: str, *instances: Instance) -> None:
+    """Have the operator write a fragment in the moment in which Consul says something new."""
+    (directory / "http.conf").write_text(text)
+    story.world.reconciler.files_changed()
+    story.tell(*instances, seconds=30)
+
+
+@pytest.mark.incident("T50")
+@pytest.mark.parametrize("newcomers", [(), FLEET[:1], FLEET], ids=["nobody", "one", "three"])
+def test_no_service_is_suspected_of_what_a_changed_file_does_at_a_reload(
+    newcomers: tuple[Instance, ...], fragments: Story, tmp_path: Path
+) -> None:
+    """Only a running nginx refuses the fragment, and names nothing; the files before stay in force."""
+    fragments.world.nginx.faults.refused_at_reload = {"odd_zone"}
+    try_fragment(fragments, tmp_path, "# odd_zone\n", WEB, *newcomers)
+    assert "odd_zone" in fragments.world.reconciler.files_problem
+    assert left_out(fragments) == set()
+    assert all(fragments.serves(one.service) for one in (WEB, *newcomers))
+    fragments.tell(WEB, *newcomers, BAD)
+    assert fragments.serves("bad")
+    assert fragments.world.nginx.reloads < 8
+    fragments.world.nginx.faults.refused_at_reload = set()
+    # No cause was known: the machine may have been too busy, or nginx was restarted since.
+    fragments.until(lambda: not fragments.world.reconciler.files_problem)
+    assert b"odd_zone" in fragments.files()
+
+
+@pytest.mark.incident("T50")
+def test_a_changed_file_is_not_suspected_of_what_a_service_does_at_a_reload(fragments: Story, tmp_path: Path) -> None:
+    fragments.world.nginx.faults.refused_at_reload = {"bad.test"}
+    try_fragment(fragments, tmp_path, "# welcome\n", WEB, *FLEET, BAD)
+    assert fragments.world.reconciler.files_problem == ""
+    assert b"# welcome" in fragments.files()
+    fragments.until(lambda: all(fragments.serves(one.service) for one in FLEET))
+    assert left_out(fragments) == {"bad"}
+    assert fragments.world.nginx.reloads < 20
+
+
 @pytest.mark.incident("T45")
 def test_a_refusal_that_stays_without_any_service_changes_nothing(story: Story) -> None:
     story.world.nginx.faults.collide = frozenset({"server"})
@@ -859,6 +909,39 @@ def test_what_is_live_is_judged_again_by_changed_files_of_the_operators(story: S
     story.world.reconciler.files_changed()
     story.world.wait(5)
     assert left_out(story) == {"bad"}
+
+
+def test_who_holds_what_is_known_of_the_live_generation_where_the_state_is_gone(story: Story) -> None:
+    """An older service that claims a host later does not take it from who is served there, as on no other sidecar."""
+    older = instance("older", 0, "route=older.test", "route=web.test")
+    story.tell(WEB, older)
+    story.world.stop()
+    shutil.rmtree(story.world.output / "state")
+    story.begin()
+    story.world.wait(5)
+    plan = story.world.reconciler.plan
+    assert plan is not None
+    assert [(conflict.loser, conflict.holder) for conflict in plan.conflicts] == [("older", "web")]
+    assert recall(story.world.output).plan.holders[RouteClaim("web.test", "/")] == "web"
+
+
+def test_a_service_that_is_refused_as_it_was_kept_is_left_out_until_what_it_states_changes(story: Story) -> None:
+    """It is held: nginx refuses it with instances that are in no catalog any more. That they are not is no cure."""
+    stays = instance("mail", 30, "route=mail.test", "weight=3")
+    story.tell(WEB, *FLEET, instance("mail", 31, "route=mail.test"), stays)
+    story.tell(WEB, stays)
+    assert story.last.outcome is Outcome.HELD
+    story.world.nginx.faults.refused = {"mail.test;"}
+    conf = story.world.settings.nginx.conf
+    conf.write_text(conf.read_text() + "# another comment\n")
+    story.world.reconciler.files_changed()
+    story.world.wait(5)
+    assert left_out(story) == {"mail"}
+    assert story.last.outcome is not Outcome.REJECTED, story.last.reason
+    tests = story.world.disk.steps.count("nginx -t ")
+    story.tell(WEB, stays, BAD)
+    assert story.serves("bad")
+    assert story.world.disk.steps.count("nginx -t ") == tests + 1, "it was not tried again"
 
 
 def test_a_warning_of_nginxs_stays_in_sight_while_it_lasts(story: Story) -> None:

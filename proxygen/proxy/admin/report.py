@@ -181,6 +181,7 @@ class CertificateReport:
     """A certificate that the tag ``tls`` can name."""
 
     name: str
+    """Its file's name where NAME.crt lies beside NAME.pem."""
     hosts: tuple[str, ...]
     expires: str
 

@@ -52,6 +52,7 @@ from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.nginx.master import find_master, workers
 from proxygen.proxy.plan.types import Plan, ServiceState
 from proxygen.proxy.record.events import LASTING, EventLog, Topic
+from proxygen.proxy.record.expiry import labelled
 from proxygen.proxy.record.journal import Entry, Journal
 from proxygen.proxy.record.live_plans import LivePlans
 from proxygen.proxy.record.steps import Step
@@ -289,9 +290,9 @@ class RunningSidecar:
             yield "nginx.conf sets no worker_shutdown_timeout: an old worker with an open WebSocket stays for ever"
 
     def _certificates(self) -> Iterator[CertificateReport]:
-        for one in self._reconciler.pipeline.certificates.usable:
+        for label, one in labelled(self._reconciler.pipeline.certificates.usable).items():
             yield CertificateReport(
-                name=one.name, hosts=one.hosts, expires=datetime.fromtimestamp(one.expires, UTC).isoformat()
+                name=label, hosts=one.hosts, expires=datetime.fromtimestamp(one.expires, UTC).isoformat()
             )
 
     def _heard(self) -> ListenerReport:

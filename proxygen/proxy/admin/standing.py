@@ -1,10 +1,15 @@
-"""What nginx serves where that is not what is asked for, in a sentence: for the page, `status`, `top` and `canary`."""
+"""What nginx serves where that is not what is asked for: in a sentence, for the page, `status`, `top` and `canary`, and
+beside a service's lever."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from proxygen.proxy.admin.report import StatusReport, Told
+from proxygen.proxy.admin.service_report import InstanceState, ServiceDetail, VariantReport
+from proxygen.proxy.rollout.steering import Lever
+from proxygen.tags.shares import STABLE, Share
 
 FAILED: Final = ("rejected", "rolled back")
 
@@ -22,3 +27,17 @@ def beside(status: StatusReport) -> str:
     if status.told is Told.NEWEST:
         return f"nginx serves {live}{why}; what is told here is the newest plan, which {waits}."
     return f"nginx serves {live}{why}, and that is told here; what is asked for since {waits}."
+
+
+def with_served(lever: Lever, detail: ServiceDetail | None) -> Lever:
+    """The lever that knows what nginx serves too; ``detail`` is the service as the sidecar tells of it, where it
+    does."""
+    if detail is None:
+        return lever
+    served = {one.name: Share(one.effective) for one in detail.variants if one.effective and one.name != STABLE}
+    healthy = {one.name for one in detail.variants if _has_serving(one)}
+    return replace(lever, served=served, healthy=lever.healthy | healthy)
+
+
+def _has_serving(variant: VariantReport) -> bool:
+    return any(item.state is InstanceState.SERVING for item in variant.instances)

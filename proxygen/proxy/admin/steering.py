@@ -19,6 +19,7 @@ from proxygen.proxy.admin.audit import audited
 from proxygen.proxy.admin.handling import SIDECAR, etag, etags_of, json_answer, read_body
 from proxygen.proxy.admin.service_report import ServiceDetail
 from proxygen.proxy.admin.shares_report import ShareReport, SharesReport
+from proxygen.proxy.admin.standing import with_served
 from proxygen.proxy.rollout.steering import (
     Change,
     Lever,
@@ -144,7 +145,7 @@ async def _steer(request: web.Request, what: str, read_change: _Reading) -> web.
         if str(lever.index) not in seen:
             raise _others_by_now(lever)
         try:
-            after = await _believed(request.app[SIDECAR].move_lever(lever, change(lever)))
+            after = await _believed(request.app[SIDECAR].move_lever(lever, change(with_served(lever, detail))))
         except ConflictingWrite as error:
             newest, _ = await _lever(request)
             raise _others_by_now(newest) from error
@@ -202,11 +203,14 @@ def _answer(lever: Lever, detail: ServiceDetail | None) -> web.Response:
 
 
 def shares_report(lever: Lever, detail: ServiceDetail | None) -> SharesReport:
-    """``detail`` is the service as it is planned, where it is."""
+    """``detail`` is the service as nginx serves it, where it does."""
+    lever = with_served(lever, detail)
     planned = {variant.name: variant for variant in detail.variants} if detail is not None else {}
     effective = {name: variant.effective for name, variant in planned.items()}
     waiting = {name: variant.waiting for name, variant in planned.items()}
-    rest = max(0, WHOLE - sum(lever.asked.values()))
+    # What nginx serves can be steered too, where the newest tags do not say so.
+    asked = {name: planned[name].asked for name in lever.served} | dict(lever.asked)
+    rest = max(0, WHOLE - sum(asked.values()))
     stable = ShareReport(
         name=STABLE, asked=rest, in_kv=None, in_tags=None, effective=effective.get(STABLE), waiting=waiting.get(STABLE)
     )
@@ -223,7 +227,7 @@ def shares_report(lever: Lever, detail: ServiceDetail | None) -> SharesReport:
                     effective=effective.get(name),
                     waiting=waiting.get(name),
                 )
-                for name, share in sorted(lever.asked.items())
+                for name, share in sorted(asked.items())
             ),
         ),
         key=lever.key,

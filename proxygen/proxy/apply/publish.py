@@ -188,6 +188,15 @@ def generations(directory: Path) -> list[Generation]:
     return [generation for generation in found if generation is not None]
 
 
+def every_generation(directory: Path) -> list[Generation]:
+    """Return the same. Raise OutputUnusable where one of them cannot be read."""
+    numbers, found = _numbers(directory / _GENERATIONS), generations(directory)
+    unread = set(numbers) - {each.number for each in found}
+    if unread:
+        raise OutputUnusable(f"generation {min(unread)} in {directory} cannot be read")
+    return found
+
+
 def read_generation(directory: Path, number: int) -> Generation | None:
     """Return one published generation; None where there is none of that number."""
     path = _path(directory, number)

@@ -244,6 +244,8 @@ class Certificate:
     """A certificate with its key, found on disk and seen to fit."""
 
     name: str
+    file: str = ""
+    """The name of the operator's file."""
     hosts: tuple[str, ...]
     """DNS names in it, lower case, wildcards as ``*.example.com``."""
     certificate: str

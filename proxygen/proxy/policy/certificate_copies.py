@@ -64,8 +64,14 @@ class CertificateCopies:
     def known(self) -> Mapping[str, KnownPair]:
         """The last good pair of each file of the operator's, by its name; nothing where nothing can be read."""
         with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return _DECODER.decode((self.directory / _NAMES).read_bytes())
+            return self._names()
         return {}
+
+    def _names(self) -> Mapping[str, KnownPair]:
+        try:
+            return _DECODER.decode((self.directory / _NAMES).read_bytes())
+        except FileNotFoundError:
+            return {}
 
     def note(self, known: Mapping[str, KnownPair]) -> None:
         """Replace what `known` returns. Raise OSError where that fails."""
@@ -99,9 +105,9 @@ class CertificateCopies:
         return True
 
     def collect(self, used: Iterable[str]) -> None:
-        """Delete the pairs that are neither used nor known."""
-        spared = {*used, *(known.fingerprint for known in self.known().values())}
-        with suppress(OSError):
+        """Delete the pairs that are neither used nor known; none where what is known cannot be read."""
+        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            spared = {*used, *(known.fingerprint for known in self._names().values())}
             for path in self.directory.iterdir():
                 if path.suffix in (".crt", ".key", ".new") and path.stem not in spared:
                     path.unlink(missing_ok=True)

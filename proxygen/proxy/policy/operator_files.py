@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,16 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from proxygen.kit.errors import BadInput
 from proxygen.proxy.plan.types import Authorities, Certificate
 from proxygen.proxy.policy.certificate_copies import GRACE, CertificateCopies, KnownPair, Pair
 from proxygen.tags.values import parse_file_name
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,7 @@ def read_certificates(directory: Path | None, copies: CertificateCopies | None =
         path = paths.get(name, directory / name)
         try:
             certificate = _certificate(path, copies)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             known = _missed(before.get(name), path)
             kept = None if known is None else _last_good(path, known, copies)
             if kept is None or known is None:
@@ -86,51 +92,113 @@ def _last_good(path: Path, known: KnownPair, copies: CertificateCopies | None) -
     if copies is None or pair is None:
         return None
     try:
-        return _judged(pair, path.stem, copies.paths(known.fingerprint))
-    except (OSError, ValueError, TypeError):
+        return _judged(pair, path, copies.paths(known.fingerprint))
+    except (OSError, ValueError):
         return None
 
 
 def _certificate(path: Path, copies: CertificateCopies | None) -> Certificate:
     key_path = path.with_suffix(".key")
     pair = Pair(chain=path.read_bytes(), key=key_path.read_bytes())
-    certificate = _judged(pair, path.stem, (path.absolute(), key_path.absolute()))
+    certificate = _judged(pair, path, (path.absolute(), key_path.absolute()))
     if copies is None or not copies.keep(pair, path, key_path):
         return certificate
     chain, key = copies.paths(pair.fingerprint)
     return replace(certificate, certificate=str(chain), key=str(key))
 
 
-def _judged(pair: Pair, name: str, paths: tuple[Path, Path]) -> Certificate:
-    """Raise ValueError, TypeError or OSError for a pair that nginx could not use."""
+def _judged(pair: Pair, file: Path, paths: tuple[Path, Path]) -> Certificate:
+    """Raise ValueError or OSError for a pair that nginx could not use, or that cannot be judged."""
     # Loaded only where there are certificates: it is the heaviest of our libraries.
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-    from cryptography.x509 import DNSName, SubjectAlternativeName, load_pem_x509_certificates
-    from cryptography.x509.extensions import ExtensionNotFound
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.x509 import DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType
 
-    leaf = load_pem_x509_certificates(pair.chain)[0]
-    # To prove that the numbers of an RSA key are prime takes 50 ms for 2048 bits and 350 ms for 4096. nginx does not do
-    # it, and what matters to it is judged below.
-    key = load_pem_private_key(pair.key, password=None, unsafe_skip_rsa_key_validation=True)
-    forms = [
-        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        for public in (leaf.public_key(), key.public_key())
-    ]
-    if forms[0] != forms[1]:
-        raise ValueError(f"the key {name}.key does not belong to it")
-    _load(pair)
     try:
-        names = leaf.extensions.get_extension_for_class(SubjectAlternativeName).value.get_values_for_type(DNSName)
-    except ExtensionNotFound:
-        names = []
+        certificates = _certificates(pair.chain)
+        _match(certificates, _private_key(pair.key, f"{file.stem}.key"), f"{file.stem}.key")
+        _load(pair)
+        hosts = _hosts(certificates[0])
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"{error}; use a key of RSA, Ed25519 or ECDSA with P-256, P-384 or P-521") from error
+    except (DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType) as error:
+        raise ValueError(f"what it says of itself cannot be read: {error}") from error
     return Certificate(
-        name=name,
-        hosts=tuple(found.lower() for found in names),
+        name=file.stem,
+        file=file.name,
+        hosts=hosts,
         certificate=str(paths[0]),
         key=str(paths[1]),
         fingerprint=pair.fingerprint,
-        expires=leaf.not_valid_after_utc.timestamp(),
+        expires=certificates[0].not_valid_after_utc.timestamp(),
     )
+
+
+_FIRST: Final = re.compile(rb"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----")
+
+
+def _certificates(chain: bytes) -> list[x509.Certificate]:
+    """Read a certificate and its chain. Whatever else is in the file is skipped, as nginx does."""
+    from cryptography.x509 import load_pem_x509_certificates
+
+    first = _FIRST.search(chain)
+    if first is None:
+        raise ValueError("there is no certificate in PEM form in it, which begins with -----BEGIN CERTIFICATE-----")
+    if first[1] == b"TRUSTED ":
+        # nginx would serve it; which hosts it names only OpenSSL could say.
+        raise ValueError(
+            "BEGIN TRUSTED CERTIFICATE is a form of OpenSSL's own; write it as BEGIN CERTIFICATE, as"
+            " `openssl x509 -in FILE` does"
+        )
+    try:
+        return load_pem_x509_certificates(chain)
+    except ValueError as error:
+        raise ValueError(f"a certificate in it is damaged: {_first_sentence(error)}") from error
+
+
+def _private_key(content: bytes, name: str) -> PrivateKeyTypes:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        # To prove that the numbers of an RSA key are prime takes 50 ms for 2048 bits and 350 ms for 4096. nginx does
+        # not do it, and what matters to it is judged below.
+        return load_pem_private_key(content, password=None, unsafe_skip_rsa_key_validation=True)
+    except TypeError as error:
+        raise ValueError(f"the key {name} has a passphrase; `openssl pkey -in FILE` writes it without one") from error
+    except ValueError as error:
+        raise ValueError(f"there is no private key in PEM form in {name}: {_first_sentence(error)}") from error
+
+
+def _match(certificates: list[x509.Certificate], key: PrivateKeyTypes, name: str) -> None:
+    """Raise ValueError where the first certificate, which nginx serves, is not that of the key."""
+    wanted = _form(key.public_key())
+    if _form(certificates[0].public_key()) == wanted:
+        return
+    if any(_form(each.public_key()) == wanted for each in certificates[1:]):
+        raise ValueError(
+            f"the certificate of the key {name} must be the first one in it, before those that vouch for it"
+        )
+    raise ValueError(f"the key {name} does not belong to it")
+
+
+def _form(public: PublicKeyTypes) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _hosts(leaf: x509.Certificate) -> tuple[str, ...]:
+    from cryptography.x509 import DNSName, ExtensionNotFound, SubjectAlternativeName
+
+    try:
+        names = leaf.extensions.get_extension_for_class(SubjectAlternativeName).value
+    except ExtensionNotFound:
+        return ()
+    return tuple(found.lower() for found in names.get_values_for_type(DNSName))
+
+
+def _first_sentence(error: Exception) -> str:
+    """Without the library's advice to programmers."""
+    return str(error).partition(". ")[0]
 
 
 def _load(pair: Pair) -> None:
@@ -143,7 +211,12 @@ def _load(pair: Pair) -> None:
             file.write(content)
             file.flush()
             paths.append(f"/proc/self/fd/{file.fileno()}")
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*paths)
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*paths)
+        except ssl.SSLError as error:
+            # Of how the text is laid out it says nothing.
+            reason = error.reason or "each BEGIN and END must be a line by itself, with nothing before it"
+            raise ValueError(f"OpenSSL, by which nginx reads them, refuses it or its key: {reason}") from error
 
 
 def read_authorities(file: Path | None) -> Authorities | None:

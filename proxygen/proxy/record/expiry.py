@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -19,8 +20,17 @@ _HOUR: Final = 3600
 def expiring(certificates: Iterable[Certificate], now: float, within: float) -> Mapping[str, Condition]:
     """Tell of each certificate that has expired, or expires in ``within`` seconds from ``now`` (Unix time): once a day,
     and when it is another one."""
-    soon = sorted((each.expires, each.name) for each in certificates if each.expires < now + within)
+    known = labelled(certificates)
+    soon = sorted((each.expires, label) for label, each in known.items() if each.expires < now + within)
     return {name: _condition(name, expires, now) for expires, name in soon}
+
+
+def labelled(certificates: Iterable[Certificate]) -> Mapping[str, Certificate]:
+    """Return certificates by what each is called: by its name, where that is no other's name or file, else by its
+    file. NAME.crt may lie beside NAME.pem."""
+    ones = tuple(certificates)
+    names, files = Counter(each.name for each in ones), {each.file for each in ones}
+    return {each.name if names[each.name] == 1 and each.name not in files else each.file: each for each in ones}
 
 
 def _condition(name: str, expires: float, now: float) -> Condition:

@@ -6,6 +6,7 @@ can tell what of a plan an old generation stands for, and that is all.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -74,6 +75,17 @@ def decode_services(text: bytes) -> Plan:
         streams=(),
         conflicts=tuple(Conflict(claim=claim, holder=None, loser=ServiceName(name)) for name, claim in lost),
     )
+
+
+def holders_of(plan: Plan) -> Mapping[Claim, ServiceName]:
+    """Return who holds what by a plan that `decode_services` read."""
+    lost = {(conflict.loser, conflict.claim) for conflict in plan.conflicts}
+    return {
+        claim: service.name
+        for service in plan.services
+        for claim in service.claims
+        if (service.name, claim) not in lost
+    }
 
 
 def _written(service: Service, lost: list[Claim]) -> _Service:

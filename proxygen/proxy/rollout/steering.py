@@ -37,6 +37,9 @@ class Lever:
     in_kv: Shares = field(default_factory=dict)
     in_tags: Shares = field(default_factory=dict)
     """The lowest that a variant's instances state."""
+    served: Shares = field(default_factory=dict)
+    """What nginx gives the named variants now, where that is known: by older tags, where the newest wait or cannot be
+    read."""
     healthy: frozenset[str] = frozenset()
     """The variants of which an instance can take requests."""
     failures: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -53,7 +56,12 @@ class Lever:
     @property
     def unknown(self) -> tuple[str, ...]:
         """The variants in KV that no instance belongs to."""
-        return tuple(sorted(self.in_kv.keys() - self.in_tags.keys()))
+        return tuple(sorted(self.in_kv.keys() - self.in_tags.keys() - self.served.keys()))
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The variants that are asked for or served."""
+        return frozenset(self.asked.keys() | self.served.keys())
 
 
 Change = Callable[[Lever], Shares | None]
@@ -62,12 +70,13 @@ Change = Callable[[Lever], Shares | None]
 
 def promoted(lever: Lever, variant: str) -> Shares:
     """Everything for one variant, and nothing for every other one that is named."""
-    return {**dict.fromkeys(lever.asked, NOTHING), variant: WHOLE}
+    return {**dict.fromkeys(sorted(lever.named), NOTHING), variant: WHOLE}
 
 
 def refuse_unregistered(lever: Lever) -> None:
-    """Raise WithoutEffect for shares of a service that has no instance: most likely its name is misspelt."""
-    if not lever.is_registered:
+    """Raise WithoutEffect for shares of a service that has no instance and that nginx does not serve: most likely its
+    name is misspelt."""
+    if not lever.is_registered and not lever.served:
         raise WithoutEffect(
             f"no instance of the service {quoted(lever.service)} is registered, so its shares have no effect;"
             " nothing was written"
@@ -75,9 +84,9 @@ def refuse_unregistered(lever: Lever) -> None:
 
 
 def refuse_unknown(lever: Lever, variant: str) -> None:
-    """Raise WithoutEffect for the end of a variant that has no instance and no share."""
-    if variant not in lever.asked:
-        names = ", ".join(sorted(lever.asked)) or "none"
+    """Raise WithoutEffect for the end of a variant that has no instance and no share, and that nginx does not serve."""
+    if variant not in lever.named:
+        names = ", ".join(sorted(lever.named)) or "none"
         raise WithoutEffect(
             f"the service {quoted(lever.service)} has no variant {variant} (its variants: {names}); nothing was written"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from proxygen.proxy.record.events import LASTING, Condition, EventLog, Topic
 from proxygen.proxy.record.journal import Entry, Journal
 from proxygen.proxy.rollout.steering import Lever, Steering
 from proxygen.proxy.traffic.tally import Tally
+from tests.integration.certificates import Authority
 from tests.model.world import World
 from tests.proxy.plan.catalogs import catalog, instance, plan
 
@@ -113,6 +115,18 @@ def test_it_is_ready_once_a_generation_is_live_and_consul_answers(parts: Parts) 
     parts.tell(WEB)
     assert (parts.reasons, parts.sidecar.readiness().ready) == ((), True)
     assert parts.sidecar.status().state is State.READY
+
+
+def test_certificates_of_one_name_are_told_each_by_its_file(tmp_path: Path) -> None:
+    Authority().issue(tmp_path, "web", "web.test")
+    (tmp_path / "web.pem").write_bytes((tmp_path / "web.crt").read_bytes())
+    Authority().issue(tmp_path, "api", "api.test")
+    world = World(**{"proxy.certificates": str(tmp_path)})
+    try:
+        told = Parts(world).sidecar.overview().certificates
+    finally:
+        world.close()
+    assert [one.name for one in told] == ["api", "web.crt", "web.pem"]
 
 
 @pytest.mark.parametrize(

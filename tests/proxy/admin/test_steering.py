@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConflictingWrite, ConsulUnreachable
 from proxygen.kit.log import configure
 from proxygen.proxy.admin.access import anyone
+from proxygen.proxy.admin.service_report import ServiceDetail, VariantReport
 from proxygen.proxy.record.events import Kind
 from proxygen.proxy.rollout.steering import Lever, Shares
 from proxygen.tags.shares import Share
 from tests.proxy.admin.asking import AUTHORISED, TOKEN, Client, asking
-from tests.proxy.admin.sidecar import LEVER, RememberingSidecar
+from tests.proxy.admin.sidecar import CANARY, LEVER, RememberingSidecar
 
 SHARES = "/api/v1/services/web/shares"
 
@@ -92,6 +93,32 @@ async def test_what_would_have_no_effect_is_refused_unless_forced(
     assert sidecar.levers["web"] == LEVER
     status, body, _ = await change(client, "POST", f"/{action}", json={"variant": "blue", "force": True})
     assert (status, "blue" in asked(body)) == (200, True)
+
+
+@pytest.mark.incident("T61")
+async def test_a_variant_that_nginx_serves_is_steered_though_the_newest_tags_name_none(
+    client: Client, sidecar: RememberingSidecar
+) -> None:
+    sidecar.details["web"] = ServiceDetail(
+        name="web",
+        variants=(
+            VariantReport(name="canary", asked=1000, effective=1000, instances=(CANARY,)),
+            VariantReport(name="blue", asked=0, effective=500),
+            VariantReport(name="gone", asked=0, effective=0),
+            VariantReport(name="stable", asked=8500, effective=8500),
+        ),
+    )
+    sidecar.levers["web"] = replace(LEVER, in_tags={}, healthy=frozenset({"stable"}))
+    shown = await (await client.get(SHARES)).json()
+    assert asked(shown) == {"stable": 9000, "canary": 1000, "blue": 0}
+    status, body, tag = await change(client, "POST", "/promote")
+    assert (status, asked(body), body["warnings"]) == (200, {"stable": 0, "canary": 10_000, "blue": 0}, [])
+    assert (await change(client, "DELETE", seen=tag))[0] == 200
+    status, body, tag = await change(client, "POST", "/abort")
+    assert (status, asked(body)) == (200, {"stable": 10_000, "canary": 0, "blue": 0})
+    for action, variant in (("abort", "gone"), ("promote", "blue")):
+        status, _, _ = await change(client, "POST", f"/{action}", seen=tag, json={"variant": variant})
+        assert status == 409, (action, variant)
 
 
 async def test_variants_that_are_not_named_stay_as_they_are(client: Client) -> None:

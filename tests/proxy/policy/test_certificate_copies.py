@@ -238,3 +238,11 @@ def test_damaged_names_are_none(directory: Path, copies: CertificateCopies) -> N
     assert copies.known() == {}
     found = the_one(read_certificates(directory, copies))
     assert copies.known() == {"web.crt": KnownPair(found.fingerprint)}
+
+
+def test_nothing_is_deleted_while_the_names_cannot_be_read(directory: Path, copies: CertificateCopies) -> None:
+    before = the_one(read_certificates(directory, copies))
+    whole = content(before)
+    (copies.directory / "names.json").write_bytes(b"{")
+    copies.collect([])
+    assert content(before) == whole

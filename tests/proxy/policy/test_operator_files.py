@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -35,6 +36,7 @@ def test_a_pair_is_read_with_its_hosts_and_both_its_files(made: Certificates, di
     (api, web), problems = found.usable, found.problems
     assert problems == ()
     assert (api.name, web.name) == ("api", "web")
+    assert (api.file, web.file) == ("api.pem", "web.crt")
     assert web.hosts == (SERVER_NAME,)
     assert (web.certificate, web.key) == (f"{directory}/web.crt", f"{directory}/web.key")
     assert web.fingerprint == sha256(made.server.read_bytes() + b"\0" + made.server_key.read_bytes()).hexdigest()
@@ -105,6 +107,37 @@ def test_a_certificate_without_names_is_for_who_names_it(made: Certificates, dir
     read = read_certificates(directory)
     (plain,) = read.usable
     assert (plain.hosts, read.problems) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("what", "instead", "said"),
+    [
+        (
+            "06082a8648ce3d030107",
+            "06082a8648ce3d030104",
+            "use a key of RSA, Ed25519 or ECDSA with P-256, P-384 or P-521",
+        ),
+        ("a003020102", "a003020105", "what it says of itself cannot be read: 5 is not a valid X509 version"),
+        ("87047f000001", "a30430020500", "what it says of itself cannot be read: x400Address"),
+    ],
+    ids=["another curve", "another version", "a name of an odd kind"],
+)
+def test_a_certificate_that_cannot_be_judged_costs_itself_alone(
+    what: str, instead: str, said: str, made: Certificates, directory: Path
+) -> None:
+    """nginx might serve it."""
+    for name in ("good", "odd"):
+        shutil.copy(made.server, directory / f"{name}.crt")
+        shutil.copy(made.server_key, directory / f"{name}.key")
+    der = ssl.PEM_cert_to_DER_cert(made.server.read_text()).hex()
+    assert what in der
+    odd = ssl.DER_cert_to_PEM_cert(bytes.fromhex(der.replace(what, instead)))
+    (directory / "odd.crt").write_text(odd)
+    read = read_certificates(directory)
+    assert [one.name for one in read.usable] == ["good"]
+    (problem,) = read.problems
+    assert problem.startswith(f"certificate {directory}/odd.crt: ")
+    assert said in problem
 
 
 def test_only_what_a_tag_could_name_is_read(directory: Path) -> None:

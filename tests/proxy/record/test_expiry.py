@@ -9,16 +9,17 @@ import pytest
 from proxygen.proxy.plan.types import Certificate
 from proxygen.proxy.policy.operator_files import Certificates
 from proxygen.proxy.record.events import EventLog, Kind, Topic
-from proxygen.proxy.record.expiry import CertificateWatch, expiring
+from proxygen.proxy.record.expiry import CertificateWatch, expiring, labelled
 from tests.model.clock import simulated_time
 
 NOW = 1_800_000_000.0
 DAY = 24 * 3600.0
 
 
-def certificate(name: str, expires: float) -> Certificate:
+def certificate(name: str, expires: float, file: str = "") -> Certificate:
+    file = file or f"{name}.crt"
     return Certificate(
-        name=name, hosts=(), certificate=f"/{name}", key=f"/{name}.key", fingerprint=name, expires=expires
+        name=name, file=file, hosts=(), certificate=f"/{file}", key=f"/{name}.key", fingerprint=file, expires=expires
     )
 
 
@@ -29,6 +30,18 @@ def test_those_are_told_that_expire_soon_the_first_to_expire_first() -> None:
     assert expired.text.startswith("certificate past expired at 2027-01-15T07:59:59+00:00;")
     assert expires.text == "certificate soon expires at 2027-01-18T08:00:00+00:00, in 3d"
     assert expiring(ones[:1], NOW, 0) == {}
+
+
+def test_those_of_one_name_are_told_each_by_its_file() -> None:
+    """The one that is renewed must not hide that the other, which the tag names, expires."""
+    ones = [
+        certificate("web", NOW + DAY),
+        certificate("web", NOW + 2 * DAY, "web.pem"),
+        certificate("web.pem", NOW + 3 * DAY, "web.pem.crt"),
+        certificate("api", NOW + 4 * DAY),
+    ]
+    assert dict(labelled(ones)) == dict(zip(("web.crt", "web.pem", "web.pem.crt", "api"), ones, strict=True))
+    assert list(expiring(ones, NOW, 14 * DAY)) == ["web.crt", "web.pem", "web.pem.crt", "api"]
 
 
 @pytest.mark.incident("T58")

@@ -10,7 +10,7 @@ import pytest
 from proxygen.catalog import Health
 from proxygen.proxy.admin.planned import lost_routes, service_detail, service_summary
 from proxygen.proxy.apply.apply import Outcome
-from proxygen.proxy.record.live_plans import FILE, LivePlans, decode_services, encode_services
+from proxygen.proxy.record.live_plans import FILE, LivePlans, decode_services, encode_services, holders_of
 from proxygen.proxy.record.steps import Step
 from tests.proxy.plan.catalogs import instance, plan
 
@@ -40,6 +40,10 @@ def test_a_stored_plan_tells_what_the_planned_one_tells() -> None:
         assert before is not None
         assert after is not None
         assert (after.variants, after.quarantine, after.lost) == (before.variants, before.quarantine, before.lost)
+
+
+def test_who_holds_what_can_be_read_off_a_stored_plan() -> None:
+    assert holders_of(decode_services(encode_services(PLAN))) == PLAN.memory.holders
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'[{"name": 3}]', b"\xff", b"[" * 100_000])

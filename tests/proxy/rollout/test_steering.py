@@ -108,6 +108,20 @@ def test_what_would_have_no_effect_is_refused_by_name() -> None:
         refuse_unknown(web, known)
 
 
+@pytest.mark.incident("T61")
+def test_what_nginx_serves_can_be_steered_whatever_the_newest_tags_say() -> None:
+    """The canary's newest tags cannot be read, say, and nginx serves it with those of before."""
+    served = {"canary": Share(1000), "blue": Share(2000)}
+    web = replace(lever({}, {}), served=served, healthy=frozenset({"canary", "stable"}), is_registered=False)
+    refuse_unregistered(web)
+    refuse_unknown(web, "canary")
+    refuse_unhealthy(web, "canary")
+    assert promoted(web, "canary") == {"canary": WHOLE, "blue": NOTHING}
+    assert replace(web, in_kv={"canary": NOTHING, "green": NOTHING}).unknown == ("green",)
+    with pytest.raises(WithoutEffect, match=r"its variants: blue, canary\)"):
+        refuse_unknown(web, "green")
+
+
 # --- over Consul ------------------------------------------------------------------------------------------------------
 
 
