@@ -294,8 +294,15 @@ class BoundsSettings(Slice):
         ge=0,
         description=(
             "places under narrower hosts at which a service's routes of any host or a wildcard serve: their number times "
-            "that of the hosts without a route that covers them. Each takes about 80 kB of nginx's memory; more are "
-            "left out, the newest, and answer 404"
+            "that of the hosts without a route that covers them. More are left out, the newest, and answer 404"
+        ),
+    )
+    all_copies: int = Field(
+        default=600,
+        ge=0,
+        description=(
+            "such places of all services together: each takes up to 100 kB of nginx's memory, with strip-prefix 160 kB. "
+            "What is served stays, older services go first; more are left out"
         ),
     )
     force_rules: int = Field(default=20, ge=0, description="values of the force tag of a service")

@@ -209,7 +209,7 @@ KEYS: Final = (
     Key(
         name="hsts",
         field="hsts",
-        meaning="tell browsers to use only HTTPS for this host; needs tls",
+        meaning="tell browsers to use only HTTPS for this host; needs tls, and that this service holds the host",
         syntax="true or false",
         example="true",
         default="false",

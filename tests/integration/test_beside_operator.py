@@ -23,7 +23,8 @@ from proxygen.proxy.apply.publish import write_files
 from proxygen.proxy.nginx import default_copies
 from proxygen.proxy.nginx.stamp import Stamp
 from proxygen.proxy.pipeline import open_pipeline
-from proxygen.proxy.plan.types import Memory
+from proxygen.proxy.plan.operators import answering
+from proxygen.proxy.plan.types import Memory, OperatorNames
 from proxygen.settings import Settings, load
 from tests.harness import process
 from tests.harness.app import App
@@ -283,6 +284,79 @@ def test_t37_a_port_of_the_operators_own_streams_stays_his(
         assert f"port {port} is in use by the server at {nginx.conf}:" in quarantined["reason"]
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             assert connection.recv(100) == b"operator"
+
+
+@pytest.mark.incident("T47")
+@pytest.mark.parametrize("is_before", [False, True])
+@pytest.mark.parametrize("name", ["shop1.example.com", "*.com", "shop1.*", r"~^shop\d+\.example\.com$"])
+def test_a_reserved_host_that_the_operator_serves_on_http_alone_is_his_there_and_kept_on_https(
+    nginx_binary: NginxBinary,
+    make_nginx: MakeNginx,
+    make_sidecar: MakeSidecar,
+    consul: ConsulAgent,
+    tmp_path: Path,
+    name: str,
+    *,
+    is_before: bool,
+) -> None:
+    """However he names it: to nginx our whole name would go before his wildcard, and his expression."""
+    nginx = make_nginx(nginx_binary)
+    (tmp_path / "certificates").mkdir()
+    Authority().issue(tmp_path / "certificates", "wild", "*.example.com")
+    sidecar = make_sidecar(
+        consul,
+        nginx,
+        proxy__certificates=str(tmp_path / "certificates"),
+        proxy__claims={"shop1.example.com": ["shop"], "kept.example.com": ["shop"]},
+    )
+    include = f"include {nginx.output}/current/http.d/*.conf;"
+    server = f"server {{ listen 127.0.0.1:{sidecar.http}; server_name {name}; return 200 operator; }}"
+    default = f"server {{ listen 127.0.0.1:{sidecar.http} default_server; return 200 default; }}"
+    lines = (default, server, include) if is_before else (include, server, default)
+    nginx.conf.write_text(nginx.conf.read_text().replace(include, "\n".join(lines)))
+    nginx.start()
+    with App("any") as app, App("wild") as wild:
+        consul.register("any", port=app.port, tags=["proxygen.route=/", "proxygen.tls=wild"])
+        consul.register("web", port=app.port, tags=["proxygen.route=web.example.org"])
+        sidecar.start()
+        process.wait_until(lambda: _get(sidecar.http, "web.example.org")[0] == 200, what="a service served")
+        assert _get(sidecar.http, "shop1.example.com") == (200, b"operator")
+        assert _get(sidecar.https, "shop1.example.com", tls=True)[0] == 404
+        assert _get(sidecar.https, "free.example.com", tls=True)[0] == 200
+        assert (_get(sidecar.http, "kept.example.com") == (200, b"operator")) is (name == "*.com")
+        consul.register("wild", port=wild.port, tags=["proxygen.route=*.example.com"])
+        process.wait_until(lambda: b'"wild"' in _get(sidecar.http, "free.example.com")[1], what="the wildcard served")
+        status, body = _get(sidecar.http, "shop1.example.com")
+        if name != "shop1.example.com":
+            assert status == 404
+            return
+        assert (status, body) == (200, b"operator")
+        consul.register("shop", port=app.port, tags=["proxygen.route=shop1.example.com", "proxygen.tls=auto"])
+        process.wait_until(lambda: sidecar.status()["quarantined"], what="its owner told that nginx.conf has it")
+        assert _get(sidecar.http, "shop1.example.com") == (200, b"operator")
+        assert _get(sidecar.https, "shop1.example.com", tls=True)[0] == 404
+
+
+@pytest.mark.incident("T47")
+def test_the_operators_name_for_a_host_is_the_one_that_nginx_takes(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx
+) -> None:
+    (port,) = free_ports(1)
+    hosts = ("a.test", "*.a.test", "*.x.a.test", "www.*", "www.a.*", "*.test")
+    patterns = (r"^shop\d+\.", r"^(?<who>[A-Z]+)-shop\.(org|net)$", "^(?:shop1|any)", r"[.](?!org)[a-z]+$")
+    names = [*hosts, *(f"~{text}" for text in patterns)]
+    servers = (
+        f"server {{ listen 127.0.0.1:{port}; server_name '{name}'; return 200 {number}; }}"
+        for number, name in enumerate(names)
+    )
+    default = f"server {{ listen 127.0.0.1:{port} default_server; return 404; }}"
+    nginx = make_nginx(nginx_binary, http="\n".join((default, *servers)))
+    nginx.start()
+    labels, tops = ("a", "x", "www", "shop1", "any", "b-shop"), ("test", "org", "net", "a.test", "x.a.test", "a.org")
+    known = OperatorNames(hosts=frozenset(hosts), patterns=patterns)
+    for host in (*tops, *(f"{label}.{top}" for label in labels for top in tops)):
+        status, body = _get(port, host)
+        assert answering(host, known) == (names[int(body)] if status == 200 else None), host
 
 
 @pytest.mark.incident("T42")

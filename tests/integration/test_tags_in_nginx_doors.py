@@ -23,6 +23,7 @@ def doors(site: Site) -> Site:
         "named": ["route=named.example.org", "tls=named"],
         "renewed": ["route=renewed.example.org", "tls=renewed"],
         "strict": ["route=strict.tls.example.com", "tls=auto", "redirect-https=true", "hsts=true"],
+        "lodger": ["route=auto.tls.example.com/lodger", "tls=auto", "hsts=true"],
         "plain": ["route=plain.tls.example.com"],
         "auth": ["route=auth.door.example.com", "auth=staff"],
         "allow": ["route=allow.door.example.com", "allow=127.0.1.0/24,2001:db8::/32"],
@@ -98,6 +99,12 @@ def test_hsts_is_sent_over_tls_only(doors: Site) -> None:
     assert secure.headers["strict-transport-security"] == "max-age=31536000"
     assert "strict-transport-security" not in doors.ask("strict.tls.example.com").headers
     assert "strict-transport-security" not in doors.ask("auto.tls.example.com", tls=True).headers
+
+
+def test_a_path_under_anothers_host_does_not_bind_the_host(doors: Site) -> None:
+    answer = doors.ask("auto.tls.example.com", "/lodger", tls=True)
+    assert answer.instance == "lodger"
+    assert "strict-transport-security" not in answer.headers
 
 
 # --- who may come in

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from proxygen.proxy.nginx.conf import OperatorConf, Statement
 from proxygen.proxy.nginx.names import hosts_of
+from proxygen.proxy.plan.types import OperatorNames
 
 _IPV4: Final = 4
 _IPV6: Final = 6
@@ -102,6 +103,8 @@ class OperatorServer:
     listens: tuple[Listen, ...]
     hosts: frozenset[str] = frozenset()
     """What it serves, written as in a route."""
+    patterns: tuple[str, ...] = ()
+    """And by which regular expressions, without the tilde."""
     is_before_ours: bool
     """Whether nginx reads it before what proxygen writes for the same context."""
 
@@ -144,10 +147,14 @@ class Occupied:
         taken = self._defaults()
         return frozenset(text for text in ours if taken & addresses(text))
 
-    def hosts(self, ours: Iterable[str]) -> frozenset[str]:
-        """Return the hosts that the operator serves on addresses of ours: nginx would pass over a second server."""
-        taken = frozenset(address for text in ours for address in addresses(text))
-        return frozenset(host for server in self._of("http") if server.addresses & taken for host in server.hosts)
+    def names(self, ours: str) -> OperatorNames:
+        """Return what the operator's servers are called at the addresses of one of our listens."""
+        taken = addresses(ours)
+        there = [server for server in self._of("http") if server.addresses & taken]
+        return OperatorNames(
+            hosts=frozenset(host for server in there for host in server.hosts),
+            patterns=tuple(dict.fromkeys(text for server in there for text in server.patterns)),
+        )
 
     def overtaken(self, ours: Listens) -> Iterator[Clash]:
         """Yield the servers in whose place ours would answer what nobody claims: each is the first one for its
@@ -327,6 +334,7 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
             found[-1].listens.append(listen(directive.arguments))
         elif directive.name == "server_name" and context[1:] == ("server",) and found:
             found[-1].hosts.update(host for name in directive.arguments for host in hosts_of(name))
+            found[-1].patterns += (name[1:] for name in directive.arguments if name.startswith("~"))
     for read in found:
         unsaid = [listen((_unsaid(),))] if read.context == "http" and not read.listens else []
         yield OperatorServer(
@@ -336,6 +344,7 @@ def _servers(conf: OperatorConf) -> Iterator[OperatorServer]:
             statement=read.statement,
             listens=(*read.listens, *unsaid),
             hosts=frozenset(read.hosts),
+            patterns=tuple(read.patterns),
             is_before_ours=read.is_before,
         )
 
@@ -347,6 +356,7 @@ class _Read:
     is_before: bool
     listens: list[Listen] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)
+    patterns: list[str] = field(default_factory=list)
 
 
 def _unsaid() -> str:

@@ -13,15 +13,18 @@ from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.proxy.plan.admission import NO_PAST, Past, Pasts
 from proxygen.proxy.plan.certificates import choose_certificates, without_effect
 from proxygen.proxy.plan.claims import Grounds, settle_claims
-from proxygen.proxy.plan.copies import over_the_bound, own_routes, settle_copies
+from proxygen.proxy.plan.copies import Routes, WiderRoutes, own_routes, settle_copies
 from proxygen.proxy.plan.endpoints import stream_endpoint
 from proxygen.proxy.plan.hosts import virtual_servers
+from proxygen.proxy.plan.hsts import settle_hsts
+from proxygen.proxy.plan.operators import Operators
 from proxygen.proxy.plan.origins import shared_hosts
-from proxygen.proxy.plan.reserved import reserved_hosts
+from proxygen.proxy.plan.reserved import reserved_hosts, standing
 from proxygen.proxy.plan.service import needs_past, plan_service
 from proxygen.proxy.plan.types import (
     Claim,
     Conflict,
+    Copy,
     Endpoint,
     Memory,
     Plan,
@@ -88,13 +91,19 @@ class _Marks:
     """What is wrong with an override."""
 
 
+_CopyInputs = tuple[Routes, Mapping[ServiceName, int], frozenset[Copy]]
+"""Who holds which routes, how old services are, and where wider routes served before."""
+
+
 class Planner:
     """Plans catalogs one after the other. Services whose inputs did not change are taken from the last plan."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy: Final = policy
         self._reserved: Final = reserved_hosts(policy)
+        self._operators: Final = Operators(policy.listens)
         self._known: dict[ServiceName, _Known] = {}
+        self._copies: tuple[_CopyInputs, WiderRoutes] | None = None
         self._warned: dict[ServiceName, tuple[Service, tuple[str, ...], Service]] = {}
 
     def plan(self, catalog: Catalog, memory: Memory, refused: Mapping[ServiceName, Quarantine]) -> Plan:
@@ -107,19 +116,31 @@ class Planner:
         if any(_is_closed_by(gone, known.inputs) for known in self._known.values()):
             services, holders, conflicts = self._settled(catalog, memory, marks, listening - gone)
         answered = {claim: name for claim, name in holders.items() if _is_answered(claim, services[name])}
-        own = own_routes(answered, self._reserved - _lost_hosts(services.values()))
-        copies = settle_copies(own, services, self._policy, memory.copies)
+        own = own_routes(answered, standing(self._reserved, _lost_hosts(services.values())))
+        copies = self._settled_copies(own, services, memory.copies)
         shared = {} if self._policy.hosts_whole else shared_hosts(services, holders, memory.holders)
         certificates = choose_certificates(services, answered, self._policy.certificate_index)
         unused = without_effect(services, answered, certificates)
-        services |= self._told(services, _together(shared, over_the_bound(copies, self._policy), unused))
+        bound, unbound = settle_hsts(services, holders, memory.holders, are_whole=self._policy.hosts_whole)
+        taking = self._operators.warnings(answered, certificates)
+        services |= self._told(services, _together(shared, copies.warnings, unused, unbound, taking))
         return Plan(
             services=tuple(services.values()),
-            servers=virtual_servers(services, own, copies.given, certificates),
+            servers=virtual_servers(services, own, copies.given, certificates, bound, self._reserved),
             streams=_streams(services, answered),
             conflicts=conflicts,
             memory=Memory(holders=holders, overrides=overrides, copies=copies.given),
         )
+
+    def _settled_copies(
+        self, own: Routes, services: Mapping[ServiceName, Service], before: frozenset[Copy]
+    ) -> WiderRoutes:
+        """The same as last time where routes, ages and what was served are the same: most passes change addresses."""
+        ages = {name: service.registered for name, service in services.items()}
+        inputs = (own, ages, before)
+        if self._copies is None or self._copies[0] != inputs:
+            self._copies = (inputs, settle_copies(own, services, self._policy, before))
+        return self._copies[1]
 
     def _settled(
         self, catalog: Catalog, memory: Memory, marks: _Marks, listening: frozenset[PortClaim]

@@ -22,6 +22,7 @@ class Bounds:
     wide_routes: int = 20
     """Routes of any host or a wildcard stand in every virtual server that they cover."""
     copies: int = 500
+    all_copies: int = 600
     force_rules: int = 20
     variants: int = 16
     ports: int = 20

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from proxygen.catalog import ServiceName
 from proxygen.proxy.plan.certificates import is_for
 from proxygen.proxy.plan.copies import Routes, is_covered, is_wide, wider
+from proxygen.proxy.plan.reserved import Reserved
 from proxygen.proxy.plan.types import Certificate, Copy, Location, Service, VirtualServer
 from proxygen.tags import Host, Path
 
@@ -17,12 +18,15 @@ def virtual_servers(
     own: Routes,
     copies: Iterable[Copy],
     certificates: Mapping[str, Certificate],
+    bound: Mapping[str, ServiceName],
+    reserved: Mapping[str, Reserved],
 ) -> tuple[VirtualServer, ...]:
     """One virtual server per host, the default server first, with the routes that wider hosts lend it.
 
     The most specific host decides first, then the longest path (as in the Gateway API's precedence): a route
     of a wildcard or of any host serves a named host only at paths that no route of the named host covers. So
-    nobody takes a path away from a host by claiming it for all hosts.
+    nobody takes a path away from a host by claiming it for all hosts. ``bound``: whose HSTS binds a host.
+    A ``reserved`` host without routes of its own stands only where the operator does not serve it.
     """
     lent: dict[tuple[str, str], dict[Path, ServiceName]] = defaultdict(dict)
     for copy in copies:
@@ -36,12 +40,18 @@ def virtual_servers(
         covering = [each for each in wider(host) if each in wide] if wide else []
         for each in covering:
             routes |= {path: name for path, name in lent[host, each].items() if not is_covered(path, routes)}
+        certificate = certificates.get(host)
+        certificate = certificate or _wider_certificate(host, covering, certificates, is_free=not own[host])
+        without = reserved[host].without(covering) if host in reserved and not own[host] else frozenset()
+        if without and reserved[host].is_left_out(without, is_secure=certificate is not None):
+            continue
         servers.append(
             VirtualServer(
                 host=Host(host) if host else None,
                 locations=tuple([Location(path, services[routes[path]]) for path in sorted(routes)]),
-                certificate=certificates.get(host)
-                or _wider_certificate(host, covering, certificates, is_free=not own[host]),
+                certificate=certificate,
+                hsts=bound.get(host),
+                without=without,
             )
         )
     return tuple(servers)

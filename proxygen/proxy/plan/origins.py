@@ -28,16 +28,11 @@ def host_holders(
     takes the path away, so not from who had it before, or is older than a wildcard that is as new. What is for any host
     is nobody's.
     """
-    known = {(claim.host, name) for claim, name in held.items() if isinstance(claim, RouteClaim)}
+    known = _hosts_held(held)
     asking: dict[str, dict[_Rank, bool]] = defaultdict(dict)
     for service, claim in wanted:
         if claim.host:
-            rank = (
-                held.get(RouteClaim(claim.host, "/")) != service.name,
-                (claim.host, service.name) not in known,
-                service.registered,
-                service.name,
-            )
+            rank = _rank(service, claim.host, held, known)
             asking[claim.host][rank] = claim.path == "/" or asking[claim.host].get(rank, False)
     first: dict[str, _Rank] = {}
     for host in sorted(asking, key=_widest_first):
@@ -49,6 +44,31 @@ def host_holders(
         ]
         first[host] = min(own) if own or above is None else above
     return {host: rank[-1] for host, rank in first.items()}
+
+
+def any_host_holder(
+    wanted: Iterable[tuple[Service, RouteClaim]], held: Mapping[Claim, ServiceName]
+) -> ServiceName | None:
+    """Return who speaks for the hosts that nobody names: who has the root of any host, else who had any path of it
+    before, else the older registration."""
+    known = _hosts_held(held)
+    asking = ((claim.path != "/", _rank(service, "", held, known)) for service, claim in wanted if not claim.host)
+    first = min(asking, default=None)
+    return None if first is None else first[1][-1]
+
+
+def _hosts_held(held: Mapping[Claim, ServiceName]) -> frozenset[tuple[str, ServiceName]]:
+    return frozenset((claim.host, name) for claim, name in held.items() if isinstance(claim, RouteClaim))
+
+
+def _rank(
+    service: Service,
+    host: str,
+    held: Mapping[Claim, ServiceName],
+    known: frozenset[tuple[str, ServiceName]],
+) -> _Rank:
+    is_root_new = held.get(RouteClaim(host, "/")) != service.name
+    return is_root_new, (host, service.name) not in known, service.registered, service.name
 
 
 def _widest_first(host: str) -> tuple[int, bool]:
@@ -66,14 +86,14 @@ def shared_hosts(
 ) -> Mapping[ServiceName, tuple[str, ...]]:
     """Say to each service with which others it shares a host; nothing to those that share none."""
     routes = [(claim, name) for claim, name in holders.items() if isinstance(claim, RouteClaim) and claim.host]
-    shared = _shared(routes)
-    if not shared:
+    several = shared(routes)
+    if not several:
         return {}
     paths: dict[str, dict[ServiceName, list[RouteClaim]]] = defaultdict(lambda: defaultdict(list))
     for claim, name in routes:
-        if claim.host in shared:
+        if claim.host in several:
             paths[claim.host][name].append(claim)
-    asking = ((services[name], claim) for claim, name in routes if claim.host in shared or claim.is_wide)
+    asking = ((services[name], claim) for claim, name in routes if claim.host in several or claim.is_wide)
     holder_of = host_holders(asking, held, are_whole=False)
     warnings: dict[ServiceName, list[str]] = defaultdict(list)
     for host, by_service in sorted(paths.items()):
@@ -88,8 +108,9 @@ def shared_hosts(
     return {name: tuple(_bounded(said)) for name, said in warnings.items()}
 
 
-def _shared(routes: Iterable[tuple[RouteClaim, ServiceName]]) -> set[str]:
-    """The hosts of which several services may hold paths; a wildcard serves what it covers, but for its roots."""
+def shared(named: Iterable[tuple[RouteClaim, ServiceName]]) -> set[str]:
+    """Return the hosts of which several services may hold paths; a wildcard serves what it covers, save its roots."""
+    routes = tuple(named)
     first: dict[str, ServiceName] = {}
     several = {claim.host for claim, name in routes if first.setdefault(claim.host, name) != name}
     wildcards = {claim.host for claim, _ in routes if claim.is_wide}

@@ -302,6 +302,10 @@ class VirtualServer:
     locations: tuple[Location, ...]
     """Sorted by path; nginx picks the longest prefix."""
     certificate: Certificate | None = None
+    hsts: ServiceName | None = None
+    """The host's holder, where its tags ask for HSTS."""
+    without: frozenset[str] = frozenset()
+    """Our listens where it does not stand: the operator serves the host there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +355,26 @@ class Plan:
         return tuple(service.quarantine for service in self.services if service.quarantine)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorNames:
+    """The ``server_name`` of nginx.conf's own servers at one address."""
+
+    hosts: frozenset[str] = frozenset()
+    """In lower case; wildcards at the front (``*.example.com``) and at the end (``www.*``) among them."""
+    patterns: tuple[str, ...] = ()
+    """Regular expressions in their order, without the tilde."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """An address at which our virtual servers listen, and whom the operator serves there himself."""
+
+    text: str
+    """As the settings say it."""
+    is_tls: bool = False
+    names: OperatorNames = field(default_factory=OperatorNames)
+
+
 ANYWHERE: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
@@ -375,8 +399,8 @@ class Policy:
     """Where streams listen; None: at all of this host's addresses."""
     claims: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Host pattern to the service name patterns that may claim it."""
-    operator_hosts: frozenset[str] = frozenset()
-    """Hosts that nginx.conf serves by itself, where our virtual servers listen."""
+    listens: tuple[Listening, ...] = ()
+    """Where our virtual servers listen."""
     hosts_whole: bool = False
     """Who holds a host holds all its paths."""
     streams: bool = True

@@ -16,7 +16,8 @@ from proxygen.kit.errors import BadInput
 from proxygen.proxy.nginx.addresses import Occupied
 from proxygen.proxy.nginx.conf import OperatorConf
 from proxygen.proxy.plan.bounds import Bounds
-from proxygen.proxy.plan.types import Certificate, Endpoint, Policy
+from proxygen.proxy.plan.reserved import reserved_remarks
+from proxygen.proxy.plan.types import Certificate, Endpoint, Listening, Policy
 from proxygen.proxy.policy.operator_files import read_htpasswd
 from proxygen.proxy.policy.own_addresses import read_own_addresses
 from proxygen.settings import ProxySettings, Settings
@@ -65,7 +66,7 @@ def read_policy(
         own_networks=tuple(sorted((network for network in own if network.num_addresses > 1), key=str)),
         own_ports=ports,
         stream_address=ip_address(proxy.stream_address) if proxy.stream_address else None,
-        operator_hosts=_operators_everywhere(proxy, held),
+        listens=tuple(_ours_listening(proxy, held)),
         streams=conf is None or "stream" in conf.includes,
         stream_ports=range(int(low), int(high or low) + 1),
         reserved_ports=frozenset(place.port for place in _listening(settings)),
@@ -73,14 +74,15 @@ def read_policy(
         certificates=certificates,
         htpasswd=read_htpasswd(proxy.htpasswd),
     )
-    return policy, unknown
+    return policy, (*unknown, *reserved_remarks(policy))
 
 
-def _operators_everywhere(proxy: ProxySettings, held: Occupied) -> frozenset[str]:
-    """Hosts that are the operator's wherever ours listen; without certificates nothing of ours does for HTTPS."""
-    ours = (*proxy.http_listen, *(proxy.https_listen if proxy.certificates is not None else ()))
-    held_there = [held.hosts((text,)) for text in ours]
-    return frozenset.intersection(*held_there) if held_there else frozenset()
+def _ours_listening(proxy: ProxySettings, held: Occupied) -> Iterator[Listening]:
+    """Without certificates nothing of ours listens for HTTPS."""
+    for text in proxy.http_listen:
+        yield Listening(text=text, names=held.names(text))
+    for text in proxy.https_listen if proxy.certificates is not None else ():
+        yield Listening(text=text, is_tls=True, names=held.names(text))
 
 
 def read_claim_policy(settings: Settings) -> Policy:

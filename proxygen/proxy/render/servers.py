@@ -137,7 +137,9 @@ def _same_server(known: VirtualServer, server: VirtualServer) -> bool:
     """Compare what a virtual server shows of its services: not their instances, which stand in the upstreams."""
     if known is server:
         return True
-    if known.certificate != server.certificate or len(known.locations) != len(server.locations):
+    if (known.certificate, known.hsts, known.without) != (server.certificate, server.hsts, server.without):
+        return False
+    if len(known.locations) != len(server.locations):
         return False
     return all(
         old.path == new.path and (old.service is new.service or _face(old.service) == _face(new.service))

@@ -320,6 +320,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
     listens = around.http_listens(default=default)
     if certificate is not None:
         listens += around.https_listens(default=default)
+    listens = tuple(listen for listen in listens if listen.address not in server.without)
     fragments = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
     outermost = _outermost(around, snippets)
     said = _said_of_server(fragments, around, snippets)
@@ -351,7 +352,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         client=client_view(around),
         vouched=vouched_headers(around),
         other_spellings=other_spellings(around),
-        hsts=certificate is not None and any(location.service.options.hsts for location in server.locations),
+        hsts=certificate is not None and any(location.service.name == server.hsts for location in server.locations),
         error_headers=added_headers((), fragments, outermost),
         error_pages=() if lines_of("error_page", fragments) else lines_of("error_page", outermost),
         passed_headers=parameters("proxy_set_header", fragments, outermost, ours=our_headers(around)),
@@ -393,7 +394,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     is_served = service.state is ServiceState.SERVED
     rest = _rest(location, around, outer, snippets)
     limit, cookie = _limit(service), _cookie_variable(service) if _sets_cookie(service) else None
-    hsts = bool(options.hsts) and secure
+    hsts = secure and service.name == server.hsts
     is_gated = service.htpasswd is not None and is_served and not around_it.isdisjoint(_ASKING) and may_be_named
     return LocationView(
         matches=_matches(location.path, apart, is_gated=is_gated),
@@ -430,6 +431,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         redirects=_redirects(location.path, around) if strip and "proxy_redirect" not in around_it else (),
         cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in around_it else (),
         error_pages=innermost("error_page", outer, outermost),
+        has_error_page=template is Template.GRPC or mentions(fragments, _LEADING_ERRORS),
         grpc_errors=template is Template.GRPC and "error_page" not in said,
         apart_by=Variable("proxygen_apart" if RequestKind.ONCE in apart else "proxygen_waits"),
         client=client_view(around),
@@ -575,6 +577,8 @@ def _outermost(around: Surroundings, snippets: Snippets) -> tuple[Block, ...]:
     """What the operator says for all virtual servers."""
     return around.operator_lines + snippets["http.conf"]
 
+
+_LEADING_ERRORS: Final = frozenset({"error_page", "include"})
 
 _ASKING: Final = frozenset({"auth_basic", "auth_basic_user_file", "satisfy", "include"})
 """With one of these the operator may ask for a password too: a request then needs what he asks for and the tag's."""

@@ -260,6 +260,11 @@ class MatchView:
     def waits(self) -> bool:
         return self.kind is RequestKind.WAIT
 
+    @property
+    def has_error_page(self) -> bool:
+        """Whether it leads a status elsewhere itself, which ends what the virtual server says for it."""
+        return self.apart is not None or self.is_once
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitView:
@@ -302,6 +307,8 @@ class LocationView:
     redirect: Expression | None
     error_pages: tuple[Block, ...]
     """The operator's own, which stand first."""
+    has_error_page: bool
+    """Whether all of it has one of its own, by which those of the virtual server end; nginx keeps each list anew."""
     hsts: bool
     headers: tuple[Block, ...]
     """The operator's own, which one of ours beside them would hide."""

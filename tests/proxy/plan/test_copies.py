@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.catalog import ServiceName
-from proxygen.proxy.plan import Planner
+from proxygen.proxy.plan import Planner, copies
 from proxygen.proxy.plan.bounds import Bounds
 from proxygen.proxy.plan.copies import is_covered
 from proxygen.proxy.plan.types import Copy, Memory, Plan, Policy, RouteClaim
@@ -123,6 +124,97 @@ def test_the_next_pass_says_the_same_and_makes_no_new_service() -> None:
     assert all(one is other for one, other in zip(first.services, second.services, strict=True))
 
 
+# --- all services together
+
+
+ALL: Final = Policy(bounds=Bounds(copies=MOST, all_copies=MOST + 2))
+
+
+@pytest.mark.incident("T46")
+def test_all_services_together_have_a_bound_and_the_oldest_are_served_first() -> None:
+    hosts = [instance(f"h{n}", 10 + n, f"route=h{n}.ex.test/x") for n in range(MOST)]
+    wide = [instance(f"any{n}", n, f"route=/m{n}") for n in (3, 1, 2)]
+    planned = plan(*hosts, *wide, policy=ALL)
+    assert lent(planned) == {"any1": MOST, "any2": 2}
+    assert service(planned, "any1").warnings == ()
+    for name, served, place in (("any2", 2, "h2.ex.test/m2"), ("any3", 0, "h0.ex.test/m3")):
+        (said,) = service(planned, name).warnings
+        assert f"serve {served} places" in said
+        assert f"(bounds.all_copies: {MOST + 2}); not served: {place}" in said
+
+
+def test_nobody_older_that_comes_later_takes_a_place_from_anybody() -> None:
+    hosts = [instance(f"h{n}", 10 + n, f"route=h{n}.ex.test/x") for n in range(MOST)]
+    first = plan(*hosts, instance("any2", 9, "route=/m2"), instance("any3", 9, "route=/m3"), policy=ALL)
+    older = instance("any1", 1, "route=/m1", "route=*.ex.test/m1")
+    later = [instance("any2", 90, "route=/m2"), instance("any3", 91, "route=/m3")]
+    second = plan(*hosts, older, *later, policy=ALL, memory=first.memory)
+    assert second.memory.copies == first.memory.copies
+    assert any("bounds.all_copies" in said for said in service(second, "any1").warnings)
+    third = plan(*hosts, older, later[1], policy=ALL, memory=second.memory)
+    assert lent(third) == {"any1": MOST, "any3": 2}, "a place that is free again goes to the oldest"
+
+
+def test_a_bound_that_the_operator_lowers_leaves_the_oldest_what_they_have() -> None:
+    hosts = [instance(f"h{n}", 10 + n, f"route=h{n}.ex.test/x") for n in range(MOST)]
+    ones = [*hosts, *(instance(f"any{n}", n, f"route=/m{n}") for n in (1, 2, 3))]
+    before = plan(*ones, policy=POLICY)
+    assert lent(before) == {"any1": MOST, "any2": MOST, "any3": MOST}
+    assert lent(plan(*ones, policy=ALL, memory=before.memory)) == {"any1": MOST, "any2": 2}
+
+
+# --- what a pass costs
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The places that were looked at."""
+    places: list[Path] = []
+
+    def counting(path: Path, routes: Container[str]) -> bool:
+        places.append(path)
+        return is_covered(path, routes)
+
+    monkeypatch.setattr(copies, "is_covered", counting)
+    return places
+
+
+@pytest.mark.incident("T46")
+@pytest.mark.parametrize(
+    ("policy", "path"),
+    [
+        (replace(POLICY, hosts_whole=True), "/p"),
+        (replace(POLICY, claims={"*.ex.test": ("h*",)}), "/p"),
+        (POLICY, "/x/p"),
+    ],
+    ids=["whole", "reserved", "covered"],
+)
+def test_hosts_that_are_closed_to_a_wider_route_make_no_pass_long(
+    looked: list[Path], policy: Policy, path: str
+) -> None:
+    hosts = [instance(f"h{n}", 100 + n, f"route=h{n}.ex.test/x") for n in range(200)]
+    wide = [instance(f"w{n}", n, *(f"route={path}{n}-{m}" for m in range(10))) for n in range(1, 4)]
+    planner, known = Planner(policy), catalog(*hosts, *wide)
+    first = planner.plan(known, Memory(), {})
+    assert first.memory.copies == frozenset()
+    assert len(looked) <= len(wide) * 20 * (MOST + 1) < 200 * 10
+    assert bool(service(first, "w1").warnings) is (path == "/x/p"), "what is not looked at is said"
+    looked.clear()
+    planner.plan(known, first.memory, {})
+    moved = catalog(*(replace(each, address="10.9.0.1") for each in (*hosts, *wide)))
+    assert planner.plan(moved, first.memory, {}).memory == first.memory
+    assert looked == [], "nothing is looked at again while routes are the same"
+
+
+def test_what_is_remembered_of_a_pass_ends_with_any_route(looked: list[Path]) -> None:
+    ones = [instance("any", 1, "route=/m"), instance("h1", 2, "route=h1.ex.test/x")]
+    planner = Planner(POLICY)
+    first = planner.plan(catalog(*ones), Memory(), {})
+    second = planner.plan(catalog(*ones, instance("h2", 3, "route=h2.ex.test/x")), first.memory, {})
+    assert {copy.host for copy in second.memory.copies} == {"h1.ex.test", "h2.ex.test"}
+    assert looked
+
+
 _NAMES = st.sampled_from(["a", "b", "c"])
 _ROUTES = st.sampled_from(
     [
@@ -147,7 +239,7 @@ def test_whoever_comes_and_goes_copies_are_bounded_and_kept(
     history: list[list[tuple[str, str, int]]], *, whole: bool
 ) -> None:
     """A copy goes only with its route, or with its host, or because a route of that host takes its path."""
-    policy = replace(POLICY, hosts_whole=whole)
+    policy = replace(POLICY, hosts_whole=whole, bounds=Bounds(copies=MOST, all_copies=MOST + 1))
     memory = Memory()
     for step in history:
         ones = [
@@ -155,6 +247,7 @@ def test_whoever_comes_and_goes_copies_are_bounded_and_kept(
         ]
         planned = plan(*ones, policy=policy, memory=memory)
         assert all(count <= MOST for count in lent(planned).values())
+        assert lent(planned).total() <= MOST + 1
         holders = planned.memory.holders
         for copy in memory.copies:
             route = RouteClaim(copy.wider, copy.path)

@@ -12,7 +12,7 @@ import pytest
 from proxygen.proxy import pipeline
 from proxygen.proxy.nginx.addresses import Occupied, occupied
 from proxygen.proxy.nginx.binary import Binary
-from proxygen.proxy.plan.types import Endpoint, Policy
+from proxygen.proxy.plan.types import Endpoint, OperatorNames, Policy
 from proxygen.proxy.policy import read as policy
 from proxygen.settings import ProxySettings, load
 from proxygen.tags import IPNetwork
@@ -77,26 +77,53 @@ def test_hosts_are_reserved_in_whichever_case_they_are_written() -> None:
     assert not allowed().hosts_whole
 
 
-def test_the_hosts_that_nginx_conf_serves_wherever_ours_listen_are_known(read_conf: ReadConf, tmp_path: Path) -> None:
+def test_what_nginx_conf_serves_is_known_for_each_place_where_ours_listen(read_conf: ReadConf, tmp_path: Path) -> None:
     """One that it serves on some of those ports alone must stay reserved on the others."""
     conf = read_conf(
         """http {
             include OUTPUT/current/http.d/*.conf;
-            server { server_name one.test .two.test; }
+            server { server_name one.test .two.test www.* ~^b; }
             server { listen 127.0.0.1:8080; server_name elsewhere.test; }
-            server { server_name THREE.test; listen *:443 ssl; listen 80; }
+            server { server_name THREE.test ~^A(?<x>.)$; listen *:443 ssl; listen 80; }
             server { server_name four.test; listen *:443 ssl; }
             upstream x { server 127.0.0.1:1; }
             server { listen 80; }
         }"""
     )
 
-    def known(**settings: str) -> frozenset[str]:
+    def known(**settings: str) -> dict[str, OperatorNames]:
         made = policy.read_policy(load(settings, environment={}), conf, occupied(conf), certificates=(), own=OWN)[0]
-        return made.operator_hosts
+        assert [each.is_tls for each in made.listens] == [False, True][: len(made.listens)]
+        return {each.text: each.names for each in made.listens}
 
-    assert known() == {"one.test", "two.test", "*.two.test", "three.test"}
-    assert known(**{"proxy.certificates": str(tmp_path)}) == {"three.test"}
+    names = frozenset({"one.test", "two.test", "*.two.test", "three.test", "www.*"})
+    plain = OperatorNames(hosts=names, patterns=("^b", "^A(?<x>.)$"))
+    assert known() == {"80": plain}
+    secure = OperatorNames(hosts=frozenset({"three.test", "four.test"}), patterns=("^A(?<x>.)$",))
+    assert known(**{"proxy.certificates": str(tmp_path)}) == {"80": plain, "443": secure}
+
+
+def test_what_a_reserved_host_does_to_the_operators_names_is_said_once(read_conf: ReadConf) -> None:
+    conf = read_conf(
+        r"http { include OUTPUT/current/http.d/*.conf; "
+        r"server { server_name www.* ~\.example\.com$ ~\.example\.org$ ~^(?R)$; } "
+        r"server { server_name ~^(?R)$ *.org; } }"
+    )
+
+    def said(*reserved: str) -> tuple[str, ...]:
+        settings = load({}, environment={})
+        proxy = settings.proxy.model_copy(update={"claims": dict.fromkeys(reserved, ("web",))})
+        settings = settings.model_copy(update={"proxy": proxy})
+        return policy.read_policy(settings, conf, occupied(conf), certificates=(), own=OWN)[1]
+
+    assert said() == ()
+    (alone,) = said("a.example.com", "*.example.org")
+    assert "~^(?R)$" in alone
+    assert "cannot be read" in alone
+    assert [text.partition(": nginx")[0] for text in said("*.example.com")[1:]] == [
+        rf"*.example.com, which proxy.claims reserves, takes requests from server_name {name} of nginx.conf"
+        for name in ("www.*", r"~\.example\.com$")
+    ]
 
 
 def test_every_metadata_service_is_denied_by_default() -> None:
