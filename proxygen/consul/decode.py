@@ -120,6 +120,11 @@ class NodeServices(msgspec.Struct, rename="pascal"):
     services: dict[str, RegistrationState] | None = None
 
 
+class _Summary(msgspec.Struct, rename="pascal"):
+    name: str
+    tags: tuple[str, ...] | None = None
+
+
 class _Pair(msgspec.Struct, rename="pascal"):
     key: str
     value: str | None = None
@@ -127,6 +132,7 @@ class _Pair(msgspec.Struct, rename="pascal"):
 
 _ENTRIES: Final = msgspec.json.Decoder(tuple[HealthEntry, ...])
 _LISTING: Final = msgspec.json.Decoder(dict[str, tuple[str, ...] | None])
+_SUMMARIES: Final = msgspec.json.Decoder(tuple[_Summary, ...] | None)
 _CHECKS: Final = msgspec.json.Decoder(tuple[CheckRecord, ...])
 _NODES: Final = msgspec.json.Decoder(tuple[NodeRecord, ...])
 _NODE_SERVICES: Final = msgspec.json.Decoder(NodeServices | None)
@@ -152,6 +158,11 @@ def decode_raw_entries(body: bytes) -> list[msgspec.Raw]:
 def decode_listing(body: bytes) -> dict[str, tuple[str, ...]]:
     """Decode ``/v1/catalog/services``: every name with the union of its instances' tags."""
     return {name: tags or () for name, tags in _decoded(_LISTING, body, "catalog/services").items()}
+
+
+def decode_summaries(body: bytes) -> dict[str, tuple[str, ...]]:
+    """Decode ``/v1/internal/ui/services`` into what `decode_listing` returns."""
+    return {one.name: one.tags or () for one in _decoded(_SUMMARIES, body, "internal/ui/services") or ()}
 
 
 def decode_checks(body: bytes) -> tuple[CheckRecord, ...]:

@@ -41,12 +41,18 @@ _RATE: Final = 2.0
 """Answers a second; an index may move without end and mean nothing."""
 
 
+def _as_it_is(index: int) -> tuple[int, Params]:
+    return index, ()
+
+
 class Poll:
     """A standing question: ask, hand the answer to ``heed``, ask again from there, for ever.
 
     An answer may well be the same as the one before; ``heed`` compares contents. When it raises CatalogUnavailable,
     the answer is not believed and the question is asked anew. ``rate`` is how many answers a second it takes in the
-    long run. ``witness`` names a key whose loss means that the question's whole prefix may be gone; see `witness`.
+    long run. ``narrow`` gets the index to wait from, and says where to ask from and with which further parameters; from
+    0 the question is asked as it is. ``witness`` names a key whose loss means that the question's whole prefix may be
+    gone; see `witness`.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Poll:
         params: Params = (),
         pathfinder: bool = False,
         rate: float = _RATE,
+        narrow: Callable[[int], tuple[int, Params]] = _as_it_is,
         witness: Callable[[], str | None] = lambda: None,
         on_failure: Callable[[CatalogUnavailable], None] = lambda error: None,
     ) -> None:
@@ -73,6 +80,7 @@ class Poll:
         self._params = tuple(params)
         self._pathfinder = pathfinder
         self._rate = rate
+        self._narrow = narrow
         self._witness = witness
         self._on_failure = on_failure
         self._index = 0
@@ -97,9 +105,9 @@ class Poll:
 
     async def _ask(self) -> bool:
         """Ask once; return whether the index moved."""
-        asked = self._index
+        asked, further = self._narrow(self._index)
         try:
-            reply = await self._read(asked)
+            reply = await self._read(asked, further)
             if reply is not None:
                 self._client.oddities.heed(self._where, reply)
             if reply is None or reply.index < asked:
@@ -122,14 +130,15 @@ class Poll:
                 self._ledger.recover()
         return self._index != asked
 
-    async def _read(self, asked: int) -> Reply | None:
+    async def _read(self, asked: int, further: Params) -> Reply | None:
         """Return the answer; None where what was waited for may have been told to nobody."""
         if not asked:
             # Where we start from is the leader's word; after that, any server that is not behind our index.
             return await (self._knock() if self._pathfinder else unless(self._read_leader(), self._ledger.recovered()))
         consistency: Consistency = "any"
         streamed = time.monotonic() >= self._by_servers_until
-        reading = self._client.read(self._path, self._params, index=asked, consistency=consistency, streamed=streamed)
+        params = (*self._params, *further)
+        reading = self._client.read(self._path, params, index=asked, consistency=consistency, streamed=streamed)
         signals: list[Coroutine[Any, Any, object]] = [self._ledger.recovered()]
         witness = self._witness()
         if witness is not None:

@@ -29,10 +29,12 @@ from proxygen.consul.decode import (
     unservable_names,
 )
 from proxygen.consul.detect import DetectChanges
+from proxygen.consul.early import EarlyNews
 from proxygen.consul.elsewhere import Elsewhere
 from proxygen.consul.follow import Follower, PollEach
 from proxygen.consul.ledger import Ledger, stay_away
 from proxygen.consul.names import is_askable, name_problem
+from proxygen.consul.oversized import Oversized
 from proxygen.consul.poll import Poll
 from proxygen.consul.reads import (
     LISTING_PATH,
@@ -80,8 +82,11 @@ class CatalogWatch:
         self._listing: dict[str, tuple[str, ...]] | None = None
         self._unservable: tuple[str, ...] = ()
         self._listing_index = 0
+        self._oversized = Oversized(tag_prefix=tag_prefix, every=client.settings.wait)
         self._tagged: set[str] = set()
         self._routed: set[str] = set()
+        self._newcomers: set[str] = set()
+        """Those routed that no listing had yet: until one has, only their own answer says that they are gone."""
         self._known = known
         self._recalled: set[str] = set()
         """Services that have the instances of an earlier run, for they could not be read."""
@@ -128,6 +133,7 @@ class CatalogWatch:
                 observed=self._open_when_ready,
                 failed=self.failed,
             )
+            self._early = EarlyNews(self._client, group, tag_prefix=self._tag_prefix, found=self._route_early)
             start_eternal(group, self._listing_poll().run(), name="watch of catalog/services")
             start_eternal(group, self._overrides_poll().run(), name="watch of the overrides in KV")
             start_eternal(group, self._elsewhere.run(self._view), name="watch of other datacenters")
@@ -140,7 +146,15 @@ class CatalogWatch:
             raise
 
     def _listing_poll(self) -> Poll:
-        return Poll(self._client, self._ledger, self._heed_listing, source=_CATALOG, path=LISTING_PATH, pathfinder=True)
+        return Poll(
+            self._client,
+            self._ledger,
+            self._heed_listing,
+            source=_CATALOG,
+            path=LISTING_PATH,
+            pathfinder=True,
+            narrow=self._oversized.question,
+        )
 
     def _overrides_poll(self) -> Poll:
         prefix = overrides_prefix(self._settings.kv_prefix)
@@ -172,13 +186,14 @@ class CatalogWatch:
         self._open_when_ready()
 
     async def _heed_listing(self, reply: Reply) -> None:
-        listing = decode_listing(reply.body)
+        listing = self._oversized.take(decode_listing(reply.body))
         tagged = routed_names(listing, self._tag_prefix)
         seems_hidden = not is_whole(self._client, listing) or (not listing and reply.filtered_by_acls)
         # An answer without an index says nothing about the past.
         seems_wiped = 0 < reply.index < self._view.index
-        if seems_hidden or seems_wiped or self._tagged - tagged or self._routed - listing.keys():
-            listing = dict((await self._confirm_listing()).services)
+        self._newcomers = self._newcomers - listing.keys() if self._oversized.still_listed else set()
+        if seems_hidden or seems_wiped or self._tagged - tagged or self._routed - self._newcomers - listing.keys():
+            listing = self._oversized.take_whole((await self._confirm_listing()).services)
             tagged = routed_names(listing, self._tag_prefix)
         else:
             self._view.count(reply.index)
@@ -189,13 +204,15 @@ class CatalogWatch:
         self._choose_follower(len(self._routed) + len(added))
         for name in added:
             self._route(name)
-        retagged = [name for name in self._routed if listing.get(name) != before.get(name)]
+        # Consul lists the same tags in another order each time.
+        retagged = [name for name in self._routed if set(listing.get(name, ())) != set(before.get(name, ()))]
         if reply.index != self._listing_index:
             self._listing_index = reply.index
             self._follower.listing_moved(reply.index, retagged)
             if self._settings.meta_sweep:
                 names = {name for name in listing if name != CONSUL_SERVICE and is_askable(name)}
                 self._candidates.listed(names - self._routed, reply.index)
+        self._early.ask_without(self._oversized.still_listed)
         self._open_when_ready()
 
     async def _confirm_listing(self) -> Listing:
@@ -216,7 +233,7 @@ class CatalogWatch:
     def _let_go(self) -> None:
         """Stop routing what is gone from the listing, and what was routed only by tags that it lost."""
         assert self._listing is not None
-        for name in sorted(self._routed - self._tagged):
+        for name in sorted(self._routed - self._tagged - self._newcomers):
             if name not in self._listing:
                 self._unroute(name)
                 self._view.observe(name, ())
@@ -230,8 +247,16 @@ class CatalogWatch:
         self._candidates.forget(name)
         self._follower.follow(name)
 
+    def _route_early(self, tagged: set[str]) -> None:
+        """Route newcomers that the listing does not have yet."""
+        for name in sorted(tagged - self._routed):
+            self._choose_follower(len(self._routed) + 1)
+            self._newcomers.add(name)
+            self._route(name)
+
     def _unroute(self, name: str) -> None:
         self._routed.discard(name)
+        self._newcomers.discard(name)
         self._refused.discard(name)
         self._recalled.discard(name)
         self._indexes.pop(name, None)

@@ -29,7 +29,8 @@ from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary, find_nginx
 from tests.integration.waiting import answers, call, served_after
 
-TURNS: Final = 7
+TURNS: Final = 5
+"""Before and after; more would spend `reload.burst`, and the interval between reloads be measured."""
 LIMITED: Final = ("sh", "-c", 'ulimit -Sn 256; ulimit -Hn 1024; exec "$@"', "limited")
 _QUIET: Final = (0.2, 0.8)
 """Seconds before each newcomer, drawn at random."""

@@ -23,11 +23,11 @@ NODE_PATH = "/v1/catalog/node/"
 
 
 @asynccontextmanager
-async def many_services(**knobs: Any) -> AsyncIterator[tuple[FakeConsul, Watching]]:
-    """Watch 80 services of one instance each."""
+async def many_services(*tags: str, **knobs: Any) -> AsyncIterator[tuple[FakeConsul, Watching]]:
+    """Watch 80 services of one instance each, which have these tags besides a route."""
     async with fake_consul() as fake:
         for number in range(SERVICES):
-            fake.put(f"s{number}", entry(f"s{number}", f"s{number}-1", 8000 + number, ROUTE))
+            fake.put(f"s{number}", entry(f"s{number}", f"s{number}-1", 8000 + number, ROUTE, *tags))
         async with watching(ConsulSettings(address=fake.address, **knobs)) as one:
             await one.until(lambda catalog: len(catalog.services) == SERVICES)
             await one.nothing_comes(0.3)
@@ -45,6 +45,16 @@ def on_node(node: str, one: dict[str, Any]) -> dict[str, Any]:
 async def test_only_the_service_that_changed_is_read_again() -> None:
     """A port is part of no check and of no tag; nevertheless nobody else is asked for."""
     async with many_services() as (fake, one):
+        fake.requests.clear()
+        fake.put("s7", entry("s7", "s7-1", 9999, ROUTE))
+        await one.until(lambda catalog: catalog.services[ServiceName("s7")][0].port == 9999)
+        await asyncio.sleep(0.5)
+        assert read_services(fake) == {"s7"}
+
+
+async def test_the_same_tags_in_another_order_are_no_change() -> None:
+    """Consul lists a service's tags in another order in each answer."""
+    async with many_services("blue", "green") as (fake, one):
         fake.requests.clear()
         fake.put("s7", entry("s7", "s7-1", 9999, ROUTE))
         await one.until(lambda catalog: catalog.services[ServiceName("s7")][0].port == 9999)

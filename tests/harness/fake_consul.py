@@ -1,7 +1,9 @@
 """A small Consul for the answers that the real one cannot be made to give.
 
-It answers catalog/services, catalog/node, health/service, health/state/any and KV from plain data, with blocking
-queries; it ignores filters. A test sets what is to go wrong: the index, the leader, a status, or an answer of nothing.
+It answers catalog/services, catalog/node, health/service, health/state/any, internal/ui/services and KV from plain
+data, with blocking queries. It ignores filters, but for those that leave services out of internal/ui/services and, with
+``filters``, of catalog/services. A test sets what is to go wrong: the index, the leader, a status, or an answer of
+nothing.
 
 It answers as 1.8 does, or with ``streams`` as an agent from 1.10 on: standing questions about a service are answered
 from a view, which says that it knows no leader.
@@ -12,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -22,6 +26,7 @@ from aiohttp import web
 from tests.harness.ports import free_port
 
 _SERVICE: Final = "/v1/health/service/"
+_SUMMARIES: Final = "/v1/internal/ui/services"
 
 
 class FakeConsul:
@@ -33,6 +38,8 @@ class FakeConsul:
         self.kv: dict[str, str] = {}
         self.known_leader = True
         self.streams = False
+        self.filters = False
+        """Whether catalog/services takes a filter, as from 1.14.0 on."""
         self.backend = ""
         """What every answer says in X-Consul-Query-Backend, where it is not empty."""
         self.says_index = True
@@ -88,6 +95,10 @@ class FakeConsul:
             wait = float(request.query.get("wait", "60000ms").removesuffix("ms")) / 1000
             await self._wait_for_move(request, wait)
         state = self._seen_by(request)
+        if request.path == _SUMMARIES or (self.filters and request.path == "/v1/catalog/services"):
+            state = state.without(
+                re.findall(r'Service(?:Name|\.Service) != "([^"]+)"', request.query.get("filter", ""))
+            )
         return self.reply(
             *state.content(request.path, self.elsewhere),
             consistent="consistent" in request.query,
@@ -146,12 +157,17 @@ class _State:
     services: Mapping[str, list[dict[str, Any]]]
     kv: Mapping[str, str]
 
+    def without(self, names: Collection[str]) -> _State:
+        return replace(self, services={name: one for name, one in self.services.items() if name not in names})
+
     def content(self, path: str, elsewhere: Iterable[str]) -> tuple[object, int]:
         """Return the body and the status of an answer."""
         if path == "/v1/catalog/datacenters":
             return ["dc1", *elsewhere], 200
         if path == "/v1/catalog/services":
-            return {name: _tags(entries) for name, entries in self.services.items()}, 200
+            return {name: _tags(entries, self.index) for name, entries in self.services.items()}, 200
+        if path == _SUMMARIES:
+            return [{"Name": name, "Tags": _tags(entries, 0)} for name, entries in self.services.items()], 200
         if path.startswith(_SERVICE):
             return self.services.get(path.removeprefix(_SERVICE), []), 200
         if path == "/v1/health/state/any":
@@ -191,8 +207,11 @@ def _stamped(one: dict[str, Any], index: int) -> dict[str, Any]:
     return one | {"Service": one["Service"] | {"ModifyIndex": index}}
 
 
-def _tags(entries: list[dict[str, Any]]) -> list[str]:
-    return sorted({tag for one in entries for tag in one["Service"]["Tags"]})
+def _tags(entries: list[dict[str, Any]], index: int) -> list[str]:
+    """Return the union of the tags in an order that is another at each index: Consul's is another in each answer."""
+    tags = deque(sorted({tag for one in entries for tag in one["Service"]["Tags"]}))
+    tags.rotate(index)
+    return list(tags)
 
 
 def _encoded(text: str) -> str:
