@@ -334,12 +334,21 @@ _HTTP: Final[dict[str, st.SearchStrategy[Any]]] = {
         st.builds(Balance, st.just(BalanceBy.HASH_HEADER), _header_names()),
     ),
     "websocket": st.booleans(),
+    "idle_timeout": _DURATIONS,
     "body_size": st.integers(0, 1 << 40),
+    "request_buffering": st.booleans(),
+    "response_buffering": st.booleans(),
+    "retries_unsafe": st.booleans(),
     "keepalive": st.integers(0, 10_000),
+    "keepalive_timeout": _DURATIONS,
     "rate": st.builds(Rate, st.integers(1, 1_000_000), st.sampled_from("sm"), st.integers(0, 1_000_000)),
     "auth": _file_names(),
 }
 _TLS: Final[dict[str, st.SearchStrategy[Any]]] = {"redirect_https": st.booleans(), "hsts": st.booleans()}
+
+
+DRAWN: Final = frozenset({*_ANYWHERE, *_STREAM, *_HTTP, *_TLS, "protocol", "listen", "tls", "strip_prefix"})
+"""The fields that `valid_proxy_tags` draws."""
 
 
 @st.composite

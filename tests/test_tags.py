@@ -27,6 +27,7 @@ from proxygen.tags import (
     Source,
     Sticky,
     StickyBy,
+    TagValues,
     VariantTag,
     check_combination,
     format_meta,
@@ -39,7 +40,7 @@ from proxygen.tags import (
     parse_tags,
 )
 from proxygen.tags.shares import CANARY, Share
-from tests.corpora import hostile_tags, hostile_text, valid_proxy_tags
+from tests.corpora import DRAWN, hostile_tags, hostile_text, valid_proxy_tags
 
 # --- both ways -------------------------------------------------------------------------------------------------------
 
@@ -76,6 +77,11 @@ def test_every_key_survives_the_round_trip_of_its_own_example() -> None:
 def test_every_field_has_a_key_that_can_state_it() -> None:
     assert {key.field for key in KEYS} == set(ProxyTags.__dataclass_fields__)
     assert [key.name for key in KEYS if key.name.replace("-", "_") != key.field] == ["canary"]
+    assert set(TagValues.__annotations__) == {key.field for key in KEYS} | {"canary"}
+
+
+def test_every_field_is_drawn_where_tags_are_drawn() -> None:
+    assert set(ProxyTags.__dataclass_fields__) == DRAWN
 
 
 # --- hostile values --------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ def find_clashes(definition: Definition, catalog: Catalog, policy: Policy, memor
     policy = replace(policy, knows_files=False)
     before = plan_routes(catalog, policy, memory)
     after = plan_routes(_with_newcomer(catalog, name, definition), policy, memory)
-    return (*_lost(name, after), *_taken(name, before, after), *_disagreements(name, before, after))
+    alone = plan_routes(_with_newcomer(replace(catalog, services={}), name, definition), policy)
+    return (*_lost(name, after), *_taken(name, before, after), *_disagreements(name, (before, alone), after))
 
 
 def _with_newcomer(catalog: Catalog, name: ServiceName, definition: Definition) -> Catalog:
@@ -58,13 +59,15 @@ def _taken(name: ServiceName, before: Plan, after: Plan) -> Iterator[str]:
             yield f"would take {conflict.claim} from service {conflict.loser}"
 
 
-def _disagreements(name: ServiceName, before: Plan, after: Plan) -> Iterator[str]:
-    old, new = _service(before, name), _service(after, name)
+def _disagreements(name: ServiceName, apart: tuple[Plan, Plan], after: Plan) -> Iterator[str]:
+    """What neither the other instances nor the newcomer has by itself."""
+    (old, alone), new = (_service(plan, name) for plan in apart), _service(after, name)
     if old is None or new is None:
         return
+    known = (*old.warnings, *(alone.warnings if alone is not None else ()))
     yield from (f"would be left out: {one.problem}" for one in new.instances if one.node == _NODE and one.problem)
     for warning in new.warnings:
-        if warning not in old.warnings:
+        if warning not in known:
             yield f"would disagree with its other instances: {warning}"
 
 

@@ -20,7 +20,7 @@ from proxygen.proxy.admin.families import FAMILIES
 from proxygen.proxy.admin.openapi import description
 from proxygen.registration import metrics as registrator_metrics
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
-from proxygen.tags import KEYS, PREFIX
+from proxygen.tags import EVERY_PROTOCOL, KEYS, PREFIX, Key, Protocol
 
 _NOTE: Final = "<!-- Written by `python -m proxygen.cli.reference docs/reference`. Change the code, then run it. -->"
 
@@ -139,6 +139,26 @@ def _tags() -> Iterator[str]:
             for key in KEYS
         ),
     )
+    yield from ("", "## Where a key holds", "")
+    yield "nginx has one set of options for a service, and its instances may state different ones, as during a deploy."
+    yield "The last column says which values count; `status` shows a warning while instances disagree on an option."
+    yield ""
+    yield "A key that does not hold with the service's protocol is either refused, or taken without effect:"
+    yield "`proxygen tags lint` and `status` then name it. The value `false` is never refused."
+    yield "Of `sticky` and `balance`, tcp and udp take the values that need no request."
+    yield ""
+    yield from _table(
+        ("Key", "Holds with", "No effect with", "Refused with", "Whose it is, and what counts"), map(_holding, KEYS)
+    )
+
+
+def _holding(key: Key) -> Sequence[str]:
+    refused = EVERY_PROTOCOL - key.protocols - key.ignored_with
+    return f"`{key.name}`", *map(_protocols, (key.protocols, key.ignored_with, refused)), key.combine
+
+
+def _protocols(some: frozenset[Protocol]) -> str:
+    return "every protocol" if some == EVERY_PROTOCOL else ", ".join(one for one in Protocol if one in some)
 
 
 def _metrics() -> Iterator[str]:

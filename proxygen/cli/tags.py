@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -19,7 +19,16 @@ from proxygen.kit.errors import BadInput, TagError
 from proxygen.registration.definition import Definition, read_definitions
 from proxygen.registration.live import TagChange, set_tags
 from proxygen.settings import Settings
-from proxygen.tags import KEYS, format_meta, format_tags, has_proxy_tags, lint_tags, parse_tags
+from proxygen.tags import (
+    KEYS,
+    ProxyTags,
+    format_meta,
+    format_tags,
+    has_proxy_tags,
+    lint_tags,
+    parse_tags,
+    without_effect,
+)
 
 
 @click.group()
@@ -75,7 +84,8 @@ def lint(settings: Settings, file: Path, against_consul: bool) -> int:
     """Check the proxy tags and Meta of the services in FILE (- for standard input) before they are registered.
 
     FILE is a Consul service definition in JSON: a configuration file with "service" or "services", the body of an
-    API registration, or a bare list of tags. Exits 1 when a tag is wrong, 2 when FILE cannot be read.
+    API registration, or a bare list of tags. Exits 1 when a tag is wrong, 2 when FILE cannot be read. A tag that has
+    no effect, such as a route with protocol=tcp, is named and changes no exit code.
 
     With --against-consul each service is planned as a newcomer among those that are registered: hosts and paths that
     another service holds, a share or an option that differs from its own instances'. Exits 1 when there is such a
@@ -188,11 +198,19 @@ def _lint_one(definition: Definition, prefix: str) -> int:
     keys = [key for key, _ in definition.meta if key.startswith(f"{prefix}-")]
     if not has_proxy_tags(definition.tags, prefix) and not keys:
         click.echo(f"{name}: no proxy tags")
-    elif not parse_tags(definition.tags, definition.meta, prefix).route:
-        click.echo(f"{name}: valid, but no route: it is proxied only if another instance has one")
-    else:
-        click.echo(f"{name}: valid")
+        return 0
+    remarks = [f", but {remark}" for remark in _remarks(parse_tags(definition.tags, definition.meta, prefix))]
+    for remark in remarks or [""]:
+        click.echo(f"{name}: valid{remark}")
     return 0
+
+
+def _remarks(stated: ProxyTags) -> Iterator[str]:
+    """What its author should know of tags that are valid."""
+    is_stream = stated.protocol is not None and stated.protocol.is_stream
+    if not stated.route and not is_stream:
+        yield "no route: it is proxied only if another instance has one"
+    yield from without_effect(stated, [stated])
 
 
 def _report(problems: Iterable[TagError]) -> int:

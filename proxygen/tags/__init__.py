@@ -1,10 +1,13 @@
 """The grammar of proxy tags, both ways: texts from Consul become `ProxyTags`, and `ProxyTags` become texts.
 
-``values`` holds the types, ``keys`` the table of keys, ``proxy`` their sum, ``texts`` what stands in Consul.
+``values`` holds the types, ``key`` what a key declares, ``keys`` the table of them, ``proxy`` their sum, ``effect``
+what of it changes nothing, ``texts`` what stands in Consul.
 Applications that register themselves import this package: it needs nothing but the standard library.
 """
 
-from proxygen.tags.keys import KEYS, Key
+from proxygen.tags.effect import without_effect
+from proxygen.tags.key import EVERY_PROTOCOL, Combine, Key
+from proxygen.tags.keys import KEYS
 from proxygen.tags.proxy import ProxyTags, TagValues, check_combination
 from proxygen.tags.texts import PREFIX, format_meta, format_tags, has_proxy_tags, lint_tags, parse_tags
 from proxygen.tags.values import (
@@ -34,10 +37,12 @@ from proxygen.tags.values import (
 __all__ = [
     "AUTO",
     "CLIENT_COOKIE",
+    "EVERY_PROTOCOL",
     "KEYS",
     "PREFIX",
     "Balance",
     "BalanceBy",
+    "Combine",
     "Datacenter",
     "FileName",
     "Force",
@@ -64,4 +69,5 @@ __all__ = [
     "parse_path",
     "parse_route",
     "parse_tags",
+    "without_effect",
 ]

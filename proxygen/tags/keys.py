@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from proxygen.kit.errors import quoted
 from proxygen.kit.units import format_duration, format_size, parse_duration, parse_size
+from proxygen.tags.key import EVERY_PROTOCOL, STREAMS, WITH_REQUESTS, Combine, Key
 from proxygen.tags.shares import format_share
 from proxygen.tags.values import (
+    Protocol,
     VariantTag,
     format_failover,
     format_networks,
@@ -32,23 +33,9 @@ _WHOLE_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 _LONGEST_DURATION: Final = parse_duration("24h")
 _LARGEST_BODY: Final = parse_size("1024g")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """One key of the grammar: a row of the documentation's table, and the two directions of its value."""
-
-    name: str
-    """As it stands in a tag."""
-    field: str
-    """Of `ProxyTags`."""
-    meaning: str
-    syntax: str
-    example: str
-    default: str
-    repeatable: bool = False
-    parse: Callable[[str], Any]
-    """Raises ValueError for a text outside the syntax."""
-    format: Callable[[Any], str] = str
+_GRPC: Final = frozenset({Protocol.GRPC, Protocol.GRPCS})
+_GATEWAYS: Final = frozenset({Protocol.FASTCGI, Protocol.UWSGI})
+_HTTP: Final = frozenset({Protocol.HTTP, Protocol.HTTPS})
 
 
 def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
@@ -100,6 +87,9 @@ KEYS: Final = (
         default="the service is not proxied",
         repeatable=True,
         parse=parse_route,
+        combine=Combine.UNION,
+        protocols=WITH_REQUESTS,
+        ignored_with=STREAMS,
     ),
     Key(
         name="canary",
@@ -111,6 +101,8 @@ KEYS: Final = (
         default="the instance belongs to stable",
         parse=parse_canary,
         format=_format_canary,
+        combine=Combine.LOWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="variant",
@@ -120,6 +112,8 @@ KEYS: Final = (
         example="blue:20%",
         default="the instance belongs to stable",
         parse=parse_variant,
+        combine=Combine.LOWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="sticky",
@@ -129,6 +123,8 @@ KEYS: Final = (
         example="cookie",
         default="none",
         parse=parse_sticky,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="force",
@@ -139,6 +135,8 @@ KEYS: Final = (
         default="no request is forced",
         repeatable=True,
         parse=parse_force,
+        combine=Combine.UNION,
+        protocols=WITH_REQUESTS,
     ),
     Key(
         name="weight",
@@ -148,6 +146,8 @@ KEYS: Final = (
         example="5",
         default="Consul's weight for the instance's health",
         parse=_whole_number(0, 1000),
+        combine=Combine.OWN,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="balance",
@@ -157,6 +157,8 @@ KEYS: Final = (
         example="least_conn",
         default="round_robin",
         parse=parse_balance,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="failover",
@@ -167,6 +169,8 @@ KEYS: Final = (
         default="none; only local instances serve",
         parse=parse_failover,
         format=format_failover,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="protocol",
@@ -176,6 +180,8 @@ KEYS: Final = (
         example="grpc",
         default="http",
         parse=parse_protocol,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="listen",
@@ -185,6 +191,9 @@ KEYS: Final = (
         example="5432",
         default="none; tcp and udp must state it",
         parse=_whole_number(1, 65535),
+        combine=Combine.UNION,
+        protocols=STREAMS,
+        elsewhere="only tcp and udp have a port of their own, and the protocol is {protocol}",
     ),
     Key(
         name="strip-prefix",
@@ -195,6 +204,9 @@ KEYS: Final = (
         default="false",
         parse=_boolean,
         format=_format_boolean,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS - _GATEWAYS,
+        elsewhere="{protocol} passes the path in a parameter; it cannot be stripped",
     ),
     Key(
         name="redirect-https",
@@ -205,6 +217,8 @@ KEYS: Final = (
         default="false",
         parse=_boolean,
         format=_format_boolean,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS,
     ),
     Key(
         name="hsts",
@@ -215,6 +229,8 @@ KEYS: Final = (
         default="false",
         parse=_boolean,
         format=_format_boolean,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS,
     ),
     Key(
         name="websocket",
@@ -225,6 +241,10 @@ KEYS: Final = (
         default="true",
         parse=_boolean,
         format=_format_boolean,
+        combine=Combine.NEWEST,
+        protocols=_HTTP,
+        ignored_with=_GRPC | _GATEWAYS,
+        elsewhere="nginx upgrades connections over HTTP alone",
     ),
     Key(
         name="tls",
@@ -234,6 +254,8 @@ KEYS: Final = (
         example="auto",
         default="plain HTTP",
         parse=parse_file_name,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS,
     ),
     Key(
         name="timeout",
@@ -244,6 +266,8 @@ KEYS: Final = (
         default="5m; for gRPC what idle-timeout says; 10m for tcp, 30s for udp",
         parse=_duration,
         format=format_duration,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="idle-timeout",
@@ -254,6 +278,8 @@ KEYS: Final = (
         default="1h",
         parse=_duration,
         format=format_duration,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS,
     ),
     Key(
         name="connect-timeout",
@@ -264,6 +290,10 @@ KEYS: Final = (
         default="3s",
         parse=_duration,
         format=format_duration,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL - {Protocol.UDP},
+        ignored_with=frozenset({Protocol.UDP}),
+        elsewhere="{protocol} opens no connection to wait for",
     ),
     Key(
         name="body-size",
@@ -274,6 +304,10 @@ KEYS: Final = (
         default="0",
         parse=_size,
         format=format_size,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS - _GRPC,
+        ignored_with=_GRPC,
+        elsewhere="a stream is as long as it lasts",
     ),
     Key(
         name="request-buffering",
@@ -285,6 +319,10 @@ KEYS: Final = (
         default="true",
         parse=_boolean,
         format=_format_boolean,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS - _GRPC,
+        ignored_with=_GRPC,
+        elsewhere="its streams are never buffered",
     ),
     Key(
         name="response-buffering",
@@ -296,6 +334,10 @@ KEYS: Final = (
         default="true",
         parse=_boolean,
         format=_format_boolean,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS - _GRPC,
+        ignored_with=_GRPC,
+        elsewhere="its streams are never buffered",
     ),
     Key(
         name="max-fails",
@@ -305,6 +347,8 @@ KEYS: Final = (
         example="3",
         default="1; an instance is left out only while another one can answer",
         parse=_whole_number(0, 1000),
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="fail-timeout",
@@ -315,6 +359,8 @@ KEYS: Final = (
         default="5s",
         parse=_duration,
         format=format_duration,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="retries",
@@ -324,6 +370,8 @@ KEYS: Final = (
         example="2",
         default="2",
         parse=_whole_number(0, 20),
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="retries-unsafe",
@@ -335,6 +383,8 @@ KEYS: Final = (
         default="false",
         parse=_boolean,
         format=_format_boolean,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS,
     ),
     Key(
         name="keepalive",
@@ -342,8 +392,12 @@ KEYS: Final = (
         meaning="idle connections to the instances that each nginx worker keeps; 0 keeps none",
         syntax="0 to 10000",
         example="64",
-        default="16",
+        default="16; with fastcgi none is kept unless nginx.conf says fastcgi_keep_conn on",
         parse=_whole_number(0, 10_000),
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS - {Protocol.UWSGI},
+        ignored_with=frozenset({Protocol.UWSGI}),
+        elsewhere="each request has a connection of its own",
     ),
     Key(
         name="keepalive-timeout",
@@ -355,6 +409,10 @@ KEYS: Final = (
         default="1s",
         parse=_duration,
         format=format_duration,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS - {Protocol.UWSGI},
+        ignored_with=frozenset({Protocol.UWSGI}),
+        elsewhere="each request has a connection of its own",
     ),
     Key(
         name="rate",
@@ -364,6 +422,8 @@ KEYS: Final = (
         example="10r/s:20",
         default="no limit",
         parse=parse_rate,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS,
     ),
     Key(
         name="allow",
@@ -374,6 +434,8 @@ KEYS: Final = (
         default="everybody",
         parse=parse_networks,
         format=format_networks,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="deny",
@@ -384,6 +446,8 @@ KEYS: Final = (
         default="nobody",
         parse=parse_networks,
         format=format_networks,
+        combine=Combine.NEWEST,
+        protocols=EVERY_PROTOCOL,
     ),
     Key(
         name="auth",
@@ -393,6 +457,8 @@ KEYS: Final = (
         example="staff.htpasswd",
         default="no password",
         parse=parse_file_name,
+        combine=Combine.NEWEST,
+        protocols=WITH_REQUESTS,
     ),
 )
 """In the order in which tags are formatted."""
@@ -400,3 +466,8 @@ KEYS: Final = (
 BY_NAME: Final = MappingProxyType({key.name: key for key in KEYS})
 BY_FIELD: Final = MappingProxyType({key.field: key for key in KEYS})
 """Of two keys with one field, the last: ``variant``, whose syntax covers ``canary``."""
+
+NOT_WITH: Final = MappingProxyType(
+    {protocol: tuple(key for key in KEYS if protocol not in key.protocols) for protocol in Protocol}
+)
+"""The keys that have no effect with a protocol."""

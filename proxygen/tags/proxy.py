@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, TypedDict, Unpack
 
 from proxygen.kit.errors import TagError
-from proxygen.tags.keys import BY_FIELD, BY_NAME, KEYS, Key
+from proxygen.tags.key import Key
+from proxygen.tags.keys import BY_FIELD, BY_NAME, KEYS, NOT_WITH
 from proxygen.tags.shares import CANARY
 from proxygen.tags.values import (
     Balance,
@@ -146,23 +147,11 @@ def in_order(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(sorted(values, key=str))
 
 
-_HTTP_ONLY: Final = (
-    "force",
-    "strip-prefix",
-    "redirect-https",
-    "hsts",
-    "websocket",
-    "tls",
-    "idle-timeout",
-    "body-size",
-    "request-buffering",
-    "response-buffering",
-    "retries-unsafe",
-    "keepalive",
-    "keepalive-timeout",
-    "rate",
-    "auth",
-)
+def states(tags: ProxyTags, key: Key) -> bool:
+    """Whether a key, or the other one with its field, is stated."""
+    return getattr(tags, key.field) not in (None, ())
+
+
 _HTTP_STICKY: Final = (StickyBy.COOKIE, StickyBy.HEADER)
 _HTTP_BALANCE: Final = (BalanceBy.IP_HASH, BalanceBy.HASH_URI, BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE)
 
@@ -174,25 +163,21 @@ def check_combination(tags: ProxyTags) -> tuple[TagError, ...]:
 
 def _contradictions(tags: ProxyTags) -> Iterator[TagError]:
     protocol = tags.protocol or Protocol.HTTP
+    if protocol.is_stream and tags.listen is None:
+        yield TagError("protocol", f"{protocol} needs a port to listen on; add listen")
+    for key in NOT_WITH[protocol]:
+        # "false" asks for nothing that is not there; a body size of 0 does, and it equals False.
+        asks = states(tags, key) and getattr(tags, key.field) is not False
+        if asks and protocol not in key.ignored_with:
+            yield TagError(key.name, key.why_not(protocol))
     if protocol.is_stream:
-        yield from _stream_contradictions(protocol, tags)
-    elif tags.listen is not None:
-        yield TagError("listen", f"only tcp and udp have a port of their own, and the protocol is {protocol}")
-    if protocol in (Protocol.FASTCGI, Protocol.UWSGI) and tags.strip_prefix:
-        yield TagError("strip-prefix", f"{protocol} passes the path in a parameter; it cannot be stripped")
+        yield from _values_without_streams(protocol, tags)
     for name, stated in (("redirect-https", tags.redirect_https), ("hsts", tags.hsts)):
         if stated and tags.tls is None:
             yield TagError(name, "there is no HTTPS without a certificate; add tls")
 
 
-def _stream_contradictions(protocol: Protocol, tags: ProxyTags) -> Iterator[TagError]:
-    if tags.listen is None:
-        yield TagError("protocol", f"{protocol} needs a port to listen on; add listen")
-    for name in _HTTP_ONLY:
-        value = getattr(tags, BY_NAME[name].field)
-        # "false" asks for nothing that a stream lacks; a body size of 0 does, and it equals False.
-        if not (value is None or value is False or value == ()):
-            yield TagError(name, f"{protocol} has no requests to apply it to")
+def _values_without_streams(protocol: Protocol, tags: ProxyTags) -> Iterator[TagError]:
     if tags.sticky and tags.sticky.by in _HTTP_STICKY:
         yield TagError("sticky", f"{protocol} has no headers or cookies; write none or ip")
     if tags.balance and tags.balance.by in _HTTP_BALANCE:
@@ -207,9 +192,9 @@ def format_values(tags: ProxyTags) -> Iterator[tuple[Key, str]]:
     for problem in check_combination(tags):
         raise problem
     for key in KEYS:
-        value = getattr(tags, key.field)
-        if value is None or value == ():
+        if not states(tags, key):
             continue
+        value = getattr(tags, key.field)
         if isinstance(value, VariantTag) and (key.name == CANARY) != (value.name == CANARY):
             continue
         for item in value if key.repeatable else [value]:

@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Any, Final
 
 from proxygen.kit.errors import TagError, quoted
-from proxygen.tags.keys import BY_NAME, KEYS, Key
+from proxygen.tags.key import Key
+from proxygen.tags.keys import BY_NAME, KEYS
 from proxygen.tags.proxy import TWO_VARIANTS, ProxyTags, check_combination, format_values, in_order
 
 PREFIX: Final = "proxygen"

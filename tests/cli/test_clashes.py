@@ -63,6 +63,12 @@ def test_a_share_that_differs_from_its_own_instances_is_told() -> None:
     assert clash.startswith("would disagree with its other instances: ")
 
 
+def test_what_has_no_effect_whoever_else_is_there_is_no_clash() -> None:
+    """`tags lint` names it by itself, and it costs nothing."""
+    stream = ("proxygen.protocol=tcp", "proxygen.listen=9000")
+    assert clashes("db", *stream, ROUTE, held_by=(instance("db", *stream),)) == ()
+
+
 def test_an_option_that_does_not_fit_beside_the_others_is_told() -> None:
     held = (instance("shop", "proxygen.protocol=tcp", "proxygen.listen=9000"),)
     (clash,) = clashes("shop", ROUTE, "proxygen.protocol=http", held_by=held)

@@ -89,6 +89,24 @@ def test_lint_tells_what_will_not_be_proxied_and_passes_it(proxygen: Proxygen, t
     assert "b: valid, but no route" in out
 
 
+def test_lint_says_what_has_no_effect_and_passes_it(proxygen: Proxygen, tmp_path: Path) -> None:
+    stream = {"name": "db", "tags": ["proxygen.protocol=tcp", "proxygen.listen=5432"]}
+    routed = {**stream, "name": "both", "tags": [*stream["tags"], "proxygen.route=db.example.com"]}
+    calls = {
+        "name": "calls",
+        "tags": ["proxygen.route=a.example.com", "proxygen.protocol=grpc", "proxygen.retries=0"],
+        "meta": {"proxygen-body-size": "1m", "proxygen-retries-unsafe": "true"},
+    }
+    code, out = lint(proxygen, tmp_path, {"services": [stream, routed, calls]})
+    assert code == 0
+    assert out.splitlines() == [
+        "db: valid",
+        "both: valid, but route has no effect with protocol=tcp: tcp has no requests to apply it to",
+        "calls: valid, but body-size has no effect with protocol=grpc: a stream is as long as it lasts",
+        "calls: valid, but retries-unsafe has no effect with retries=0",
+    ]
+
+
 def test_lint_reads_standard_input(proxygen: Proxygen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO('["proxygen.route=a.example.com"]'))
     assert proxygen("tags", "lint", "-").code == 0

@@ -19,8 +19,11 @@ PROTOCOLS = ("fastcgi", "uwsgi")
 
 
 class _Gateways:
-    def __init__(self, site: Site, hanging: dict[str, tuple[Hanging, Hanging]]) -> None:
+    def __init__(
+        self, site: Site, live: dict[str, FastCgi | Uwsgi], hanging: dict[str, tuple[Hanging, Hanging]]
+    ) -> None:
         self.site = site
+        self.live = live
         self.hanging = hanging
 
     def seen(self, protocol: str, sent: Sent) -> dict[str, str]:
@@ -34,7 +37,10 @@ class _Gateways:
 @pytest.fixture(scope="module")
 def gateways(binary: NginxBinary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Gateways]:
     with ExitStack() as stack:
-        live = {"fastcgi": stack.enter_context(FastCgi("one")), "uwsgi": stack.enter_context(Uwsgi("one"))}
+        live: dict[str, FastCgi | Uwsgi] = {
+            "fastcgi": stack.enter_context(FastCgi("one")),
+            "uwsgi": stack.enter_context(Uwsgi("one")),
+        }
         hanging = {protocol: (stack.enter_context(Hanging()), stack.enter_context(Hanging())) for protocol in PROTOCOLS}
         services = [
             Service(name=name, tags=(f"route={name}.req.example.com", f"protocol={protocol}"), ports=ports)
@@ -47,7 +53,7 @@ def gateways(binary: NginxBinary, tmp_path_factory: pytest.TempPathFactory) -> I
         directory = tmp_path_factory.mktemp(f"gateways-{binary.name}")
         settings = {"proxy.trusted_proxies": f"{BALANCER}/32"}
         site = stack.enter_context(proxied(binary, directory, services, Record(), settings=settings))
-        yield _Gateways(site, hanging)
+        yield _Gateways(site, live, hanging)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -97,6 +103,16 @@ def test_an_upload_and_long_headers_pass(gateways: _Gateways, protocol: str) -> 
     )
     assert reply.status == 200
     assert len(json.loads(reply.body)["body"]) == 1_100_000
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_request_has_a_connection_of_its_own(gateways: _Gateways, protocol: str) -> None:
+    """So `keepalive` has no effect with uwsgi, and with FastCGI only where the operator says so: nginx asks for each
+    connection to be closed."""
+    before = gateways.live[protocol].served
+    for _ in range(3):
+        gateways.seen(protocol, Sent())
+    assert (gateways.live[protocol].served, gateways.live[protocol].kept) == (before + 3, 0)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

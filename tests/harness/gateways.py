@@ -21,6 +21,7 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     name: str
     served: int
+    kept: int
 
 
 class _Instance:
@@ -39,9 +40,15 @@ class _Instance:
         assert self._server is not None, "not started"
         return self._server.served
 
+    @property
+    def kept(self) -> int:
+        """How many connections were to be kept for a second request; a gateway's alone are counted."""
+        assert self._server is not None, "not started"
+        return self._server.kept
+
     def start(self) -> Self:
         self._server = _Server(("127.0.0.1", self.port), self.handler)
-        self._server.name, self._server.served = self.name, 0
+        self._server.name, self._server.served, self._server.kept = self.name, 0, 0
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -65,8 +72,13 @@ class _Handler(socketserver.StreamRequestHandler):
         """CGI's answer, as both gateways send it: who answered, and what was asked."""
         self.server.served += 1
         said = {"name": self.server.name, "parameters": parameters, "body": body.decode("latin-1")}
-        head = f"Content-Type: application/json\r\nX-Instance: {self.server.name}\r\n\r\n"
-        return head.encode() + json.dumps(said).encode()
+        content = json.dumps(said).encode()
+        fields = (
+            "Content-Type: application/json",
+            f"Content-Length: {len(content)}",
+            f"X-Instance: {self.server.name}",
+        )
+        return "\r\n".join((*fields, "", "")).encode() + content
 
 
 class _FastCgiHandler(_Handler):
@@ -77,7 +89,9 @@ class _FastCgiHandler(_Handler):
         while header := self.rfile.read(8):
             _, kind, _, length, padding = struct.unpack(">BBHHBx", header)
             content = self.rfile.read(length + padding)[:length]
-            if kind == 4:
+            if kind == 1:
+                self.server.kept += content[2] & 1
+            elif kind == 4:
                 parameters += content
             elif kind == 5 and content:
                 body += content
@@ -125,6 +139,7 @@ class _UwsgiHandler(_Handler):
         parameters = dict(zip(texts[::2], texts[1::2], strict=True))
         body = self.rfile.read(int(parameters.get("CONTENT_LENGTH") or 0))
         self.wfile.write(b"HTTP/1.1 200 OK\r\n" + self.answer(parameters, body))
+        self.server.kept += bool(self.rfile.read(1))
 
 
 class Uwsgi(_Instance):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -35,10 +35,11 @@ from proxygen.proxy.plan.types import (
     Upstream,
     Variant,
 )
-from proxygen.tags import BalanceBy, Protocol, ProxyTags, check_combination
+from proxygen.tags import KEYS, BalanceBy, Combine, Protocol, ProxyTags, check_combination, without_effect
 from proxygen.tags.shares import CANARY, STABLE, Share, ranges, settle_shares
 
-_PER_INSTANCE: Final = frozenset({"route", "force", "variant", "weight"})
+# A stream's ports are claims, and that there is one is asked of the options.
+_OPTIONS: Final = tuple(key for key in KEYS if key.combine is Combine.NEWEST or key.name == "listen")
 _NAMED: Final = 3
 _SHOWN: Final = 10
 
@@ -113,7 +114,7 @@ def plan_service(
         elsewhere=standby.reports(),
         warnings=(
             *_disagreements(members),
-            *_without_effect(options),
+            *without_effect(options, [member.tags for member in members]),
             *share_warnings,
             *standby_warnings,
             *_unchecked(members),
@@ -204,47 +205,22 @@ def _merge(members: Iterable[JudgedInstance]) -> ProxyTags:
     meant, and an instance that is silent about ``auth`` does not open the service."""
     merged: dict[str, Any] = {}
     for member in _newest_first(members):
-        for field in fields(ProxyTags):
-            value = getattr(member.tags, field.name)
-            if field.name not in _PER_INSTANCE and value is not None:
-                merged.setdefault(field.name, value)
+        for key in _OPTIONS:
+            value = getattr(member.tags, key.field)
+            if value is not None:
+                merged.setdefault(key.field, value)
     return ProxyTags(**merged)
 
 
 def _disagreements(members: Sequence[JudgedInstance]) -> list[str]:
     warnings = []
-    for field in fields(ProxyTags):
-        if field.name in _PER_INSTANCE:
-            continue
-        values = {value for member in members if (value := getattr(member.tags, field.name)) is not None}
+    for key in _OPTIONS:
+        values = {value for member in members if (value := getattr(member.tags, key.field)) is not None}
         if len(values) > 1:
-            name = field.name.replace("_", "-")
-            warnings.append(f"instances disagree on {name}; the newest registration's value is used")
+            is_port = key.combine is Combine.UNION
+            settled = "streams are taken on each of the ports" if is_port else "the newest registration's value is used"
+            warnings.append(f"instances disagree on {key.name}; {settled}")
     return warnings
-
-
-def _without_effect(options: ProxyTags) -> Iterator[str]:
-    """Where nginx knows no backup, a server that rests could leave nobody to ask, so none does."""
-    if options.balance is not None and not options.balance.by.may_back_up:
-        for name, value in (("max-fails", options.max_fails), ("fail-timeout", options.fail_timeout)):
-            if value:
-                yield f"{name} has no effect with balance={options.balance}: nginx then never leaves an instance out"
-    if options.protocol in (Protocol.GRPC, Protocol.GRPCS):
-        if options.body_size is not None:
-            yield f"body-size has no effect with protocol={options.protocol}: a stream is as long as it lasts"
-        for name, stated in (
-            ("request-buffering", options.request_buffering),
-            ("response-buffering", options.response_buffering),
-        ):
-            if stated is not None:
-                yield f"{name} has no effect with protocol={options.protocol}: its streams are never buffered"
-    for name, value, other in (
-        ("retries-unsafe", options.retries_unsafe, "retries=0" if options.retries == 0 else ""),
-        ("keepalive-timeout", options.keepalive_timeout, "keepalive=0" if options.keepalive == 0 else ""),
-        ("fail-timeout", options.fail_timeout, "max-fails=0" if options.max_fails == 0 else ""),
-    ):
-        if value and other:
-            yield f"{name} has no effect with {other}"
 
 
 def _unchecked(members: Iterable[JudgedInstance]) -> list[str]:

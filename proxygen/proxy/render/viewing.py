@@ -438,7 +438,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         vouched=vouched_headers(around) if template in (Template.FASTCGI, Template.UWSGI) else (),
         protocol=template,
         tls_upstream=protocol in (Protocol.HTTPS, Protocol.GRPCS),
-        plain_connection=options.websocket is False,
+        plain_connection=options.websocket is False and template is Template.PROXY,
         connect_timeout=_connect_timeout(options),
         timeout=options.timeout,
         idle_timeout=_idle_timeout(options, around),

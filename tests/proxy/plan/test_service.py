@@ -508,6 +508,13 @@ def test_a_disagreement_names_the_key_and_silence_is_none() -> None:
     )
 
 
+def test_ports_on_which_instances_disagree_are_all_served_and_said_to_be() -> None:
+    members = [instance("db", number, "protocol=tcp", f"listen={5430 + number}") for number in (1, 2)]
+    planned = plan(*members)
+    assert [claim.port for stream in planned.streams for claim in stream.claims] == [5431, 5432]
+    assert service(planned, "db").warnings == ("instances disagree on listen; streams are taken on each of the ports",)
+
+
 def test_of_exactly_three_unchecked_ones_none_is_left_unnamed() -> None:
     kept = [instance("web", number, WEB, unchecked=True) for number in (1, 2, 3)]
     [warning] = service(plan(*kept, instance("web", 4, WEB)), "web").warnings
@@ -744,6 +751,15 @@ def test_a_route_is_claimed_once_however_many_instances_state_it() -> None:
         (("protocol=grpc", "body-size=1m"), "body-size has no effect with protocol=grpc"),
         (("protocol=grpc", "request-buffering=false"), "request-buffering has no effect with protocol=grpc"),
         (("protocol=grpcs", "response-buffering=true"), "response-buffering has no effect with protocol=grpcs"),
+        (
+            ("protocol=grpc", "timeout=9s", "idle-timeout=9s"),
+            "timeout has no effect with protocol=grpc and idle-timeout",
+        ),
+        (("protocol=grpc", "websocket=true"), "websocket has no effect with protocol=grpc"),
+        (("protocol=uwsgi", "keepalive=4"), "keepalive has no effect with protocol=uwsgi"),
+        (("protocol=uwsgi", "keepalive-timeout=9s"), "keepalive-timeout has no effect with protocol=uwsgi"),
+        (("protocol=fastcgi", "strip-prefix=false"), "strip-prefix has no effect with protocol=fastcgi"),
+        (("protocol=tcp", "listen=5432"), "route has no effect with protocol=tcp: tcp has no requests to apply it to"),
         (("retries=0", "retries-unsafe=true"), "retries-unsafe has no effect with retries=0"),
         (("keepalive=0", "keepalive-timeout=9s"), "keepalive-timeout has no effect with keepalive=0"),
         (("max-fails=0", "fail-timeout=9s"), "fail-timeout has no effect with max-fails=0"),
@@ -753,6 +769,19 @@ def test_a_route_is_claimed_once_however_many_instances_state_it() -> None:
 def test_a_tag_that_changes_nothing_is_told_of(tags: tuple[str, ...], said: str) -> None:
     [warning] = service(plan(instance("web", 1, "route=web.example.com", *tags)), "web").warnings
     assert warning.startswith(said)
+
+
+def test_a_tag_that_only_another_instance_states_is_told_of_too() -> None:
+    """The newest one's protocol counts, and a route or a forced request of an older one is nothing to it."""
+    old = instance("web", 1, WEB, "force=header:X-A")
+    new = instance("web", 2, "protocol=tcp", "listen=5432")
+    planned = service(plan(old, new), "web")
+    assert [warning.partition(":")[0] for warning in planned.warnings] == [
+        "route has no effect with protocol=tcp",
+        "force has no effect with protocol=tcp",
+    ]
+    assert planned.quarantine is None
+    assert planned.state is ServiceState.SERVED
 
 
 @pytest.mark.parametrize("tags", [("balance=least_conn", "max-fails=3"), ("keepalive-timeout=9s",), ("body-size=1m",)])
