@@ -94,7 +94,7 @@ async def open_bench(settings: Settings) -> Bench:
         # Nothing of ours is in force there, so nothing in it says what our candidate will meet.
         conf = None
     pipeline = await Pipeline(settings, binary=binary, conf=conf).without_refused_copies()
-    return Bench(pipeline=pipeline, remarks=(*remarks, *pipeline.problems))
+    return Bench(pipeline=pipeline, remarks=(*remarks, *pipeline.problems, *pipeline.copied))
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ from proxygen.catalog import Catalog, ServiceName
 from proxygen.cli.lazy import Command
 from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog, say, say_problems
 from proxygen.cli.options import settings_options
+from proxygen.kit.disk import Readers
 from proxygen.kit.errors import BadInput, CheckRefused, NginxUnavailable, RefusedWithoutName
 from proxygen.proxy.apply.held import held_addresses, restart_needed
 from proxygen.proxy.apply.publish import current, write_files
@@ -43,7 +44,7 @@ def render(settings: Settings, catalog: Path | None, target: str, service: str |
 
     Services that are left out are named on standard error. Exits 1 when a check refuses the whole.
     """
-    drafted = asyncio.run(_drafted(settings, catalog))
+    pipeline, drafted = asyncio.run(_drafted(settings, catalog))
     say_problems(drafted.plan)
     files = _only(drafted, service) if service is not None else dict(drafted.rendered.contents)
     if target == "-":
@@ -51,14 +52,14 @@ def render(settings: Settings, catalog: Path | None, target: str, service: str |
             click.echo(f"# {path}")
             click.echo(content.decode(), nl=False)
         return 0
-    _write(settings, Path(target), files)
+    _write(settings, Path(target), files, pipeline.readers)
     return 0
 
 
-async def _drafted(settings: Settings, catalog: Path | None) -> Drafted:
+async def _drafted(settings: Settings, catalog: Path | None) -> tuple[Pipeline, Drafted]:
     observed = await read_catalog(settings, catalog)
     bench = await open_bench(settings)
-    return draft(bench.pipeline, settings, observed)
+    return bench.pipeline, draft(bench.pipeline, settings, observed)
 
 
 def _only(drafted: Drafted, service: str) -> dict[str, bytes]:
@@ -75,13 +76,13 @@ def _units(rendered: Rendered, service: str) -> Iterator[tuple[str, bytes]]:
             yield file.path, text.encode()
 
 
-def _write(settings: Settings, target: Path, contents: Mapping[str, bytes]) -> None:
+def _write(settings: Settings, target: Path, contents: Mapping[str, bytes], readers: Mapping[str, Readers]) -> None:
     live = settings.output.directory.resolve()
     if target.resolve() == live or live in target.resolve().parents:
         raise BadInput(f"--output {target} lies in the live output directory {live}; choose another one")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        write_files(target, contents)
+        write_files(target, contents, readers)
     except OSError as error:
         raise BadInput(f"--output {target}: {error.strerror}") from error
 
@@ -190,7 +191,7 @@ def diff(settings: Settings, catalog: Path | None) -> int:
 
     Exits 0 when nothing would change, else 1.
     """
-    drafted = asyncio.run(_drafted(settings, catalog))
+    _, drafted = asyncio.run(_drafted(settings, catalog))
     say_problems(drafted.plan)
     live = contents(settings.output.directory / "current")
     new = {path: content.decode() for path, content in drafted.rendered.contents.items()}

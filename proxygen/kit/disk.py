@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -65,10 +67,68 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file whole, on disk when this returns: a reader sees the old content or the new, never a part."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readers:
+    """Who may read a file: its owner, and by their bits its group and others."""
+
+    owner: int
+    group: int
+    bits: int
+
+
+def readers_of(source: os.stat_result) -> Readers:
+    return Readers(owner=source.st_uid, group=source.st_gid, bits=source.st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def readers_of_all(paths: Iterable[Path]) -> Readers:
+    """Return who can read each of some files, which the directories above them must let through too; nobody but us
+    where one of them is gone."""
+    try:
+        first, *_ = each = [_reaching(path) for path in paths]
+    except OSError:
+        return Readers(owner=os.geteuid(), group=os.getegid(), bits=0)
+    bits = first.bits
+    for other in each:
+        is_alike = (other.owner, other.group) == (first.owner, first.group)
+        bits &= other.bits if is_alike else other.bits & stat.S_IROTH
+    return Readers(owner=first.owner, group=first.group, bits=bits)
+
+
+def _reaching(path: Path) -> Readers:
+    readers, bits = readers_of(path.stat()), 0
+    above = [each.stat() for each in path.resolve().parents]
+    if all(each.st_mode & stat.S_IXOTH for each in above):
+        bits |= stat.S_IROTH
+    if all(each.st_mode & (stat.S_IXGRP if each.st_gid == readers.group else stat.S_IXOTH) for each in above):
+        bits |= stat.S_IRGRP
+    return Readers(owner=readers.owner, group=readers.group, bits=readers.bits & bits)
+
+
+def let_read(descriptor: int, readers: Readers) -> None:
+    """Give a file to its owner, as far as that is allowed, and let nobody read it who may not."""
+    for owner, group in ((readers.owner, -1), (-1, readers.group)):
+        with suppress(OSError):
+            os.fchown(descriptor, owner, group)
+    bits = readers.bits
+    if os.fstat(descriptor).st_gid != readers.group:
+        # Else another group might read it.
+        bits &= stat.S_IROTH
+    os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR | bits)
+
+
+def write_atomically(path: Path, content: bytes, readers: Readers | None = None) -> None:
+    """Replace a file whole, on disk when this returns: a reader sees the old content or the new, never a part.
+
+    ``readers`` None: the umask says who may read it.
+    """
     aside = path.with_name(f".{path.name}.new")
+    if readers is not None:
+        # Nobody opens it before it is theirs to read.
+        aside.unlink(missing_ok=True)
+        aside.touch(mode=0o600, exist_ok=False)
     with aside.open("wb") as file:
+        if readers is not None:
+            let_read(file.fileno(), readers)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

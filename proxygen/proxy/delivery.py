@@ -20,6 +20,7 @@ from proxygen.proxy.apply.publish import (
     is_there,
     next_number,
     read_generation,
+    renew,
     stage,
 )
 from proxygen.proxy.check.structure import Refusal
@@ -30,6 +31,7 @@ from proxygen.proxy.pipeline import Drafted, Pipeline, Timings
 from proxygen.proxy.plan.types import Plan
 from proxygen.proxy.record.live_plans import FILE as SERVICES_FILE
 from proxygen.proxy.record.live_plans import encode_services
+from proxygen.proxy.render.rendered import OPERATOR_FILE
 from proxygen.proxy.render.renderer import Rendered
 from proxygen.settings import Settings
 
@@ -70,7 +72,7 @@ class Delivery:
     def is_live(self, rendered: Rendered) -> bool:
         """Whether the live generation holds just this."""
         live = self._live()
-        return live is not None and live.stamp.digest == self._digest(rendered)
+        return live is not None and live.stamp.digest == self._digest(rendered) and not self._is_renewed(live, rendered)
 
     async def finish_pending(self) -> Applied:
         """A reload that a crash or an absent nginx left undone."""
@@ -97,7 +99,7 @@ class Delivery:
         stamp = Stamp(generation=next_number(self._output), digest=digest)
         files = {**self.pipeline.files_of(drafted.rendered, stamp), SERVICES_FILE: encode_services(drafted.plan)}
         with timings.of("stage"):
-            staged = await asyncio.to_thread(stage, self._output, stamp, files)
+            staged = await asyncio.to_thread(stage, self._output, stamp, files, self.pipeline.readers)
         try:
             refusals = await self._pass_second_gate(drafted, staged.path, timings)
         except BaseException:
@@ -142,7 +144,27 @@ class Delivery:
 
     async def roll_back(self, number: int | None) -> Applied:
         """Raise OutputUnusable where there is no such generation, NginxUnavailable where nginx cannot be asked."""
-        return await self._applier.roll_back(number, await self.conf(), test_seconds=self._test_seconds)
+        conf = await self.conf()
+        return await self._applier.roll_back(number, conf, test_seconds=self._test_seconds, prepare=self._renew)
+
+    async def renew_live(self) -> None:
+        """Have nginx, when it reads the live generation anew, find copies of the operator's servers as they are now.
+
+        Raise OutputUnusable.
+        """
+        live = self.live_number()
+        if live is not None:
+            await asyncio.to_thread(self._renew, live)
+
+    def _renew(self, number: int) -> None:
+        """Give an older generation the copies of today: the operator goes back to our files, not to his own."""
+        readers = self.pipeline.readers.get(OPERATOR_FILE)
+        renew(self._output, number, OPERATOR_FILE, self.pipeline.operator_file, readers)
+
+    def _is_renewed(self, live: Generation, rendered: Rendered) -> bool:
+        """Whether the live generation has other copies by now than its digest says."""
+        path = live.path / OPERATOR_FILE
+        return path.exists() and path.read_bytes() != rendered.contents.get(OPERATOR_FILE, b"")
 
     def _live(self) -> Generation | None:
         number = self.live_number()

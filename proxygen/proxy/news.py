@@ -115,7 +115,8 @@ class Reporter:
                 text = f"service {service.name}: {warning}"
                 yield text, Condition(text=text, end=f"no longer: {text}", services=(service.name,), cause="")
         remarks = (f"nginx remarks: {remark}" for remark in self._reconciler.remarks)
-        for text in (*self._watch.warnings, *self._reconciler.pipeline.problems, *remarks):
+        pipeline = self._reconciler.pipeline
+        for text in (*self._watch.warnings, *pipeline.problems, *pipeline.copied, *remarks):
             yield text, Condition(text=text, end=f"no longer: {text}", cause="")
 
     def _holds(self) -> Iterator[tuple[str, Condition]]:

@@ -234,6 +234,7 @@ class Passage:
 
     async def _stay_pinned(self) -> Applied:
         """Hold every plan while the operator keeps nginx at an older generation."""
+        await self._delivery.renew_live()
         pending = await self.finish_pending()
         if pending.outcome is not Outcome.UNCHANGED:
             return pending

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from proxygen.catalog import Catalog, ServiceName
+from proxygen.kit.disk import Readers, readers_of_all
 from proxygen.kit.errors import BadInput, CheckRefused
 from proxygen.kit.templating import Block, Templates
 from proxygen.proxy.apply.publish import write_files
@@ -30,6 +31,7 @@ from proxygen.proxy.policy.certificate_copies import CertificateCopies
 from proxygen.proxy.policy.operator_files import read_authorities, read_certificates, read_snippets
 from proxygen.proxy.policy.read import own_networks, read_policy
 from proxygen.proxy.render.inherited import CARRIED
+from proxygen.proxy.render.rendered import OPERATOR_FILE
 from proxygen.proxy.render.renderer import SMALLEST_BUCKETS, Rendered, Renderer
 from proxygen.proxy.render.surroundings import RequestDefaults, Snippets, Surroundings, TrafficLog
 from proxygen.proxy.render.viewing import ungated
@@ -117,6 +119,11 @@ class Pipeline:
         usable = self.certificates.usable
         policy, unknown = read_policy(settings, conf, self.occupied, certificates=usable, own=self._own)
         self.problems: Final = (*self.certificates.problems, *unread, *unknown, *self._copies.problems)
+        sources = self._copies.sources
+        self.readers: Final[Mapping[str, Readers]] = {OPERATOR_FILE: readers_of_all(sources)} if sources else {}
+        """Of the rendered files that not everybody may read."""
+        self.copied: Final = self._copies.remarks
+        """Which of the operator's servers are copied, and what makes that unnecessary."""
         self.traffic_problem: Final = _traffic_problem(settings, conf)
         """Why nginx does not tell of its traffic, though the settings want it; "" where it does."""
         snippets, around = Snippets(files=read_snippets(settings.proxy.snippets)), self._surroundings()
@@ -223,6 +230,11 @@ class Pipeline:
         """All files of a generation, by their paths in it."""
         return {**rendered.contents, STAMP_FILE: self.stamp_block(stamp_text(stamp.generation, stamp.digest))}
 
+    @property
+    def operator_file(self) -> bytes:
+        """What `OPERATOR_FILE` of a generation would hold now."""
+        return self._copies.text.encode()
+
     def listens_of(self, rendered: Rendered) -> Listens:
         """Where nginx would listen with it."""
         return listens(self.files_of(rendered))
@@ -272,7 +284,8 @@ class Pipeline:
 
     def write_candidate(self, drafted: Drafted, folder: Path) -> None:
         """Write what nginx would be given, with a stamp that names no generation."""
-        write_files(folder, {"http.d/": b"", "stream.d/": b"", **self.files_of(drafted.rendered)})
+        files = {"http.d/": b"", "stream.d/": b"", **self.files_of(drafted.rendered)}
+        write_files(folder, files, self.readers)
 
     def _require_room(self, ours: Listens) -> None:
         """nginx -t sees neither."""

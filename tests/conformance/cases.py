@@ -18,6 +18,7 @@ GROUPS: Final[tuple[Group, ...]] = (
     clients.HOSTS,
     clients.PREFIXES,
     clients.HOP_BY_HOP,
+    clients.LOOPS,
     protocols.PROTOCOLS,
     manners.MANNERS,
     smuggling.SMUGGLING,

@@ -262,6 +262,52 @@ def test_t35_the_operators_only_server_answers_on(
         assert _get(port, "www.own.example.com", tls=tls) == (200, b"operator")
 
 
+@pytest.mark.incident("T35")
+def test_t35_a_copy_is_told_kept_secret_and_never_older_than_the_server(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent, tmp_path: Path
+) -> None:
+    """Not by a rollback either: the operator goes back to what proxygen wrote, not to what he wrote."""
+    own = tmp_path / "own.conf"
+    own.touch(0o600)
+    nginx = make_nginx(nginx_binary)
+    nginx.conf.write_text(nginx.conf.read_text().replace("}\nstream", f"include {own};\n}}\nstream"))
+    sidecar = make_sidecar(consul, nginx)
+
+    def answers(text: str) -> None:
+        own.write_text(f"server {{ listen 127.0.0.1:{sidecar.http}; return 200 {text}; }}")
+        process.wait_until(lambda: _get(sidecar.http, "nobody.test") == (200, text.encode()), what=f"{text} answered")
+
+    own.write_text(f"server {{ listen 127.0.0.1:{sidecar.http}; return 200 first; }}")
+    nginx.start()
+    sidecar.start()
+    (told,) = (text for text in sidecar.status()["warnings"] if "a copy of the server at" in text)
+    assert f"{own}:1" in told
+    assert "write default_server" in told
+    assert told in sidecar.command("check", "--catalog", str(_empty(tmp_path))).stderr
+    process.wait_until(lambda: told in str([e for e in sidecar.events() if e["level"] == "warning"]), what="it logged")
+    first = sidecar.generation()
+    answers("second")
+    second = sidecar.generation()
+    copies = [sidecar.output / f"generations/{number:06d}/http.d/15-operator.conf" for number in (first, second)]
+    assert [path.stat().st_mode & 0o777 for path in copies] == [0o600, 0o600]
+    diff = sidecar.request(f"/api/v1/generations/{second}/diff")[1]
+    assert [file["path"] for file in diff["files"]] == ["http.d/15-operator.conf"]
+    assert "not shown" in diff["diff"]
+    assert "return 200" not in diff["diff"]
+    assert sidecar.command("rollback", str(first)).returncode == 0
+    assert sidecar.generation() == first
+    assert _get(sidecar.http, "nobody.test") == (200, b"second")
+    assert copies[0].stat().st_mode & 0o777 == 0o600
+    # nginx may start meanwhile.
+    own.write_text(f"server {{ listen 127.0.0.1:{sidecar.http}; return 200 third; }}")
+    process.wait_until(lambda: b"third" in copies[0].read_bytes(), what="the copy of an older generation made anew")
+    # Rendered as the first generation was, which holds another copy by now.
+    own.write_text(f"server {{ listen 127.0.0.1:{sidecar.http}; return 200 first; }}")
+    assert sidecar.command("release-hold").returncode == 0
+    process.wait_until(lambda: _get(sidecar.http, "nobody.test") == (200, b"first"), what="the newest copy")
+    assert sidecar.generation() not in (first, second)
+
+
 @pytest.mark.incident("T37")
 def test_t37_a_port_of_the_operators_own_streams_stays_his(
     nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from proxygen.kit import disk
-from proxygen.kit.disk import explained, is_mounted, write_atomically
+from proxygen.kit.disk import Readers, explained, is_mounted, readers_of_all, write_atomically
 from proxygen.kit.errors import OutputUnusable
 
 
@@ -68,3 +70,55 @@ def test_where_the_table_cannot_be_read_the_system_is_asked(tmp_path: Path, monk
     monkeypatch.setattr(disk, "Path", lambda path: tmp_path / "gone")
     assert is_mounted(Path("/proc"))
     assert not is_mounted(tmp_path)
+
+
+# --- who may read
+
+
+def _source(folder: Path, name: str, mode: int, *, above: int = 0o755) -> Path:
+    inside = folder / name
+    inside.mkdir()
+    path = inside / "x.conf"
+    path.touch()
+    path.chmod(mode)
+    inside.chmod(above)
+    return path
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that everybody can reach, as pytest's are not."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("modes", "bits"),
+    [
+        ([(0o644, 0o755)], 0o044),
+        ([(0o640, 0o755)], 0o040),
+        ([(0o600, 0o755)], 0),
+        ([(0o644, 0o700)], 0),
+        ([(0o644, 0o750)], 0o040),
+        ([(0o644, 0o755), (0o640, 0o755)], 0o040),
+        ([(0o644, 0o755), (0o600, 0o755)], 0),
+    ],
+)
+def test_a_copy_may_be_read_by_those_who_can_read_each_source(
+    open_folder: Path, modes: list[tuple[int, int]], bits: int
+) -> None:
+    paths = [_source(open_folder, str(number), mode, above=above) for number, (mode, above) in enumerate(modes)]
+    assert readers_of_all(paths) == Readers(owner=os.geteuid(), group=paths[0].stat().st_gid, bits=bits)
+
+
+def test_a_source_that_is_gone_lets_nobody_read(tmp_path: Path) -> None:
+    assert readers_of_all([tmp_path / "gone"]).bits == 0
+
+
+@pytest.mark.parametrize("bits", [0, 0o040, 0o044])
+def test_a_file_is_replaced_for_its_readers(tmp_path: Path, bits: int) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+    write_atomically(path, b"x", Readers(owner=os.geteuid(), group=os.getegid(), bits=bits))
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("x", 0o600 | bits)

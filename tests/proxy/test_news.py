@@ -43,6 +43,7 @@ class Parts:
     flapping: frozenset[ServiceName] = frozenset()
     usable: tuple[Certificate, ...] = ()
     remarks: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
     events: EventLog = field(default_factory=EventLog)
     journal: Journal = field(default_factory=lambda: Journal(Path("/nowhere")))
     reporter: Reporter = field(init=False)
@@ -108,13 +109,15 @@ def test_each_quarantine_is_in_the_log_when_it_begins() -> None:
 def test_files_warnings_and_instances_that_are_left_out_begin_and_end() -> None:
     parts = Parts(plan=plan(WEB, instance("web", 2, "route=web.example.com", port=0)), files_problem="no brace")
     parts.problems, parts.remarks = ("snippet x.conf is left out",), ("nginx: could build optimal hash",)
+    parts.copied = ("a copy of the server at nginx.conf:3",)
     begun = parts.step(Outcome.APPLIED)[1:]
-    assert kinds(begun) == [Kind.FILES_REFUSED, Kind.INSTANCE_LEFT_OUT, Kind.WARNING, Kind.WARNING]
-    for event, said in zip(begun, ("no brace", "web-2", "x.conf", "optimal hash"), strict=True):
+    assert kinds(begun) == [Kind.FILES_REFUSED, Kind.INSTANCE_LEFT_OUT, *[Kind.WARNING] * 3]
+    for event, said in zip(begun, ("no brace", "web-2", "x.conf", "a copy of", "optimal hash"), strict=True):
         assert said in event.text
-    parts.plan, parts.files_problem, parts.problems, parts.remarks = plan(WEB), "", (), ()
+    parts.plan, parts.files_problem = plan(WEB), ""
+    parts.problems = parts.remarks = parts.copied = ()
     ended = kinds(parts.step(Outcome.UNCHANGED))
-    assert ended == [Kind.FILES_TAKEN, Kind.INSTANCE_TAKEN, Kind.WARNING_ENDED, Kind.WARNING_ENDED]
+    assert ended == [Kind.FILES_TAKEN, Kind.INSTANCE_TAKEN, *[Kind.WARNING_ENDED] * 3]
 
 
 @pytest.mark.incident("T57")

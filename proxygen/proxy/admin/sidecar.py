@@ -282,6 +282,7 @@ class RunningSidecar:
         if self._reconciler.files_problem:
             yield _NOT_TAKEN + self._reconciler.files_problem
         yield from self._reconciler.pipeline.problems
+        yield from self._reconciler.pipeline.copied
         yield from (f"nginx remarks: {remark}" for remark in self._reconciler.remarks)
         if problem := self._heard().problem:
             yield problem

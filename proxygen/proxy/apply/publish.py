@@ -2,7 +2,7 @@
 
 ::
 
-    OUTPUT/generations/000042/{http.d,stream.d,…,manifest.json}  immutable once it is here
+    OUTPUT/generations/000042/{http.d,stream.d,…,manifest.json}  immutable once it is here, but for `renew`
     OUTPUT/current -> generations/000042                        what nginx includes
     OUTPUT/stage/                                               being written, or being deleted
     OUTPUT/state/                                               lock, proven, and what others keep there
@@ -16,15 +16,17 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Final
 
-from proxygen.kit.disk import explained, is_mounted, sync_directory, write_atomically
+from proxygen.kit.disk import Readers, explained, is_mounted, let_read, sync_directory, write_atomically
 from proxygen.kit.errors import OutputUnusable
 from proxygen.proxy.nginx.stamp import Stamp
 
@@ -35,6 +37,7 @@ _CURRENT: Final = "current"
 _FAILED_KEPT: Final = 2
 """Generations that did not work out, for whoever wants to see why."""
 _PROVEN: Final = "state/proven.json"
+_ANYBODY: Final[Mapping[str, Readers]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +98,17 @@ def hold_output(directory: Path) -> Iterator[Output]:
         os.close(lock)
 
 
-def stage(output: Output, stamp: Stamp, files: Mapping[str, bytes]) -> Staged:
-    """Write a generation aside. ``files`` maps paths such as ``http.d/web.conf`` to content."""
+def stage(
+    output: Output, stamp: Stamp, files: Mapping[str, bytes], readers: Mapping[str, Readers] = _ANYBODY
+) -> Staged:
+    """Write a generation aside. ``files`` maps paths such as ``http.d/web.conf`` to content, ``readers`` those that not
+    everybody may read."""
     with explained(output.directory):
         path = Path(tempfile.mkdtemp(prefix=f"{stamp.generation:06d}-", dir=output.directory / _STAGE))
         try:
             # nginx's master may be another user, and mkdtemp lets in nobody but us.
             path.chmod(0o755)
-            write_files(path, {"http.d/": b"", "stream.d/": b"", **files})
+            write_files(path, {"http.d/": b"", "stream.d/": b"", **files}, readers)
         except BaseException:
             # On a full disk each attempt would else make it fuller.
             shutil.rmtree(path, ignore_errors=True)
@@ -110,8 +116,11 @@ def stage(output: Output, stamp: Stamp, files: Mapping[str, bytes]) -> Staged:
     return Staged(stamp=stamp, path=path)
 
 
-def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write files below a directory, on disk when this returns; a name that ends in a slash is a directory."""
+def write_files(directory: Path, files: Mapping[str, bytes], readers: Mapping[str, Readers] = _ANYBODY) -> None:
+    """Write files below a directory, on disk when this returns; a name that ends in a slash is a directory.
+
+    ``readers`` has those files that not everybody may read.
+    """
     touched = {directory}
     for name, content in files.items():
         relative = PurePosixPath(name)
@@ -122,7 +131,7 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
         _make(parent)
         touched |= {folder for folder in (parent, *parent.parents) if folder.is_relative_to(directory)}
         if not name.endswith("/"):
-            _write(path, content)
+            _write(path, content, readers.get(name))
     for folder in sorted(touched, reverse=True):
         sync_directory(folder)
 
@@ -161,6 +170,15 @@ def publish(output: Output, staged: Staged, manifest: Mapping[str, Any]) -> Gene
     return Generation(
         stamp=staged.stamp, path=path, published_at=published_at, manifest=manifest, live=True, proven=False
     )
+
+
+def renew(output: Output, number: int, name: str, content: bytes, readers: Readers | None) -> None:
+    """Replace one file of a published generation, where it has that file with other content."""
+    path = _path(output.directory, number) / name
+    with explained(output.directory):
+        if path.exists() and path.read_bytes() != content:
+            anybody = Readers(owner=os.geteuid(), group=os.getegid(), bits=stat.S_IRGRP | stat.S_IROTH)
+            write_atomically(path, content, readers or anybody)
 
 
 def switch(output: Output, number: int | None) -> None:
@@ -297,12 +315,16 @@ def _swap(directory: Path, number: int) -> None:
     sync_directory(directory)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+def _write(path: Path, content: bytes, readers: Readers | None) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        if readers is None:
+            os.fchmod(descriptor, 0o644)
+        else:
+            let_read(descriptor, readers)
         file.write(content)
         file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
+        os.fsync(descriptor)
 
 
 def _path(directory: Path, number: int) -> Path:

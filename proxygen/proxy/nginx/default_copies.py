@@ -11,11 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import Final
 
 from proxygen.proxy.nginx.addresses import Occupied, OperatorServer, addresses, listen
 from proxygen.proxy.nginx.conf import OperatorConf, Statement
 from proxygen.proxy.nginx.tokens import end_of, read_directives
+from proxygen.proxy.render.rendered import OPERATOR_FILE
 
 _TWICE: Final = re.compile(r'conflicting server name "(?P<name>[^"]*)" on ')
 
@@ -43,6 +45,25 @@ class DefaultCopies:
     @property
     def listens(self) -> frozenset[str]:
         return frozenset(text for each in self.copies for text in each.listens)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Which servers are copied, why, and what makes that unnecessary."""
+        return tuple(
+            f"a copy of the server at {each.server.place} answers by default on {', '.join(each.listens)}, since"
+            f" nginx.conf includes what proxygen writes before that server; the copy is in {OPERATOR_FILE} of each"
+            f" generation: write default_server at its listen, or move the include behind it, and no copy is made"
+            for each in self.copies
+        )
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The operator's files from which there are copies."""
+        return tuple(sorted({each.server.file for each in self.copies}))
+
+    @property
+    def text(self) -> str:
+        return "".join(each.text for each in self.copies)
 
     def explains(self, remark: str) -> bool:
         """Whether nginx remarks that a name stands twice, and it is one of a server that is copied."""

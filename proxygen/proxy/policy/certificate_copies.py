@@ -12,7 +12,6 @@ other. A copy can be read by those who could read the operator's file, and by no
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from proxygen.kit.disk import sync_directory, write_atomically
+from proxygen.kit.disk import let_read, readers_of, sync_directory, write_atomically
 
 _DIRECTORY: Final = "state/certificates"
 _NAMES: Final = "names.json"
@@ -122,20 +121,8 @@ def _write(path: Path, content: bytes, source: os.stat_result) -> None:
     aside.unlink(missing_ok=True)
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
-        _let_the_same_read(descriptor, source)
+        let_read(descriptor, readers_of(source))
         file.write(content)
         file.flush()
         os.fsync(descriptor)
     os.rename(aside, path)
-
-
-def _let_the_same_read(descriptor: int, source: os.stat_result) -> None:
-    """Give a file to whom the source belongs, as far as that is allowed, and let nobody read it who could not."""
-    for owner, group in ((source.st_uid, -1), (-1, source.st_gid)):
-        with suppress(OSError):
-            os.fchown(descriptor, owner, group)
-    readers = source.st_mode & (stat.S_IRGRP | stat.S_IROTH)
-    if os.fstat(descriptor).st_gid != source.st_gid:
-        # Else another group than the source's might read it.
-        readers &= stat.S_IROTH
-    os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR | readers)

@@ -6,13 +6,18 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from proxygen.proxy.nginx.stamp import STAMP_FILE
+from proxygen.proxy.render.rendered import OPERATOR_FILE
+
+_NOT_SHOWN: Final = f"@@ not shown: {OPERATOR_FILE} holds copies of servers of your nginx.conf @@\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDifference:
-    """One file; ``lines`` end with their line breaks and begin with the two names."""
+    """One file; ``lines`` end with their line breaks and begin with the two names. What is the operator's own is not
+    among them: the admin API and its page have other readers than nginx.conf."""
 
     path: str
     lines: tuple[str, ...]
@@ -51,4 +56,5 @@ def _compare(path: str, before: str, after: str, names: tuple[str, str]) -> File
     lines = tuple(difflib.unified_diff(before.splitlines(keepends=True), after.splitlines(keepends=True), old, new))
     # The first two are the names.
     marks = [line[0] for line in lines[2:]]
-    return FileDifference(path=path, lines=lines, added=marks.count("+"), removed=marks.count("-"))
+    shown = (*lines[:2], _NOT_SHOWN) if path == OPERATOR_FILE else lines
+    return FileDifference(path=path, lines=shown, added=marks.count("+"), removed=marks.count("-"))

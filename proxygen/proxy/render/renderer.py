@@ -14,7 +14,7 @@ from proxygen.proxy.plan.types import Plan, RouteClaim, Service, StreamServer
 from proxygen.proxy.render.access import geo_view
 from proxygen.proxy.render.defaults import stated, tls_lines
 from proxygen.proxy.render.rawpaths import rest_view
-from proxygen.proxy.render.rendered import Rendered, RenderedFile, Unit
+from proxygen.proxy.render.rendered import OPERATOR_FILE, Rendered, RenderedFile, Unit
 from proxygen.proxy.render.servers import ServerRenderer
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.proxy.render.twins import MAX_SHAPES, Twins
@@ -72,7 +72,7 @@ class Renderer:
         files = [
             RenderedFile("http.d/00-http.conf", (self._http(plan),)),
             RenderedFile("http.d/10-upstreams.conf", tuple(unit for _, unit in self._services.values())),
-            RenderedFile("http.d/15-operator.conf", self._operators),
+            RenderedFile(OPERATOR_FILE, self._operators),
             RenderedFile("http.d/20-servers.conf", servers),
             RenderedFile("http.d/30-shared-servers.conf", shared),
             RenderedFile("stream.d/00-stream.conf", (self._stream_defaults(plan),) if streams else ()),

@@ -659,7 +659,7 @@ def _redirects(prefix: str, around: Surroundings) -> tuple[Rewrite, ...]:
     kept = Variable("proxygen_kept")
     knows_it = Regex(f"~^(?<{kept.name}>https?://[^/?#]+{pattern}(?:[/?#].*)?)$")
     unprefixed = Regex(f"~^/(?!{pattern[1:]}(?:[/?#]|$)|/)(?<{_REST_OF_PATH.name}>.*)$")
-    hosts: list[tuple[Variable, ...]] = [(Variable("host"), Variable("proxygen_written_port"))]
+    hosts: list[tuple[Variable, ...]] = [_ASKED_FOR]
     if around.trusted_proxies:
         hosts.append((Variable("proxygen_asked_host"),))
     return (
@@ -715,6 +715,10 @@ VOUCHED: Final = (
 """What proxies tell instances, and instances believe: from a stranger it is forged."""
 
 
+_ASKED_FOR: Final = (Variable("proxygen_host"), Variable("proxygen_written_port"))
+"""The host that a client asked this nginx for, with its port."""
+
+
 def client_view(around: Surroundings) -> ClientView:
     """Where nobody is trusted there is nothing to decide, and no map to be asked at every request."""
     if around.trusted_proxies:
@@ -725,11 +729,10 @@ def client_view(around: Surroundings) -> ClientView:
                 for field in dataclasses.fields(ClientView)
             }
         )
-    host = (Variable("host"), Variable("proxygen_written_port"))
     return ClientView(
         address=Variable("remote_addr"),
         scheme=Variable("scheme"),
-        host=Expression(host),
+        host=Expression(_ASKED_FOR),
         port=Variable("server_port"),
         forwarded="",
         prefix=Variable("proxygen_stripped"),
@@ -772,6 +775,7 @@ _HOPS: Final = (
     "Upgrade",
     "Host",
     "Forwarded",
+    "CDN-Loop",
     "Proxy",
     "Keep-Alive",
     "Proxy-Connection",

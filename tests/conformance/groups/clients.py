@@ -266,7 +266,11 @@ BALANCERS: Final = Group(
 
 HOSTS: Final = Group(
     title="Host",
-    text="The instance sees the host that the client asked for, with its port.",
+    text=(
+        "The instance sees the host that the client asked for, with its port. A client of HTTP/1.0 may name none: it is"
+        " answered by a route for any host, and the instance sees the address that the client reached, such as"
+        " `203.0.113.7` or `203.0.113.7:8080` (a bare nginx says the first `server_name`)."
+    ),
     cases=(
         Case(
             name="host-port",
@@ -592,6 +596,65 @@ HOP_BY_HOP: Final = Group(
             bare=Outcome(),
             ways=("http", "tls"),
             incident="T86",
+        ),
+    ),
+)
+
+
+def _loop(name: str, title: str, sent: str, expected: Outcome) -> Case:
+    headers = (f"CDN-Loop: {sent}",) if sent else ()
+    bare = Outcome(reaches=headers) if sent else Outcome(without=("CDN-Loop",))
+    return Case(name=f"loop-{name}", title=title, sent=Sent(headers=headers), expected=expected, bare=bare)
+
+
+def _passed(value: str) -> Outcome:
+    return Outcome(reaches=(f"CDN-Loop: {value}",))
+
+
+_SEVEN: Final = ", ".join(["proxygen"] * 7)
+
+LOOPS: Final = Group(
+    title="Loops",
+    text=(
+        "Where an instance's address leads back here by a load balancer or another proxy, a request would go round"
+        " until nginx has no connection left. Each proxygen adds its name to `CDN-Loop` (RFC 8586), and a request that"
+        " has come through eight of them ends. A chain of fewer is served. nginx 1.22 reads the first line of this"
+        " header only."
+    ),
+    cases=(
+        _loop("first", "`GET`", "", _passed("proxygen")),
+        _loop(
+            "others",
+            '`CDN-Loop: cdn.example; trace="a"`',
+            'cdn.example; trace="a"',
+            _passed('cdn.example; trace="a", proxygen'),
+        ),
+        Case(
+            name="loop-lines",
+            title="`CDN-Loop` on two lines, `a` and `b`",
+            sent=Sent(headers=("CDN-Loop: a", "CDN-Loop: b")),
+            expected=_passed("a, b, proxygen"),
+            old=_passed("a, proxygen"),
+            bare=Outcome(reaches=("CDN-Loop: a", "CDN-Loop: b")),
+        ),
+        _loop("seven", "`CDN-Loop` with `proxygen` seven times", _SEVEN, _passed(f"{_SEVEN}, proxygen")),
+        _loop(
+            "eight",
+            "`CDN-Loop` with `proxygen` eight times",
+            f"{_SEVEN}, proxygen",
+            Outcome(status=508, times=0, says=("508",)),
+        ),
+        _loop(
+            "among-others",
+            "Eight times, among others and with parameters",
+            ",".join(["a; b=c", "proxygen ;d=e"] * 8),
+            Outcome(status=508, times=0),
+        ),
+        _loop(
+            "alike",
+            "Names that begin or end alike",
+            ", ".join(["proxygen.example", "my-proxygen", "a;by=proxygen"] * 8),
+            Outcome(times=1),
         ),
     ),
 )

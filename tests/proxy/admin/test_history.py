@@ -12,6 +12,7 @@ from proxygen.proxy.admin.history import LONGEST_DIFF, attempts, generation_diff
 from proxygen.proxy.apply.publish import Generation, Output, generations, hold_output, publish, stage, switch
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
 from proxygen.proxy.record.journal import Entry
+from proxygen.proxy.render.rendered import OPERATOR_FILE
 
 
 def entry(outcome: str, generation: int | None, *, refused: int | None = None, cause: str = "") -> Entry:
@@ -108,6 +109,18 @@ def test_any_two_can_be_compared_in_either_direction(output: Output) -> None:
     assert generation_difference(output.directory, 2, 9).diff.splitlines()[-2:] == [" one", "+two"]
     assert generation_difference(output.directory, 9, 2).diff.splitlines()[-2:] == [" one", "-two"]
     assert generation_difference(output.directory, 5, 5).diff == ""
+
+
+def test_what_is_the_operators_own_is_counted_and_not_shown(tmp_path: Path) -> None:
+    with hold_output(tmp_path) as output:
+        for number, text in ((1, "server { return 200 one; }\n"), (2, "server { return 200 two; }\n")):
+            stamp = Stamp(generation=number, digest=f"{number:08x}")
+            publish(output, stage(output, stamp, {OPERATOR_FILE: text.encode()}), {})
+    report = generation_difference(tmp_path, 2, 1)
+    assert [(file.path, file.added, file.removed) for file in report.files] == [(OPERATOR_FILE, 1, 1)]
+    names, shown = report.diff.splitlines()[:2], report.diff.splitlines()[2:]
+    assert names == [f"--- 1/{OPERATOR_FILE}", f"+++ 2/{OPERATOR_FILE}"]
+    assert shown == [f"@@ not shown: {OPERATOR_FILE} holds copies of servers of your nginx.conf @@"]
 
 
 @pytest.mark.parametrize(("number", "against"), [(7, None), (9, 7), (7, 2)])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from proxygen.kit.disk import Readers
 from proxygen.kit.errors import OutputUnusable
 from proxygen.proxy.apply.publish import (
     Output,
@@ -27,6 +28,7 @@ from proxygen.proxy.apply.publish import (
     prune,
     publish,
     read_generation,
+    renew,
     stage,
     switch,
     write_files,
@@ -386,3 +388,17 @@ def test_what_was_published_is_told_as_it_is_on_disk(output: Output, directory: 
     assert published == read_generation(directory, 2)
     discard(stage(output, Stamp(generation=3, digest="00000003"), {}))
     assert list((directory / "stage").iterdir()) == []
+
+
+def test_what_not_everybody_may_read_is_written_so_and_renewed_so(output: Output) -> None:
+    private = Readers(owner=os.geteuid(), group=os.getegid(), bits=0)
+    stamp = Stamp(generation=1, digest="00000001")
+    staged = stage(output, stamp, {"http.d/a.conf": b"open", "http.d/b.conf": b"secret"}, {"http.d/b.conf": private})
+    folder = publish(output, staged, {}).path / "http.d"
+    assert [(folder / name).stat().st_mode & 0o777 for name in ("a.conf", "b.conf")] == [0o644, 0o600]
+    renew(output, 1, "http.d/b.conf", b"", None)
+    assert ((folder / "b.conf").read_bytes(), (folder / "b.conf").stat().st_mode & 0o777) == (b"", 0o644)
+    renew(output, 1, "http.d/b.conf", b"later", private)
+    assert ((folder / "b.conf").read_bytes(), (folder / "b.conf").stat().st_mode & 0o777) == (b"later", 0o600)
+    renew(output, 1, "http.d/c.conf", b"never there", private)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.conf", "b.conf"]

@@ -41,6 +41,16 @@ def test_the_first_server_behind_ours_is_copied_in_its_own_words(read_conf: Read
     assert str(conf.path) in copy.text.splitlines()[0]
 
 
+def test_a_copy_is_told_with_its_cure(read_conf: ReadConf) -> None:
+    conf = read_conf(f"http {{ {INCLUDE}\nserver {{ listen 80; listen 81; }} }}")
+    found = copied(conf, "80", "81")
+    (remark,) = found.remarks
+    assert f"a copy of the server at {conf.path}:2 answers by default on 80, 81" in remark
+    assert "write default_server at its listen, or move the include behind it" in remark
+    assert found.sources == (conf.path,)
+    assert (found.refused("no").remarks, found.refused("no").sources) == ((), ())
+
+
 def test_tls_is_spoken_where_it_was(read_conf: ReadConf) -> None:
     conf = read_conf(f"http {{ {INCLUDE} server {{ listen 443 ssl http2 reuseport; listen [::]:443 ssl; }} }}")
     (copy,) = copied(conf, "443", "[::]:443").copies

@@ -333,7 +333,7 @@ def test_a_quarantined_service_holds_its_ports_in_both_protocols() -> None:
         streams = text(renderer.render(plan(*bad)), "stream.d/streams.conf")
         assert [line.strip() for line in streams.splitlines() if "listen" in line] == [
             "listen 5431;",
-            "listen 5432 udp;",
+            "listen 5432 udp reuseport;",
         ]
 
 
