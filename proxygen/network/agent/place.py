@@ -90,12 +90,3 @@ def _lock(descriptor: int) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         time.sleep(pause)
     return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def write_whole(path: Path, text: bytes, *, mode: int = 0o644) -> None:
-    """Put a file of the state directory in place whole. Raise OSError."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    fresh.touch(mode=mode)
-    fresh.write_bytes(text)
-    fresh.replace(path)

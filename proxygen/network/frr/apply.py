@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkError
 from proxygen.kit.log import get_logger
 from proxygen.network.frr.daemons import Frr
@@ -176,13 +177,10 @@ def _replace(file: Path, text: str) -> None:
     """Put a file in another's place as a whole, with its owner and mode; a new one is its directory's owner's."""
     is_new = not file.exists()
     like = (file.parent if is_new else file).stat()
-    fresh = file.with_name(f".{file.name}.proxygen")
+
+    def access(descriptor: int) -> None:
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+        os.fchmod(descriptor, 0o640 if is_new else like.st_mode & 0o777)
+
     # It may hold passwords.
-    fresh.touch(mode=0o600)
-    with fresh.open("w", encoding="utf-8") as output:
-        os.fchown(output.fileno(), like.st_uid, like.st_gid)
-        os.fchmod(output.fileno(), 0o640 if is_new else like.st_mode & 0o777)
-        output.write(text)
-        output.flush()
-        os.fsync(output.fileno())
-    fresh.replace(file)
+    write_atomically(file, text.encode(), mode=0o600, access=access)

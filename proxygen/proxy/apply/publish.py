@@ -111,7 +111,10 @@ def stage(output: Output, stamp: Stamp, files: Mapping[str, bytes]) -> Staged:
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write files below a directory, on disk when this returns; a name that ends in a slash is a directory."""
+    """Write files below a directory, on disk when this returns; a name that ends in a slash is a directory.
+
+    None of them needs `write_atomically`: nothing reads the directory before it is whole.
+    """
     touched = {directory}
     for name, content in files.items():
         relative = PurePosixPath(name)
