@@ -12,6 +12,7 @@ from typing import Final
 from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkError
 from proxygen.kit.log import get_logger
+from proxygen.kit.texts import name_some
 from proxygen.network.frr.daemons import Frr
 from proxygen.network.frr.design import BgpDesign, Design
 from proxygen.network.frr.render import render
@@ -23,6 +24,7 @@ _PROOF: Final = 15.0
 """Seconds in which the daemons must show what they were told. A static route that is withdrawn by a connected one, and
 OSPF's five seconds between two of its own announcements (RFC 2328, MinLSInterval), fit into it."""
 _BETWEEN: Final = 0.2
+_NAMED: Final = 5
 _TELLING: Final = 1.0
 """Seconds in which bgpd tells its peers of a change: ten times what it collects changes for."""
 
@@ -127,12 +129,12 @@ async def _prove(frr: Frr, design: Design, candidate: str) -> None:
 async def _lacking(frr: Frr, design: Design, candidate: str) -> str:
     lines = missing(candidate, await frr.running())
     if lines:
-        return f"the lines {'; '.join(lines[:5])}"
+        return f"the lines {name_some(lines, _NAMED, between='; ')}"
     is_bgp = isinstance(design, BgpDesign)
     known = await (frr.bgp_neighbours() if is_bgp else frr.ospf_neighbours())
     unknown = sorted(set(design.neighbours) - known)
     if unknown:
-        return f"the neighbours {', '.join(map(str, unknown[:5]))}"
+        return f"the neighbours {name_some([str(one) for one in unknown], _NAMED)}"
     own = design.says.own
     if not await (frr.announces_bgp(own) if is_bgp else frr.announces_ospf(own)):
         return f"that it announces {own}"
