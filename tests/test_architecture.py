@@ -114,6 +114,43 @@ def test_a_circle_is_caught(tmp_path: Path) -> None:
     assert "No cycles are allowed in proxygen.proxy.render" in done.stdout
 
 
+WRITERS = {
+    "cli/reference.py": "pages of the documentation, in a checkout",
+    "cli/snapshot.py": "a command's output, where its user wants it, be that a pipe; a part of it is no JSON",
+    "demo/system.py": "a directory that ends with the demo",
+    "kit/disk.py": "the door",
+    "network/agent/forwarding.py": "the kernel's switches",
+    "proxy/apply/publish.py": "generations: many files aside, synced at once, in place by one rename",
+    "proxy/policy/operator_files.py": "memory without a name, which OpenSSL reads",
+    "proxy/check/standalone.py": "for nginx -t, and gone after it",
+    "proxy/check/structure.py": "for crossplane, and gone after it",
+    "proxy/check/syntax.py": "for nginx -t, and gone after it",
+    "proxy/check/wrapper.py": "for nginx -t, and gone after it",
+}
+"""The modules that write files themselves, and why."""
+
+
+def _writes(node: ast.AST) -> bool:
+    """Tell whether a node is a call that writes a file."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr="write_text" | "write_bytes" | "mkstemp" | "NamedTemporaryFile")):
+            return True
+        case ast.Call(func=ast.Attribute(attr="open" | "fdopen") | ast.Name(id="open")):
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            return any(re.fullmatch("[wx][bt+]*", mode) for mode in modes)
+    return False
+
+
+def test_what_is_read_again_is_written_by_kit_disk() -> None:
+    """A crash or a power cut then leaves the old content or the new: tests/kit/test_disk.py."""
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(map(_writes, ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
+    }
+    assert found == WRITERS.keys()
+
+
 def test_no_class_name_means_two_things() -> None:
     classes = (
         node.name

@@ -41,6 +41,7 @@ def snapshot(settings: Settings, file: Path) -> None:
         click.echo(content, nl=False)
         return
     try:
+        # In place: it may be a pipe or another user's file, and a part of a snapshot is refused as no JSON.
         file.write_bytes(content)
     except OSError as error:
         raise BadInput(f"{file}: {error.strerror}") from error

@@ -14,12 +14,12 @@ from typing import Final, NoReturn
 
 from proxygen.catalog import Instance, ServiceName
 from proxygen.consul.client import ConsulClient
-from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.consul.ledger import Ledger
 from proxygen.consul.reads import read_datacenters
 from proxygen.consul.remote import Pair, Remote
 from proxygen.consul.view import ObservedView
 from proxygen.kit.aio import Pace, retrying, start_eternal
-from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable, stay_away
 from proxygen.tags import Datacenter, parse_failover
 
 PATIENCE: Final = 5.0

@@ -7,9 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, NoReturn
 
-from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.consul.ledger import Ledger
 from proxygen.kit.aio import retrying, start_eternal
-from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable, stay_away
 
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 30.0

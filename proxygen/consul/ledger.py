@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.errors import CatalogUnavailable
 from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
@@ -90,8 +90,3 @@ class Ledger:
                 await self.recovered()
         except TimeoutError:
             pass
-
-
-def stay_away(error: BaseException) -> float:
-    """Return the least seconds to wait after an error: what Consul asked for (``Retry-After``), where it did."""
-    return (error.retry_after or 0.0) if isinstance(error, ConsulUnreachable) else 0.0

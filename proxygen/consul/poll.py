@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from proxygen.consul.answers import Reply
 from proxygen.consul.client import Consistency, ConsulClient, Params
-from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.consul.ledger import Ledger
 from proxygen.consul.witness import loss_of
 from proxygen.kit.aio import Pace, retrying, unless
-from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable, stay_away
 from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)

@@ -15,11 +15,11 @@ from proxygen.consul.changes import compare_registrations
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import RegistrationState, decode_nodes, decode_registrations
 from proxygen.consul.fetch import Fetcher, Sweep
-from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.consul.ledger import Ledger
 from proxygen.consul.names import is_askable
 from proxygen.consul.reads import is_about_one_service as is_about_one
 from proxygen.kit.aio import retrying, start_eternal
-from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable, stay_away
 
 _NODES_PATH: Final = "/v1/catalog/nodes"
 _SOURCE: Final = "nodes"

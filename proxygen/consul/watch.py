@@ -32,7 +32,7 @@ from proxygen.consul.detect import DetectChanges
 from proxygen.consul.early import EarlyNews
 from proxygen.consul.elsewhere import Elsewhere
 from proxygen.consul.follow import Follower, PollEach
-from proxygen.consul.ledger import Ledger, stay_away
+from proxygen.consul.ledger import Ledger
 from proxygen.consul.names import is_askable, name_problem
 from proxygen.consul.oversized import Oversized
 from proxygen.consul.poll import Poll
@@ -50,7 +50,7 @@ from proxygen.consul.reads import (
 from proxygen.consul.view import ObservedView
 from proxygen.consul.witness import is_affordable
 from proxygen.kit.aio import Latest, retrying, start_eternal
-from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable, stay_away
 from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from proxygen.kit.errors import OutputUnusable
 
@@ -116,21 +117,49 @@ def let_read(descriptor: int, readers: Readers) -> None:
     os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR | bits)
 
 
-def write_atomically(path: Path, content: bytes, readers: Readers | None = None) -> None:
+def write_atomically(
+    path: Path,
+    content: bytes,
+    *,
+    mode: int = 0o666,
+    access: Callable[[int], object] | None = None,
+    shared: bool = False,
+    durable: bool = True,
+) -> None:
     """Replace a file whole, on disk when this returns: a reader sees the old content or the new, never a part.
 
-    ``readers`` None: the umask says who may read it.
+    Raise OSError and leave the old file where that fails. ``mode`` is open(2)'s, which the umask narrows; ``access``
+    gets the descriptor of the new file while it is empty, to give it another owner or mode. Of a file that other
+    processes write too (``shared``) each attempt has a temporary file of its own, which a kill leaves behind. What is
+    worth nothing after a restart of the machine need not be ``durable``.
     """
-    aside = path.with_name(f".{path.name}.new")
-    if readers is not None:
-        # Nobody opens it before it is theirs to read.
-        aside.unlink(missing_ok=True)
-        aside.touch(mode=0o600, exist_ok=False)
-    with aside.open("wb") as file:
-        if readers is not None:
-            let_read(file.fileno(), readers)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(aside, path)
-    sync_directory(path.parent)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new" if shared else f".{path.name}.new")
+    file = _create(aside, mode)
+    try:
+        with file:
+            if access is not None:
+                access(file.fileno())
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.rename(aside, path)
+    except BaseException:
+        # On a full disk it would take the room that the next attempt needs.
+        with suppress(OSError):
+            aside.unlink()
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def _create(path: Path, mode: int) -> BinaryIO:
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    try:
+        return open(path, "xb", opener=opener)
+    except FileExistsError:
+        # A killed process left it, perhaps with another mode.
+        path.unlink()
+        return open(path, "xb", opener=opener)

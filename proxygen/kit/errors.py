@@ -92,6 +92,11 @@ class ConsulUnreachable(CatalogUnavailable):
         """Seconds Consul asked us to wait (``Retry-After``), where it did."""
 
 
+def stay_away(error: BaseException) -> float:
+    """Return the least seconds to wait after an error: what Consul asked for (``Retry-After``), where it did."""
+    return (error.retry_after or 0.0) if isinstance(error, ConsulUnreachable) else 0.0
+
+
 class AccessDenied(CatalogUnavailable):
     """The token is unknown or lacks a rule; the text names the rule to add."""
 

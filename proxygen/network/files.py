@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkConfigError, NetworkError, quoted
 
 
@@ -86,7 +86,9 @@ def write_file(path: Path, text: str) -> bool:
             if place.read_bytes() == text.encode():
                 return False
         place.parent.mkdir(parents=True, exist_ok=True)
-        _replace(place, text)
+        mode = place.stat().st_mode & 0o777 if place.exists() else 0o644
+        # Several agents of one host may write it.
+        write_atomically(place, text.encode(), mode=0o600, access=lambda file: os.fchmod(file, mode), shared=True)
     except OSError as error:
         raise NetworkError(f"{path} cannot be written: {error.strerror or error}") from error
     return True
@@ -98,21 +100,6 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise NetworkError(f"{path} cannot be removed: {error.strerror or error}") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    # Two agents that write at once must not share the file that is renamed.
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    fresh = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), mode)
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def _network(key: str, values: Mapping[str, str]) -> IPv4Network:

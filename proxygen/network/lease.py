@@ -15,7 +15,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
-from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.errors import CatalogUnavailable, stay_away
 from proxygen.kit.log import get_logger
 from proxygen.network.choice import Adopt, Busy, Claim, Claimant, Settle, Standing, Stay, decide
 from proxygen.network.memory import AgentMemory, Predecessor
@@ -128,8 +128,7 @@ class SubnetLease:
                 failures += 1
                 self._doubt(error)
                 longest = min(self._terms.rhythm, 0.5 * 2 ** min(failures, 10))
-                asked = (error.retry_after or 0.0) if isinstance(error, ConsulUnreachable) else 0.0
-                pause = max(asked, random.uniform(longest / 4, longest))
+                pause = max(stay_away(error), random.uniform(longest / 4, longest))
             self._news.tell(self.status)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

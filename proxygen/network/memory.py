@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkConfigError, quoted
 
 MACHINE_ID: Final = Path("/etc/machine-id")
@@ -76,9 +77,7 @@ class AgentMemory:
             confirmed=remembered.confirmed,
         )
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_name(f".{self._path.name}.new")
-        fresh.write_bytes(msgspec.json.encode(written))
-        fresh.replace(self._path)
+        write_atomically(self._path, msgspec.json.encode(written))
 
     def forget(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
-from proxygen.consul.ledger import stay_away
 from proxygen.kit.aio import Pace, retrying
-from proxygen.kit.errors import CatalogUnavailable
+from proxygen.kit.errors import CatalogUnavailable, stay_away
 from proxygen.kit.log import get_logger
 from proxygen.network.config import NetworkConfig
 from proxygen.network.fabric import Fabric, Member, see_fabric

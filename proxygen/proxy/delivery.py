@@ -25,13 +25,13 @@ from proxygen.proxy.apply.publish import (
 )
 from proxygen.proxy.check.structure import Refusal
 from proxygen.proxy.nginx.conf import ConfSource, OperatorConf
+from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.nginx.listens import listens
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, stamp_text
 from proxygen.proxy.pipeline import Drafted, Pipeline, Timings
 from proxygen.proxy.plan.types import Plan
 from proxygen.proxy.record.live_plans import FILE as SERVICES_FILE
 from proxygen.proxy.record.live_plans import encode_services
-from proxygen.proxy.render.rendered import OPERATOR_FILE
 from proxygen.proxy.render.renderer import Rendered
 from proxygen.settings import Settings
 

@@ -54,7 +54,7 @@ class Reconciler:
         pipeline: Pipeline,
         catalogs: Latest[Catalog],
         *,
-        is_fresh: Callable[[], bool] = lambda: True,
+        is_fresh: Callable[[], bool],
     ) -> None:
         """``is_fresh`` says whether Consul answers, so that what the catalog shows can be believed."""
         self._settings: Final = settings

@@ -22,7 +22,7 @@ from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.nginx.addresses import Listens, Occupied, occupied
 from proxygen.proxy.nginx.binary import Binary, inspect_binary
 from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.proxy.nginx.default_copies import DefaultCopies, copy_defaults
+from proxygen.proxy.nginx.default_copies import OPERATOR_FILE, DefaultCopies, copy_defaults
 from proxygen.proxy.nginx.listens import listens
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, stamp_text
 from proxygen.proxy.plan import Planner
@@ -31,7 +31,6 @@ from proxygen.proxy.policy.certificate_copies import CertificateCopies
 from proxygen.proxy.policy.operator_files import read_authorities, read_certificates, read_snippets
 from proxygen.proxy.policy.read import own_networks, read_policy
 from proxygen.proxy.render.inherited import CARRIED
-from proxygen.proxy.render.rendered import OPERATOR_FILE
 from proxygen.proxy.render.renderer import SMALLEST_BUCKETS, Rendered, Renderer
 from proxygen.proxy.render.surroundings import RequestDefaults, Snippets, Surroundings, TrafficLog
 from proxygen.proxy.render.viewing import ungated

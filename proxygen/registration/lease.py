@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from proxygen.kit.aio import retrying
-from proxygen.kit.errors import CatalogUnavailable, ConsulUnreachable
+from proxygen.kit.errors import CatalogUnavailable, stay_away
 from proxygen.registration.agent import Agent
 from proxygen.registration.checks import Status
 from proxygen.registration.health import ALIVE, HealthProbe, TtlReport
@@ -62,7 +62,7 @@ class Lease:
     async def keep(self) -> None:
         """Register, and stay so, until cancelled. Nothing that Consul does ends it."""
         while True:
-            with_patience = retrying(Exception, longest=self.rhythm, at_least=_asked_to_wait)
+            with_patience = retrying(Exception, longest=self.rhythm, at_least=stay_away)
             await with_patience(self._attempt)
             self._hurried.clear()
             with suppress(TimeoutError):
@@ -199,7 +199,3 @@ class Lease:
         self._patience = _LAST_TRY
         self._log.warning(failure, service=self.service.name, id=self.service.id, reason=reason)
         return False
-
-
-def _asked_to_wait(error: BaseException) -> float:
-    return (error.retry_after or 0.0) if isinstance(error, ConsulUnreachable) else 0.0

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import islice
 from typing import Any, Final
 
 from proxygen.kit.errors import TagError, quoted
+from proxygen.kit.texts import name_some
 from proxygen.tags.key import Key
 from proxygen.tags.keys import BY_NAME, KEYS
 from proxygen.tags.proxy import TWO_VARIANTS, ProxyTags, check_combination, format_values, in_order
@@ -158,8 +158,7 @@ def _value(key: Key, texts: list[_Text], problems: list[TagError]) -> Any:
     if key.repeatable:
         return in_order(values)
     if len(values) > 1:
-        stated = " and ".join(map(quoted, islice(values.values(), MOST_NAMED)))
-        stated += f" and {len(values) - MOST_NAMED} more" if len(values) > MOST_NAMED else ""
+        stated = name_some([quoted(value) for value in values.values()], MOST_NAMED, between=" and ")
         problems.append(TagError(texts[0].place, f"one value is allowed, and there are {stated}"))
     return next(iter(values), None)
 

@@ -145,7 +145,6 @@ class Top(App[None]):
         query = screen.query_one("#find", Input).value
         shown = rows.arrange(self._services, query=query, order=self.order)
         fill(screen.query_one(DataTable), ((service.name, rows.service_cells(service)) for service in shown))
-        self.sub_title = f"{len(shown)} of {len(self._services)} services, by {self.order.value}"
 
     # --- keys
 

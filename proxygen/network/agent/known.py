@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkConfigError
-from proxygen.network.agent.place import write_whole
 from proxygen.network.config import NetworkConfig, parse_config
 from proxygen.network.fabric import Member
 
@@ -60,7 +60,7 @@ def keep_known(path: Path, known: KnownNetwork, *, boot: str) -> None:
     ]
     written = _Written(boot=boot, config=write_config(known.config), members=members)
     # WireGuard's PSK may be in the config.
-    write_whole(path, msgspec.json.encode(written), mode=0o600)
+    write_atomically(path, msgspec.json.encode(written), mode=0o600)
 
 
 def recall_known(path: Path, *, boot: str | None) -> KnownNetwork | None:

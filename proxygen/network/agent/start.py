@@ -6,9 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv4Network
 from typing import Final
 
-from proxygen.consul.ledger import stay_away
 from proxygen.kit.aio import retrying
-from proxygen.kit.errors import CatalogUnavailable, NetworkConfigError, NetworkError
+from proxygen.kit.errors import CatalogUnavailable, NetworkConfigError, NetworkError, stay_away
 from proxygen.kit.log import get_logger
 from proxygen.network.agent.begin import choose_config, networks_of_others
 from proxygen.network.agent.known import KnownNetwork

@@ -9,8 +9,9 @@ from typing import Final
 
 import msgspec
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkError
-from proxygen.network.agent.place import StateDirectory, write_whole
+from proxygen.network.agent.place import StateDirectory
 
 BEAT: Final = 5.0
 """Seconds after which the document is written again where nothing changed."""
@@ -76,8 +77,11 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_status(path: Path, status: AgentStatus) -> None:
-    """Raise OSError."""
-    write_whole(path, msgspec.json.encode(status))
+    """Raise OSError.
+
+    It is read only while the agent that wrote it runs: the disk need not have it, and the agent's loop does not wait.
+    """
+    write_atomically(path, msgspec.json.encode(status), mode=0o644, durable=False)
 
 
 def read_status(directory: StateDirectory) -> AgentStatus | None:

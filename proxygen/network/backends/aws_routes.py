@@ -12,6 +12,7 @@ from enum import Enum
 from ipaddress import IPv4Network
 from typing import Any, Final
 
+from proxygen.kit.texts import name_some
 from proxygen.network.fabric import Fabric
 
 _NAMED: Final = 5
@@ -172,10 +173,7 @@ def _missing(table: VpcTable, fabric: Fabric) -> list[str]:
     names = [member.node or str(member.subnet) for member in fabric.others if member.subnet not in present]
     if not names:
         return []
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return [
-        f"{table.id}: no route that works to {', '.join(names[:_NAMED])}{more}; each host's own agent makes its route"
-    ]
+    return [f"{table.id}: no route that works to {name_some(names, _NAMED)}; each host's own agent makes its route"]
 
 
 def _lies_in(route: VpcRoute, network: IPv4Network) -> bool:

@@ -9,8 +9,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkError
 from proxygen.kit.log import get_logger
+from proxygen.kit.texts import name_some
 from proxygen.network.frr.daemons import Frr
 from proxygen.network.frr.design import BgpDesign, Design
 from proxygen.network.frr.render import render
@@ -22,6 +24,7 @@ _PROOF: Final = 15.0
 """Seconds in which the daemons must show what they were told. A static route that is withdrawn by a connected one, and
 OSPF's five seconds between two of its own announcements (RFC 2328, MinLSInterval), fit into it."""
 _BETWEEN: Final = 0.2
+_NAMED: Final = 5
 _TELLING: Final = 1.0
 """Seconds in which bgpd tells its peers of a change: ten times what it collects changes for."""
 
@@ -126,12 +129,12 @@ async def _prove(frr: Frr, design: Design, candidate: str) -> None:
 async def _lacking(frr: Frr, design: Design, candidate: str) -> str:
     lines = missing(candidate, await frr.running())
     if lines:
-        return f"the lines {'; '.join(lines[:5])}"
+        return f"the lines {name_some(lines, _NAMED, between='; ')}"
     is_bgp = isinstance(design, BgpDesign)
     known = await (frr.bgp_neighbours() if is_bgp else frr.ospf_neighbours())
     unknown = sorted(set(design.neighbours) - known)
     if unknown:
-        return f"the neighbours {', '.join(map(str, unknown[:5]))}"
+        return f"the neighbours {name_some([str(one) for one in unknown], _NAMED)}"
     own = design.says.own
     if not await (frr.announces_bgp(own) if is_bgp else frr.announces_ospf(own)):
         return f"that it announces {own}"
@@ -176,13 +179,10 @@ def _replace(file: Path, text: str) -> None:
     """Put a file in another's place as a whole, with its owner and mode; a new one is its directory's owner's."""
     is_new = not file.exists()
     like = (file.parent if is_new else file).stat()
-    fresh = file.with_name(f".{file.name}.proxygen")
+
+    def access(descriptor: int) -> None:
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+        os.fchmod(descriptor, 0o640 if is_new else like.st_mode & 0o777)
+
     # It may hold passwords.
-    fresh.touch(mode=0o600)
-    with fresh.open("w", encoding="utf-8") as output:
-        os.fchown(output.fileno(), like.st_uid, like.st_gid)
-        os.fchmod(output.fileno(), 0o640 if is_new else like.st_mode & 0o777)
-        output.write(text)
-        output.flush()
-        os.fsync(output.fileno())
-    fresh.replace(file)
+    write_atomically(file, text.encode(), mode=0o600, access=access)

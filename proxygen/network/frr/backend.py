@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from ipaddress import IPv4Address
 from typing import ClassVar, Final
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkError
 from proxygen.kit.log import get_logger
 from proxygen.network.fabric import Fabric, Underlay
@@ -126,7 +127,7 @@ class _OnFrr(ABC):
         except (OSError, ValueError):
             now = int(time.time())
         try:
-            file.write_text(f"{now}\n", encoding="ascii")
+            write_atomically(file, f"{now}\n".encode("ascii"))
         except OSError as error:
             raise NetworkError(f"{file} cannot be written: {error.strerror}") from error
         return now

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkError, ProgramUnavailable
 from proxygen.kit.programs import Completed, run
 from proxygen.network.frr.version import FrrVersion
@@ -63,7 +64,7 @@ class Frr:
         """Make the directory of our own, in which vtysh finds the options that it has in FRR's."""
         try:
             self.place.state.mkdir(mode=0o750, parents=True, exist_ok=True)
-            (self.place.state / "vtysh.conf").write_text(self._options(), encoding="utf-8")
+            write_atomically(self.place.state / "vtysh.conf", self._options().encode(), shared=True)
         except OSError as error:
             raise NetworkError(f"{self.place.state} cannot hold FRR's candidates: {error.strerror}") from error
 

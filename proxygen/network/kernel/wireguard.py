@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pyroute2 import WireGuard
 from pyroute2.netlink.exceptions import NetlinkError
 
+from proxygen.kit.disk import write_atomically
 from proxygen.kit.errors import NetworkError
 
 KEY_BYTES: Final = 32
@@ -92,7 +92,8 @@ def keep_keys(path: Path) -> Keys:
             path.chmod(0o600)
         except FileNotFoundError:
             private = X25519PrivateKey.generate()
-            _write_new(path, b64encode(private.private_bytes_raw()) + b"\n")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, b64encode(private.private_bytes_raw()) + b"\n", mode=0o600)
     except OSError as error:
         raise NetworkError(f"WireGuard's key {path} cannot be kept: {error.strerror or error}") from error
     except ValueError as error:
@@ -101,18 +102,6 @@ def keep_keys(path: Path) -> Keys:
         private=b64encode(private.private_bytes_raw()).decode(),
         public=b64encode(private.public_key().public_bytes_raw()).decode(),
     )
-
-
-def _write_new(path: Path, text: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 async def read_wireguard(name: str) -> WireGuardState:

@@ -61,8 +61,6 @@ class Unproven:
     seconds: float
     served: Stamp | None
     """What answered last."""
-    served_for: float
-    """For how long nothing else did."""
     ended_workers: bool
     """It left nginx without workers: another attempt is another outage."""
     was_refused: bool = False
@@ -192,7 +190,6 @@ class _Watch:
             log=tuple(map(str, self.before.log.lines)),
             seconds=self.seconds,
             served=self.served,
-            served_for=self.now - self.served_since,
             ended_workers=reason == _ENDED,
             was_refused=reason.startswith(_REFUSED),
         )

@@ -12,14 +12,13 @@ Whatever the moment at which proxygen is killed, `hold_output` finds a state fro
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -28,6 +27,7 @@ from typing import Any, Final
 
 from proxygen.kit.disk import Readers, explained, is_mounted, let_read, sync_directory, write_atomically
 from proxygen.kit.errors import OutputUnusable
+from proxygen.kit.lock import LockHeld, hold_lock, sign
 from proxygen.proxy.nginx.stamp import Stamp
 
 MANIFEST: Final = "manifest.json"
@@ -82,20 +82,16 @@ def hold_output(directory: Path) -> Iterator[Output]:
     Raise OutputUnusable when it cannot hold generations or another proxygen holds it.
     """
     directory = Path(os.path.abspath(directory))
-    with explained(directory):
-        for path in (directory, directory / _GENERATIONS, directory / _STAGE, directory / "state"):
-            path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(directory / "state/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+    with ExitStack() as held:
         with explained(directory):
-            _lock(lock, directory)
+            for path in (directory, directory / _GENERATIONS, directory / _STAGE, directory / "state"):
+                path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            held.enter_context(_lock(directory))
             for leftover in (directory / _STAGE).iterdir():
                 _remove(leftover)
             _require_link(directory)
             _probe(directory)
         yield Output(directory=directory)
-    finally:
-        os.close(lock)
 
 
 def stage(
@@ -119,7 +115,8 @@ def stage(
 def write_files(directory: Path, files: Mapping[str, bytes], readers: Mapping[str, Readers] = _ANYBODY) -> None:
     """Write files below a directory, on disk when this returns; a name that ends in a slash is a directory.
 
-    ``readers`` has those files that not everybody may read.
+    ``readers`` has those files that not everybody may read. None of them needs `write_atomically`:
+    nothing reads the directory before it is whole.
     """
     touched = {directory}
     for name, content in files.items():
@@ -178,7 +175,7 @@ def renew(output: Output, number: int, name: str, content: bytes, readers: Reade
     with explained(output.directory):
         if path.exists() and path.read_bytes() != content:
             anybody = Readers(owner=os.geteuid(), group=os.getegid(), bits=stat.S_IRGRP | stat.S_IROTH)
-            write_atomically(path, content, readers or anybody)
+            write_atomically(path, content, mode=0o600, access=lambda file: let_read(file, readers or anybody))
 
 
 def switch(output: Output, number: int | None) -> None:
@@ -276,17 +273,18 @@ def prune(output: Output, keep: int, *, protect: Iterable[int] = ()) -> None:
                 _remove_generation(output.directory, number)
 
 
-def _lock(lock: int, directory: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
-        raise OutputUnusable(
-            f"{directory} is held by another proxygen (process {holder or 'unknown'}); "
-            f"give each its own output.directory (--output-directory)"
-        ) from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            lock = held.enter_context(hold_lock(directory / "state/lock"))
+        except LockHeld as error:
+            raise OutputUnusable(
+                f"{directory} is held by another proxygen (process {error.holder}); "
+                f"give each its own output.directory (--output-directory)"
+            ) from error
+        sign(lock)
+        yield
 
 
 def _require_link(directory: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from proxygen.kit.errors import CheckRefused, RefusedWithoutName
+from proxygen.kit.texts import keep_some
 from proxygen.proxy.check.blame import Blame
 from proxygen.proxy.check.messages import Message, new_messages, read_messages
 from proxygen.proxy.check.part import new_part
@@ -194,15 +195,10 @@ def _judge(
     remarks = dict.fromkeys(str(message) for message in said if message not in refused and not message.is_fatal)
     return Verdict(
         refusals=tuple(refused.values()),
-        remarks=_bounded(tuple(remarks)),
+        remarks=keep_some(tuple(remarks), _MOST_REMARKS, "and {} more of nginx's warnings"),
         said_alone=frozenset(map(str, known)),
         seconds=seconds,
     )
-
-
-def _bounded(remarks: tuple[str, ...]) -> tuple[str, ...]:
-    more = len(remarks) - _MOST_REMARKS
-    return (*remarks[:_MOST_REMARKS], f"and {more} more of nginx's warnings") if more > 0 else remarks
 
 
 def _relative(message: Message, staged: Path) -> Message:

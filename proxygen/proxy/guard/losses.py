@@ -26,6 +26,7 @@ from types import MappingProxyType
 from typing import Final
 
 from proxygen.catalog import Catalog, Health, Instance, ServiceName
+from proxygen.kit.texts import name_some
 from proxygen.kit.units import format_duration
 from proxygen.proxy.plan.types import Plan, PlannedState, Service
 
@@ -33,8 +34,6 @@ _Key = tuple[str, str]
 
 LONE_SERVICE: Final = 5
 """Servers that one service may lose by itself, however few services there are: that is its own trouble."""
-
-_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,12 +278,10 @@ class Guard:
             instances += sorted(kept.values(), key=_by_key)
         why = why or "services would fall below guard.minimum_instances"
         end = f", and after {_duration(self._limits.hold)} it is believed" if due is not None else ""
-        some = ", ".join(sorted(keeps)[:_NAMED])
-        more = f" and {len(keeps) - _NAMED} more" if len(keeps) > _NAMED else ""
         return Held(
             reason=(
-                f"held: {why}; {some}{more} keep{'s' if len(keeps) == 1 else ''} the instances that nginx had:"
-                f" `proxygen release-hold` lets go of them{end}"
+                f"held: {why}; {name_some(sorted(keeps))} keep{'s' if len(keeps) == 1 else ''} the instances that"
+                f" nginx had: `proxygen release-hold` lets go of them{end}"
             ),
             services=MappingProxyType(keeps),
             instances=tuple(instances),

@@ -17,7 +17,9 @@ from typing import Final
 from proxygen.proxy.nginx.addresses import Occupied, OperatorServer, addresses, listen
 from proxygen.proxy.nginx.conf import OperatorConf, Statement
 from proxygen.proxy.nginx.tokens import end_of, read_directives
-from proxygen.proxy.render.rendered import OPERATOR_FILE
+
+OPERATOR_FILE: Final = "http.d/15-operator.conf"
+"""Copies of the operator's own servers: the one file of a generation that may hold a secret."""
 
 _TWICE: Final = re.compile(r'conflicting server name "(?P<name>[^"]*)" on ')
 

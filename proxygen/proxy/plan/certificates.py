@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from proxygen.catalog import ServiceName
+from proxygen.kit.texts import name_some
 from proxygen.proxy.plan.copies import wider
-from proxygen.proxy.plan.origins import listed
 from proxygen.proxy.plan.types import Certificate, CertificateIndex, Claim, RouteClaim, Service
 from proxygen.tags import AUTO
 
@@ -77,8 +77,9 @@ def without_effect(
             lost[name].add(claim.host or "any host")
     return {
         name: (
-            f"tls={services[name].options.tls} has no effect under {listed(sorted(hosts))}: a host has one certificate;"
-            " one that names the host goes first, then that of the service at its root, then the oldest service's",
+            f"tls={services[name].options.tls} has no effect under {name_some(sorted(hosts))}: a host has one"
+            " certificate; one that names the host goes first, then that of the service at its root, then the oldest"
+            " service's",
         )
         for name, hosts in lost.items()
     }

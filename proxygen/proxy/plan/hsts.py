@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from proxygen.catalog import ServiceName
-from proxygen.proxy.plan.origins import any_host_holder, host_holders, listed, shared
+from proxygen.kit.texts import name_some
+from proxygen.proxy.plan.origins import any_host_holder, host_holders, shared
 from proxygen.proxy.plan.types import Claim, RouteClaim, Service
 
 
@@ -39,6 +40,6 @@ def settle_hsts(
 
 def _unheard(hosts: set[str]) -> str:
     return (
-        f"hsts=true has no effect under {listed(sorted(hosts))}: browsers obey it for the whole host, and another"
+        f"hsts=true has no effect under {name_some(sorted(hosts))}: browsers obey it for the whole host, and another"
         " service holds that"
     )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from proxygen.catalog import ServiceName
+from proxygen.kit.texts import keep_some, name_some
 from proxygen.proxy.plan.copies import wider
 from proxygen.proxy.plan.types import Claim, RouteClaim, Service
 
-_NAMED: Final = 3
 _TOLD: Final = 10
 
 _Rank = tuple[bool, bool, int, ServiceName]
@@ -101,11 +100,11 @@ def shared_hosts(
         others = sorted(by_service.keys() - {holder})
         if not others:
             continue
-        warnings[holder].append(f"{listed(others)} hold paths under {host}, which this service holds; {_CURE}")
+        warnings[holder].append(f"{name_some(others)} hold paths under {host}, which this service holds; {_CURE}")
         for name in others:
-            taken = listed(sorted(map(str, by_service[name])))
+            taken = name_some(sorted(map(str, by_service[name])))
             warnings[name].append(f"it holds {taken}, under a host that service {holder} holds; {_CURE}")
-    return {name: tuple(_bounded(said)) for name, said in warnings.items()}
+    return {name: keep_some(said, _TOLD, "and so it is with {} more hosts") for name, said in warnings.items()}
 
 
 def shared(named: Iterable[tuple[RouteClaim, ServiceName]]) -> set[str]:
@@ -120,15 +119,4 @@ def shared(named: Iterable[tuple[RouteClaim, ServiceName]]) -> set[str]:
     return several
 
 
-def _bounded(said: Sequence[str]) -> Iterator[str]:
-    yield from islice(said, _TOLD)
-    if len(said) > _TOLD:
-        yield f"and so it is with {len(said) - _TOLD} more hosts"
-
-
 _CURE: Final = 'to a browser both are one site; proxy.hosts = "whole" keeps a host to one service'
-
-
-def listed(names: Collection[str], most: int = _NAMED) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(islice(names, most)) + more

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from proxygen.catalog import Instance, ServiceName
 from proxygen.kit.errors import TagError
+from proxygen.kit.texts import name_some
 from proxygen.proxy.plan.admission import NO_PAST, Admitted, Past, admit
 from proxygen.proxy.plan.bounds import Bounds, left_over, within
 from proxygen.proxy.plan.certificates import certificate_for
 from proxygen.proxy.plan.failover import Standby, find_standby
 from proxygen.proxy.plan.kept import bounded, claims_that_parse
 from proxygen.proxy.plan.members import JudgedInstance, Unusable, addresses, asks, report, report_left_out
-from proxygen.proxy.plan.origins import listed
 from proxygen.proxy.plan.types import (
     Claim,
     Endpoint,
@@ -40,7 +40,6 @@ from proxygen.tags.shares import CANARY, STABLE, Share, ranges, settle_shares
 
 # A stream's ports are claims, and that there is one is asked of the options.
 _OPTIONS: Final = tuple(key for key in KEYS if key.combine is Combine.NEWEST or key.name == "listen")
-_NAMED: Final = 3
 _SHOWN: Final = 10
 
 MAX_WEIGHT_SUM: Final = 10_000
@@ -228,9 +227,8 @@ def _unchecked(members: Iterable[JudgedInstance]) -> list[str]:
     kept = [member.instance for member in members if member.instance.unchecked and member.weight > 0]
     if not kept:
         return []
-    named = ", ".join(f"{instance.id} on {instance.node}" for instance in kept[:_NAMED])
-    more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
-    return [f"not checked since the agent started, and served as before for guard.hold at most: {named}{more}"]
+    named = name_some([f"{instance.id} on {instance.node}" for instance in kept])
+    return [f"not checked since the agent started, and served as before for guard.hold at most: {named}"]
 
 
 def _claims(members: Sequence[JudgedInstance], options: ProxyTags) -> tuple[Claim, ...]:
@@ -269,7 +267,7 @@ def _unmet(options: ProxyTags, claims: Iterable[Claim], policy: Policy) -> list[
 
 def _known(names: Collection[str]) -> str:
     """What a tag may name instead; there may be thousands."""
-    return f"known: {listed(names, _SHOWN) or 'none'}"
+    return f"known: {name_some(names, _SHOWN) or 'none'}"
 
 
 def _ungated(members: Sequence[JudgedInstance], options: ProxyTags, policy: Policy) -> Iterator[TagError]:

@@ -98,9 +98,8 @@ class CertificateCopies:
             return False
         self._prepare()
         chain_copy, key_copy = self.paths(pair.fingerprint)
-        _write(chain_copy, pair.chain, chain.stat())
-        _write(key_copy, pair.key, key.stat())
-        sync_directory(self.directory)
+        _copy(chain_copy, pair.chain, chain.stat())
+        _copy(key_copy, pair.key, key.stat())
         return True
 
     def collect(self, used: Iterable[str]) -> None:
@@ -112,17 +111,11 @@ class CertificateCopies:
                     path.unlink(missing_ok=True)
 
     def _prepare(self) -> None:
-        # nginx's master may be another user: who may read a file in it, its own mode says.
-        self.directory.mkdir(mode=0o711, exist_ok=True)
+        if not self.directory.is_dir():
+            # nginx's master may be another user: who may read a file in it, its own mode says.
+            self.directory.mkdir(mode=0o711, exist_ok=True)
+            sync_directory(self.directory.parent)
 
 
-def _write(path: Path, content: bytes, source: os.stat_result) -> None:
-    aside = path.with_suffix(f"{path.suffix}.new")
-    aside.unlink(missing_ok=True)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        let_read(descriptor, readers_of(source))
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    os.rename(aside, path)
+def _copy(path: Path, content: bytes, source: os.stat_result) -> None:
+    write_atomically(path, content, mode=0o600, access=lambda file: let_read(file, readers_of(source)))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.nginx.stamp import STAMP_FILE
-from proxygen.proxy.render.rendered import OPERATOR_FILE
 
 _NOT_SHOWN: Final = f"@@ not shown: {OPERATOR_FILE} holds copies of servers of your nginx.conf @@\n"
 

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Literal
 
 from proxygen.catalog import ServiceName
 from proxygen.kit.templating import Block
 from proxygen.proxy.plan.types import Plan
 
 Context = Literal["http", "stream"]
-
-OPERATOR_FILE: Final = "http.d/15-operator.conf"
-"""Copies of the operator's own servers: the one file of a generation that may hold a secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,12 @@ from typing import Final
 from proxygen.catalog import ServiceName
 from proxygen.kit.errors import TemplateError
 from proxygen.kit.templating import Expression, Templates, Variable
+from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.plan.types import Plan, RouteClaim, Service, StreamServer
 from proxygen.proxy.render.access import geo_view
 from proxygen.proxy.render.defaults import stated, tls_lines
 from proxygen.proxy.render.rawpaths import rest_view
-from proxygen.proxy.render.rendered import OPERATOR_FILE, Rendered, RenderedFile, Unit
+from proxygen.proxy.render.rendered import Rendered, RenderedFile, Unit
 from proxygen.proxy.render.servers import ServerRenderer
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.proxy.render.twins import MAX_SHAPES, Twins

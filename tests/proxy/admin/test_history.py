@@ -10,9 +10,9 @@ import pytest
 from proxygen.kit.errors import UnknownGeneration
 from proxygen.proxy.admin.history import LONGEST_DIFF, attempts, generation_difference, generation_report
 from proxygen.proxy.apply.publish import Generation, Output, generations, hold_output, publish, stage, switch
+from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
 from proxygen.proxy.record.journal import Entry
-from proxygen.proxy.render.rendered import OPERATOR_FILE
 
 
 def entry(outcome: str, generation: int | None, *, refused: int | None = None, cause: str = "") -> Entry:

@@ -111,7 +111,6 @@ def test_old_workers_that_go_on_accepting_are_no_proof(log: Path) -> None:
     assert found.reason.endswith("s: old workers 11, 12 still accept")
     assert 2.0 < found.seconds < 2.2
     assert (found.served, found.ended_workers) == (NEW, False)
-    assert 1.8 < found.served_for < 2.1
 
 
 def test_an_old_worker_that_is_late_by_one_is_waited_for(log: Path) -> None:

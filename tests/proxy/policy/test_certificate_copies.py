@@ -190,7 +190,7 @@ def test_what_no_generation_names_is_deleted_and_what_is_in_use_is_not(
     put(directory, "crt", pairs[1][0])
     put(directory, "key", pairs[1][1])
     second = the_one(read_certificates(directory, copies))
-    (copies.directory / f"{'0' * 64}.key.new").write_bytes(b"left by a kill")
+    (copies.directory / f".{'0' * 64}.key.new").write_bytes(b"left by a kill")
     copies.collect([first.fingerprint])
     assert content(first)
     copies.collect([])
