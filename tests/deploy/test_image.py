@@ -155,10 +155,10 @@ def test_the_network_agent_finds_its_tools_and_may_use_them(run: Run) -> None:
     mine = ("--rm", "--network=none", "--read-only", "--cap-drop=all", "--cap-add=NET_ADMIN", "--user=0:0")
     code = """
 import asyncio, ipaddress
-from proxygen.network.firewall import Passage, open_passage
+from proxygen.network.firewall import FirewallNeeds, open_passage
 from proxygen.network.kernel import netlink  # pyroute2's door
 network = ipaddress.ip_network("10.99.0.0/16")
-passage = Passage(network=network, subnet=ipaddress.ip_network("10.99.1.0/24"), masquerade=True, forward=True)
+passage = FirewallNeeds(network=network, subnet=ipaddress.ip_network("10.99.1.0/24"), masquerade=True, forward=True)
 print(asyncio.run(open_passage(passage)))
 """
     assert run("-c", code, program="python3", options=mine).strip().endswith("()")

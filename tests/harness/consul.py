@@ -113,7 +113,7 @@ class ConsulAgent:
 
     @property
     def streams(self) -> bool:
-        """Whether its standing answers come from views (`proxygen.consul.answers.Backend`)."""
+        """Whether its standing answers come from views (`proxygen.consul.answers.QueryBackend`)."""
         return self.version >= (1, 10, 0)
 
     @property
