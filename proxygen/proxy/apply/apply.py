@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -151,10 +151,8 @@ class Applier:
                 return rejected
             return await self._go_live(await self._attempt(conf, test_seconds), live.stamp, listens_of(live.path))
 
-    async def roll_back(
-        self, number: int | None, conf: OperatorConf, *, test_seconds: float, prepare: Callable[[int], None]
-    ) -> Applied:
-        """Make an older generation live again, once it is prepared; None: the one that served before the live one.
+    async def roll_back(self, number: int | None, conf: OperatorConf, *, test_seconds: float) -> Applied:
+        """Make an older generation live again; None: the one that served before the live one.
 
         Raise OutputUnusable when there is no such generation.
         """
@@ -171,7 +169,6 @@ class Applier:
                 return rejected
             attempt = await self._attempt(conf, test_seconds)
             with attempt.timed("publish"):
-                await asyncio.to_thread(prepare, target)
                 await asyncio.to_thread(switch, self._output, target)
             return await self._go_live(attempt, generation.stamp, listens_of(generation.path))
 
