@@ -454,8 +454,8 @@ async def test_a_listing_that_waits_at_a_wiped_store_is_asked_for_anew(monkeypat
 
             async def wait_for_index(request: web.Request, wait: float) -> None:
                 await wait_for_move(request, wait)
-                while request.path == "/v1/catalog/services" and int(request.query["index"]) > fake.index:
-                    await asyncio.sleep(0.01)
+                if request.path == "/v1/catalog/services" and int(request.query["index"]) > fake.index:
+                    await asyncio.Event().wait()
 
             monkeypatch.setattr(fake, "_wait_for_move", wait_for_index)
             # From now on each question waits in this way.

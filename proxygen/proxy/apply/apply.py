@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from errno import EADDRINUSE
 from typing import Any, Final
 
 from proxygen.kit.errors import NginxUnavailable, OutputUnusable
-from proxygen.proxy.apply.held import held_addresses, restart_needed
+from proxygen.proxy.apply.held import held_addresses, restart_needed, shared_with_others
 from proxygen.proxy.apply.observe import Before, Proven, Unproven, look, prove
 from proxygen.proxy.apply.publish import (
     Output,
@@ -130,6 +131,9 @@ class Applier:
                 discard(candidate.staged)
                 return rejected
             attempt = await self._attempt(conf, candidate.test_seconds)
+            if taken := await asyncio.to_thread(self._taken, candidate.listens, conf):
+                discard(candidate.staged)
+                return Applied(outcome=Outcome.ROLLED_BACK, generation=current(self._output.directory), reason=taken)
             with attempt.timed("drain"):
                 await self._wait_for_draining(conf)
             with attempt.timed("publish"):
@@ -209,6 +213,20 @@ class Applier:
         self._bound = (before.master, needed) if before.master is not None else None
         await asyncio.to_thread(self._keep_house, stamp.generation, attempt.fallback)
         return Applied(outcome=Outcome.APPLIED, generation=stamp.generation, durations=attempt.durations)
+
+    def _taken(self, listens: Listens, conf: OperatorConf) -> str:
+        """Say in nginx's words where it must not listen, though the kernel would let it; "" where it may."""
+        if not any(address.udp for address in _addresses(listens)):
+            return ""
+        seen = look(conf, self._binary)
+        if seen.master is None:
+            return ""
+        workers = seen.workers.accepting | seen.workers.draining if seen.workers else ()
+        new = _addresses(listens) - (held_addresses(seen.master) or frozenset())
+        return " | ".join(
+            f"bind() to {address._replace(udp=False)} failed ({EADDRINUSE}: Address already in use by another program)"
+            for address in shared_with_others(seen.master, workers, new)
+        )
 
     def _let_it_start(self, stamp: Stamp, fallback: Stamp | None, absence: NginxUnavailable) -> None:
         """Take back what an absent nginx may not start from: a port that it did not have before may be taken.
