@@ -222,6 +222,8 @@ class CatalogWatch:
             self._view.recount(listing.index, known=known)
         if self._view.index < known:
             self._indexes.clear()
+            # An agent may have carried a question over to a store that does not count as far for a long time.
+            self._ledger.recover()
         return listing
 
     def _leave_out(self, unservable: tuple[str, ...]) -> None:

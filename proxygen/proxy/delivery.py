@@ -18,9 +18,9 @@ from proxygen.proxy.apply.publish import (
     discard,
     every_generation,
     is_there,
+    narrow,
     next_number,
     read_generation,
-    renew,
     stage,
 )
 from proxygen.proxy.check.structure import Refusal
@@ -55,6 +55,7 @@ class Delivery:
         )
         self._test_seconds = 0.0
         self._has_judged = False
+        self._has_narrowed = False
         self.remarks: tuple[str, ...] = ()
         """What nginx warned of, of the last candidate that passed; see `Verdict`."""
 
@@ -72,7 +73,7 @@ class Delivery:
     def is_live(self, rendered: Rendered) -> bool:
         """Whether the live generation holds just this."""
         live = self._live()
-        return live is not None and live.stamp.digest == self._digest(rendered) and not self._is_renewed(live, rendered)
+        return live is not None and live.stamp.digest == self._digest(rendered)
 
     async def finish_pending(self) -> Applied:
         """A reload that a crash or an absent nginx left undone."""
@@ -144,27 +145,14 @@ class Delivery:
 
     async def roll_back(self, number: int | None) -> Applied:
         """Raise OutputUnusable where there is no such generation, NginxUnavailable where nginx cannot be asked."""
-        conf = await self.conf()
-        return await self._applier.roll_back(number, conf, test_seconds=self._test_seconds, prepare=self._renew)
+        return await self._applier.roll_back(number, await self.conf(), test_seconds=self._test_seconds)
 
-    async def renew_live(self) -> None:
-        """Have nginx, when it reads the live generation anew, find copies of the operator's servers as they are now.
-
-        Raise OutputUnusable.
-        """
-        live = self.live_number()
-        if live is not None:
-            await asyncio.to_thread(self._renew, live)
-
-    def _renew(self, number: int) -> None:
-        """Give an older generation the copies of today: the operator goes back to our files, not to his own."""
+    async def narrow_copies(self) -> None:
+        """Let nobody read a copy of the operator's servers in any generation who may not read his files by now."""
         readers = self.pipeline.readers.get(OPERATOR_FILE)
-        renew(self._output, number, OPERATOR_FILE, self.pipeline.operator_file, readers)
-
-    def _is_renewed(self, live: Generation, rendered: Rendered) -> bool:
-        """Whether the live generation has other copies by now than its digest says."""
-        path = live.path / OPERATOR_FILE
-        return path.exists() and path.read_bytes() != rendered.contents.get(OPERATOR_FILE, b"")
+        if readers is not None and not self._has_narrowed:
+            await asyncio.to_thread(narrow, self._output, OPERATOR_FILE, readers)
+        self._has_narrowed = True
 
     def _live(self) -> Generation | None:
         number = self.live_number()

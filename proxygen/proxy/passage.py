@@ -220,6 +220,7 @@ class Passage:
 
     async def _carry(self, catalog: Catalog, timings: Timings) -> Applied:
         self._certificates.note(self.pipeline.certificates)
+        await self._delivery.narrow_copies()
         drafted = await self._draft(catalog, timings)
         if self._accepted.pinned is not None:
             return await self._stay_pinned()
@@ -234,7 +235,6 @@ class Passage:
 
     async def _stay_pinned(self) -> Applied:
         """Hold every plan while the operator keeps nginx at an older generation."""
-        await self._delivery.renew_live()
         pending = await self.finish_pending()
         if pending.outcome is not Outcome.UNCHANGED:
             return pending

@@ -229,11 +229,6 @@ class Pipeline:
         """All files of a generation, by their paths in it."""
         return {**rendered.contents, STAMP_FILE: self.stamp_block(stamp_text(stamp.generation, stamp.digest))}
 
-    @property
-    def operator_file(self) -> bytes:
-        """What `OPERATOR_FILE` of a generation would hold now."""
-        return self._copies.text.encode()
-
     def listens_of(self, rendered: Rendered) -> Listens:
         """Where nginx would listen with it."""
         return listens(self.files_of(rendered))

@@ -444,6 +444,30 @@ async def test_a_store_that_is_restored_shows_no_loss_before_it_is_known(sockets
 
 
 @pytest.mark.incident("T29")
+async def test_a_listing_that_waits_at_a_wiped_store_is_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T29: an agent carries a question over to new servers, which answer it only when they count as far as the old."""
+    async with fake_consul() as fake:
+        fake.put("web", WEB)
+        async with watching(settings_for(fake)) as one:
+            await settled(one)
+            wait_for_move = fake._wait_for_move
+
+            async def wait_for_index(request: web.Request, wait: float) -> None:
+                await wait_for_move(request, wait)
+                if request.path == "/v1/catalog/services" and int(request.query["index"]) > fake.index:
+                    await asyncio.Event().wait()
+
+            monkeypatch.setattr(fake, "_wait_for_move", wait_for_index)
+            # From now on each question waits in this way.
+            fake.put("web", WEB, entry("web", "web-2", 8002, ROUTE))
+            await one.until(lambda catalog: ids(catalog, "web") == ["web-1", "web-2"])
+            await one.nothing_comes(1.0)
+            fake.services["new"] = [entry("new", "new-1", 8003, ROUTE)]
+            fake.change(by=-80)
+            await one.until(lambda catalog: ids(catalog, "new") == ["new-1"])
+
+
+@pytest.mark.incident("T29")
 async def test_a_wiped_store_is_confirmed_once_and_not_for_each_service() -> None:
     """T29: every service has a lower index then; more of them than sockets are read one after the other."""
     async with fake_consul() as fake:

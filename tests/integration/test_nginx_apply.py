@@ -27,10 +27,6 @@ from tests.integration.proxy import Proxy
 MakeProxy = Callable[..., Awaitable[Proxy]]
 
 
-def _nothing(_number: int) -> None:
-    pass
-
-
 @pytest.fixture
 def output(tmp_path: Path) -> Iterator[Output]:
     with hold_output(tmp_path / "output") as output:
@@ -165,7 +161,7 @@ async def test_a_missing_working_directory_never_reaches_nginx(
     assert str(directory) in applied.reason
     assert proxy.server.workers() == workers
     assert await proxy.answers("one")
-    assert (await proxy.applier.roll_back(1, proxy.conf, test_seconds=0, prepare=_nothing)).outcome is Outcome.UNCHANGED
+    assert (await proxy.applier.roll_back(1, proxy.conf, test_seconds=0)).outcome is Outcome.UNCHANGED
     directory.mkdir()
     assert (await proxy.apply("two")).outcome is Outcome.APPLIED
 
@@ -203,7 +199,7 @@ async def test_a_reload_that_ends_an_outage_may_take_its_time(
     proxy.server.reload()
     await asyncio.to_thread(wait_until, lambda: not proxy.server.workers(), what="the outage")
     os.kill(proxy.server.pid, signal.SIGSTOP)
-    task = asyncio.create_task(proxy.applier.roll_back(1, proxy.conf, test_seconds=0, prepare=_nothing))
+    task = asyncio.create_task(proxy.applier.roll_back(1, proxy.conf, test_seconds=0))
     # Asking for the stamp takes its own half second while nobody is there to answer.
     await asyncio.sleep(2)
     assert not task.done()
@@ -283,10 +279,10 @@ async def test_a_reload_that_a_crash_left_out_is_done_at_the_next_start(proxy: P
 async def test_an_operator_goes_back_to_the_generation_before_or_to_any(proxy: Proxy) -> None:
     for body in ("two", "three"):
         assert (await proxy.apply(body)).outcome is Outcome.APPLIED
-    back = await proxy.applier.roll_back(None, proxy.conf, test_seconds=0, prepare=_nothing)
+    back = await proxy.applier.roll_back(None, proxy.conf, test_seconds=0)
     assert (back.outcome, back.generation) == (Outcome.APPLIED, 2)
     assert proxy.get() == "two"
-    back = await proxy.applier.roll_back(1, proxy.conf, test_seconds=0, prepare=_nothing)
+    back = await proxy.applier.roll_back(1, proxy.conf, test_seconds=0)
     assert (back.outcome, back.generation) == (Outcome.APPLIED, 1)
     assert proxy.get() == "one"
     assert (await proxy.apply("four")).generation == 4

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.app import App, TcpEcho
+from tests.harness.app import App, TcpEcho, UdpEcho
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
@@ -89,6 +89,41 @@ async def test_t8_a_port_that_becomes_free_is_taken_without_any_change(
         async with steady_load(sidecar):
             await until(lambda: _greeting(port) == "db-1", "the port served")
     assert sidecar.status()["quarantined"] == []
+
+
+@pytest.mark.incident("T50")
+async def test_t50_a_port_at_which_another_program_gets_datagrams_is_taken(
+    consul: ConsulAgent, nginx: NginxServer, make_sidecar: MakeSidecar
+) -> None:
+    """The kernel would give nginx a part of them, without a word: both say that they share the port."""
+    sidecar = make_sidecar(consul, nginx, reload__retry_max="1s")
+    port = free_port()
+    with App("web-1") as app, UdpEcho("names-1") as names:
+        consul.register("web", port=app.port, tags=[ROUTE])
+        sidecar.start()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            other.bind(("0.0.0.0", port))
+            consul.register("names", port=names.port, tags=["proxygen.protocol=udp", f"proxygen.listen={port}"])
+            consul.register("new", port=app.port, tags=["proxygen.route=new.example.com"])
+            await answers(sidecar, "new.example.com")
+            (quarantine,) = sidecar.status()["quarantined"]
+            assert quarantine["service"] == "names"
+            assert f"bind() to 0.0.0.0:{port} failed (98: Address already in use" in quarantine["reason"]
+        await until(lambda: _datagram(port).startswith(b"names-1"), "the port served")
+    assert sidecar.status()["quarantined"] == []
+
+
+def _datagram(port: int) -> bytes:
+    """What is answered to a datagram; nothing where it is nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(1)
+        client.connect(("127.0.0.1", port))
+        try:
+            client.send(b"x")
+            return client.recv(100)
+        except OSError:
+            return b""
 
 
 @pytest.mark.incident("T50")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from errno import EADDRINUSE
 from typing import Any, Final
 
 from proxygen.kit.errors import NginxUnavailable, OutputUnusable
-from proxygen.proxy.apply.held import held_addresses, restart_needed
+from proxygen.proxy.apply.held import held_addresses, restart_needed, shared_with_others
 from proxygen.proxy.apply.observe import Before, Proven, Unproven, look, prove
 from proxygen.proxy.apply.publish import (
     Output,
@@ -130,6 +131,9 @@ class Applier:
                 discard(candidate.staged)
                 return rejected
             attempt = await self._attempt(conf, candidate.test_seconds)
+            if taken := await asyncio.to_thread(self._taken, candidate.listens, conf):
+                discard(candidate.staged)
+                return Applied(outcome=Outcome.ROLLED_BACK, generation=current(self._output.directory), reason=taken)
             with attempt.timed("drain"):
                 await self._wait_for_draining(conf)
             with attempt.timed("publish"):
@@ -151,10 +155,8 @@ class Applier:
                 return rejected
             return await self._go_live(await self._attempt(conf, test_seconds), live.stamp, listens_of(live.path))
 
-    async def roll_back(
-        self, number: int | None, conf: OperatorConf, *, test_seconds: float, prepare: Callable[[int], None]
-    ) -> Applied:
-        """Make an older generation live again, once it is prepared; None: the one that served before the live one.
+    async def roll_back(self, number: int | None, conf: OperatorConf, *, test_seconds: float) -> Applied:
+        """Make an older generation live again; None: the one that served before the live one.
 
         Raise OutputUnusable when there is no such generation.
         """
@@ -171,7 +173,6 @@ class Applier:
                 return rejected
             attempt = await self._attempt(conf, test_seconds)
             with attempt.timed("publish"):
-                await asyncio.to_thread(prepare, target)
                 await asyncio.to_thread(switch, self._output, target)
             return await self._go_live(attempt, generation.stamp, listens_of(generation.path))
 
@@ -212,6 +213,20 @@ class Applier:
         self._bound = (before.master, needed) if before.master is not None else None
         await asyncio.to_thread(self._keep_house, stamp.generation, attempt.fallback)
         return Applied(outcome=Outcome.APPLIED, generation=stamp.generation, durations=attempt.durations)
+
+    def _taken(self, listens: Listens, conf: OperatorConf) -> str:
+        """Say in nginx's words where it must not listen, though the kernel would let it; "" where it may."""
+        if not any(address.udp for address in _addresses(listens)):
+            return ""
+        seen = look(conf, self._binary)
+        if seen.master is None:
+            return ""
+        workers = seen.workers.accepting | seen.workers.draining if seen.workers else ()
+        new = _addresses(listens) - (held_addresses(seen.master) or frozenset())
+        return " | ".join(
+            f"bind() to {address._replace(udp=False)} failed ({EADDRINUSE}: Address already in use by another program)"
+            for address in shared_with_others(seen.master, workers, new)
+        )
 
     def _let_it_start(self, stamp: Stamp, fallback: Stamp | None, absence: NginxUnavailable) -> None:
         """Take back what an absent nginx may not start from: a port that it did not have before may be taken.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -41,7 +41,7 @@ def held_addresses(master: Master) -> frozenset[Address] | None:
     """Return what a master listens on, unix sockets aside; None where its files cannot be seen from here."""
     folder = Path(f"/proc/{master.pid}")
     try:
-        inodes = {match[1] for name in os.listdir(folder / "fd") if (match := _socket(folder / "fd" / name))}
+        inodes = _inodes(master.pid)
         return frozenset(
             address
             for table, udp in _TABLES.items()
@@ -50,6 +50,36 @@ def held_addresses(master: Master) -> frozenset[Address] | None:
         )
     except OSError:
         return None
+
+
+def shared_with_others(master: Master, workers: Iterable[int], new: Collection[Address]) -> tuple[Address, ...]:
+    """Return where another program receives datagrams already, of the addresses that are new to nginx.
+
+    The kernel refuses nginx an address that is taken, except of datagrams where the other program says ``reuseport`` as
+    we do: then each gets a part of them, and nobody is told.
+    """
+    wanted = sorted(address for address in new if address.udp)
+    if not wanted:
+        return ()
+    net = Path(f"/proc/{master.pid}/net")
+    try:
+        own = set().union(*(_inodes(pid) for pid in (master.pid, *workers)))
+        rows = [row for table in ("udp", "udp6") for row in _rows(net / table, udp=True)]
+    except OSError:
+        return ()
+    others = [address for address, inode in rows if inode not in own]
+    return tuple(address for address in wanted if any(_receives(other, address) for other in others))
+
+
+def _receives(other: Address, address: Address) -> bool:
+    """Whether a socket gets datagrams for an address; one for any IPv6 address most often gets those by IPv4 too."""
+    return other.meets(address) or (other.port == address.port and other.host == "::")
+
+
+def _inodes(pid: int) -> set[str]:
+    """The sockets that a process has open."""
+    folder = Path(f"/proc/{pid}/fd")
+    return {match[1] for name in os.listdir(folder) if (match := _socket(folder / name))}
 
 
 def _socket(link: Path) -> re.Match[str] | None:

@@ -2,7 +2,7 @@
 
 ::
 
-    OUTPUT/generations/000042/{http.d,stream.d,…,manifest.json}  immutable once it is here, but for `renew`
+    OUTPUT/generations/000042/{http.d,stream.d,…,manifest.json}  immutable once it is here, but for `narrow`
     OUTPUT/current -> generations/000042                        what nginx includes
     OUTPUT/stage/                                               being written, or being deleted
     OUTPUT/state/                                               lock, proven, and what others keep there
@@ -169,13 +169,13 @@ def publish(output: Output, staged: Staged, manifest: Mapping[str, Any]) -> Gene
     )
 
 
-def renew(output: Output, number: int, name: str, content: bytes, readers: Readers | None) -> None:
-    """Replace one file of a published generation, where it has that file with other content."""
-    path = _path(output.directory, number) / name
+def narrow(output: Output, name: str, readers: Readers) -> None:
+    """Let nobody read a file of any generation who may not read it by now."""
     with explained(output.directory):
-        if path.exists() and path.read_bytes() != content:
-            anybody = Readers(owner=os.geteuid(), group=os.getegid(), bits=stat.S_IRGRP | stat.S_IROTH)
-            write_atomically(path, content, mode=0o600, access=lambda file: let_read(file, readers or anybody))
+        for path in (output.directory / _GENERATIONS).glob(f"*/{name}"):
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH) & ~readers.bits:
+                    let_read(file.fileno(), readers)
 
 
 def switch(output: Output, number: int | None) -> None:

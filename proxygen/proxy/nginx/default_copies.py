@@ -53,8 +53,8 @@ class DefaultCopies:
         """Which servers are copied, why, and what makes that unnecessary."""
         return tuple(
             f"a copy of the server at {each.server.place} answers by default on {', '.join(each.listens)}, since"
-            f" nginx.conf includes what proxygen writes before that server; the copy is in {OPERATOR_FILE} of each"
-            f" generation: write default_server at its listen, or move the include behind it, and no copy is made"
+            f" nginx.conf includes what proxygen writes before that server; the copy is in {OPERATOR_FILE} of"
+            f" the generation: write default_server at its listen, or move the include behind it, and no copy is made"
             for each in self.copies
         )
 
@@ -62,10 +62,6 @@ class DefaultCopies:
     def sources(self) -> tuple[Path, ...]:
         """The operator's files from which there are copies."""
         return tuple(sorted({each.server.file for each in self.copies}))
-
-    @property
-    def text(self) -> str:
-        return "".join(each.text for each in self.copies)
 
     def explains(self, remark: str) -> bool:
         """Whether nginx remarks that a name stands twice, and it is one of a server that is copied."""

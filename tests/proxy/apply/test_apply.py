@@ -34,10 +34,6 @@ from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
 from tests.model.world import STAMP, World
 
 
-def _nothing(_number: int) -> None:
-    pass
-
-
 class Site:
     """An applier, its output and its nginx."""
 
@@ -89,7 +85,7 @@ class Site:
         return applied
 
     def roll_back(self, number: int | None) -> Applied:
-        applied: Applied = self.do(self.applier.roll_back(number, self.conf, test_seconds=0.1, prepare=_nothing))
+        applied: Applied = self.do(self.applier.roll_back(number, self.conf, test_seconds=0.1))
         return applied
 
     @property
