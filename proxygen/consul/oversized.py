@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from proxygen.consul.client import Params
 from proxygen.consul.decode import CONSUL_SERVICE
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 from proxygen.kit.log import get_logger
 
 _log: Final = get_logger(__name__)
@@ -27,7 +28,9 @@ _MOST: Final = 100_000
 _LONGEST_FILTER: Final = 2_000
 """Characters of the filter in the URL: whatever stands before Consul takes that."""
 _REST: Final = 10
-"""Times ``every`` for which the whole is asked for after a question with a filter has failed."""
+"""Times ``every`` for which the whole is asked for after the filter was refused, or failed too often."""
+_MOST_FAILURES: Final = 2
+"""Failures in a row from which on they are the filter's."""
 
 Listing = Mapping[str, tuple[str, ...]]
 
@@ -42,6 +45,8 @@ class Oversized:
         self._known: Listing = {}
         """What is left out, with at most one proxy tag of each."""
         self._asked_without: Listing = {}
+        """What the question that is not answered yet leaves out."""
+        self._failures = 0
         self._is_ignored: bool | None = None
         """Whether this Consul answered with what was to be left out; None before any was."""
         self._logged: set[str] = set()
@@ -52,27 +57,36 @@ class Oversized:
         """Return where to ask from and with which parameters.
 
         From one below, which is answered at once, the whole is asked for, so that no newcomer waits for it; and with
-        the first filter, so that it is known whether Consul heeds it.
+        the first filter, so that it is known whether Consul heeds it, and the first after a failure.
         """
         now = time.monotonic()
-        if self._asked_without and not index:
-            # It failed, perhaps for its filter: something between may refuse what it does not know.
-            self._rests_until = now + _REST * self._every
         is_whole_due = now >= self._whole_until
         self._asked_without = {} if not index or is_whole_due or now < self._rests_until else self._known
         if self._asked_without:
-            is_tried = self._is_ignored is not None or index == 1
+            is_tried = (self._is_ignored is not None and not self._failures) or index == 1
             return index if is_tried else index - 1, [("filter", filter_without(self._asked_without))]
         return (index - 1 if index and self._known and is_whole_due else index), ()
 
+    def failed(self, error: CatalogUnavailable) -> None:
+        """Take note that the last question failed, perhaps for its filter: something between may refuse what it does
+        not know. An outage of Consul's fails it too, but not twice with an answer to the whole in between."""
+        if not self._asked_without:
+            self._failures = 0
+            return
+        is_refused = not isinstance(error, ConsulUnreachable | AccessDenied)
+        self._failures += _MOST_FAILURES if is_refused else 1
+        if self._failures >= _MOST_FAILURES:
+            self._failures = 0
+            self._rests_until = time.monotonic() + _REST * self._every
+
     def take(self, listing: Listing) -> dict[str, tuple[str, ...]]:
         """Return the answer to the last question together with what it left out."""
-        if self._asked_without and not self._asked_without.keys() & listing.keys():
-            self._is_ignored = False
-            return {**listing, **self._asked_without}
-        if self._asked_without:
-            self._is_ignored = True
-        return self.take_whole(listing)
+        without, self._asked_without = self._asked_without, {}
+        if not without:
+            return self.take_whole(listing)
+        self._failures = 0
+        self._is_ignored = not without.keys().isdisjoint(listing.keys())
+        return self.take_whole(listing) if self._is_ignored else {**listing, **without}
 
     @property
     def still_listed(self) -> tuple[str, ...]:

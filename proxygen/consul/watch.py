@@ -154,6 +154,7 @@ class CatalogWatch:
             path=LISTING_PATH,
             pathfinder=True,
             narrow=self._oversized.question,
+            on_failure=self._oversized.failed,
         )
 
     def _overrides_poll(self) -> Poll:

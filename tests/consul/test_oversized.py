@@ -12,6 +12,7 @@ from aiohttp import web
 
 from proxygen.catalog import ServiceName
 from proxygen.consul.oversized import Oversized, choose_oversized, filter_without
+from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConsulUnreachable
 from proxygen.settings import ConsulSettings
 from tests.consul.watching import ROUTE, Watching, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul
@@ -75,13 +76,72 @@ def test_the_whole_is_asked_for_again_and_answered_at_once() -> None:
     assert one.question(8) == (8, ())
 
 
-def test_a_filter_that_fails_rests() -> None:
+REFUSED = CatalogUnavailable("400")
+OUTAGE = ConsulUnreachable("500")
+
+
+def failing(*errors: CatalogUnavailable | None) -> Oversized:
+    """Each question with a filter ends so, and the one for everything that follows is answered. None: it ends without
+    a failure, as where Consul is back or its index is lower."""
     one = leaves_out()
+    one.question(0)
+    one.take(LISTING)
+    for error in errors:
+        assert one.question(7)[1]
+        if error is not None:
+            one.failed(error)
+        assert one.question(0) == (0, ())
+        one.take(LISTING)
+    return one
+
+
+@pytest.mark.parametrize(
+    "errors", [(REFUSED,), (OUTAGE, OUTAGE), (AccessDenied("403"), OUTAGE), (OUTAGE, None, REFUSED)]
+)
+def test_a_filter_that_is_refused_or_fails_twice_in_a_row_rests(errors: tuple[CatalogUnavailable | None, ...]) -> None:
+    assert failing(*errors).question(7) == (7, ())
+
+
+@pytest.mark.parametrize("errors", [(OUTAGE,), (None,), (None, None, None), (AccessDenied("403"),)])
+def test_one_failure_of_consul_is_not_the_filters(errors: tuple[CatalogUnavailable | None, ...]) -> None:
+    """An election, a restart, a lost rule."""
+    assert failing(*errors).question(7)[1]
+
+
+def test_a_filter_does_not_rest_where_consul_fails_without_it_as_well() -> None:
+    one = failing(OUTAGE)
+    one.question(0)
+    one.failed(OUTAGE)
+    one.question(0)
     one.take(LISTING)
     assert one.question(7)[1]
-    assert one.question(0) == (0, ())
+    one.failed(OUTAGE)
+    one.question(0)
     one.take(LISTING)
-    assert one.question(7) == (7, ())
+    assert one.question(7)[1]
+
+
+def test_after_a_failure_the_filter_is_tried_at_once_and_an_answer_clears_it() -> None:
+    """Else two outages within one wait would count as two failures in a row. What fails after the answer, such as to
+    confirm what it lost, is not the filter's."""
+    one = leaves_out()
+    one.question(0)
+    one.take(LISTING)
+    one.question(7)
+    one.take({"consul": ()})
+    assert one.question(7)[0] == 7, "it is known to be heeded"
+    for _ in range(3):
+        one.failed(OUTAGE)
+        one.question(0)
+        one.take(LISTING)
+        assert (one.question(7)[0], bool(one.question(7)[1])) == (6, True)
+        one.take({"consul": ()})
+        assert one.question(7)[0] == 7
+    one.take({"consul": ()})
+    one.failed(REFUSED)
+    one.question(0)
+    one.take(LISTING)
+    assert one.question(7)[1]
 
 
 @pytest.mark.incident("T53")
@@ -151,6 +211,27 @@ async def test_a_filter_that_is_refused_costs_no_service() -> None:
             fake.put("new", entry("new", "new-1", 8002, ROUTE))
             await one.until(lambda catalog: ids(catalog, "new") == ["new-1"] and ids(catalog, "junk") == ["junk-1"])
             assert _asked(fake).count(WITHOUT_JUNK) == 1
+
+
+@pytest.mark.parametrize("fails", [1, 9])
+async def test_a_filter_rests_only_where_it_fails_twice(fails: int) -> None:
+    """A failure that is past by the next question costs no newcomer ten waits."""
+    left = fails
+
+    def fails_at_first(request: web.Request) -> web.Response | None:
+        nonlocal left
+        if left == 0 or "filter" not in request.query or request.path != LISTED:
+            return None
+        left -= 1
+        return web.Response(status=500, text="No cluster leader")
+
+    async with fake_consul() as fake:
+        fake.filters, fake.fault = True, fails_at_first
+        async with _beside_junk(fake) as one:
+            await until(lambda: _asked(fake).count(WITHOUT_JUNK) >= 2, "the filter once more")
+            fake.put("new", entry("new", "new-1", 8002, ROUTE))
+            await one.until(lambda catalog: ids(catalog, "new") == ["new-1"] and ids(catalog, "junk") == ["junk-1"])
+            assert _asked(fake)[-1] == (WITHOUT_JUNK if fails == 1 else "")
 
 
 def _listing_as_it_was(fake: FakeConsul) -> Callable[[web.Request], web.Response | None]:

@@ -2,11 +2,11 @@
 is.
 
 A service flaps when it changes for the third time, each change within `WINDOW` of the one before: who registers and
-drains a moment later does not. Of the reloads that may follow each other at once, one is never spent on those that
-flap. And each reload leaves old workers behind, which finish their requests, and there may be so many of them and no
-more: while nginx is crowded with them, a service that flaps gets its newest state only every so often, counted from its
-own last change. Until then it is served as it is live; an operator's override of its shares counts at once, and so does
-an instance that is healthy where there was none.
+drains a moment later does not. One that waits still flaps when its wait is over. Of the reloads that may follow each
+other at once, one is never spent on those that flap. And each reload leaves old workers behind, which finish their
+requests, and there may be so many of them and no more: while nginx is crowded with them, a service that flaps gets its
+newest state only every so often, counted from its own last change. Until then it is served as it is live; an operator's
+override of its shares counts at once, and so does an instance that is healthy where there was none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxygen.catalog import Catalog, Health, Instance, ServiceName
 from proxygen.proxy.plan.types import Plan, Service, ServiceState
 
 WINDOW: Final = 30.0
-"""Seconds for which a change that went live is remembered."""
+"""Seconds for which a change is remembered after it went live, and a wait after its end."""
 
 _HEALTHY: Final = (Health.PASSING, Health.WARNING)
 
@@ -51,7 +51,11 @@ class Flapping:
         self._live: Mapping[ServiceName, tuple[Instance, ...]] | None = None
         self._services: Mapping[ServiceName, Service] = {}
         self._changed_at: dict[ServiceName, float] = {}
-        """When a change of a service went live last, within the window."""
+        """When a change of a service went live last."""
+        self._waits_until: dict[ServiceName, float] = {}
+        """When those that had to wait need not any more: the pause may be longer than the window."""
+        self._lately_then: set[ServiceName] = set()
+        """Those that had changed lately when the catalog was judged. Its reload may take longer than the window."""
         self._repeated: set[ServiceName] = set()
         """Those of them that had changed within the window before that: their next change has to wait."""
         self._waited: set[ServiceName] = set()
@@ -68,7 +72,9 @@ class Flapping:
         return frozenset(self._waited & self._lately(now))
 
     def _lately(self, now: float) -> set[ServiceName]:
-        return {name for name, at in self._changed_at.items() if now - at < WINDOW}
+        return {
+            name for name, at in self._changed_at.items() if now - max(at, self._waits_until.get(name, at)) < WINDOW
+        }
 
     def accept(self, plan: Plan, catalog: Catalog, now: float) -> None:
         """Take note that nginx serves this plan, which was made from this catalog."""
@@ -76,8 +82,9 @@ class Flapping:
         if self._live is not None:
             names = services.keys() | self._services.keys()
             changed = {name for name in names if _differs(self._services.get(name), services.get(name))}
-            lately = self._lately(now)
+            lately = self._lately(now) | self._lately_then
             self._changed_at = {name: at for name, at in self._changed_at.items() if name in lately}
+            self._waits_until = {name: at for name, at in self._waits_until.items() if name in lately}
             self._spend([(self._services.get(name), services.get(name)) for name in changed & lately], now)
             self._repeated = (self._repeated & lately) | (changed & lately)
             self._changed_at.update(dict.fromkeys(changed, now))
@@ -99,7 +106,7 @@ class Flapping:
         """Return the catalog in which those that flap are as they are live, until their time has come."""
         if self._live is None:
             return Calm(catalog=catalog)
-        lately = self._lately(now)
+        lately = self._lately_then = self._lately(now)
         self._waited &= lately
         waiting = {name for name in lately & self._repeated if self._has_to_wait(name, catalog.services.get(name, ()))}
         if not waiting:
@@ -112,6 +119,7 @@ class Flapping:
         if left <= 0:
             return Calm(catalog=catalog)
         self._waited |= waiting
+        self._waits_until.update(dict.fromkeys(waiting, now + left))
         services = {**catalog.services, **{name: self._live.get(name, ()) for name in waiting}}
         return Calm(catalog=replace(catalog, services=MappingProxyType(services)), waiting=frozenset(waiting), due=left)
 

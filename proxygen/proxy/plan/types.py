@@ -254,6 +254,8 @@ class Certificate:
     """SHA-256 over both files: a renewed certificate makes a new generation."""
     expires: float = 0.0
     """In Unix time."""
+    is_previous: bool = False
+    """Whether it is the last good one of a file that holds none now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,19 +263,21 @@ class CertificateIndex:
     """Certificates by what tags ask for: thousands of services ask, each for one of thousands."""
 
     by_name: Mapping[str, Certificate]
-    """The first of each name: NAME.crt may lie beside NAME.pem."""
+    """The first of each name: NAME.crt may lie beside NAME.pem. A previous pair comes after those present."""
     by_host: Mapping[str, Certificate]
-    """For each DNS name the one that expires last: a renewed one may lie beside the one before."""
+    """For each DNS name the one that expires last: a renewed one may lie beside the one before. A previous pair comes
+    after those present, whenever it expires."""
 
     @classmethod
     def of(cls, certificates: Iterable[Certificate]) -> CertificateIndex:
         by_name: dict[str, Certificate] = {}
         by_host: dict[str, Certificate] = {}
-        for certificate in certificates:
+        present_first = sorted(certificates, key=lambda each: each.is_previous)
+        for certificate in present_first:
             by_name.setdefault(certificate.name, certificate)
+        for certificate in sorted(present_first, key=lambda each: (each.is_previous, -each.expires)):
             for host in certificate.hosts:
-                if host not in by_host or by_host[host].expires < certificate.expires:
-                    by_host[host] = certificate
+                by_host.setdefault(host, certificate)
         return cls(by_name=MappingProxyType(by_name), by_host=MappingProxyType(by_host))
 
 

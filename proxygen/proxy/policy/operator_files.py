@@ -47,25 +47,25 @@ def read_certificates(directory: Path | None, copies: CertificateCopies | None =
     before, now = copies.known() if copies is not None else {}, {}
     usable, problems, waits = [], [], []
     paths = {path.name: path for path in _files(directory, (".crt", ".pem"))}
-    for name in sorted(paths.keys() | before.keys()):
-        path = paths.get(name, directory / name)
-        try:
-            certificate = _certificate(path, copies)
-        except (OSError, ValueError) as error:
-            known = _missed(before.get(name), path)
-            kept = None if known is None else _last_good(path, known, copies)
-            if kept is None or known is None:
-                problems += [f"certificate {path}: {_reason(error)}"] if name in paths else []
-                continue
-            certificate, now[name] = kept, known
-            until = ""
-            if known.gone_at is not None:
-                waits.append(known.gone_at + GRACE - time.time())
-                until = f" for {GRACE:.0f} s"
-            problems.append(f"certificate {path}: {_reason(error)}; the previous pair is served on{until}")
-        else:
+    found = {name: _read(paths.get(name, directory / name), copies) for name in sorted(paths.keys() | before.keys())}
+    paired = {each.name for each in found.values() if isinstance(each, Certificate)}
+    for name, certificate in found.items():
+        if isinstance(certificate, Certificate):
             now[name] = KnownPair(certificate.fingerprint)
-        usable.append(certificate)
+            usable.append(certificate)
+            continue
+        path = paths.get(name, directory / name)
+        is_key_taken = path.stem in paired
+        known = _missed(before.get(name), path, is_key_taken=is_key_taken)
+        kept = None if known is None else _last_good(path, known, copies)
+        if kept is None or known is None:
+            problems += [f"certificate {path}: {_reason(certificate)}"] if name in paths else []
+            continue
+        now[name] = known
+        usable.append(kept)
+        problems.append(f"certificate {path}: {_reason(certificate)}; {_until(known, path, is_key_taken=is_key_taken)}")
+        if known.gone_at is not None:
+            waits.append(known.gone_at + GRACE - time.time())
     if copies is not None:
         with suppress(OSError):
             # Read again at the next change; until then it is known here.
@@ -75,16 +75,36 @@ def read_certificates(directory: Path | None, copies: CertificateCopies | None =
     )
 
 
+def _read(path: Path, copies: CertificateCopies | None) -> Certificate | OSError | ValueError:
+    try:
+        return _certificate(path, copies)
+    except (OSError, ValueError) as error:
+        return error
+
+
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _missed(known: KnownPair | None, path: Path) -> KnownPair | None:
-    """What is known of a pair that cannot be used as it is now; None where it is given up."""
-    if known is None or path.exists() or path.with_suffix(".key").exists():
-        return None if known is None else KnownPair(known.fingerprint)
+def _missed(known: KnownPair | None, path: Path, *, is_key_taken: bool) -> KnownPair | None:
+    """What is known of a pair that cannot be used as it is now; None where it is given up. ``is_key_taken``: the key
+    of its name makes a good pair with the certificate under the other suffix."""
+    if known is None:
+        return None
+    if path.exists() or (path.with_suffix(".key").exists() and not is_key_taken):
+        return KnownPair(known.fingerprint)
     gone_at = time.time() if known.gone_at is None else known.gone_at
     return KnownPair(known.fingerprint, gone_at) if time.time() < gone_at + GRACE else None
+
+
+def _until(known: KnownPair, path: Path, *, is_key_taken: bool) -> str:
+    """Say how long a previous pair is served, and so what ends it."""
+    key = path.with_suffix(".key").name
+    if known.gone_at is not None:
+        return f"the previous pair is served for {GRACE:.0f} s"
+    if is_key_taken:
+        return f"the previous pair is served until {path.name} matches {key}, or is deleted"
+    return f"the previous pair is served until {path.name} and {key} match, or both are deleted"
 
 
 def _last_good(path: Path, known: KnownPair, copies: CertificateCopies | None) -> Certificate | None:
@@ -92,7 +112,7 @@ def _last_good(path: Path, known: KnownPair, copies: CertificateCopies | None) -
     if copies is None or pair is None:
         return None
     try:
-        return _judged(pair, path, copies.paths(known.fingerprint))
+        return replace(_judged(pair, path, copies.paths(known.fingerprint)), is_previous=True)
     except (OSError, ValueError):
         return None
 

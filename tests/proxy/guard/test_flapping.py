@@ -89,7 +89,7 @@ def test_who_flaps_gets_no_more_than_all_but_one_of_the_reloads(pauses: list[flo
         assert calm.due is None or 0 < calm.due <= INTERVAL
     assert len(watched.reloads) <= 2 + (BURST - 1) + now / INTERVAL
     if crowded:
-        assert len(watched.reloads) <= 3 + 2 * now / CROWDED
+        assert len(watched.reloads) <= 3 + now / CROWDED
 
 
 def test_the_newest_state_is_taken_when_its_time_has_come() -> None:
@@ -165,6 +165,62 @@ def test_a_service_flaps_from_when_it_has_to_wait_until_it_has_been_quiet_for_a_
     assert watched.flapping.services(taken + WINDOW + 0.1) == frozenset()
     watched.see(taken + WINDOW + 1, *web_and_spare(50), *shop(11))
     assert watched.flapping.services(taken + WINDOW + 1) == frozenset(), "it did not wait this time"
+
+
+@pytest.mark.incident("T55")
+@pytest.mark.parametrize("pause", [CROWDED, 10.0, 90.0])
+@pytest.mark.parametrize("is_back_and_forth", [False, True])
+def test_while_nginx_is_crowded_one_that_flaps_gets_a_reload_once_in_each_pause(
+    pause: float, is_back_and_forth: bool
+) -> None:
+    """It is not forgotten while it waits, however long that is, nor where it is at times as nginx serves it."""
+    watched = Watched()
+    watched.flapping = Flapping(burst=BURST, interval=INTERVAL, crowded_pause=pause)
+    for number in range(1_000):
+        watched.see(0.3 * number, *web_and_spare(1 + (number % 2 if is_back_and_forth else number)), crowded=True)
+    pauses = [after - before for before, after in pairwise(watched.reloads[2:])]
+    assert len(pauses) >= 2
+    assert all(pause <= each < pause + 1 for each in pauses)
+
+
+@pytest.mark.incident("T55")
+def test_one_that_waited_is_forgotten_when_it_has_been_quiet_for_a_while() -> None:
+    """It took back what it waited with: nothing of it went live."""
+    watched = Watched()
+    for number in range(1, 4):
+        watched.see(number, *web_and_spare(number), crowded=True)
+    calm = watched.see(20, *web_and_spare(50), crowded=True)
+    assert (calm.waiting, calm.due) == ({WEB}, 1)
+    assert watched.see(21, *web_and_spare(3), crowded=True).waiting == frozenset()
+    assert watched.flapping.services(21 + WINDOW - 0.1) == {WEB}
+    assert not watched.flapping.is_watchful(21 + WINDOW)
+    assert watched.see(21 + WINDOW, *web_and_spare(51), crowded=True).waiting == frozenset()
+
+
+@pytest.mark.incident("T55")
+def test_a_state_that_is_let_through_and_does_not_go_live_is_no_flapping() -> None:
+    """The guard may hold it, or nginx refuse it, for hours."""
+    watched = Watched()
+    for number in range(1, 5):
+        watched.see(number, *web_and_spare(number), crowded=True)
+    stuck = catalog(*web_and_spare(5))
+    for now in range(4, 90):
+        calm = watched.flapping.keep(stuck, now, crowded=True)
+        assert calm.waiting == ({WEB} if now < 3 + CROWDED else frozenset())
+        assert watched.flapping.services(now) == ({WEB} if now < 3 + CROWDED + WINDOW else frozenset())
+
+
+@pytest.mark.incident("T55")
+def test_a_reload_that_takes_longer_than_the_window_makes_no_one_forgotten() -> None:
+    """It waits for old workers too, as long as the pause is."""
+    watched = Watched()
+    for number in range(1, 5):
+        watched.see(number, *web_and_spare(number), crowded=True)
+    newest = catalog(*web_and_spare(5))
+    assert watched.flapping.keep(newest, 3 + CROWDED, crowded=True).waiting == frozenset()
+    live = 3 + CROWDED + WINDOW + 1
+    watched.flapping.accept(plan(*web_and_spare(5)), newest, live)
+    assert watched.see(live + 1, *web_and_spare(6), crowded=True).waiting == {WEB}
 
 
 # --- others beside one that flaps

@@ -94,6 +94,15 @@ def test_auto_takes_the_one_of_a_host_that_expires_last_whatever_it_is_called() 
         assert certificate_for("a.example.com", "2024", index) is not latest
 
 
+def test_a_previous_pair_never_goes_before_a_present_one() -> None:
+    """It is no longer what the operator's files hold, however long it is valid."""
+    previous = replace(KNOWN[0], expires=3000.0, is_previous=True)
+    present = replace(KNOWN[0], expires=2000.0)
+    for known in permutations((previous, present)):
+        for wanted in ("first", "auto"):
+            assert certificate_for("a.example.com", wanted, CertificateIndex.of(known)) is present
+
+
 def test_the_service_at_the_root_of_a_host_chooses_however_old_those_at_paths_are() -> None:
     old, young = service("a", "second", 3), service("b", "first", 9)
     for claims in ({ROOT: "b", API: "a"}, {API: "a", ROOT: "b"}):

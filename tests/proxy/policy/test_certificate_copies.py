@@ -7,11 +7,12 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from proxygen.proxy.plan.types import Certificate
+from proxygen.proxy.plan.types import Certificate, CertificateIndex
 from proxygen.proxy.policy import operator_files
 from proxygen.proxy.policy.certificate_copies import GRACE, CertificateCopies, KnownPair
 from proxygen.proxy.policy.operator_files import Certificates, read_certificates
@@ -47,6 +48,10 @@ def put(directory: Path, suffix: str, source: Path) -> None:
 def the_one(read: Certificates) -> Certificate:
     (found,) = read.usable
     return found
+
+
+def as_previous(certificate: Certificate) -> Certificate:
+    return replace(certificate, is_previous=True)
 
 
 def content(certificate: Certificate) -> tuple[bytes, bytes]:
@@ -91,11 +96,11 @@ def test_the_old_pair_serves_until_a_whole_new_one_is_there(
     spoilt(directory)[how]()
     for again in (copies, CertificateCopies(directory.parent / "output", may_write=True)):
         read = read_certificates(directory, again)
-        assert the_one(read) == before
+        assert the_one(read) == as_previous(before)
         assert content(the_one(read)) == whole
         (problem,) = read.problems
         assert problem.startswith(f"certificate {directory}/web.crt: ")
-        assert problem.endswith("; the previous pair is served on")
+        assert problem.endswith("; the previous pair is served until web.crt and web.key match, or both are deleted")
     for name in ("web.crt", "web.key"):
         left = directory / name
         left.rmdir() if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
@@ -113,7 +118,7 @@ def test_either_file_may_come_first(
 ) -> None:
     before, new = the_one(read_certificates(directory, copies)), dict(zip(("crt", "key"), pairs[1], strict=True))
     put(directory, order[0], new[order[0]])
-    assert the_one(read_certificates(directory, copies)) == before
+    assert the_one(read_certificates(directory, copies)) == as_previous(before)
     put(directory, order[1], new[order[1]])
     assert the_one(read_certificates(directory, copies)).fingerprint != before.fingerprint
 
@@ -134,12 +139,50 @@ def test_a_pair_that_is_gone_is_given_up_after_a_moment(
     for file in directory.iterdir():
         file.unlink()
     read = read_certificates(directory, copies)
-    assert (the_one(read), read.look_again) == (before, GRACE)
+    assert (the_one(read), read.look_again) == (as_previous(before), GRACE)
     now += GRACE - 1
     assert read_certificates(directory, copies).look_again == 1
     now += 1
     assert read_certificates(directory, copies) == Certificates()
     assert copies.known() == {}
+
+
+@pytest.mark.parametrize(("old", "new"), [("pem", "crt"), ("crt", "pem")])
+def test_a_certificate_whose_key_belongs_to_the_one_under_the_other_suffix_is_gone(
+    old: str,
+    new: str,
+    directory: Path,
+    copies: CertificateCopies,
+    pairs: list[tuple[Path, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The key of the new pair has the name of the old one's, and does not keep the old pair."""
+    now = 1_000_000.0
+    monkeypatch.setattr(operator_files.time, "time", lambda: now)
+    (directory / "web.crt").rename(directory / f"web.{old}")
+    before = the_one(read_certificates(directory, copies))
+    (directory / f"web.{old}").unlink()
+    put(directory, "key", pairs[1][1])
+    assert the_one(read_certificates(directory, copies)) == as_previous(before), "not replaced yet"
+    put(directory, new, pairs[1][0])
+    read = read_certificates(directory, copies)
+    assert read.look_again == GRACE
+    index = CertificateIndex.of(read.usable)
+    assert index.by_name["web"].file == index.by_host[before.hosts[0]].file == f"web.{new}"
+    now += GRACE
+    read = read_certificates(directory, copies)
+    assert (the_one(read).file, read.problems, read.look_again) == (f"web.{new}", (), None)
+
+
+def test_a_previous_pair_beside_a_good_one_of_its_name_is_served_until_its_file_is_deleted(
+    directory: Path, copies: CertificateCopies, pairs: list[tuple[Path, Path]]
+) -> None:
+    """To delete the key as well would end the good one."""
+    read_certificates(directory, copies)
+    put(directory, "pem", pairs[1][0])
+    put(directory, "key", pairs[1][1])
+    (problem,) = read_certificates(directory, copies).problems
+    assert problem.endswith("; the previous pair is served until web.crt matches web.key, or is deleted")
 
 
 def test_one_that_came_back_in_time_is_not_given_up(
@@ -180,7 +223,7 @@ def test_one_shot_commands_write_nothing_and_use_what_is_there(
     kept = the_one(read_certificates(directory, copies))
     assert the_one(read_certificates(directory, reader)) == kept
     put(directory, "key", pairs[1][1])
-    assert the_one(read_certificates(directory, reader)) == kept
+    assert the_one(read_certificates(directory, reader)) == as_previous(kept)
 
 
 def test_what_no_generation_names_is_deleted_and_what_is_in_use_is_not(
