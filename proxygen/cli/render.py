@@ -22,7 +22,7 @@ from proxygen.proxy.nginx.master import find_master
 from proxygen.proxy.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
 from proxygen.proxy.plan.types import Quarantine, Service
 from proxygen.proxy.quarantine.culprits import find_culprits
-from proxygen.proxy.record.difference import compare, contents, summary
+from proxygen.proxy.record.difference import Contents, compare, contents, summary
 from proxygen.proxy.render.renderer import Rendered
 from proxygen.settings import Settings
 
@@ -189,11 +189,12 @@ async def _find_culprits(
 def diff(settings: Settings, catalog: Path | None) -> int:
     """Show what would change against the live generation, as a unified diff and one line of summary.
 
-    Exits 0 when nothing would change, else 1.
+    Exits 0 when nothing would change, else 1. Copies of servers of nginx.conf are not shown; where this user may not
+    read them, it exits 1.
     """
     _, drafted = asyncio.run(_drafted(settings, catalog))
     say_problems(drafted.plan)
-    live = contents(settings.output.directory / "current")
+    live = _live(settings)
     new = {path: content.decode() for path, content in drafted.rendered.contents.items()}
     differences = compare(live, new, names=("live", "new"))
     for each in differences:
@@ -201,3 +202,10 @@ def diff(settings: Settings, catalog: Path | None) -> int:
     number = current(settings.output.directory)
     click.echo(summary(differences, f"generation {number}" if number is not None else "no live generation"))
     return 1 if differences else 0
+
+
+def _live(settings: Settings) -> Contents:
+    try:
+        return contents(settings.output.directory / "current")
+    except OSError as error:
+        raise BadInput(f"the live generation cannot be read: {error.filename}: {error.strerror}") from error

@@ -11,7 +11,7 @@ from typing import Final
 from proxygen.kit.errors import UnknownGeneration
 from proxygen.proxy.admin.report import DiffReport, FileChange, GenerationReport
 from proxygen.proxy.apply.publish import Generation, generations
-from proxygen.proxy.record.difference import compare, contents, summary
+from proxygen.proxy.record.difference import Contents, compare, contents, summary
 from proxygen.proxy.record.journal import Entry
 
 ROLLED_BACK: Final = "rolled back"
@@ -75,7 +75,7 @@ def generation_difference(output: Path, number: int, against: int | None) -> Dif
     )
 
 
-def _contents(found: dict[int, Generation], number: int) -> dict[str, str]:
+def _contents(found: dict[int, Generation], number: int) -> Contents:
     try:
         return contents(found[number].path)
     except (KeyError, OSError) as error:

@@ -15,7 +15,7 @@ from proxygen.proxy.plan.certificates import choose_certificates, without_effect
 from proxygen.proxy.plan.claims import Grounds, settle_claims
 from proxygen.proxy.plan.copies import Routes, WiderRoutes, own_routes, settle_copies
 from proxygen.proxy.plan.endpoints import stream_endpoint
-from proxygen.proxy.plan.hosts import virtual_servers
+from proxygen.proxy.plan.hosts import served_routes, virtual_servers
 from proxygen.proxy.plan.hsts import settle_hsts
 from proxygen.proxy.plan.operators import Operators
 from proxygen.proxy.plan.origins import shared_hosts
@@ -118,15 +118,16 @@ class Planner:
         answered = {claim: name for claim, name in holders.items() if _is_answered(claim, services[name])}
         own = own_routes(answered, standing(self._reserved, _lost_hosts(services.values())))
         copies = self._settled_copies(own, services, memory.copies)
+        served = served_routes(own, copies.given)
         shared = {} if self._policy.hosts_whole else shared_hosts(services, holders, memory.holders)
         certificates = choose_certificates(services, answered, self._policy.certificate_index)
         unused = without_effect(services, answered, certificates)
-        bound, unbound = settle_hsts(services, holders, memory.holders, are_whole=self._policy.hosts_whole)
+        bound, unbound = settle_hsts(services, holders, memory.holders, served, are_whole=self._policy.hosts_whole)
         taking = self._operators.warnings(answered, certificates)
         services |= self._told(services, _together(shared, copies.warnings, unused, unbound, taking))
         return Plan(
             services=tuple(services.values()),
-            servers=virtual_servers(services, own, copies.given, certificates, bound, self._reserved),
+            servers=virtual_servers(services, own, served, certificates, bound, self._reserved),
             streams=_streams(services, answered),
             conflicts=conflicts,
             memory=Memory(holders=holders, overrides=overrides, copies=copies.given),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import chain, islice
@@ -26,7 +26,7 @@ _Groups = dict[str, dict[ServiceName | None, dict[tuple[int, ...], list[_Aged]]]
 """By the wider host that covers them, whose they are where hosts are whole, and the rules that reserve them."""
 
 _LOOKED_AT: Final = 20
-"""Places that are looked at for each copy that a service may have, so that no service makes every pass long."""
+"""Places that are looked at for each copy that a service may have, and one more: no service makes every pass long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +92,8 @@ class _Seeker:
         self._bounds: Final = bounds
         self._had: Final = (copy for copy in had if site.keeps(name, copy))
         self._others: Final = others
-        looked_at = islice(others, _LOOKED_AT * (bounds.copies + 1))
-        self._new: Final = filter(site.is_open, looked_at)
+        self._most: Final = _LOOKED_AT * (bounds.copies + 1)
+        self._new: Final = filter(site.is_open, islice(others, self._most))
 
     def keep(self, room: int) -> int:
         """Take of what it had what there is room for; return how much that is."""
@@ -115,16 +115,15 @@ class _Seeker:
         if more is None and unseen is None:
             return ()
         bounds, has = self._bounds, len(self.given)
+        rest = f"not served: {more} and what comes after it, except where a host has the path itself"
         if unseen is not None:
-            why = f"no more than {_LOOKED_AT} times bounds.copies ({bounds.copies}) are looked at"
+            why = f"no more than {self._most} others are looked at (bounds.copies: {bounds.copies})"
+            rest = f"not looked at: {unseen} and what comes after it; where no other route serves, they answer 404"
         elif has >= bounds.copies:
             why = f"that is as many as a service may have (bounds.copies: {bounds.copies})"
         else:
             why = f"all services together have as many as they may (bounds.all_copies: {bounds.all_copies})"
-        return (
-            f"its routes of any host or a wildcard serve {has} places under narrower hosts, and {why}; not served: "
-            f"{more or unseen} and what comes after it",
-        )
+        return (f"its routes of any host or a wildcard serve {has} places under narrower hosts, and {why}; {rest}",)
 
 
 class _Site:
@@ -138,6 +137,7 @@ class _Site:
         self._rules: Final[Reservations] = reservations(policy.claims)
         self._is_whole: Final = policy.hosts_whole
         self._groups: Final[_Groups] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        self._everywhere: Final[dict[str, Set[Path]]] = {}
 
         def age(host: str) -> _Aged:
             return min((services[name].registered for name in own[host].values()), default=0), host
@@ -146,18 +146,29 @@ class _Site:
             _, host = aged
             rules = self._rules.reserving(host)
             tenants = (*{*own[host].values()},) if self._is_whole else ()
+            routes = own[host].keys()
             for level in levels.intersection(wider(host)):
+                self._everywhere[level] = self._everywhere.get(level, routes) & routes
                 for tenant in tenants or (None,):
                     self._groups[level][tenant][rules].append(aged)
 
     def places(
         self, name: ServiceName, routes: Mapping[str, Iterable[Path]], before: frozenset[Copy]
     ) -> Iterator[Copy]:
-        """Yield where a service's routes may serve beside where any did before."""
+        """Yield where a service's routes may serve beside where any did before; nothing of a path that each host takes
+        itself."""
+        left = {level: [path for path in paths if not self._is_closed(level, path)] for level, paths in routes.items()}
         there = (
-            Copy(host, level, path) for level in routes for host in self._hosts(name, level) for path in routes[level]
+            Copy(host, level, path)
+            for level, paths in left.items()
+            if paths
+            for host in self._hosts(name, level)
+            for path in paths
         )
         return (copy for copy in there if copy not in before)
+
+    def _is_closed(self, level: str, path: Path) -> bool:
+        return is_covered(path, self._everywhere.get(level, ()))
 
     def _hosts(self, name: ServiceName, level: str) -> Iterator[str]:
         open_to_it = (

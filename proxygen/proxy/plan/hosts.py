@@ -13,33 +13,45 @@ from proxygen.proxy.plan.types import Certificate, Copy, Location, Service, Virt
 from proxygen.tags import Host, Path
 
 
+def served_routes(own: Routes, copies: Iterable[Copy]) -> Routes:
+    """Return the routes of each host, with those that wider hosts lend it.
+
+    The most specific host decides first, then the longest path (as in the Gateway API's precedence): a route
+    of a wildcard or of any host serves a named host only at paths that no route of the named host covers. So
+    nobody takes a path away from a host by claiming it for all hosts.
+    """
+    lent: dict[str, dict[str, dict[Path, ServiceName]]] = defaultdict(lambda: defaultdict(dict))
+    for copy in copies:
+        path = Path(copy.path)
+        lent[copy.host][copy.wider][path] = own[copy.wider][path]
+    served = dict(own)
+    for host, levels in lent.items():
+        routes = dict(own[host])
+        for level in filter(levels.__contains__, wider(host)):
+            routes |= {path: name for path, name in levels[level].items() if not is_covered(path, routes)}
+        served[host] = routes
+    return served
+
+
 def virtual_servers(
     services: Mapping[ServiceName, Service],
     own: Routes,
-    copies: Iterable[Copy],
+    served: Routes,
     certificates: Mapping[str, Certificate],
     bound: Mapping[str, ServiceName],
     reserved: Mapping[str, Reserved],
 ) -> tuple[VirtualServer, ...]:
-    """One virtual server per host, the default server first, with the routes that wider hosts lend it.
+    """One virtual server per host, the default server first, with the routes ``served`` there.
 
-    The most specific host decides first, then the longest path (as in the Gateway API's precedence): a route
-    of a wildcard or of any host serves a named host only at paths that no route of the named host covers. So
-    nobody takes a path away from a host by claiming it for all hosts. ``bound``: whose HSTS binds a host.
-    A ``reserved`` host without routes of its own stands only where the operator does not serve it.
+    ``bound``: whose HSTS binds a host. A ``reserved`` host without routes of its own stands only where the operator
+    does not serve it.
     """
-    lent: dict[tuple[str, str], dict[Path, ServiceName]] = defaultdict(dict)
-    for copy in copies:
-        path = Path(copy.path)
-        lent[copy.host, copy.wider][path] = own[copy.wider][path]
     # Most catalogs have few of them or none, and thousands of hosts that they may cover.
     wide = {host for host, routes in own.items() if routes and is_wide(host)}
     servers = []
     for host in sorted(own):
-        routes = dict(own[host])
+        routes = served[host]
         covering = [each for each in wider(host) if each in wide] if wide else []
-        for each in covering:
-            routes |= {path: name for path, name in lent[host, each].items() if not is_covered(path, routes)}
         certificate = certificates.get(host)
         certificate = certificate or _wider_certificate(host, covering, certificates, is_free=not own[host])
         without = reserved[host].without(covering) if host in reserved and not own[host] else frozenset()

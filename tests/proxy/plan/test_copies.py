@@ -124,6 +124,34 @@ def test_the_next_pass_says_the_same_and_makes_no_new_service() -> None:
     assert all(one is other for one, other in zip(first.services, second.services, strict=True))
 
 
+def test_places_that_were_not_looked_at_are_not_said_to_be_lost() -> None:
+    covering = [instance(f"h{n:02}", 10 + n, f"route=h{n:02}.ex.test/x") for n in range(60)]
+    last = instance("last", 99, "route=last.ex.test/y")
+    planned = plan(instance("any", 1, "route=/x"), *covering, last, policy=Policy(bounds=Bounds(copies=1)))
+    (said,) = service(planned, "any").warnings
+    assert "not served" not in said
+    assert "no more than 40 others are looked at (bounds.copies: 1)" in said
+    assert "; not looked at: h40.ex.test/x and what comes after it" in said
+
+
+def test_a_path_that_every_host_has_itself_is_not_looked_for_and_has_no_warning() -> None:
+    hosts = [instance(f"h{n:02}", 10 + n, f"route=h{n:02}.ex.test/x", f"route=h{n:02}.ex.test/{n}") for n in range(60)]
+    wide = instance("any", 1, "route=/x", "route=/x/deep")
+    policy = Policy(bounds=Bounds(copies=1))
+    assert service(plan(wide, *hosts, policy=policy), "any").warnings == ()
+    free = instance("free", 99, "route=free.ex.test/y")
+    more = plan(wide, instance("any", 1, "route=/m"), *hosts[:2], free, policy=policy)
+    assert "/m" in service(more, "any").warnings[0], "other paths are looked for"
+
+
+def test_what_comes_after_a_place_that_is_lost_is_lost_only_where_it_is_open() -> None:
+    hosts = [instance(f"h{n}", 10 + n, f"route=h{n}.ex.test/x") for n in range(MOST + 1)]
+    covering = instance("covering", 99, "route=covering.ex.test/m")
+    planned = plan(instance("any", 1, "route=/m"), *hosts, covering, policy=POLICY)
+    (said,) = service(planned, "any").warnings
+    assert f"not served: h{MOST}.ex.test/m and what comes after it, except where a host has the path itself" in said
+
+
 # --- all services together
 
 
@@ -181,24 +209,26 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.mark.incident("T46")
 @pytest.mark.parametrize(
-    ("policy", "path"),
+    ("policy", "path", "is_open_at_last"),
     [
-        (replace(POLICY, hosts_whole=True), "/p"),
-        (replace(POLICY, claims={"*.ex.test": ("h*",)}), "/p"),
-        (POLICY, "/x/p"),
+        (replace(POLICY, hosts_whole=True), "/p", False),
+        (replace(POLICY, claims={"*.ex.test": ("h*",)}), "/p", False),
+        (POLICY, "/x/p", False),
+        (POLICY, "/x/p", True),
     ],
-    ids=["whole", "reserved", "covered"],
+    ids=["whole", "reserved", "covered", "covered but for one"],
 )
 def test_hosts_that_are_closed_to_a_wider_route_make_no_pass_long(
-    looked: list[Path], policy: Policy, path: str
+    looked: list[Path], policy: Policy, path: str, *, is_open_at_last: bool
 ) -> None:
     hosts = [instance(f"h{n}", 100 + n, f"route=h{n}.ex.test/x") for n in range(200)]
+    hosts += [instance("h200", 999, "route=h200.ex.test/y")] * is_open_at_last
     wide = [instance(f"w{n}", n, *(f"route={path}{n}-{m}" for m in range(10))) for n in range(1, 4)]
     planner, known = Planner(policy), catalog(*hosts, *wide)
     first = planner.plan(known, Memory(), {})
     assert first.memory.copies == frozenset()
-    assert len(looked) <= len(wide) * 20 * (MOST + 1) < 200 * 10
-    assert bool(service(first, "w1").warnings) is (path == "/x/p"), "what is not looked at is said"
+    assert len(looked) <= len(wide) * (20 * (MOST + 1) + 10) < 200 * 10
+    assert bool(service(first, "w1").warnings) is is_open_at_last, "what is not looked at is said"
     looked.clear()
     planner.plan(known, first.memory, {})
     moved = catalog(*(replace(each, address="10.9.0.1") for each in (*hosts, *wide)))

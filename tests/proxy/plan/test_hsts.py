@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +80,45 @@ def test_a_route_of_any_host_binds_no_named_host_and_of_several_only_the_roots()
     planned = plan(everywhere, named, root, policy=POLICY)
     assert bound(planned) == {}
     assert any("hsts" in said and "any host" in said for said in service(planned, "any").warnings)
+
+
+def test_a_reserved_host_that_nobody_names_is_bound_as_the_wildcard_that_serves_it() -> None:
+    policy = replace(POLICY, claims={"login.example.com": ("edge", "late"), "away.example.com": ("gone",)})
+    edge = instance("edge", 1, "route=*.example.com", *BOUND)
+    planned = plan(edge, policy=policy)
+    assert bound(planned) == {host: {"/", "errors"} for host in ("*.example.com", "login.example.com")}
+    assert service(planned, "edge").warnings == ()
+    late = instance("late", 2, "route=login.example.com", "tls=auto")
+    taken = plan(edge, late, policy=policy, memory=planned.memory)
+    assert bound(taken) == {"*.example.com": {"/", "errors"}}, "who claims it decides"
+
+
+def test_a_reserved_host_is_bound_by_a_route_of_any_host_that_may_serve_it_and_by_no_other() -> None:
+    policy = replace(POLICY, claims={"a.example.com": ("any",), "b.example.com": ("wild", "any")})
+    everywhere = instance("any", 1, "route=/x", *ANY)
+    wild = instance("wild", 2, "route=*.example.com", "tls=auto")
+    planned = plan(everywhere, wild, policy=policy)
+    assert bound(planned) == {"": {"/x", "errors"}, "a.example.com": {"/x", "errors"}}
+    assert not any("hsts" in said for said in service(planned, "any").warnings), "at b it serves nothing"
+
+
+def test_of_several_that_serve_a_reserved_host_the_holder_binds_it_and_the_other_is_warned() -> None:
+    policy = replace(POLICY, claims={"a.example.com": ("wild", "path")})
+    wild = instance("wild", 2, "route=*.example.com", *BOUND)
+    path = instance("path", 1, "route=*.example.com/x", *BOUND)
+    planned = plan(wild, path, policy=policy, memory=plan(wild, policy=policy).memory)
+    assert bound(planned) == {host: {"/", "errors"} for host in ("*.example.com", "a.example.com")}
+    (said,) = [said for said in service(planned, "path").warnings if "hsts" in said]
+    assert "under *.example.com, a.example.com:" in said
+
+
+def test_a_wider_route_that_serves_a_host_of_another_service_is_warned() -> None:
+    edge = instance("edge", 1, "route=/", *ANY)
+    planned = plan(edge, instance("api", 2, "route=a.example.com/api", "tls=auto"), policy=POLICY)
+    assert bound(planned) == {"": {"/", "errors"}}
+    (said,) = service(planned, "edge").warnings
+    assert "hsts=true has no effect under a.example.com:" in said
+    assert service(planned, "api").warnings == ()
 
 
 def test_the_next_pass_says_the_same_and_makes_no_new_service() -> None:
