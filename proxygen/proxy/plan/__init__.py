@@ -119,10 +119,10 @@ class Planner:
         own = own_routes(answered, standing(self._reserved, _lost_hosts(services.values())))
         copies = self._settled_copies(own, services, memory.copies)
         served = served_routes(own, copies.given)
-        shared = {} if self._policy.hosts_whole else shared_hosts(services, holders, memory.holders)
+        shared = {} if self._policy.hosts_whole else shared_hosts(services, holders, memory.holders, self._policy)
         certificates = choose_certificates(services, answered, self._policy.certificate_index)
         unused = without_effect(services, answered, certificates)
-        bound, unbound = settle_hsts(services, holders, memory.holders, served, are_whole=self._policy.hosts_whole)
+        bound, unbound = settle_hsts(services, holders, memory.holders, served, self._policy)
         taking = self._operators.warnings(answered, certificates)
         services |= self._told(services, _together(shared, copies.warnings, unused, unbound, taking))
         return Plan(

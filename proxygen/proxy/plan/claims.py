@@ -75,7 +75,7 @@ def _admitted(asked: Iterable[_Asked], grounds: Grounds, conflicts: list[Conflic
     if not grounds.policy.hosts_whole:
         return left
     routes = ((service, claim) for service, claim in left if isinstance(claim, RouteClaim))
-    holders = host_holders(routes, grounds.held, are_whole=True)
+    holders = host_holders(routes, grounds.held, grounds.policy)
     kept = []
     for service, claim in left:
         holder = holders.get(claim.host, service.name) if isinstance(claim, RouteClaim) else service.name

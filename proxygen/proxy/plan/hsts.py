@@ -10,7 +10,7 @@ from proxygen.catalog import ServiceName
 from proxygen.kit.texts import name_some
 from proxygen.proxy.plan.copies import Routes, wider
 from proxygen.proxy.plan.origins import any_host_holder, host_holders, shared
-from proxygen.proxy.plan.types import Claim, RouteClaim, Service
+from proxygen.proxy.plan.types import Claim, Policy, RouteClaim, Service
 
 
 def settle_hsts(
@@ -18,13 +18,12 @@ def settle_hsts(
     holders: Mapping[Claim, ServiceName],
     held: Mapping[Claim, ServiceName],
     served: Routes,
-    *,
-    are_whole: bool,
+    policy: Policy,
 ) -> tuple[Mapping[str, ServiceName], Mapping[ServiceName, tuple[str, ...]]]:
     """Return whose ``hsts`` tag binds each host ("": hosts without a name here), and warnings for the others."""
     if not any(service.options.hsts for service in services.values()):
         return MappingProxyType({}), {}
-    holder_of = _holders(services, holders, held, served, are_whole=are_whole)
+    holder_of = _holders(services, holders, held, served, policy)
     lost: dict[ServiceName, set[str]] = defaultdict(set)
     for host, by_path in served.items():
         for name in by_path.values():
@@ -39,8 +38,7 @@ def _holders(
     holders: Mapping[Claim, ServiceName],
     held: Mapping[Claim, ServiceName],
     served: Routes,
-    *,
-    are_whole: bool,
+    policy: Policy,
 ) -> Mapping[str, ServiceName]:
     """Who holds each host; a reserved one that nobody claims: who holds the wider one that serves it."""
     routes = [(services[name], claim) for claim, name in holders.items() if isinstance(claim, RouteClaim)]
@@ -48,12 +46,12 @@ def _holders(
     holder_of = {claim.host: service.name for service, claim in routes}
     if several := shared((claim, service.name) for service, claim in routes if claim.host):
         asking = ((service, claim) for service, claim in routes if claim.host in several or claim.is_wide)
-        holder_of |= host_holders(asking, held, are_whole=are_whole)
+        holder_of |= host_holders(asking, held, policy)
     if "" in holder_of and (of_any := any_host_holder(routes, held)):
         holder_of[""] = of_any
     for host in served.keys() - holder_of.keys():
         serving = _serving(host, served, services, holders)
-        if holder := _wider_holder(host, serving, held, are_whole=are_whole):
+        if holder := _wider_holder(host, serving, held, policy):
             holder_of[host] = holder
     return holder_of
 
@@ -74,10 +72,10 @@ def _serving(
 
 
 def _wider_holder(
-    host: str, serving: _Serving, held: Mapping[Claim, ServiceName], *, are_whole: bool
+    host: str, serving: _Serving, held: Mapping[Claim, ServiceName], policy: Policy
 ) -> ServiceName | None:
     """Who holds the closest wildcard of those that serve a host, else who speaks for any host."""
-    wildcards = host_holders(serving, held, are_whole=are_whole)
+    wildcards = host_holders(serving, held, policy)
     return next((wildcards[each] for each in wider(host) if each in wildcards), None) or any_host_holder(serving, held)
 
 

@@ -9,7 +9,8 @@ from typing import Final
 from proxygen.catalog import ServiceName
 from proxygen.kit.texts import keep_some, name_some
 from proxygen.proxy.plan.copies import wider
-from proxygen.proxy.plan.types import Claim, RouteClaim, Service
+from proxygen.proxy.plan.reserved import reservations
+from proxygen.proxy.plan.types import Claim, Policy, RouteClaim, Service
 
 _TOLD: Final = 10
 
@@ -18,16 +19,16 @@ _Rank = tuple[bool, bool, int, ServiceName]
 
 
 def host_holders(
-    wanted: Iterable[tuple[Service, RouteClaim]], held: Mapping[Claim, ServiceName], *, are_whole: bool
+    wanted: Iterable[tuple[Service, RouteClaim]], held: Mapping[Claim, ServiceName], policy: Policy
 ) -> Mapping[str, ServiceName]:
     """Return who holds each named host: who held its root before, else any path of it, else the older registration.
 
     A name that a wildcard covers is its own service's where that claims the root: whole names may be somebody else's.
-    A mere path of it is under the wildcard, and so the name is the wildcard's holder's. Where hosts ``are_whole`` that
-    takes the path away, so not from who had it before, or is older than a wildcard that is as new. What is for any host
-    is nobody's.
+    A mere path of it is under the wildcard, and so the name is the wildcard's holder's, unless a rule reserves it for
+    others. Where hosts are whole that takes the path away, so not from who had it before, or is older than a wildcard
+    that is as new. What is for any host is nobody's.
     """
-    known = _hosts_held(held)
+    known, rules = _hosts_held(held), reservations(policy.claims)
     asking: dict[str, dict[_Rank, bool]] = defaultdict(dict)
     for service, claim in wanted:
         if claim.host:
@@ -35,11 +36,12 @@ def host_holders(
             asking[claim.host][rank] = claim.path == "/" or asking[claim.host].get(rank, False)
     first: dict[str, _Rank] = {}
     for host in sorted(asking, key=_widest_first):
-        above = next((first[each] for each in wider(host) if each in first), None)
+        over = (first[each] for each in wider(host) if each in first)
+        above = next((rank for rank in over if rules.may_claim(rank[-1], RouteClaim(host, "/"))), None)
         own = [
             rank
             for rank, has_root in asking[host].items()
-            if above is None or has_root or (are_whole and _keeps_path(rank, above))
+            if above is None or has_root or (policy.hosts_whole and _keeps_path(rank, above))
         ]
         first[host] = min(own) if own or above is None else above
     return {host: rank[-1] for host, rank in first.items()}
@@ -81,7 +83,10 @@ def _keeps_path(rank: _Rank, above: _Rank) -> bool:
 
 
 def shared_hosts(
-    services: Mapping[ServiceName, Service], holders: Mapping[Claim, ServiceName], held: Mapping[Claim, ServiceName]
+    services: Mapping[ServiceName, Service],
+    holders: Mapping[Claim, ServiceName],
+    held: Mapping[Claim, ServiceName],
+    policy: Policy,
 ) -> Mapping[ServiceName, tuple[str, ...]]:
     """Say to each service with which others it shares a host; nothing to those that share none."""
     routes = [(claim, name) for claim, name in holders.items() if isinstance(claim, RouteClaim) and claim.host]
@@ -93,7 +98,7 @@ def shared_hosts(
         if claim.host in several:
             paths[claim.host][name].append(claim)
     asking = ((services[name], claim) for claim, name in routes if claim.host in several or claim.is_wide)
-    holder_of = host_holders(asking, held, are_whole=False)
+    holder_of = host_holders(asking, held, policy)
     warnings: dict[ServiceName, list[str]] = defaultdict(list)
     for host, by_service in sorted(paths.items()):
         holder = holder_of[host]

@@ -147,6 +147,6 @@ def test_whose_tag_binds_a_host_is_who_holds_it_whatever_else_is_claimed(
         won = [
             (by_name[name], claim) for claim, name in planned.memory.holders.items() if isinstance(claim, RouteClaim)
         ]
-        holders = host_holders(won, memory.holders, are_whole=whole)
+        holders = host_holders(won, memory.holders, policy)
         assert {each.host: each.hsts for each in planned.servers if each.host} == holders
         memory = planned.memory

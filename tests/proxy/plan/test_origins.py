@@ -130,6 +130,18 @@ def test_a_path_that_was_served_before_a_wildcard_came_stays_however_its_service
         assert routes(planned) == {"app.example.com/login": "evil", "*.example.com/": "app"}
 
 
+@pytest.mark.incident("T44")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_wildcards_holder_does_not_hold_a_name_that_is_reserved_for_others(*, whole: bool) -> None:
+    """It may not serve there, so it keeps nobody from a path of it."""
+    policy = Policy(hosts_whole=whole, claims={"login.example.com": ("auth",)})
+    edge, auth = instance("edge", 1, "route=*.example.com"), instance("auth", 2, "route=login.example.com/login")
+    planned = plan(edge, auth, policy=policy)
+    assert routes(planned)["login.example.com/login"] == "auth"
+    assert not planned.conflicts
+    assert all(each.warnings == () for each in planned.services)
+
+
 def test_a_label_as_short_as_an_asterisk_is_under_its_wildcard_too() -> None:
     ones = (instance("wild", 1, "route=*.example.com"), instance("evil", 2, "route=a.example.com/login"))
     assert routes(plan(*ones, policy=WHOLE)) == {"*.example.com/": "wild"}
