@@ -430,6 +430,22 @@ def test_t42_what_nginx_holds_itself_is_said_and_a_restart_heals_it(
         assert _get(port, "web.example.com", address="127.0.0.2")[0] == 200
 
 
+@pytest.mark.incident("T47")
+def test_a_reserved_host_that_nginx_knows_by_its_machines_name_stays_the_operators(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent
+) -> None:
+    (port,) = free_ports(1)
+    nginx = make_nginx(nginx_binary)
+    default = f"server {{ listen 127.0.0.1:{port} default_server; return 404; }}"
+    own = f"server {{ listen 127.0.0.1:{port}; server_name $hostname; return 200 operator; }}"
+    nginx.conf.write_text(nginx.conf.read_text().replace("}\nstream", f"{default}\n{own}\n}}\nstream"))
+    nginx.start()
+    name = socket.gethostname().lower()
+    assert _get(port, name) == (200, b"operator")
+    make_sidecar(consul, nginx, proxy__http_listen=f"127.0.0.1:{port}", proxy__claims={name: ["nobody"]}).start()
+    assert _get(port, name) == (200, b"operator")
+
+
 def _reason(sidecar: Sidecar) -> str:
     with suppress(OSError):
         return next((text for text in sidecar.status()["reasons"] if "nginx holds" in text), "")
