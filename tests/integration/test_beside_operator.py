@@ -446,6 +446,23 @@ def test_a_reserved_host_that_nginx_knows_by_its_machines_name_stays_the_operato
     assert _get(port, name) == (200, b"operator")
 
 
+def test_a_server_of_no_name_beside_ours_is_no_remark(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, tmp_path: Path
+) -> None:
+    """Debian's own site is called so. Two of the operator's are his to know of."""
+    (port,) = free_ports(1)
+    own = tmp_path / "own.conf"
+    stock = f"server {{ listen 127.0.0.1:{port} default_server; server_name _; return 404; }}\n"
+    own.write_text(stock)
+    nginx = make_nginx(nginx_binary, http=f"include {own};")
+    sidecar = make_sidecar("127.0.0.1:1", nginx, proxy__http_listen=f"127.0.0.1:{port}")
+    alone = sidecar.command("check", "--catalog", str(_empty(tmp_path)))
+    assert alone.returncode == 0, alone.stderr
+    assert "conflicting" not in alone.stderr
+    own.write_text(stock + stock.replace(" default_server", ""))
+    assert 'conflicting server name "_"' in sidecar.command("check", "--catalog", str(_empty(tmp_path))).stderr
+
+
 def _reason(sidecar: Sidecar) -> str:
     with suppress(OSError):
         return next((text for text in sidecar.status()["reasons"] if "nginx holds" in text), "")
