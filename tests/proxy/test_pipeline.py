@@ -208,6 +208,28 @@ def test_the_stamp_is_told_at_the_address_that_the_settings_name() -> None:
     assert '"7 0123456789abcdef"' in block
 
 
+@pytest.mark.parametrize(
+    ("theirs", "trusted", "said"),
+    [
+        ("listen 80 proxy_protocol;", "10.0.0.0/8", True),
+        ("listen *:80 default_server proxy_protocol;", "10.0.0.0/8", True),
+        ("listen 80;", "10.0.0.0/8", False),
+        ("listen 81 proxy_protocol; listen 80;", "10.0.0.0/8", False),
+        ("listen 80 proxy_protocol;", "", False),
+    ],
+)
+def test_trusted_proxies_at_a_listen_with_the_proxy_protocol_are_a_problem(
+    read_conf: ReadConf, theirs: str, trusted: str, *, said: bool
+) -> None:
+    conf = read_conf(f"http {{ include OUTPUT/current/http.d/*.conf;\nserver {{ {theirs} }} }}")
+    made = pipeline(conf, proxy__http_listen="80", proxy__trusted_proxies=trusted)
+    found = [text for text in made.problems if "proxy_protocol" in text]
+    assert bool(found) == said
+    if said:
+        assert f"{conf.path}:2" in found[0]
+        assert "proxy.http_listen" in found[0]
+
+
 # --- the first gate ---------------------------------------------------------------------------------------------------
 
 
