@@ -24,7 +24,7 @@ from proxygen.proxy.nginx.binary import Binary, inspect_binary
 from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE, DefaultCopies, copy_defaults
 from proxygen.proxy.nginx.listens import listens
-from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, stamp_text
+from proxygen.proxy.nginx.stamp import ALTERED_TYPES, STAMP_FILE, Stamp, stamp_text
 from proxygen.proxy.plan import Planner
 from proxygen.proxy.plan.types import Memory, Plan, Quarantine
 from proxygen.proxy.policy.certificate_copies import CertificateCopies
@@ -229,7 +229,9 @@ class Pipeline:
     def stamp_block(self, stamp: str) -> bytes:
         """The virtual server that tells the generation on the private address."""
         listen = self._settings.nginx.stamp
-        return self.templates.render("stamp.conf.j2", {"listen": listen, "stamp": stamp}).encode()
+        said = self.conf.http_directives if self.conf is not None else frozenset()
+        values = {"listen": listen, "stamp": stamp, "type_lists": sorted(ALTERED_TYPES & said)}
+        return self.templates.render("stamp.conf.j2", values).encode()
 
     def files_of(self, rendered: Rendered, stamp: Stamp = _NO_STAMP) -> dict[str, bytes]:
         """All files of a generation, by their paths in it."""

@@ -463,6 +463,26 @@ def test_a_server_of_no_name_beside_ours_is_no_remark(
     assert 'conflicting server name "_"' in sidecar.command("check", "--catalog", str(_empty(tmp_path))).stderr
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "limit_rate 1;",
+        "add_before_body /foot; add_after_body /foot; addition_types text/plain;",
+        "sub_filter_types *; sub_filter_once off; sub_filter ' ' '-';",
+    ],
+)
+def test_what_http_says_of_answers_leaves_the_stamp_alone(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent, said: str
+) -> None:
+    if "_types" in said and nginx_binary.name != "debian":
+        pytest.skip("needs the modules that add to answers and substitute in them, as Debian's nginx has")
+    nginx = make_nginx(nginx_binary, http=said)
+    nginx.start()
+    sidecar = make_sidecar(consul, nginx)
+    sidecar.start()
+    assert sidecar.generation()
+
+
 def _reason(sidecar: Sidecar) -> str:
     with suppress(OSError):
         return next((text for text in sidecar.status()["reasons"] if "nginx holds" in text), "")

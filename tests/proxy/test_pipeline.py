@@ -208,6 +208,17 @@ def test_the_stamp_is_told_at_the_address_that_the_settings_name() -> None:
     assert '"7 0123456789abcdef"' in block
 
 
+def test_the_stamp_ends_what_http_would_do_to_its_answer(read_conf: ReadConf) -> None:
+    """Directives of modules that nginx may lack are said only where the operator says them."""
+    plain = pipeline(read_conf("http { }")).stamp_block("7 0123456789abcdef").decode()
+    assert "limit_rate 0;" in plain
+    assert "_types" not in plain
+    conf = read_conf("http { addition_types text/plain; sub_filter_types *; }")
+    altered = pipeline(conf).stamp_block("7 0123456789abcdef").decode()
+    assert "addition_types application/x-none;" in altered
+    assert "sub_filter_types application/x-none;" in altered
+
+
 @pytest.mark.parametrize(
     ("theirs", "trusted", "said"),
     [
