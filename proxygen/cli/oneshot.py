@@ -74,6 +74,8 @@ class Bench:
 
     pipeline: Pipeline
     remarks: tuple[str, ...] = ()
+    unreadable: BadInput | None = None
+    """Why nginx.conf, or a file that it includes, cannot be read; None where it can, or where there is no nginx."""
 
 
 async def open_bench(settings: Settings) -> Bench:
@@ -81,6 +83,7 @@ async def open_bench(settings: Settings) -> Bench:
     remarks = []
     binary: Binary | None = None
     conf: OperatorConf | None = None
+    unreadable: BadInput | None = None
     try:
         binary = await inspect_binary(settings.nginx)
     except NginxUnavailable as error:
@@ -89,12 +92,13 @@ async def open_bench(settings: Settings) -> Bench:
         try:
             conf = read_operator_conf(settings.nginx, settings.output.directory, binary)
         except BadInput as error:
+            unreadable = error
             remarks.append(str(error))
     if conf is not None and "http" not in conf.includes:
         # Nothing of ours is in force there, so nothing in it says what our candidate will meet.
         conf = None
     pipeline = await Pipeline(settings, binary=binary, conf=conf).without_refused_copies()
-    return Bench(pipeline=pipeline, remarks=(*remarks, *pipeline.problems, *pipeline.copied))
+    return Bench(pipeline=pipeline, remarks=(*remarks, *pipeline.problems, *pipeline.copied), unreadable=unreadable)
 
 
 def say(text: str) -> None:

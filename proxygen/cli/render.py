@@ -93,7 +93,7 @@ def _write(settings: Settings, target: Path, contents: Mapping[str, bytes], read
 def check(settings: Settings, catalog: Path | None) -> int:
     """Render to a scratch place and pass every gate; say per service what is left out and why.
 
-    Exits 0 when nothing is refused, quarantined or left out, else 1.
+    Exits 0 when nothing is refused, quarantined or left out, 2 where nginx.conf cannot be read, else 1.
     """
     return asyncio.run(_check(settings, catalog))
 
@@ -101,6 +101,8 @@ def check(settings: Settings, catalog: Path | None) -> int:
 async def _check(settings: Settings, catalog: Path | None) -> int:
     observed = await read_catalog(settings, catalog)
     bench = await open_bench(settings)
+    if bench.unreadable is not None:
+        raise bench.unreadable
     for remark in bench.remarks:
         say(remark)
     pipeline = bench.pipeline

@@ -24,7 +24,7 @@ from proxygen.proxy.nginx.binary import Binary, inspect_binary
 from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE, DefaultCopies, copy_defaults
 from proxygen.proxy.nginx.listens import listens
-from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, stamp_text
+from proxygen.proxy.nginx.stamp import ALTERED_TYPES, STAMP_FILE, Stamp, stamp_text
 from proxygen.proxy.plan import Planner
 from proxygen.proxy.plan.types import Memory, Plan, Quarantine
 from proxygen.proxy.policy.certificate_copies import CertificateCopies
@@ -117,7 +117,13 @@ class Pipeline:
         self._own, unread = own_networks()
         usable = self.certificates.usable
         policy, unknown = read_policy(settings, conf, self.occupied, certificates=usable, own=self._own)
-        self.problems: Final = (*self.certificates.problems, *unread, *unknown, *self._copies.problems)
+        self.problems: Final = (
+            *self.certificates.problems,
+            *unread,
+            *unknown,
+            *self._copies.problems,
+            *_forgeable(settings.proxy, self.occupied),
+        )
         sources = self._copies.sources
         self.readers: Final[Mapping[str, Readers]] = {OPERATOR_FILE: readers_of_all(sources)} if sources else {}
         """Of the rendered files that not everybody may read."""
@@ -223,7 +229,9 @@ class Pipeline:
     def stamp_block(self, stamp: str) -> bytes:
         """The virtual server that tells the generation on the private address."""
         listen = self._settings.nginx.stamp
-        return self.templates.render("stamp.conf.j2", {"listen": listen, "stamp": stamp}).encode()
+        said = self.conf.http_directives if self.conf is not None else frozenset()
+        values = {"listen": listen, "stamp": stamp, "type_lists": sorted(ALTERED_TYPES & said)}
+        return self.templates.render("stamp.conf.j2", values).encode()
 
     def files_of(self, rendered: Rendered, stamp: Stamp = _NO_STAMP) -> dict[str, bytes]:
         """All files of a generation, by their paths in it."""
@@ -389,6 +397,23 @@ def _traffic_problem(settings: Settings, conf: OperatorConf | None) -> str:
     if place is None:
         return ""
     return obstacle(place, worker=conf.user if conf else None, logs=conf.access_logs if conf else ())
+
+
+def _forgeable(proxy: ProxySettings, held: Occupied) -> Iterator[str]:
+    """Say where a balancer sends the client's address by the PROXY protocol and ours would take it from a header, which
+    that balancer passes on as a client wrote it."""
+    if not proxy.trusted_proxies:
+        return
+    https = () if proxy.certificates is None else proxy.https_listen
+    for key, texts in (("proxy.http_listen", proxy.http_listen), ("proxy.https_listen", https)):
+        for text in texts:
+            server = held.speaking("proxy_protocol", text)
+            if server is not None:
+                yield (
+                    f"the server at {server.place} listens on {text} with proxy_protocol, which {key} does not support"
+                    f" beside proxy.trusted_proxies: services there take a client's address from X-Forwarded-For, which"
+                    f" the client may forge; give {key} an address and port of its own"
+                )
 
 
 def _copies(proxy: ProxySettings, conf: OperatorConf | None, held: Occupied) -> DefaultCopies:

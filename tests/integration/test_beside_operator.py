@@ -424,6 +424,59 @@ def test_t42_what_nginx_holds_itself_is_said_and_a_restart_heals_it(
         assert _get(port, "web.example.com", address="127.0.0.2")[0] == 200
 
 
+@pytest.mark.incident("T47")
+def test_a_reserved_host_that_nginx_knows_by_its_machines_name_stays_the_operators(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent
+) -> None:
+    (port,) = free_ports(1)
+    nginx = make_nginx(nginx_binary)
+    default = f"server {{ listen 127.0.0.1:{port} default_server; return 404; }}"
+    own = f"server {{ listen 127.0.0.1:{port}; server_name $hostname; return 200 operator; }}"
+    nginx.conf.write_text(nginx.conf.read_text().replace("}\nstream", f"{default}\n{own}\n}}\nstream"))
+    nginx.start()
+    name = socket.gethostname().lower()
+    assert _get(port, name) == (200, b"operator")
+    make_sidecar(consul, nginx, proxy__http_listen=f"127.0.0.1:{port}", proxy__claims={name: ["nobody"]}).start()
+    assert _get(port, name) == (200, b"operator")
+
+
+def test_a_server_of_no_name_beside_ours_is_no_remark(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, tmp_path: Path
+) -> None:
+    """Debian's own site is called so. Two of the operator's are his to know of."""
+    (port,) = free_ports(1)
+    own = tmp_path / "own.conf"
+    stock = f"server {{ listen 127.0.0.1:{port} default_server; server_name _; return 404; }}\n"
+    own.write_text(stock)
+    nginx = make_nginx(nginx_binary, http=f"include {own};")
+    sidecar = make_sidecar("127.0.0.1:1", nginx, proxy__http_listen=f"127.0.0.1:{port}")
+    alone = sidecar.command("check", "--catalog", str(_empty(tmp_path)))
+    assert alone.returncode == 0, alone.stderr
+    assert "conflicting" not in alone.stderr
+    own.write_text(stock + stock.replace(" default_server", ""))
+    assert 'conflicting server name "_"' in sidecar.command("check", "--catalog", str(_empty(tmp_path))).stderr
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "limit_rate 1;",
+        "add_before_body /foot; add_after_body /foot; addition_types text/plain;",
+        "sub_filter_types *; sub_filter_once off; sub_filter ' ' '-';",
+    ],
+)
+def test_what_http_says_of_answers_leaves_the_stamp_alone(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent, said: str
+) -> None:
+    if "_types" in said and nginx_binary.name != "debian":
+        pytest.skip("needs the modules that add to answers and substitute in them, as Debian's nginx has")
+    nginx = make_nginx(nginx_binary, http=said)
+    nginx.start()
+    sidecar = make_sidecar(consul, nginx)
+    sidecar.start()
+    assert sidecar.generation()
+
+
 def _reason(sidecar: Sidecar) -> str:
     with suppress(OSError):
         return next((text for text in sidecar.status()["reasons"] if "nginx holds" in text), "")

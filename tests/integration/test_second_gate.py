@@ -72,6 +72,25 @@ def test_a_fault_of_the_operators_is_told_in_one_line(
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("include missing-file.conf;", "missing-file.conf, which does not exist"),
+        ('log_format a "unclosed;', "is not nginx syntax"),
+    ],
+)
+def test_a_check_beside_an_unreadable_nginx_conf_does_not_pass(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, tmp_path: Path, line: str, reason: str
+) -> None:
+    """It includes the generations, and what stands around them cannot be known."""
+    sidecar = make_sidecar("127.0.0.1:1", make_nginx(nginx_binary, http=line))
+    done = sidecar.command("check", "--catalog", str(_catalog(tmp_path)))
+    assert done.returncode == 2, done.stderr
+    assert reason in done.stderr.splitlines()[-1]
+    assert "does not include the generations" not in done.stderr
+    assert sidecar.command("render", "--catalog", str(_catalog(tmp_path))).returncode == 0
+
+
 def _catalog(tmp_path: Path) -> Path:
     path = tmp_path / "catalog.json"
     hosts = {"web": "web.example.com", "thief": "own.example.com"}

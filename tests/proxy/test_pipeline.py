@@ -208,6 +208,39 @@ def test_the_stamp_is_told_at_the_address_that_the_settings_name() -> None:
     assert '"7 0123456789abcdef"' in block
 
 
+def test_the_stamp_ends_what_http_would_do_to_its_answer(read_conf: ReadConf) -> None:
+    """Directives of modules that nginx may lack are said only where the operator says them."""
+    plain = pipeline(read_conf("http { }")).stamp_block("7 0123456789abcdef").decode()
+    assert "limit_rate 0;" in plain
+    assert "_types" not in plain
+    conf = read_conf("http { addition_types text/plain; sub_filter_types *; }")
+    altered = pipeline(conf).stamp_block("7 0123456789abcdef").decode()
+    assert "addition_types application/x-none;" in altered
+    assert "sub_filter_types application/x-none;" in altered
+
+
+@pytest.mark.parametrize(
+    ("theirs", "trusted", "said"),
+    [
+        ("listen 80 proxy_protocol;", "10.0.0.0/8", True),
+        ("listen *:80 default_server proxy_protocol;", "10.0.0.0/8", True),
+        ("listen 80;", "10.0.0.0/8", False),
+        ("listen 81 proxy_protocol; listen 80;", "10.0.0.0/8", False),
+        ("listen 80 proxy_protocol;", "", False),
+    ],
+)
+def test_trusted_proxies_at_a_listen_with_the_proxy_protocol_are_a_problem(
+    read_conf: ReadConf, theirs: str, trusted: str, *, said: bool
+) -> None:
+    conf = read_conf(f"http {{ include OUTPUT/current/http.d/*.conf;\nserver {{ {theirs} }} }}")
+    made = pipeline(conf, proxy__http_listen="80", proxy__trusted_proxies=trusted)
+    found = [text for text in made.problems if "proxy_protocol" in text]
+    assert bool(found) == said
+    if said:
+        assert f"{conf.path}:2" in found[0]
+        assert "proxy.http_listen" in found[0]
+
+
 # --- the first gate ---------------------------------------------------------------------------------------------------
 
 

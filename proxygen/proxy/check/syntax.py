@@ -34,6 +34,9 @@ _QUICK: Final = 0.1
 
 _MOST_REMARKS: Final = 20
 
+_NO_NAME: Final = 'conflicting server name "_" on '
+"""Our default server has this name, and so have many of the operators'. No request asks for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -192,7 +195,13 @@ def _judge(
 ) -> Verdict:
     blame = Blame(rendered, conf)
     refused = {message: refusal for message in new_messages(said, known) if (refusal := blame.of(message))}
-    remarks = dict.fromkeys(str(message) for message in said if message not in refused and not message.is_fatal)
+    remarks = dict.fromkeys(
+        str(message)
+        for message in said
+        if message not in refused
+        and not message.is_fatal
+        and (message in known or not message.text.startswith(_NO_NAME))
+    )
     return Verdict(
         refusals=tuple(refused.values()),
         remarks=keep_some(tuple(remarks), _MOST_REMARKS, "and {} more of nginx's warnings"),

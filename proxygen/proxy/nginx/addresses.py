@@ -171,6 +171,18 @@ class Occupied:
                 if any(each.meets(address) for each in server.addresses if each.is_wildcard):
                     yield Clash(address=address, server=server)
 
+    def speaking(self, protocol: str, ours: str) -> OperatorServer | None:
+        """Return a server whose ``listen`` at the addresses of one of ours names that protocol."""
+        taken = addresses(ours)
+        return next(
+            (
+                server
+                for server in self._of("http")
+                if any(protocol in each.protocols and each.addresses & taken for each in server.listens)
+            ),
+            None,
+        )
+
     def holder(self, address: Address) -> OperatorServer | None:
         """Return the server from which anybody else who listens there takes it, or may."""
         return next((each.server for each in self._bound({}, merged=False) if each.meets(address)), None)

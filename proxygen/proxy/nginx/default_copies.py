@@ -16,6 +16,7 @@ from typing import Final
 
 from proxygen.proxy.nginx.addresses import Occupied, OperatorServer, addresses, listen
 from proxygen.proxy.nginx.conf import OperatorConf, Statement
+from proxygen.proxy.nginx.names import as_nginx_keeps
 from proxygen.proxy.nginx.tokens import end_of, read_directives
 
 OPERATOR_FILE: Final = "http.d/15-operator.conf"
@@ -32,7 +33,7 @@ class DefaultCopy:
     listens: tuple[str, ...]
     """Those of our listens for which it does."""
     names: frozenset[str]
-    """Its server names as written, "" where it has none."""
+    """Its server names as nginx keeps them, "" where it has none."""
     text: str
     """The operator's own words; only where it listens is said anew."""
 
@@ -170,7 +171,7 @@ def _copy(conf: OperatorConf, server: OperatorServer, ours: list[str]) -> str:
 
 def _names(conf: OperatorConf, server: OperatorServer) -> list[str]:
     said = [each.directive.arguments for each in _statements(conf, server) if _is_own(each, "server_name")]
-    return [name.lower() for arguments in said for name in arguments] or [""]
+    return [as_nginx_keeps(name) for arguments in said for name in arguments] or [""]
 
 
 def _listens(server: OperatorServer, ours: list[str]) -> Iterator[str]:

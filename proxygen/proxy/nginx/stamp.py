@@ -14,6 +14,10 @@ STAMP_FILE: Final = "http.d/90-stamp.conf"
 PATH: Final = "/proxygen/stamp"
 """Where the private virtual server answers."""
 
+ALTERED_TYPES: Final = frozenset({"addition_types", "sub_filter_types"})
+"""Directives that say which answers nginx alters besides HTML. Where ``http`` says one, the private server ends it for
+itself; where it does not, nginx may lack the module."""
+
 # A worker answers within microseconds; one that does not is stopped or drowning, and is asked again.
 _PATIENCE: Final = 0.5
 _REQUEST: Final = f"GET {PATH} HTTP/1.0\r\nHost: proxygen-stamp\r\n\r\n".encode()

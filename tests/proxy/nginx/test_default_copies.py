@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,9 @@ def test_the_end_of_a_block_is_found(text: str, inside: str) -> None:
 def test_the_end_of_a_line_is_found() -> None:
     text = "listen 80 # here;\n ; next;"
     assert text[end_of(text, next(read_directives(text)))[1] :] == " next;"
+
+
+def test_a_copy_goes_by_the_name_of_this_host_where_the_server_does(read_conf: ReadConf) -> None:
+    conf = read_conf(f"http {{ {INCLUDE}\nserver {{ listen 80; server_name $hostname; }} }}")
+    name = socket.gethostname().lower()
+    assert copied(conf, "80").explains(f'conflicting server name "{name}" on 0.0.0.0:80, ignored')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from proxygen.proxy.nginx.names import hosts_of
@@ -27,6 +29,9 @@ from proxygen.proxy.nginx.tokens import read_directives
         ("localhost", ("localhost",)),
         ("xn--bcher-kva.example", ("xn--bcher-kva.example",)),
         (r"~^(www\.)?example\.com$", ()),
+        ("$hostname", (socket.gethostname().lower(),)),
+        ('"$hostname"', (socket.gethostname().lower(),)),
+        ("$HOSTNAME", ("$hostname",)),
         ('"~^[a-z]{2,3}\\.example\\.com$"', ()),
     ],
 )
