@@ -92,7 +92,9 @@ async def open_bench(settings: Settings) -> Bench:
         try:
             conf = read_operator_conf(settings.nginx, settings.output.directory, binary)
         except BadInput as error:
-            unreadable = error
+            # A machine that has nginx's binary alone has none to check against; one that is named is meant.
+            is_meant = "conf" in settings.nginx.model_fields_set or settings.nginx.conf.exists()
+            unreadable = error if is_meant else None
             remarks.append(str(error))
     if conf is not None and "http" not in conf.includes:
         # Nothing of ours is in force there, so nothing in it says what our candidate will meet.
