@@ -332,6 +332,28 @@ def test_t37_a_port_of_the_operators_own_streams_stays_his(
             assert connection.recv(100) == b"operator"
 
 
+@pytest.mark.incident("T51")
+def test_t51_a_server_of_the_operators_for_this_host_alone_is_reached_by_no_tag(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent
+) -> None:
+    """An instance there would have the request come from the address that he lets in."""
+    (port,) = free_ports(1)
+    inside = f"server {{ listen 127.0.0.1:{port}; allow 127.0.0.1; deny all; location / {{ return 200 inside; }} }}"
+    nginx = make_nginx(nginx_binary, http=inside)
+    nginx.start()
+    sidecar = make_sidecar(consul, nginx)
+    with App("web") as web:
+        consul.register("evil", port=port, tags=["proxygen.route=evil.example.com"])
+        consul.register("web", port=web.port, tags=["proxygen.route=web.example.com"])
+        sidecar.start()
+        process.wait_until(lambda: _get(sidecar.http, "web.example.com")[0] == 200, what="the other service served")
+        assert _get(sidecar.http, "evil.example.com")[0] == 503
+        (quarantined,) = sidecar.status()["quarantined"]
+        assert quarantined["service"] == "evil"
+        assert f"127.0.0.1:{port} belongs to the proxy's own host" in quarantined["reason"]
+        assert _get(port, "any.test") == (200, b"inside")
+
+
 @pytest.mark.incident("T47")
 @pytest.mark.parametrize("is_before", [False, True])
 @pytest.mark.parametrize("name", ["shop1.example.com", "*.com", "shop1.*", r"~^shop\d+\.example\.com$"])
