@@ -30,8 +30,10 @@ from proxygen.proxy.plan.types import Memory, Plan, Quarantine
 from proxygen.proxy.policy.certificate_copies import CertificateCopies
 from proxygen.proxy.policy.operator_files import read_authorities, read_certificates, read_snippets
 from proxygen.proxy.policy.read import own_networks, read_policy
+from proxygen.proxy.render.defaults import lines_of_any
 from proxygen.proxy.render.inherited import CARRIED
 from proxygen.proxy.render.renderer import SMALLEST_BUCKETS, Rendered, Renderer
+from proxygen.proxy.render.subrequests import NAMING, unanswered
 from proxygen.proxy.render.surroundings import RequestDefaults, Snippets, Surroundings, TrafficLog
 from proxygen.proxy.render.viewing import ungated
 from proxygen.proxy.traffic.place import obstacle, place_of
@@ -117,10 +119,12 @@ class Pipeline:
         self._own, unread = own_networks()
         usable = self.certificates.usable
         policy, unknown = read_policy(settings, conf, self.occupied, certificates=usable, own=self._own)
+        snippets = Snippets(files=read_snippets(settings.proxy.snippets))
         self.problems: Final = (
             *self.certificates.problems,
             *unread,
             *unknown,
+            *unanswered(_everywhere(conf, snippets), snippets["server.conf"]),
             *self._copies.problems,
             *_forgeable(settings.proxy, self.occupied),
         )
@@ -131,7 +135,7 @@ class Pipeline:
         """Which of the operator's servers are copied, and what makes that unnecessary."""
         self.traffic_problem: Final = _traffic_problem(settings, conf)
         """Why nginx does not tell of its traffic, though the settings want it; "" where it does."""
-        snippets, around = Snippets(files=read_snippets(settings.proxy.snippets)), self._surroundings()
+        around = self._surroundings()
         self.policy: Final = replace(policy, ungated=ungated(snippets, around))
         self._planner: Final = Planner(self.policy)
         self._held_planner: Final = Planner(self.policy)
@@ -467,14 +471,26 @@ def _surroundings(
     )
 
 
+def _everywhere(conf: OperatorConf | None, snippets: Snippets) -> Iterator[tuple[str, Block]]:
+    """What the operator has nginx ask for in all virtual servers, each line after its place."""
+    if conf is not None:
+        yield from _placed(conf, "http", NAMING)
+    yield from (("http.conf", line) for line in lines_of_any(NAMING, snippets["http.conf"]))
+
+
 def _lines(conf: OperatorConf, context: str, names: Collection[str]) -> Iterator[Block]:
     """What nginx.conf says by some directives for all servers of a context."""
+    return (line for _, line in _placed(conf, context, names))
+
+
+def _placed(conf: OperatorConf, context: str, names: Collection[str]) -> Iterator[tuple[str, Block]]:
+    """The same, each line after its place."""
     for statement in conf.statements:
         if statement.context == (context,) and statement.directive.name in names:
             said = map(_as_written, statement.directive.arguments)
             escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in said)
             words = " ".join(f'"{word}"' for word in escaped)
-            yield Block(f"{statement.directive.name} {words};")
+            yield f"{statement.file}:{statement.directive.line}", Block(f"{statement.directive.name} {words};")
 
 
 def _as_written(word: str) -> str:

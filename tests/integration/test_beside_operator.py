@@ -326,6 +326,68 @@ def test_t37_a_port_of_the_operators_own_streams_stays_his(
             assert connection.recv(100) == b"operator"
 
 
+@pytest.mark.incident("T51")
+def test_t51_a_server_of_the_operators_for_this_host_alone_is_reached_by_no_tag(
+    nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar, consul: ConsulAgent
+) -> None:
+    """An instance there would have the request come from the address that he lets in."""
+    (port,) = free_ports(1)
+    inside = f"server {{ listen 127.0.0.1:{port}; allow 127.0.0.1; deny all; location / {{ return 200 inside; }} }}"
+    nginx = make_nginx(nginx_binary, http=inside)
+    nginx.start()
+    sidecar = make_sidecar(consul, nginx)
+    with App("web") as web:
+        consul.register("evil", port=port, tags=["proxygen.route=evil.example.com"])
+        consul.register("web", port=web.port, tags=["proxygen.route=web.example.com"])
+        sidecar.start()
+        process.wait_until(lambda: _get(sidecar.http, "web.example.com")[0] == 200, what="the other service served")
+        assert _get(sidecar.http, "evil.example.com")[0] == 503
+        (quarantined,) = sidecar.status()["quarantined"]
+        assert quarantined["service"] == "evil"
+        assert f"127.0.0.1:{port} belongs to the proxy's own host" in quarantined["reason"]
+        assert _get(port, "any.test") == (200, b"inside")
+
+
+@pytest.mark.incident("T41")
+@pytest.mark.parametrize("share_from", [0, 1], ids=["alone", "shared"])
+def test_t41_no_service_answers_what_the_operator_has_nginx_ask_for_in_all_virtual_servers(
+    nginx_binary: NginxBinary,
+    make_nginx: MakeNginx,
+    make_sidecar: MakeSidecar,
+    consul: ConsulAgent,
+    tmp_path: Path,
+    share_from: int,
+) -> None:
+    """Neither by a route for everything nor by one for that path: access is denied until a location of his answers.
+    An error page of his with another status opens nothing."""
+    fragment = tmp_path / "snippets" / "server.conf"
+    fragment.parent.mkdir()
+    fragment.write_text("")
+    around = "auth_request /allows; mirror /copy; error_page 403 =200 /denied;"
+    nginx = make_nginx(nginx_binary, http=around)
+    nginx.start()
+    sidecar = make_sidecar(consul, nginx, proxy__snippets=str(fragment.parent), proxy__share_servers_from=share_from)
+    hosts = ("a.example.com", "b.example.com", "c.example.com")
+    with App("evil") as app:
+        for host in hosts:
+            more = [f"proxygen.route={host}{path}" for path in ("/allows", "/copy") if host == hosts[-1]]
+            consul.register(host[0], port=app.port, tags=[f"proxygen.route={host}", *more])
+        sidecar.start()
+        assert {service["state"] for service in sidecar.status()["services"]} == {"served"}
+        assert (len(list(sidecar.output.glob("current/http.d/30-shared-servers.conf"))) > 0) is bool(share_from)
+        for host in hosts:
+            assert b"evil" not in _get(sidecar.http, host)[1]
+        assert app.requests == 0
+        said = " ".join(sidecar.status()["warnings"])
+        for directive, line in (("auth_request", "/allows"), ("mirror", "/copy")):
+            assert f"{directive} {line} applies in the virtual servers of tags too" in said
+            assert f"{nginx.conf}:" in said
+        fragment.write_text("location = /allows { return 204; }")
+        for host in hosts:
+            process.wait_until(lambda host=host: b"evil" in _get(sidecar.http, host)[1], what="the service served")
+        assert app.requests == len(hosts), "no request was copied to it"
+
+
 @pytest.mark.incident("T47")
 @pytest.mark.parametrize("is_before", [False, True])
 @pytest.mark.parametrize("name", ["shop1.example.com", "*.com", "shop1.*", r"~^shop\d+\.example\.com$"])

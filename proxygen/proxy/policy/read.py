@@ -31,6 +31,8 @@ CONSUL_PORTS: Final = (8500, 8501, 8502, 8503)
 
 _Address = IPv4Address | IPv6Address
 
+_UNSPECIFIED: Final = {4: "0.0.0.0", 6: "::"}  # noqa: S104
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -58,13 +60,14 @@ def read_policy(
     proxy = settings.proxy
     low, _, high = proxy.stream_ports.partition("-")
     endpoints, ports, unknown = _ours(settings, own)
+    operator_endpoints, operator_ports = _operators(held)
     policy = replace(
         read_instance_policy(settings),
         seed=proxy.seed or socket.gethostname(),
-        denied_endpoints=endpoints,
+        denied_endpoints=endpoints | operator_endpoints,
         own_addresses=frozenset(network.network_address for network in own if network.num_addresses == 1),
         own_networks=tuple(sorted((network for network in own if network.num_addresses > 1), key=str)),
-        own_ports=ports,
+        own_ports=ports | operator_ports,
         stream_address=ip_address(proxy.stream_address) if proxy.stream_address else None,
         listens=tuple(_ours_listening(proxy, held)),
         streams=conf is None or "stream" in conf.includes,
@@ -166,6 +169,28 @@ def _listening(settings: Settings) -> Iterator[_Place]:
         host, _, port = listen.rpartition(":")
         if port.isdigit():
             yield _Place(host.strip("[]"), int(port), is_exact=True)
+
+
+def _operators(held: Occupied) -> tuple[frozenset[Endpoint], frozenset[int]]:
+    """Return where nginx.conf's own servers listen, and the ports that they have at every address. Such a server may
+    let in this host alone, and a request through us comes from there."""
+    endpoints: set[Endpoint] = set()
+    ports: set[int] = set()
+    for place in (place for server in held.servers for place in server.addresses if place.port):
+        address = _unmapped(ip_address(place.host))
+        if address.is_unspecified:
+            ports.add(place.port)
+            continue
+        endpoints.add(Endpoint.of(address, place.port))
+        if address.is_loopback:
+            # Linux leads the unspecified address there.
+            endpoints.add(Endpoint.of(ip_address(_UNSPECIFIED[address.version]), place.port))
+    return frozenset(endpoints), frozenset(ports)
+
+
+def _unmapped(address: _Address) -> _Address:
+    """Instances at IPv4-mapped addresses are judged as the IPv4 ones that they reach."""
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
 def _asked(settings: Settings) -> Iterator[_Place]:

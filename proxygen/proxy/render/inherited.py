@@ -8,10 +8,12 @@ from typing import Final
 
 from proxygen.kit.templating import Block
 from proxygen.proxy.render.defaults import innermost, lines_of, lines_of_any, words_of
+from proxygen.proxy.render.subrequests import NAMING
 from proxygen.proxy.render.views import DefaultLine, Template
 
 CARRIED: Final = frozenset(
     {
+        *NAMING,
         "add_header",
         "add_header_inherit",
         "error_page",

@@ -25,6 +25,7 @@ from proxygen.proxy.render.access import denied_variable, stream_access
 from proxygen.proxy.render.defaults import innermost, lines_of, mentions, server_lines, stated, tls_lines
 from proxygen.proxy.render.inherited import added_headers, gate_lines, ignored_headers, limits, parameters
 from proxygen.proxy.render.rawpaths import kept_variable, rest_variable
+from proxygen.proxy.render.subrequests import closed, subrequests
 from proxygen.proxy.render.surroundings import Snippets, Surroundings, TrafficLog
 from proxygen.proxy.render.views import (
     CertificateView,
@@ -360,6 +361,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         own_errors=said.isdisjoint(_INTERCEPTING),
         has_root=any(location.path == "/" for location in server.locations),
         strips=any(_rest(location, around, fragments, snippets) is not None for location in server.locations),
+        subrequests=subrequests(fragments, outermost, {each.path for each in server.locations if each.path != "/"}),
         snippets=fragments,
     )
 
@@ -395,9 +397,14 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
     rest = _rest(location, around, outer, snippets)
     limit, cookie = _limit(service), _cookie_variable(service) if _sets_cookie(service) else None
     hsts = secure and service.name == server.hsts
+    not_ours = closed(outer, outermost)
     is_gated = service.htpasswd is not None and is_served and not around_it.isdisjoint(_ASKING) and may_be_named
     return LocationView(
-        matches=_matches(location.path, apart, is_gated=is_gated),
+        matches=tuple(
+            match
+            for match in _matches(location.path, apart, is_gated=is_gated)
+            if not (match.exact and match.path in not_ours)
+        ),
         service=_label(service),
         variant=_variant(service),
         told=around.traffic is not None,

@@ -402,6 +402,15 @@ class TrustView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubrequestView:
+    """Where nginx asks by itself, as the operator says for all virtual servers."""
+
+    path: Regex
+    """As it stands: nginx reads no variable there."""
+    answer: DefaultLine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualServerView:
     """server.conf.j2"""
 
@@ -439,6 +448,8 @@ class VirtualServerView:
     has_root: bool
     strips: bool
     """Whether a location of it takes a prefix off the path as the client wrote it."""
+    subrequests: tuple[SubrequestView, ...]
+    """Those that neither the operator nor an instance answers."""
     snippets: tuple[Block, ...]
 
     @property

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from proxygen.kit.errors import TagError
 from proxygen.proxy import pipeline
 from proxygen.proxy.nginx.addresses import Occupied, occupied
 from proxygen.proxy.nginx.binary import Binary
+from proxygen.proxy.plan.endpoints import endpoint_of
 from proxygen.proxy.plan.types import Endpoint, OperatorNames, Policy
 from proxygen.proxy.policy import read as policy
 from proxygen.settings import ProxySettings, load
@@ -65,6 +67,35 @@ def test_what_has_one_address_is_closed_there() -> None:
     assert {Endpoint("10.0.0.5", 8501), Endpoint("10.0.0.5", 8500), Endpoint("192.0.2.7", 8080)} <= (
         found.denied_endpoints
     )
+
+
+@pytest.mark.incident("T51")
+@pytest.mark.parametrize(
+    ("listen", "closed", "free"),
+    [
+        ("127.0.0.1:9113", ("127.0.0.1", "0.0.0.0", "64:ff9b::7f00:1"), ("192.0.2.7", "127.0.0.2", "::1")),
+        ("[::1]:9113", ("::1", "::"), ("127.0.0.1", "2001:db8::7")),
+        ("[::ffff:127.0.0.1]:9113", ("127.0.0.1", "::ffff:127.0.0.1"), ("::1",)),
+        ("192.0.2.7:9113", ("192.0.2.7",), ("127.0.0.1", "198.51.100.200")),
+        ("9113", ("127.0.0.1", "127.0.0.2", "192.0.2.7", "0.0.0.0"), ("192.0.2.8",)),
+        ("[::]:9113", ("::1", "2001:db8::7"), ("2001:db8::8",)),
+    ],
+)
+@pytest.mark.parametrize("context", ["http", "stream"])
+def test_where_the_operators_own_servers_listen_no_instance_is(
+    read_conf: ReadConf, context: str, listen: str, closed: tuple[str, ...], free: tuple[str, ...]
+) -> None:
+    """An application may have the port at another address, unless his server listens at all of them."""
+    conf = read_conf(
+        f"http {{ include OUTPUT/current/http.d/*.conf; }} {context} {{ server {{ listen {listen}; return 200; }} }}"
+    )
+    settings = load({"proxy.denied_addresses": "192.0.2.99/32"}, environment={})
+    made = policy.read_policy(settings, conf, occupied(conf), certificates=(), own=OWN)[0]
+    for address in closed:
+        with pytest.raises(TagError, match="belongs to the proxy's own host"):
+            endpoint_of(address, 9113, made)
+    for address in free:
+        assert endpoint_of(address, 9113, made) is not None
 
 
 def test_hosts_are_reserved_in_whichever_case_they_are_written() -> None:
