@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NoReturn
 
+from proxygen.consul.answers import Reply
 from proxygen.consul.changes import compare_registrations
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import RegistrationState, decode_nodes, decode_registrations
@@ -57,6 +58,8 @@ class RegistrationScan:
         self._listing_moved = asyncio.Event()
         self._registered: dict[str, Mapping[str, RegistrationState]] = {}
         self._nodes: tuple[str, ...] = ()
+        self._has_own_indexes = False
+        """Whether a node's answer has an index of that node alone, as on 1.14: it does not tell who is behind."""
         workers = min(_MOST_READERS, max(1, client.settings.max_connections // 8))
         self._fetcher = Fetcher(self._read, ledger, workers=workers, what="node")
         self._sweep = Sweep(self._fetcher, lambda: self._nodes, gap=gap, longest_gap=longest_gap, every=_RESYNC)
@@ -112,14 +115,20 @@ class RegistrationScan:
             raise
 
     async def _compare(self, node: str) -> bool:
-        index, path = self._index, f"/v1/catalog/node/{node}"
-        reply = await self._client.read(path, consistency="any")
-        if reply.index < index:
-            # From a server that is behind the one that told of the move; the leader is behind nobody.
-            reply = await self._client.read(path)
-        after = decode_registrations(reply.body)
+        after = decode_registrations((await self._registrations(node)).body)
         before = self._registered.get(node)
         if before is None:
             before = self._known(node, after)
         self._registered[node] = after
         return self._ask(compare_registrations(before, after))
+
+    async def _registrations(self, node: str) -> Reply:
+        """Read a node from any server that is not behind the one that told of the move; the leader is behind nobody."""
+        index, path = self._index, f"/v1/catalog/node/{node}"
+        if not self._has_own_indexes:
+            reply = await self._client.read(path, consistency="any")
+            if reply.index >= index:
+                return reply
+        reply = await self._client.read(path)
+        self._has_own_indexes = self._has_own_indexes or 0 < reply.index < index
+        return reply
