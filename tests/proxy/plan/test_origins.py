@@ -130,7 +130,7 @@ def test_a_path_that_was_served_before_a_wildcard_came_stays_however_its_service
         assert routes(planned) == {"app.example.com/login": "evil", "*.example.com/": "app"}
 
 
-@pytest.mark.incident("T44")
+@pytest.mark.incident("T48")
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_wildcards_holder_does_not_hold_a_name_that_is_reserved_for_others(*, whole: bool) -> None:
     """It may not serve there, so it keeps nobody from a path of it."""
