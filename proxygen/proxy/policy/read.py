@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from proxygen.consul.address import parse_address
 from proxygen.kit.errors import BadInput
 from proxygen.proxy.nginx.addresses import Occupied
-from proxygen.proxy.nginx.conf import OperatorConf
+from proxygen.proxy.nginx.conf import OperatorConf, Statement
 from proxygen.proxy.plan.bounds import Bounds
 from proxygen.proxy.plan.reserved import reserved_remarks
 from proxygen.proxy.plan.types import Certificate, Endpoint, Listening, Policy
@@ -32,6 +32,9 @@ CONSUL_PORTS: Final = (8500, 8501, 8502, 8503)
 _Address = IPv4Address | IPv6Address
 
 _UNSPECIFIED: Final = {4: "0.0.0.0", 6: "::"}  # noqa: S104
+
+_CLOSING: Final = frozenset({"allow", "auth_basic", "auth_jwt", "auth_request", "deny", "stub_status"})
+"""What says that a server is not for everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def read_policy(
     proxy = settings.proxy
     low, _, high = proxy.stream_ports.partition("-")
     endpoints, ports, unknown = _ours(settings, own)
-    operator_endpoints, operator_ports = _operators(held)
+    operator_endpoints, operator_ports = _operators(held, _closed(conf))
     policy = replace(
         read_instance_policy(settings),
         seed=proxy.seed or socket.gethostname(),
@@ -171,12 +174,25 @@ def _listening(settings: Settings) -> Iterator[_Place]:
             yield _Place(host.strip("[]"), int(port), is_exact=True)
 
 
-def _operators(held: Occupied) -> tuple[frozenset[Endpoint], frozenset[int]]:
-    """Return where nginx.conf's own servers listen, and the ports that they have at every address. Such a server may
-    let in this host alone, and a request through us comes from there."""
+def _closed(conf: OperatorConf | None) -> frozenset[int]:
+    """Return the identities of the ``server`` statements of nginx.conf whose servers say who may ask."""
+    closed: set[int] = set()
+    server: Statement | None = None
+    for each in conf.statements if conf is not None else ():
+        if each.directive.name == "server" and len(each.context) == 1:
+            server = each
+        elif server is not None and len(each.context) > 1 and each.directive.name in _CLOSING:
+            closed.add(id(server))
+    return frozenset(closed)
+
+
+def _operators(held: Occupied, closed: frozenset[int]) -> tuple[frozenset[Endpoint], frozenset[int]]:
+    """Return where those of nginx.conf's own servers listen that are ``closed``, and the ports that they have at every
+    address. Such a server may let in this host alone, and a request through us comes from there."""
     endpoints: set[Endpoint] = set()
     ports: set[int] = set()
-    for place in (place for server in held.servers for place in server.addresses if place.port):
+    servers = (server for server in held.servers if id(server.statement) in closed)
+    for place in (place for server in servers for place in server.addresses if place.port):
         address = _unmapped(ip_address(place.host))
         if address.is_unspecified:
             ports.add(place.port)

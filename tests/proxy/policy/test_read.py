@@ -87,7 +87,8 @@ def test_where_the_operators_own_servers_listen_no_instance_is(
 ) -> None:
     """An application may have the port at another address, unless his server listens at all of them."""
     conf = read_conf(
-        f"http {{ include OUTPUT/current/http.d/*.conf; }} {context} {{ server {{ listen {listen}; return 200; }} }}"
+        f"http {{ include OUTPUT/current/http.d/*.conf; }}"
+        f" {context} {{ server {{ listen {listen}; allow 127.0.0.1; deny all; }} }}"
     )
     settings = load({"proxy.denied_addresses": "192.0.2.99/32"}, environment={})
     made = policy.read_policy(settings, conf, occupied(conf), certificates=(), own=OWN)[0]
@@ -96,6 +97,18 @@ def test_where_the_operators_own_servers_listen_no_instance_is(
             endpoint_of(address, 9113, made)
     for address in free:
         assert endpoint_of(address, 9113, made) is not None
+
+
+def test_at_a_server_of_the_operators_that_is_for_everybody_an_instance_may_be(read_conf: ReadConf) -> None:
+    """nginx itself may be the application."""
+    conf = read_conf(
+        "http { include OUTPUT/current/http.d/*.conf; server { listen 127.0.0.1:9113; return 200; }"
+        " server { listen 127.0.0.1:9114; location /status { stub_status; } } }"
+    )
+    made = policy.read_policy(load({}, environment={}), conf, occupied(conf), certificates=(), own=OWN)[0]
+    assert endpoint_of("127.0.0.1", 9113, made) is not None
+    with pytest.raises(TagError, match="belongs to the proxy's own host"):
+        endpoint_of("127.0.0.1", 9114, made)
 
 
 def test_hosts_are_reserved_in_whichever_case_they_are_written() -> None:
