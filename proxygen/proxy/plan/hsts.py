@@ -40,7 +40,7 @@ def _holders(
     served: Routes,
     policy: Policy,
 ) -> Mapping[str, ServiceName]:
-    """Who holds each host; a reserved one that nobody claims: who holds the wider one that serves it."""
+    """Return each host's holder; a reserved host without a claim has that of the wider host which serves it."""
     routes = [(services[name], claim) for claim, name in holders.items() if isinstance(claim, RouteClaim)]
     # Of most hosts one service has all routes, and there are thousands of them.
     holder_of = {claim.host: service.name for service, claim in routes}

@@ -32,7 +32,7 @@ class TrafficLog:
     mark: str
     """Exists while somebody listens."""
     sample: Share
-    """Requests that are told of, in basis points."""
+    """The part of all requests that nginx reports, in basis points."""
     default_log: str | None = None
     """nginx's own access log, where nginx.conf names none."""
 
