@@ -59,10 +59,14 @@ _LONGEST_WAIT: Final = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class _Outage:
-    """A candidate ended every worker; the next one is kept back until then, or until the operator's files change."""
+    """A candidate ended every worker; the next one is kept back until then, or until it is another one by what the
+    operator's files say."""
 
     until: float
     reason: str
+    rendered: str
+    """The candidate's digest."""
+    have_files_changed: bool = False
 
 
 class _NewlyRefused(CheckRefused):
@@ -364,7 +368,7 @@ class Passage:
                 self._file_setbacks = 0
             await self._note_served(drafted, applied)
         elif applied.ended_workers:
-            self._outage = _Outage(self._pause(self._outages), applied.reason)
+            self._outage = _Outage(self._pause(self._outages), applied.reason, drafted.rendered.digest)
             self._outages += 1
         elif applied.outcome is Outcome.ROLLED_BACK:
             blamed = blame_log((applied.reason, *applied.log), drafted.rendered)
@@ -382,8 +386,11 @@ class Passage:
     async def _judge_and_deliver(self, drafted: Drafted, timings: Timings) -> Applied | tuple[Refusal, ...]:
         if self._delivery.is_live(drafted.rendered):
             return await self._delivery.try_live(drafted, timings) or await self._delivery.finish_pending()
-        if self._outage is not None and time.monotonic() < self._outage.until:
-            raise CheckRefused(f"kept back, since the last candidate took nginx down: {self._outage.reason}")
+        outage = self._outage
+        if outage is not None and time.monotonic() < outage.until:
+            # A file that is written twice, or again as it was, makes no other candidate.
+            if not outage.have_files_changed or outage.rendered == drafted.rendered.digest:
+                raise CheckRefused(f"kept back, since the last candidate took nginx down: {outage.reason}")
         return await self._delivery.deliver(drafted, timings)
 
     async def _note_served(self, drafted: Drafted, applied: Applied) -> None:
@@ -512,7 +519,10 @@ class Passage:
             # Other addresses of this host excuse nothing that nginx refused.
             self._refusals.clear()
             self._passed = None
-            self._outage, self._outages = None, 0
+            if is_outdated:
+                self._outage, self._outages = None, 0
+            elif self._outage is not None:
+                self._outage = replace(self._outage, have_files_changed=True)
         self._delivery = Delivery(self._settings, self._output, pipeline)
         if is_outdated:
             self.files_problem = ""

@@ -176,8 +176,9 @@ def is_back(world: World) -> bool:
 
 
 def test_a_rollback_is_asked_for_twice_and_a_hold_is_released(world: World, open_tab: Callable[..., Tab]) -> None:
+    # A service that changes often waits, and a newcomer does not wait for it.
+    process.wait_until(lambda: canary(world)["effective"] == canary(world)["asked"], what="the last share", timeout=30)
     world.register("newer", world.app("newer-1"), "route=newer.example.com")
-    # Then so is all that was asked for before.
     process.wait_until(lambda: world.ask("newer.example.com").status == 200, what="the newest service", timeout=30)
     page = open_tab(world.sidecar).open("/generations")
     page.get_by_role("button", name=re.compile("roll back|go back", re.I)).first.click()

@@ -250,8 +250,11 @@ async def test_a_candidate_that_ends_every_worker_is_rolled_back_and_not_tried_a
         assert event["generation"] == sidecar.generation() == 1
         await _says_why(sidecar, "every worker ended")
         async with steady_load(sidecar):
-            await asyncio.sleep(3)
-            assert len(said(sidecar, "reload rolled back")) == 1
+            await until(lambda: said(sidecar, "candidate rejected"), "it is kept back")
+            kept_back = len(said(sidecar, "candidate rejected"))
+            (snippets / "http.conf").touch()
+            await until(lambda: len(said(sidecar, "candidate rejected")) > kept_back, "the file read once more")
+            assert len(said(sidecar, "reload rolled back")) == 1, "a file that says the same is no other candidate"
             (snippets / "http.conf").unlink()
             await until(lambda: sidecar.request("/readyz")[0] == 200, "ready again")
             consul.register("new", port=app.port, tags=["proxygen.route=new.example.com"])
