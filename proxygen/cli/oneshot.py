@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import click
 
@@ -16,13 +16,18 @@ from proxygen.consul.acl import probe
 from proxygen.consul.catalog_file import read_catalog_file
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.snapshot import fetch_catalog
-from proxygen.kit.errors import BadInput, NginxUnavailable
+from proxygen.kit.errors import BadInput, CheckRefused, NginxUnavailable, RefusedWithoutName
 from proxygen.proxy.accepted import recall_good_tags
+from proxygen.proxy.attempt import MAX_ROUNDS, Stages
+from proxygen.proxy.check.gates import Checked, RefusedCandidate, RefusedLines, RefusedWhole
+from proxygen.proxy.draft import Draft
 from proxygen.proxy.nginx.binary import Binary, inspect_binary
 from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
-from proxygen.proxy.pipeline import Drafted, Pipeline
-from proxygen.proxy.plan.types import Plan, Quarantine
+from proxygen.proxy.pipeline import Pipeline
+from proxygen.proxy.plan.types import Plan, Quarantine, Service
 from proxygen.proxy.plan.unusable import describe_all
+from proxygen.proxy.quarantine.culprits import find_culprits
+from proxygen.proxy.quarantine.quarantines import quarantines
 from proxygen.proxy.state.last_good import load_last_good
 from proxygen.proxy.state.memory import recall
 from proxygen.settings import Settings
@@ -58,14 +63,68 @@ def _read_file(file: Path) -> Catalog:
     return read_catalog_file(content)
 
 
-def draft(
-    pipeline: Pipeline, settings: Settings, catalog: Catalog, refused: Mapping[ServiceName, Quarantine] | None = None
-) -> Drafted:
-    """Draft with what the sidecar of this host remembers, where there is one: claims, and tags that served."""
-    memory, last_good = recall(settings.output.directory).plan, load_last_good(settings.output.directory)
-    if last_good is not None:
-        memory = replace(memory, good_tags=recall_good_tags(last_good, pipeline, memory))
-    return pipeline.draft(catalog, memory, refused or {})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What of a catalog no gate that was asked refuses."""
+
+    draft: Draft
+    checked: Checked | None
+    """None where nginx was not asked."""
+
+
+class OneShotStages(Stages[Checked | None, Tried]):
+    """One attempt's, by what the sidecar of this host remembers, where there is one: claims, and tags that served."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, catalog: Catalog, *, asks_nginx: bool) -> None:
+        memory, last_good = recall(settings.output.directory).plan, load_last_good(settings.output.directory)
+        if last_good is not None:
+            memory = replace(memory, good_tags=recall_good_tags(last_good, pipeline.drafter, memory))
+        self._pipeline: Final = pipeline
+        self._memory: Final = memory
+        self._catalog: Final = catalog
+        self._asks_nginx: Final = asks_nginx
+        self._refused: dict[ServiceName, Quarantine] = {}
+
+    async def draft(self) -> Draft:
+        return self._draft_without({})
+
+    def _draft_without(self, left_out: Mapping[ServiceName, Quarantine]) -> Draft:
+        return self._pipeline.drafter.draft(self._catalog, self._memory, {**self._refused, **left_out})
+
+    async def check(self, draft: Draft) -> Checked | RefusedCandidate | None:
+        refused = self._pipeline.gates.structure(draft.rendered)
+        return await self._pipeline.try_out(draft) if refused is None and self._asks_nginx else refused
+
+    async def deliver(self, draft: Draft, passed: Checked | None) -> Tried:
+        return Tried(draft=draft, checked=passed)
+
+    async def leave_out(self, draft: Draft, refused: RefusedCandidate) -> None:
+        match refused:
+            case RefusedLines():
+                self._refused |= quarantines(refused.refusals, self._refused)
+            case RefusedWhole():
+                await self._search(refused.error)
+
+    async def _search(self, error: RefusedWithoutName) -> None:
+        """Search until nobody is untried: nothing waits for it here."""
+
+        async def accepts(left_out: Mapping[ServiceName, Quarantine]) -> bool:
+            return await self._pipeline.accepts(self._draft_without(left_out))
+
+        passed: Mapping[ServiceName, Service] | None = None
+        for _ in range(MAX_ROUNDS):
+            plan, known = self._draft_without({}).plan, dict(self._refused)
+            found = await find_culprits(plan, error, accepts, known=known, served={}, passed=passed)
+            self._refused |= found.guilty
+            if not found.untried:
+                return
+            passed = found.kept
+        raise CheckRefused(
+            f"nginx names no service, and {MAX_ROUNDS} searches for the one at fault ran out: {error.reason}"
+        )
+
+    async def record(self, draft: Draft, result: Tried) -> Tried:
+        return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +159,11 @@ async def open_bench(settings: Settings) -> Bench:
         # Nothing of ours is in force there, so nothing in it says what our candidate will meet.
         conf = None
     pipeline = await Pipeline(settings, binary=binary, conf=conf).without_refused_copies()
-    return Bench(pipeline=pipeline, remarks=(*remarks, *pipeline.problems, *pipeline.copied), unreadable=unreadable)
+    return Bench(
+        pipeline=pipeline,
+        remarks=(*remarks, *pipeline.ground.problems, *pipeline.ground.copied),
+        unreadable=unreadable,
+    )
 
 
 def say(text: str) -> None:

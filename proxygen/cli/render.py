@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 
-from proxygen.catalog import Catalog, ServiceName
+from proxygen.catalog import Catalog
 from proxygen.cli.lazy import Command
-from proxygen.cli.oneshot import catalog_option, draft, open_bench, read_catalog, say, say_problems
+from proxygen.cli.oneshot import OneShotStages, catalog_option, open_bench, read_catalog, say, say_problems
 from proxygen.cli.options import settings_options
 from proxygen.kit.disk import Readers
-from proxygen.kit.errors import BadInput, CheckRefused, NginxUnavailable, RefusedWithoutName
+from proxygen.kit.errors import BadInput, NginxUnavailable
 from proxygen.proxy.apply.held import held_addresses, restart_needed
 from proxygen.proxy.apply.publish import current, write_files
+from proxygen.proxy.attempt import attempt
 from proxygen.proxy.check.standalone import standalone
+from proxygen.proxy.draft import Draft
+from proxygen.proxy.nginx.listens import listens
 from proxygen.proxy.nginx.master import find_master
-from proxygen.proxy.pipeline import MAX_ROUNDS, Drafted, Pipeline, quarantines
-from proxygen.proxy.plan.types import Quarantine, Service
-from proxygen.proxy.quarantine.culprits import find_culprits
+from proxygen.proxy.pipeline import Pipeline
 from proxygen.proxy.record.difference import Contents, compare, contents, summary
 from proxygen.proxy.render.renderer import Rendered
 from proxygen.settings import Settings
@@ -52,17 +52,18 @@ def render(settings: Settings, catalog: Path | None, target: str, service: str |
             click.echo(f"# {path}")
             click.echo(content.decode(), nl=False)
         return 0
-    _write(settings, Path(target), files, pipeline.readers)
+    _write(settings, Path(target), files, pipeline.ground.readers)
     return 0
 
 
-async def _drafted(settings: Settings, catalog: Path | None) -> tuple[Pipeline, Drafted]:
+async def _drafted(settings: Settings, catalog: Path | None) -> tuple[Pipeline, Draft]:
     observed = await read_catalog(settings, catalog)
     bench = await open_bench(settings)
-    return bench.pipeline, draft(bench.pipeline, settings, observed)
+    tried = await attempt(OneShotStages(bench.pipeline, settings, observed, asks_nginx=False))
+    return bench.pipeline, tried.draft
 
 
-def _only(drafted: Drafted, service: str) -> dict[str, bytes]:
+def _only(drafted: Draft, service: str) -> dict[str, bytes]:
     if all(known.name != service for known in drafted.plan.services):
         names = ", ".join(known.name for known in drafted.plan.services) or "none"
         raise BadInput(f"--service: {service!r} is no routed service; routed are: {names}")
@@ -124,65 +125,24 @@ async def _check(settings: Settings, catalog: Path | None) -> int:
     return 1 if plan.quarantined or unusable else 0
 
 
-async def _pass_all(pipeline: Pipeline, settings: Settings, catalog: Catalog) -> Drafted:
-    """Repeat the second gate without the services that it refuses, as the sidecar does."""
-    refused: dict[ServiceName, Quarantine] = {}
-    for _ in range(MAX_ROUNDS):
-        drafted = draft(pipeline, settings, catalog, refused)
-        with TemporaryDirectory(prefix="proxygen-candidate-") as folder:
-            pipeline.write_candidate(drafted, Path(folder))
-            try:
-                verdict = await pipeline.trial(drafted, Path(folder))
-            except RefusedWithoutName as error:
-                refused |= await _find_culprits(pipeline, settings, drafted.catalog, error, refused)
-                continue
-        if not verdict.refusals:
-            for remark in verdict.remarks:
-                say(f"nginx remarks: {remark}")
-            if reason := _restart_needed(pipeline, drafted):
-                say(reason)
-            return drafted
-        refused |= quarantines(verdict.refusals, refused)
-    raise CheckRefused(f"nginx refused {MAX_ROUNDS} candidates in a row")
+async def _pass_all(pipeline: Pipeline, settings: Settings, catalog: Catalog) -> Draft:
+    """Pass both gates without the services that they refuse, as the sidecar does."""
+    tried = await attempt(OneShotStages(pipeline, settings, catalog, asks_nginx=True))
+    for remark in tried.checked.remarks if tried.checked is not None else ():
+        say(f"nginx remarks: {remark}")
+    if reason := _restart_needed(pipeline, tried.draft):
+        say(reason)
+    return tried.draft
 
 
-def _restart_needed(pipeline: Pipeline, drafted: Drafted) -> str:
+def _restart_needed(pipeline: Pipeline, drafted: Draft) -> str:
     """Why a reload would not do: beside what the nginx that runs holds, else beside what it would without us."""
     assert pipeline.conf is not None
     assert pipeline.binary is not None
     master = find_master(pipeline.conf, pipeline.binary)
     held = held_addresses(master) if master is not None else None
-    ours = pipeline.listens_of(drafted.rendered)
-    return restart_needed(pipeline.occupied, ours, pipeline.occupied.bound() if held is None else held)
-
-
-async def _find_culprits(
-    pipeline: Pipeline,
-    settings: Settings,
-    catalog: Catalog,
-    error: RefusedWithoutName,
-    refused: Mapping[ServiceName, Quarantine],
-) -> Mapping[ServiceName, Quarantine]:
-    """Search until nobody is untried: nothing waits for it here."""
-    guilty: dict[ServiceName, Quarantine] = {}
-    passed: Mapping[ServiceName, Service] | None = None
-    for _ in range(MAX_ROUNDS):
-        known = {**refused, **guilty}
-
-        async def accepts(
-            left_out: Mapping[ServiceName, Quarantine], known: Mapping[ServiceName, Quarantine] = known
-        ) -> bool:
-            return await pipeline.accepts(draft(pipeline, settings, catalog, {**known, **left_out}))
-
-        plan = draft(pipeline, settings, catalog, known).plan
-        found = await find_culprits(plan, error, accepts, known=known, served={}, passed=passed)
-        guilty |= found.guilty
-        if not found.untried:
-            return guilty
-        passed = found.kept
-    raise CheckRefused(
-        f"nginx names no service, and {MAX_ROUNDS} searches for the one at fault ran out: {error.reason}"
-    )
+    ours, place = listens(pipeline.files_of(drafted.rendered)), pipeline.ground.occupied
+    return restart_needed(place, ours, place.bound() if held is None else held)
 
 
 @click.command(cls=Command, examples=["proxygen diff", "proxygen diff --catalog production.json"])

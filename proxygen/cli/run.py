@@ -179,7 +179,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
         consul=settings.consul.address,
         output=str(output.directory),
     )
-    for problem in pipeline.problems:
+    for problem in pipeline.ground.problems:
         _log.warning("file left out", reason=problem)
     catalogs: Latest[Catalog] = Latest()
     async with AsyncExitStack() as stack:
@@ -226,8 +226,8 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
 def _listen(stack: AsyncExitStack, settings: Settings, pipeline: Pipeline, tally: Tally) -> Listener | None:
     """Hear of nginx's requests until the stack closes. Raise SettingsError where the socket cannot be made."""
     place, conf = place_of(settings), pipeline.conf
-    if pipeline.traffic_problem:
-        _log.warning("traffic not measured", reason=pipeline.traffic_problem)
+    if pipeline.ground.traffic_problem:
+        _log.warning("traffic not measured", reason=pipeline.ground.traffic_problem)
     if place is None or not place.is_speakable:
         return None
     lost = LostLines(conf.error_log) if conf is not None and conf.error_log is not None and conf.warns else None

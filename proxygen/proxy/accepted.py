@@ -15,11 +15,11 @@ from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.kit.errors import ProxygenError
 from proxygen.kit.log import get_logger
 from proxygen.proxy.apply.publish import current
+from proxygen.proxy.draft import Draft, Drafter
 from proxygen.proxy.guard.flapping import Calm, Flapping
 from proxygen.proxy.guard.good_tags import as_planned, gone, note_served, with_gone
 from proxygen.proxy.guard.losses import Guard, Held, Limits
 from proxygen.proxy.guard.unchecked import Kept, Unchecked
-from proxygen.proxy.pipeline import Drafted, Pipeline
 from proxygen.proxy.plan.types import GoodTags, Memory, Plan
 from proxygen.proxy.record.live_plans import LivePlans, holders_of
 from proxygen.proxy.state.last_good import LastGood, load_last_good, save_last_good
@@ -73,14 +73,14 @@ class Accepted:
             self._save_memory()
         return self._written.pinned == number
 
-    def take_up(self, pipeline: Pipeline, live: int | None) -> None:
+    def take_up(self, drafter: Drafter, live: int | None) -> None:
         """Go on from the catalog that an earlier run left; ``live`` is the generation that nginx serves."""
         last_good = load_last_good(self._directory)
         if last_good is None:
             return
         # Also one that a kill left behind the live generation: losses are told by it all the same.
-        self._good_tags = recall_good_tags(last_good, pipeline, self.memory)
-        plan = pipeline.plan(last_good.catalog, self.memory)
+        self._good_tags = recall_good_tags(last_good, drafter, self.memory)
+        plan = drafter.plan(last_good.catalog, self.memory)
         self._guard.accept(plan, last_good.catalog, time.monotonic())
         self._flapping.accept(plan, last_good.catalog, time.monotonic())
         self._unchecked.accept(last_good.catalog)
@@ -110,17 +110,17 @@ class Accepted:
     def judge(self, plan: Plan, catalog: Catalog) -> Held | None:
         return self._guard.judge(plan, catalog, time.monotonic(), fresh=self._is_fresh())
 
-    async def take(self, drafted: Drafted, generation: int | None) -> None:
+    async def take(self, draft: Draft, generation: int | None) -> None:
         """Take note that a draft is live, as ``generation``."""
-        catalog = as_planned(drafted.plan, drafted.catalog)
-        self._guard.accept(drafted.plan, catalog, time.monotonic())
+        catalog = as_planned(draft.plan, draft.catalog)
+        self._guard.accept(draft.plan, catalog, time.monotonic())
         self._unchecked.accept(catalog)
         self.live = catalog.services
         # What Consul says is compared, not with which tags it was planned.
-        self._flapping.accept(drafted.plan, drafted.catalog, time.monotonic())
-        self._good_tags = note_served(self._good_tags, drafted.plan, catalog)
-        if drafted.plan.memory != self._remembered.plan:
-            self._remembered = replace(self._remembered, plan=drafted.plan.memory)
+        self._flapping.accept(draft.plan, draft.catalog, time.monotonic())
+        self._good_tags = note_served(self._good_tags, draft.plan, catalog)
+        if draft.plan.memory != self._remembered.plan:
+            self._remembered = replace(self._remembered, plan=draft.plan.memory)
             self._save_memory()
         if generation is not None and generation != self._saved:
             last_good = LastGood(
@@ -168,9 +168,9 @@ def _completed(remembered: Remembered, output: Path) -> Remembered:
     return replace(remembered, plan=replace(remembered.plan, holders=MappingProxyType(holders_of(plan))))
 
 
-def recall_good_tags(last_good: LastGood, pipeline: Pipeline, memory: Memory) -> Mapping[ServiceName, GoodTags]:
+def recall_good_tags(last_good: LastGood, drafter: Drafter, memory: Memory) -> Mapping[ServiceName, GoodTags]:
     """Work out of the catalog on disk with which tags instances were served."""
-    return note_served(with_gone(last_good.gone), pipeline.plan(last_good.catalog, memory), last_good.catalog)
+    return note_served(with_gone(last_good.gone), drafter.plan(last_good.catalog, memory), last_good.catalog)
 
 
 def _limits(settings: GuardSettings) -> Limits:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
 from typing import Final
 
 from proxygen import __version__
 from proxygen.kit.errors import OutputUnusable
-from proxygen.proxy.apply.apply import Applied, Applier, Checked, Outcome
+from proxygen.kit.timings import Timings
+from proxygen.proxy.apply.apply import Applied, Applier, Outcome
 from proxygen.proxy.apply.publish import (
     Generation,
     Output,
@@ -23,12 +23,12 @@ from proxygen.proxy.apply.publish import (
     read_generation,
     stage,
 )
-from proxygen.proxy.check.structure import Refusal
+from proxygen.proxy.check.gates import Candidate, Checked, RefusedCandidate
+from proxygen.proxy.draft import Draft
 from proxygen.proxy.nginx.conf import ConfSource, OperatorConf
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
-from proxygen.proxy.nginx.listens import listens
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, stamp_text
-from proxygen.proxy.pipeline import Drafted, Pipeline, Timings
+from proxygen.proxy.pipeline import Pipeline
 from proxygen.proxy.plan.types import Plan
 from proxygen.proxy.record.live_plans import FILE as SERVICES_FILE
 from proxygen.proxy.record.live_plans import encode_services
@@ -83,57 +83,58 @@ class Delivery:
             return Applied(outcome=Outcome.UNCHANGED, generation=None)
         return await self._applier.finish_pending(await self.conf(), test_seconds=self._test_seconds)
 
-    async def try_live(self, drafted: Drafted, timings: Timings) -> tuple[Refusal, ...]:
+    async def check_live(self, draft: Draft, timings: Timings) -> RefusedCandidate | None:
         """Have a draft that is live judged where this pipeline has judged nothing yet: by files of the operator's that
-        may be others since, and by which nginx would start. Raises as `Pipeline.trial` does."""
+        may be others since, and by which nginx would start. Raises as `Gates.syntax` does."""
         live = self._live()
         if self._has_judged or live is None:
-            return ()
-        return await self._pass_second_gate(drafted, live.path, timings)
+            return None
+        checked = await self._pass_syntax(self.pipeline.candidate(draft.rendered, live.path, live.stamp), timings)
+        return checked if isinstance(checked, RefusedCandidate) else None
 
-    async def deliver(self, drafted: Drafted, timings: Timings) -> Applied | tuple[Refusal, ...]:
-        """Carry a draft through the second gate and to nginx; refusals where the gate refused it.
+    async def check(self, draft: Draft, timings: Timings) -> Checked | RefusedCandidate:
+        """Stage a draft and carry it through the second gate.
 
-        Raise CheckRefused as `Pipeline.trial` does, NginxUnavailable and OutputUnusable as `Applier.apply` does.
+        Raise CheckRefused as `Gates.syntax` does, OutputUnusable where it cannot be written.
         """
-        digest = self._digest(drafted.rendered)
-        stamp = Stamp(generation=next_number(self._output), digest=digest)
-        files = {**self.pipeline.files_of(drafted.rendered, stamp), SERVICES_FILE: encode_services(drafted.plan)}
+        stamp = Stamp(generation=next_number(self._output), digest=self._digest(draft.rendered))
+        files = {**self.pipeline.files_of(draft.rendered, stamp), SERVICES_FILE: encode_services(draft.plan)}
         with timings.of("stage"):
-            staged = await asyncio.to_thread(stage, self._output, stamp, files, self.pipeline.readers)
+            path = await asyncio.to_thread(stage, self._output, stamp, files, self.pipeline.ground.readers)
         try:
-            refusals = await self._pass_second_gate(drafted, staged.path, timings)
+            checked = await self._pass_syntax(self.pipeline.candidate(draft.rendered, path, stamp), timings)
         except BaseException:
-            discard(staged)
+            discard(path)
             raise
-        if refusals:
-            discard(staged)
-            return refusals
-        checked = Checked(
-            staged=staged, manifest=_manifest(drafted.plan), listens=listens(files), test_seconds=self._test_seconds
-        )
-        applied = await self._applier.apply(checked, await self.conf())
+        if isinstance(checked, RefusedCandidate):
+            discard(path)
+        return checked
+
+    async def _pass_syntax(self, candidate: Candidate, timings: Timings) -> Checked | RefusedCandidate:
+        with timings.of("test"):
+            checked = await self.pipeline.gates.syntax(candidate)
+        if isinstance(checked, Checked):
+            self._test_seconds = checked.test_seconds
+            self._has_judged, self.remarks = True, checked.remarks
+        return checked
+
+    async def deliver(self, checked: Checked, plan: Plan) -> Applied:
+        """Make a candidate live. Raise NginxUnavailable and OutputUnusable as `Applier.apply` does."""
+        applied = await self._applier.apply(checked, await self.conf(), _manifest(plan))
         if applied.outcome is Outcome.APPLIED:
             await asyncio.to_thread(self._forget_copies)
         return applied
 
     def _forget_copies(self) -> None:
         """Delete copies of certificates that neither a generation on disk names nor one made of these files could."""
-        if self.pipeline.copies is None:
+        ground = self.pipeline.ground
+        if ground.certificate_copies is None:
             return
-        in_force = {each.fingerprint for each in self.pipeline.certificates.usable}
+        in_force = {each.fingerprint for each in ground.certificates.usable}
         # One that cannot be read may name any of them; they are looked through again after the next change.
         with suppress(OSError, OutputUnusable):
             named = {name for each in every_generation(self._output.directory) for name in _named_by(each)}
-            self.pipeline.copies.collect(in_force | named)
-
-    async def _pass_second_gate(self, drafted: Drafted, candidate: Path, timings: Timings) -> tuple[Refusal, ...]:
-        with timings.of("test"):
-            verdict = await self.pipeline.trial(drafted, candidate)
-        self._test_seconds = verdict.seconds
-        if not verdict.refusals:
-            self._has_judged, self.remarks = True, verdict.remarks
-        return verdict.refusals
+            ground.certificate_copies.collect(in_force | named)
 
     def has(self, number: int) -> bool:
         """Whether a generation is on disk, whole or not. Raise OSError where that cannot be seen."""
@@ -149,7 +150,7 @@ class Delivery:
 
     async def narrow_copies(self) -> None:
         """Let nobody read a copy of the operator's servers in any generation who may not read his files by now."""
-        readers = self.pipeline.readers.get(OPERATOR_FILE)
+        readers = self.pipeline.ground.readers.get(OPERATOR_FILE)
         if readers is not None and not self._has_narrowed:
             await asyncio.to_thread(narrow, self._output, OPERATOR_FILE, readers)
         self._has_narrowed = True

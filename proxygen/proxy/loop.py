@@ -22,12 +22,13 @@ from proxygen.catalog import Catalog, ServiceName
 from proxygen.kit.aio import Latest, Pace
 from proxygen.kit.errors import CatalogUnavailable, ProxygenError, Refused
 from proxygen.kit.log import get_logger
+from proxygen.kit.timings import Timings
 from proxygen.proxy.accepted import Accepted
 from proxygen.proxy.apply.apply import Applied, Outcome
 from proxygen.proxy.apply.publish import Output
 from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.passage import Passage, pinned_reason
-from proxygen.proxy.pipeline import Pipeline, Timings
+from proxygen.proxy.pipeline import Pipeline
 from proxygen.proxy.plan.types import Plan
 from proxygen.proxy.record.steps import Step, conclude, tell
 from proxygen.settings import Settings
@@ -88,7 +89,7 @@ class Reconciler:
     @property
     def plan(self) -> Plan | None:
         """The newest plan, live or not."""
-        return self._passage.plan
+        return self._passage.drafting.plan
 
     @property
     def catalog(self) -> Catalog | None:
@@ -108,7 +109,7 @@ class Reconciler:
     @property
     def flapping(self) -> frozenset[ServiceName]:
         """Services that change too often, so that their newest state has to wait."""
-        return self._passage.flapping
+        return self._accepted.flapping
 
     @property
     def pinned(self) -> int | None:
@@ -117,11 +118,11 @@ class Reconciler:
     @property
     def held(self) -> Held | None:
         """What is kept back of the newest plan, by the guard."""
-        return self._passage.held
+        return self._passage.drafting.held
 
     @property
     def held_since(self) -> datetime | None:
-        return self._passage.held_since
+        return self._passage.drafting.held_since
 
     @property
     def holds(self) -> tuple[str, ...]:
@@ -144,7 +145,7 @@ class Reconciler:
     async def run(self) -> NoReturn:
         """Reconcile until cancelled."""
         try:
-            await asyncio.to_thread(self._accepted.take_up, self.pipeline, self._passage.live_number())
+            await asyncio.to_thread(self._accepted.take_up, self.pipeline.drafter, self._passage.live_number())
         except Exception:
             # A file that somebody wrote must not be what keeps us from starting.
             _log.exception("stored catalog not used")
@@ -201,8 +202,8 @@ class Reconciler:
         self._passage.files_touched()
 
     def files_changed(self) -> None:
-        """Read the operator's files anew and go over the newest catalog again."""
-        self._passage.files_changed()
+        """Read the operator's files anew and go over the newest catalog again, since he asks for it."""
+        self._passage.read_again()
 
     def _again(self) -> None:
         newest = self._catalogs.peek()

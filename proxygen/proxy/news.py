@@ -52,7 +52,7 @@ class Reporter:
         while True:
             self._events.note(Topic.CONSUL, dict(self._losses()))
             self._events.note(Topic.FLAPPING, {name: _flapping(name) for name in sorted(self._reconciler.flapping)})
-            certificates = self._reconciler.pipeline.certificates.usable
+            certificates = self._reconciler.pipeline.ground.certificates.usable
             self._events.note(Topic.CERTIFICATE, expiring(certificates, time.time(), self._certificate_warning))
             await asyncio.sleep(LOOK)
 
@@ -116,7 +116,7 @@ class Reporter:
                 yield text, Condition(text=text, end=f"no longer: {text}", services=(service.name,), cause="")
         remarks = (f"nginx remarks: {remark}" for remark in self._reconciler.remarks)
         pipeline = self._reconciler.pipeline
-        for text in (*self._watch.warnings, *pipeline.problems, *pipeline.copied, *remarks):
+        for text in (*self._watch.warnings, *pipeline.ground.problems, *pipeline.ground.copied, *remarks):
             yield text, Condition(text=text, end=f"no longer: {text}", cause="")
 
     def _holds(self) -> Iterator[tuple[str, Condition]]:

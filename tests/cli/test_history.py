@@ -5,17 +5,18 @@ from pathlib import Path
 
 import msgspec
 
-from proxygen.proxy.apply.publish import hold_output, mark_proven, publish, stage, switch
+from proxygen.proxy.apply.publish import hold_output, mark_proven, publish, switch
 from proxygen.proxy.nginx.stamp import Stamp
 from proxygen.proxy.record.journal import Entry
 from tests.cli.conftest import Proxygen
+from tests.harness.generations import staged
 
 
 def fill(directory: Path) -> None:
     with hold_output(directory) as output:
         for number in (1, 2, 3):
-            staged = stage(output, Stamp(generation=number, digest=f"{number}" * 64), {})
-            publish(output, staged, {})
+            made = staged(output, Stamp(generation=number, digest=f"{number}" * 64), {})
+            publish(output, made, {})
             if number < 3:
                 mark_proven(output, number)
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import msgspec
 
-from proxygen.proxy.apply.publish import hold_output, publish, stage, switch
+from proxygen.proxy.apply.publish import hold_output, publish, switch
 from proxygen.proxy.nginx.stamp import Stamp
 from tests.cli.conftest import Proxygen
+from tests.harness.generations import staged
 
 
 def test_a_live_generation_that_cannot_be_read_is_an_error_that_names_the_file(
@@ -15,7 +16,7 @@ def test_a_live_generation_that_cannot_be_read_is_an_error_that_names_the_file(
     output, catalog = tmp_path / "output", tmp_path / "catalog.json"
     catalog.write_bytes(msgspec.json.encode({"datacenter": "dc1", "services": {}, "kv": {}}))
     with hold_output(output) as held:
-        publish(held, stage(held, Stamp(generation=1, digest="1" * 64), {"http.d/99-bad.conf/": b""}), {})
+        publish(held, staged(held, Stamp(generation=1, digest="1" * 64), {"http.d/99-bad.conf/": b""}), {})
         switch(held, 1)
     ended = proxygen("diff", "--catalog", str(catalog), "--output-directory", str(output))
     assert ended.code == 2

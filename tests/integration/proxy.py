@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from proxygen.proxy.apply.apply import Applied, Applier, Checked
-from proxygen.proxy.apply.publish import Output, next_number, stage
+from proxygen.proxy.apply.publish import Output, next_number
 from proxygen.proxy.check.wrapper import check_command, write_wrapper
 from proxygen.proxy.nginx.binary import Binary, inspect_binary
 from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.proxy.nginx.process import Completed, run
 from proxygen.proxy.nginx.stamp import PATH, Stamp
 from proxygen.settings import NginxSettings, ReloadSettings
+from tests.harness.generations import staged
 from tests.harness.nginx import NginxServer
 
 _STAMP = """\
@@ -76,11 +77,10 @@ class Proxy:
             "http.d/site.conf": http + _SITE.format(port=self.port, body=body, more=server),
             "http.d/stamp.conf": _STAMP.format(listen=self.nginx.stamp, path=PATH, stamp=stamp),
         }
-        staged = stage(self.output, stamp, {name: text.encode() for name, text in files.items()})
-        return Checked(staged=staged, manifest={"body": body}, listens={}, test_seconds=0.05)
+        return staged(self.output, stamp, {name: text.encode() for name, text in files.items()}, test_seconds=0.05)
 
     async def apply(self, body: str, *, http: str = "", server: str = "") -> Applied:
-        return await self.applier.apply(self.candidate(body, http=http, server=server), self.conf)
+        return await self.applier.apply(self.candidate(body, http=http, server=server), self.conf, {"body": body})
 
     async def check(self, candidate: Checked, scratch: Path) -> Completed:
         """Test a candidate with ``nginx -t``, as the second gate does."""
@@ -88,7 +88,7 @@ class Proxy:
 
     def _check_command(self, candidate: Checked, scratch: Path) -> tuple[str, ...]:
         scratch.mkdir()
-        main = write_wrapper(self.conf, scratch, candidate.staged.path)
+        main = write_wrapper(self.conf, scratch, candidate.path)
         return check_command(self.binary, self.conf.prefix, main)
 
     def get(self) -> str:

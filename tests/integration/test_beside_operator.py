@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from proxygen.kit.errors import CheckRefused
 from proxygen.proxy.apply.publish import write_files
+from proxygen.proxy.check.gates import Checked
 from proxygen.proxy.nginx import default_copies
 from proxygen.proxy.nginx.stamp import Stamp
 from proxygen.proxy.pipeline import open_pipeline
@@ -114,22 +115,21 @@ def test_what_no_tag_claims_is_answered_as_without_us(nginx_binary: NginxBinary,
             assume(is_up)
             before = _answers()
         pipeline = asyncio.run(open_pipeline(_settings(nginx_binary, conf, operator)))
-        drafted = pipeline.draft(CATALOG, Memory(), {})
+        drafted = pipeline.drafter.draft(CATALOG, Memory(), {})
         files = pipeline.files_of(drafted.rendered, Stamp(generation=1, digest="0" * 16))
         staged = directory / "output/generations/000001"
         write_files(staged, {"http.d/": b"", "stream.d/": b"", **files})
+        candidate = pipeline.candidate(drafted.rendered, staged)
+        reason = ""
         try:
-            refusals = asyncio.run(pipeline.trial(drafted, staged)).refusals
+            assert isinstance(asyncio.run(pipeline.gates.syntax(candidate)), Checked)
         except CheckRefused as error:
-            refusals, reason = (), str(error)
-        else:
-            reason = ""
-        assert not refusals
+            reason = str(error)
         if reason:
             assert operator.ours.startswith("127."), reason
             assert "write the same listen for both" in reason
             return
-        assert not pipeline.problems
+        assert not pipeline.ground.problems
         (directory / "output/current").symlink_to("generations/000001")
         with _running(nginx_binary, conf) as is_up:
             assert is_up, (directory / "error.log").read_text()
@@ -216,14 +216,16 @@ def test_a_copy_that_nginx_refuses_is_left_out_and_told(
     conf = tmp_path / "nginx.conf"
     conf.write_text(operator.conf(tmp_path, nginx_binary))
     pipeline = asyncio.run(open_pipeline(_settings(nginx_binary, conf, operator)))
-    rendered = b"".join(pipeline.draft(CATALOG, Memory(), {}).rendered.contents.values())
+    rendered = b"".join(pipeline.drafter.draft(CATALOG, Memory(), {}).rendered.contents.values())
     is_copied = not late or bool(trouble)
     assert (b"return 200 operator" in rendered) is is_copied
-    assert bool(pipeline.problems) is not is_copied
+    assert bool(pipeline.ground.problems) is not is_copied
     if not is_copied:
-        assert "nginx refuses the copy: " in pipeline.problems[0]
-        assert 'unknown log format "late"' in pipeline.problems[0]
-        assert pipeline.problems[0].startswith(f"nginx.conf includes what proxygen writes before the server at {conf}:")
+        assert "nginx refuses the copy: " in pipeline.ground.problems[0]
+        assert 'unknown log format "late"' in pipeline.ground.problems[0]
+        assert pipeline.ground.problems[0].startswith(
+            f"nginx.conf includes what proxygen writes before the server at {conf}:"
+        )
 
 
 # --- by the sidecar

@@ -97,7 +97,7 @@ async def test_what_the_master_refuses_in_silence_is_rolled_back(
     candidate = proxy.candidate("three", http=second)
     assert (await proxy.check(candidate, tmp_path / "scratch")).returncode == 0
     started = time.monotonic()
-    applied = await proxy.applier.apply(candidate, proxy.conf)
+    applied = await proxy.applier.apply(candidate, proxy.conf, {})
     assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 2)
     assert quoted in applied.reason
     assert any(quoted in line for line in applied.log)
@@ -127,7 +127,7 @@ async def test_a_port_that_somebody_else_holds_is_rolled_back_and_taken_later(pr
         more = f"listen 127.0.0.1:{port};"
         candidate = proxy.candidate("two", server=more)
         assert (await proxy.check(candidate, tmp_path / "scratch")).returncode == 0
-        applied = await proxy.applier.apply(candidate, proxy.conf)
+        applied = await proxy.applier.apply(candidate, proxy.conf, {})
         assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
         assert any("(98: Address" in line for line in applied.log)
         assert await proxy.answers("one")
@@ -177,7 +177,7 @@ async def test_a_candidate_that_ends_every_worker_is_rolled_back_at_once(
     assert (await proxy.apply("one")).outcome is Outcome.APPLIED
     candidate = proxy.candidate("two", http="init_worker_by_lua_block { os.exit(2) }\n")
     assert (await proxy.check(candidate, tmp_path / "scratch")).returncode == 0
-    applied = await proxy.applier.apply(candidate, proxy.conf)
+    applied = await proxy.applier.apply(candidate, proxy.conf, {})
     assert (applied.outcome, applied.generation) == (Outcome.ROLLED_BACK, 1)
     assert "every worker ended" in applied.reason
     assert applied.durations["prove"] < 2
@@ -195,7 +195,7 @@ async def test_a_reload_that_ends_an_outage_may_take_its_time(
     proxy.server.start()
     assert (await proxy.apply("one")).outcome is Outcome.APPLIED
     fatal = proxy.candidate("two", http="init_worker_by_lua_block { os.exit(2) }\n")
-    publish(proxy.output, fatal.staged, fatal.manifest)
+    publish(proxy.output, fatal, {})
     proxy.server.reload()
     await asyncio.to_thread(wait_until, lambda: not proxy.server.workers(), what="the outage")
     os.kill(proxy.server.pid, signal.SIGSTOP)
@@ -268,7 +268,7 @@ async def test_the_first_generation_can_be_rolled_back_too(
 async def test_a_reload_that_a_crash_left_out_is_done_at_the_next_start(proxy: Proxy) -> None:
     """T10: published, and killed before the reload."""
     candidate = proxy.candidate("two")
-    publish(proxy.output, candidate.staged, candidate.manifest)
+    publish(proxy.output, candidate, {})
     assert proxy.get() == "one"
     applied = await proxy.applier.finish_pending(proxy.conf, test_seconds=0)
     assert (applied.outcome, applied.generation) == (Outcome.APPLIED, 2)
@@ -425,7 +425,7 @@ async def test_a_port_that_only_a_crash_left_published_is_taken_back_too(proxy: 
     proxy.server.stop()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         candidate = proxy.candidate("two", server=f"listen 127.0.0.1:{taken.getsockname()[1]};")
-        publish(proxy.output, candidate.staged, candidate.manifest)
+        publish(proxy.output, candidate, {})
         with pytest.raises(NginxUnavailable, match="generation 1 stays"):
             await proxy.applier.finish_pending(proxy.conf, test_seconds=0)
         proxy.server.start()

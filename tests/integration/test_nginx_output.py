@@ -20,6 +20,7 @@ from pathlib import Path
 from proxygen.kit.errors import OutputUnusable
 from proxygen.proxy.apply.publish import *
 from proxygen.proxy.nginx.stamp import Stamp
+from tests.harness.generations import staged
 
 directory = Path(sys.argv[1])
 
@@ -28,7 +29,7 @@ def mount(*arguments):
 
 def put(output, size=10):
     number = next_number(output)
-    publish(output, stage(output, Stamp(generation=number, digest="0" * 16), {"http.d/a.conf": b"x" * size}), {})
+    publish(output, staged(output, Stamp(generation=number, digest="0" * 16), {"http.d/a.conf": b"x" * size}), {})
 
 def refused(action):
     try:

@@ -25,9 +25,10 @@ from proxygen.proxy.apply.apply import Applied, Applier, Outcome
 from proxygen.proxy.apply.publish import current, generations, hold_output, proven, read_generation
 from proxygen.proxy.check import structure as check
 from proxygen.proxy.check.structure import Refusal, StructureGate
+from proxygen.proxy.draft import Draft
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.nginx.stamp import STAMP_FILE
-from proxygen.proxy.pipeline import Drafted, open_pipeline
+from proxygen.proxy.pipeline import open_pipeline
 from proxygen.proxy.render.renderer import Rendered
 from proxygen.proxy.state.memory import recall
 from proxygen.settings import Settings, load
@@ -253,14 +254,14 @@ class World:
         log = self.directory / "error.log"
         return f"{told}; live {current(self.output)}; {log.read_text()[-300:] if log.exists() else ''}"
 
-    def expected(self) -> Drafted:
+    def expected(self) -> Draft:
         """What should be served of the newest catalog, worked out anew."""
         assert self.catalog is not None
 
-        async def draft() -> Drafted:
+        async def draft() -> Draft:
             pipeline = await open_pipeline(self.settings)
             assert self.catalog is not None
-            return pipeline.draft(self.catalog, recall(self.output).plan, {})
+            return pipeline.drafter.draft(self.catalog, recall(self.output).plan, {})
 
         return self.loop.run_until_complete(draft())
 

@@ -21,8 +21,9 @@ from proxygen.kit.aio import Latest
 from proxygen.kit.errors import CatalogUnavailable, OutputUnusable
 from proxygen.proxy.apply.apply import Outcome
 from proxygen.proxy.apply.publish import current, hold_output, read_generation
+from proxygen.proxy.draft import Draft, Drafter
 from proxygen.proxy.loop import Reconciler
-from proxygen.proxy.pipeline import Drafted, Pipeline, open_pipeline
+from proxygen.proxy.pipeline import open_pipeline
 from proxygen.settings import Settings, load
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
@@ -362,7 +363,7 @@ async def test_what_is_unchecked_is_looked_at_again_once_consul_can_be_asked(
     server: NginxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Injects a Consul that cannot be asked while the limit ends, and then says what it said before: no new catalog."""
-    monkeypatch.setattr("proxygen.proxy.passage._LEAST_PAUSE", 0.2)
+    monkeypatch.setattr("proxygen.proxy.drafting._LEAST_PAUSE", 0.2)
     is_fresh = False
     checked = replace(WEB, speaks=True)
     server.start()
@@ -485,14 +486,14 @@ async def test_a_hold_that_is_released_before_consul_was_read_is_released(server
 async def test_a_long_draft_blocks_nobody_else(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The admin API and the watch of Consul share the loop with a cold start of many services."""
     begun, may_end = threading.Event(), threading.Event()
-    draft = Pipeline.draft
+    draft = Drafter.draft
 
-    def slowly(*arguments: Any, **options: Any) -> Drafted:
+    def slowly(*arguments: Any, **options: Any) -> Draft:
         begun.set()
         assert may_end.wait(60), "whom the draft blocks comes never to end it"
         return draft(*arguments, **options)
 
-    monkeypatch.setattr(Pipeline, "draft", slowly)
+    monkeypatch.setattr(Drafter, "draft", slowly)
     loop.put(WEB, SHOP)
     await loop.until(begun.is_set)
     may_end.set()
@@ -559,7 +560,7 @@ async def test_a_hold_does_not_end_while_consul_cannot_be_asked(server: NginxSer
 
 async def test_a_hold_ends_once_consul_can_be_asked_again(server: NginxServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Injects a Consul that cannot be asked while the time is over, and then says what it said before."""
-    monkeypatch.setattr("proxygen.proxy.passage._LEAST_PAUSE", 0.2)
+    monkeypatch.setattr("proxygen.proxy.drafting._LEAST_PAUSE", 0.2)
     is_fresh = False
     server.start()
     async with running(server, is_fresh=lambda: is_fresh, guard__hold="100ms") as loop:

@@ -57,6 +57,10 @@ class Parts:
         return self
 
     @property
+    def ground(self) -> Parts:
+        return self
+
+    @property
     def certificates(self) -> Parts:
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -384,7 +385,21 @@ def test_while_it_is_kept_back_whatever_comes_is_too_and_the_reason_is_told(stor
     assert story.last.outcome is Outcome.UNCHANGED, "what is served already needs no reload"
 
 
-def test_another_file_of_the_operators_ends_the_time_of_what_took_nginx_down(story: Story) -> None:
+def test_a_file_that_says_the_same_gives_what_took_nginx_down_no_second_chance(story: Story) -> None:
+    """An editor writes it twice; the second time comes when the first is already tried."""
+    story.world.nginx.faults.fatal = {"bad.test"}
+    story.world.tell(catalog(WEB, BAD))
+    story.until(lambda: story.last.outcome is Outcome.ROLLED_BACK)
+    reloads = story.world.nginx.reloads
+    os.utime(story.world.settings.nginx.conf, (1, 1))
+    story.world.reconciler.files_touched()
+    story.world.wait(3)
+    assert story.last.outcome is Outcome.REJECTED
+    assert story.world.nginx.reloads == reloads
+
+
+def test_who_asks_for_the_files_to_be_read_again_ends_the_time_of_what_took_nginx_down(story: Story) -> None:
+    """What mended it may be a file of none that proxygen reads."""
     story.world.nginx.faults.fatal = {"bad.test"}
     story.world.tell(catalog(WEB, BAD))
     story.until(lambda: story.last.outcome is Outcome.ROLLED_BACK)

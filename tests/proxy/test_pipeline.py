@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.catalog import Catalog, Instance, ServiceName
+from proxygen.catalog import Instance, ServiceName
 from proxygen.kit.errors import BadInput, CheckRefused
 from proxygen.proxy.check.structure import Refusal
-from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.nginx.addresses import Occupied
 from proxygen.proxy.nginx.binary import Binary
 from proxygen.proxy.nginx.conf import OperatorConf
-from proxygen.proxy.pipeline import Pipeline, Timings, _lines, _require_buckets, _surroundings, quarantines
+from proxygen.proxy.pipeline import Pipeline, _require_buckets
 from proxygen.proxy.plan.types import Claim, Memory, Plan, PortClaim
-from proxygen.proxy.render.renderer import SMALLEST_BUCKETS, Rendered
+from proxygen.proxy.policy.ground import lines_of, surroundings
+from proxygen.proxy.quarantine.quarantines import quarantines
+from proxygen.proxy.render.renderer import SMALLEST_BUCKETS
 from proxygen.settings import load
 from tests.proxy.conftest import ReadConf, binary, etc, output, read_conf
 from tests.proxy.plan.catalogs import catalog, instance
@@ -95,7 +96,7 @@ def pipeline(conf: OperatorConf | None = None, **knobs: str) -> Pipeline:
 
 
 def planned(instances: tuple[Instance, ...], **knobs: str) -> Plan:
-    return pipeline(**knobs).plan(catalog(*instances), Memory())
+    return pipeline(**knobs).drafter.plan(catalog(*instances), Memory())
 
 
 def refused(*instances: Instance, **knobs: str) -> str:
@@ -181,7 +182,7 @@ def test_who_may_claim_a_host_and_by_which_prefix_is_the_operators(tmp_path: Pat
         instance("shop", 2, "route=shop.test", prefix="edge"),
         instance("other", 3, "route=other.test"),
     )
-    plan = made.plan(known, Memory())
+    plan = made.drafter.plan(known, Memory())
     assert [server.host for server in plan.servers if server.locations] == ["shop.test"]
     assert [conflict.loser for conflict in plan.conflicts] == ["web"]
 
@@ -195,11 +196,13 @@ def test_each_of_the_operators_files_is_watched(tmp_path: Path) -> None:
     (tmp_path / "certificates/torn.crt").write_text("")
     made = pipeline(**{f"proxy__{name}": str(tmp_path / name) for name in names})
     assert set(made.files) == {tmp_path / name for name in names}
-    assert [problem.split(":")[0] for problem in made.problems] == [f"certificate {tmp_path}/certificates/torn.crt"]
+    assert [problem.split(":")[0] for problem in made.ground.problems] == [
+        f"certificate {tmp_path}/certificates/torn.crt"
+    ]
     guarded = instance("web", 1, "route=web.test", "auth=users")
-    assert not made.plan(catalog(guarded), Memory()).quarantined
+    assert not made.drafter.plan(catalog(guarded), Memory()).quarantined
     assert pipeline().files == ()
-    assert pipeline().plan(catalog(guarded), Memory()).quarantined
+    assert pipeline().drafter.plan(catalog(guarded), Memory()).quarantined
 
 
 def test_the_stamp_is_told_at_the_address_that_the_settings_name() -> None:
@@ -234,84 +237,11 @@ def test_trusted_proxies_at_a_listen_with_the_proxy_protocol_are_a_problem(
 ) -> None:
     conf = read_conf(f"http {{ include OUTPUT/current/http.d/*.conf;\nserver {{ {theirs} }} }}")
     made = pipeline(conf, proxy__http_listen="80", proxy__trusted_proxies=trusted)
-    found = [text for text in made.problems if "proxy_protocol" in text]
+    found = [text for text in made.ground.problems if "proxy_protocol" in text]
     assert bool(found) == said
     if said:
         assert f"{conf.path}:2" in found[0]
         assert "proxy.http_listen" in found[0]
-
-
-# --- the first gate ---------------------------------------------------------------------------------------------------
-
-
-class Gate:
-    """Refuses these services, so many times."""
-
-    def __init__(self, *names: str, times: int = 1) -> None:
-        self.left = times
-        self.names = tuple(map(ServiceName, names))
-        self.plans: list[Plan] = []
-
-    def refusals(self, rendered: Rendered) -> tuple[Refusal, ...]:
-        self.plans.append(rendered.plan)
-        self.left -= 1
-        return (refusal(*self.names),) if self.left >= 0 else ()
-
-
-def gated(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> Pipeline:
-    monkeypatch.setattr("proxygen.proxy.pipeline.StructureGate", lambda own_templates: gate)
-    return pipeline()
-
-
-SHOP = instance("shop", 2, "route=shop.test")
-BOTH = catalog(instance("web", 1, "route=web.test"), SHOP)
-
-
-def test_what_the_first_gate_refuses_is_left_out_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate("web")
-    drafted = gated(monkeypatch, gate).draft(BOTH, Memory(), {})
-    assert [one.service for one in drafted.plan.quarantined] == ["web"]
-    assert set(drafted.left_out) == {"web"}
-    assert drafted.plan is gate.plans[1]
-    assert (drafted.held, drafted.catalog) == (None, BOTH)
-
-
-def test_what_was_refused_before_stays_out_and_is_withdrawn_where_it_is_refused_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    known = quarantines((refusal(WEB),), {})
-    drafted = gated(monkeypatch, Gate(times=0)).draft(BOTH, Memory(), known)
-    assert [one.service for one in drafted.plan.quarantined] == ["web"]
-    assert drafted.left_out == {}
-    drafted = gated(monkeypatch, Gate("web")).draft(BOTH, Memory(), known)
-    assert drafted.left_out[WEB].withdrawn
-
-
-def test_a_gate_that_refuses_for_ever_refuses_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    claims = iter(frozenset({PortClaim("tcp", number)}) for number in range(1_000))
-    gate = Gate()
-    monkeypatch.setattr(gate, "refusals", lambda rendered: (refusal(WEB, claims=next(claims)),))
-    with pytest.raises(CheckRefused, match=r"refused 50 times in a row, last: .*nonsense"):
-        gated(monkeypatch, gate).draft(BOTH, Memory(), {})
-
-
-def test_what_is_held_is_what_is_rendered_and_every_stage_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge sees the plan that Consul asks for, each time anew."""
-    judged: list[Plan] = []
-
-    def judge(plan: Plan, known: Catalog) -> Held:
-        assert known is newest
-        judged.append(plan)
-        return Held(reason="held", services={ServiceName("shop"): 1}, catalog=BOTH)
-
-    newest = catalog(instance("web", 1, "route=web.test"))
-    timings = Timings()
-    drafted = gated(monkeypatch, Gate("web")).draft(newest, Memory(), {}, timings, judge=judge)
-    assert [service.name for service in drafted.plan.services] == ["shop", "web"]
-    assert [[service.name for service in plan.services] for plan in judged] == [["web"], ["web"]]
-    assert [len(plan.quarantined) for plan in judged] == [0, 1]
-    assert (drafted.catalog, drafted.held is None) == (BOTH, False)
-    assert set(timings.seconds) == {"plan", "render", "check"}
 
 
 # --- nginx.conf -------------------------------------------------------------------------------------------------------
@@ -332,7 +262,7 @@ def test_a_bucket_too_small_for_the_longest_names_is_refused_with_its_place(
 
 def test_what_is_carried_over_from_nginx_conf_keeps_its_letters(read_conf: ReadConf) -> None:
     conf = read_conf("http { add_header X-Site 'Z\u00fcrich'; }")
-    assert list(_lines(conf, "http", {"add_header"})) == ['add_header "X-Site" "Z\u00fcrich";']
+    assert list(lines_of(conf, "http", {"add_header"})) == ['add_header "X-Site" "Z\u00fcrich";']
 
 
 def test_directives_that_may_stand_once_are_left_to_the_operator_in_their_own_context(read_conf: ReadConf) -> None:
@@ -340,7 +270,7 @@ def test_directives_that_may_stand_once_are_left_to_the_operator_in_their_own_co
         "http { map_hash_max_size 4096; gzip on; map_hash_bucket_size 512; include nothing/*.conf; }\n"
         "stream { map_hash_bucket_size 512; }\n"
     )
-    found = _surroundings(load({}, environment={}).proxy, None, conf, Occupied(), None)
+    found = surroundings(load({}, environment={}).proxy, None, conf, Occupied(), None)
     assert found.operator_directives == {"map_hash_max_size", "map_hash_bucket_size"}
     assert found.operator_says == {"map_hash_max_size", "map_hash_bucket_size", "gzip"}
     assert found.operator_stream_directives == {"map_hash_bucket_size"}
@@ -359,13 +289,13 @@ def test_rendering_knows_the_settings_and_what_this_nginx_can(binary: Binary, tm
         },
         environment={},
     ).proxy
-    found = _surroundings(settings, None, None, Occupied(), None)
+    found = surroundings(settings, None, None, Occupied(), None)
     assert (found.http, found.https, found.stream_address) == (("8080",), ("8443",), "10.0.0.3")
     assert (found.trusted_proxies, found.hsts_max_age, found.retry_after) == (("10.1.0.0/16",), 7200, 7)
     assert (found.share_from, found.traffic, found.upstream_ca) == (12, None, None)
 
     def able(known: Binary | None) -> tuple[bool, ...]:
-        made = _surroundings(settings, known, None, Occupied(), None)
+        made = surroundings(settings, known, None, Occupied(), None)
         return (
             made.reject_handshake,
             made.http2_directive,
@@ -403,4 +333,4 @@ def test_what_fragments_say_decides_who_may_have_a_password(tmp_path: Path) -> N
     (tmp_path / "location-web.conf").write_text("alias /x;")
     (tmp_path / "http.conf").write_text("auth_basic own;")
     settings = load({"proxy.snippets": str(tmp_path)}, environment={})
-    assert Pipeline(settings, binary=None, conf=None).policy.ungated == {"web"}
+    assert Pipeline(settings, binary=None, conf=None).ground.policy.ungated == {"web"}

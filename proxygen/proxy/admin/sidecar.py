@@ -177,7 +177,7 @@ class RunningSidecar:
         return generation_difference(self._settings.output.directory, number, against)
 
     async def read_lever(self, service: str) -> Lever:
-        return await self._steering.read(service, self._reconciler.pipeline.policy)
+        return await self._steering.read(service, self._reconciler.pipeline.ground.policy)
 
     async def move_lever(self, lever: Lever, shares: Shares | None) -> Lever:
         return await self._steering.move(lever, shares)
@@ -281,8 +281,8 @@ class RunningSidecar:
         yield from self._watch.warnings
         if self._reconciler.files_problem:
             yield _NOT_TAKEN + self._reconciler.files_problem
-        yield from self._reconciler.pipeline.problems
-        yield from self._reconciler.pipeline.copied
+        yield from self._reconciler.pipeline.ground.problems
+        yield from self._reconciler.pipeline.ground.copied
         yield from (f"nginx remarks: {remark}" for remark in self._reconciler.remarks)
         if problem := self._heard().problem:
             yield problem
@@ -291,13 +291,13 @@ class RunningSidecar:
             yield "nginx.conf sets no worker_shutdown_timeout: an old worker with an open WebSocket stays for ever"
 
     def _certificates(self) -> Iterator[CertificateReport]:
-        for label, one in labelled(self._reconciler.pipeline.certificates.usable).items():
+        for label, one in labelled(self._reconciler.pipeline.ground.certificates.usable).items():
             yield CertificateReport(
                 name=label, hosts=one.hosts, expires=datetime.fromtimestamp(one.expires, UTC).isoformat()
             )
 
     def _heard(self) -> ListenerReport:
-        problem = self._reconciler.pipeline.traffic_problem
+        problem = self._reconciler.pipeline.ground.traffic_problem
         return listener_report(self._listener, self._tally, sample=self._settings.traffic.sample, problem=problem)
 
     def _hold(self) -> HoldReport | None:

@@ -16,7 +16,6 @@ from proxygen.proxy.apply.held import held_addresses, restart_needed, shared_wit
 from proxygen.proxy.apply.observe import Before, Proven, Unproven, look, prove
 from proxygen.proxy.apply.publish import (
     Output,
-    Staged,
     current,
     discard,
     mark_proven,
@@ -27,6 +26,7 @@ from proxygen.proxy.apply.publish import (
     switch,
 )
 from proxygen.proxy.apply.reload import ask_reload
+from proxygen.proxy.check.gates import Checked
 from proxygen.proxy.guard.flapping import crowds
 from proxygen.proxy.nginx.addresses import Address, Listens, occupied
 from proxygen.proxy.nginx.binary import Binary
@@ -74,17 +74,6 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """A staged generation that both gates let through."""
-
-    staged: Staged
-    manifest: Mapping[str, Any]
-    listens: Listens
-    test_seconds: float
-    """How long ``nginx -t`` took: a reload takes about as long."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
     """What one way to a new generation needs, and to where it leads back."""
 
@@ -118,8 +107,8 @@ class Applier:
         self._bound: tuple[Master, frozenset[Address]] | None = None
         """What a master was last seen to listen on; None where the last reload did not end well."""
 
-    async def apply(self, candidate: Checked, conf: OperatorConf) -> Applied:
-        """Make a candidate live.
+    async def apply(self, candidate: Checked, conf: OperatorConf, manifest: Mapping[str, Any]) -> Applied:
+        """Make a candidate live; ``manifest`` is written beside its files.
 
         Raise NginxUnavailable when there is no nginx to ask, or none that a reload could bring there: the candidate is
         published then, nginx reads it when it starts, and `finish_pending` completes the apply; unless it might keep
@@ -128,17 +117,17 @@ class Applier:
         """
         async with self._one_at_a_time:
             if rejected := self._rejected(conf):
-                discard(candidate.staged)
+                discard(candidate.path)
                 return rejected
             attempt = await self._attempt(conf, candidate.test_seconds)
             if taken := await asyncio.to_thread(self._taken, candidate.listens, conf):
-                discard(candidate.staged)
+                discard(candidate.path)
                 return Applied(outcome=Outcome.ROLLED_BACK, generation=current(self._output.directory), reason=taken)
             with attempt.timed("drain"):
                 await self._wait_for_draining(conf)
             with attempt.timed("publish"):
-                await asyncio.to_thread(publish, self._output, candidate.staged, candidate.manifest)
-            return await self._go_live(attempt, candidate.staged.stamp, candidate.listens)
+                await asyncio.to_thread(publish, self._output, candidate, manifest)
+            return await self._go_live(attempt, candidate.stamp, candidate.listens)
 
     async def finish_pending(self, conf: OperatorConf, *, test_seconds: float) -> Applied:
         """Reload if nginx does not serve the live generation: after a crash, or once nginx is back."""

@@ -28,6 +28,7 @@ from typing import Any, Final
 from proxygen.kit.disk import Readers, explained, is_mounted, let_read, sync_directory, write_atomically
 from proxygen.kit.errors import OutputUnusable
 from proxygen.kit.lock import LockHeld, hold_lock, sign
+from proxygen.proxy.check.gates import Checked
 from proxygen.proxy.nginx.stamp import Stamp
 
 MANIFEST: Final = "manifest.json"
@@ -45,14 +46,6 @@ class Output:
     """An output directory that this process holds alone. Made by `hold_output`."""
 
     directory: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Staged:
-    """A generation that is complete on disk, and not yet one that can become live."""
-
-    stamp: Stamp
-    path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +87,9 @@ def hold_output(directory: Path) -> Iterator[Output]:
         yield Output(directory=directory)
 
 
-def stage(
-    output: Output, stamp: Stamp, files: Mapping[str, bytes], readers: Mapping[str, Readers] = _ANYBODY
-) -> Staged:
-    """Write a generation aside. ``files`` maps paths such as ``http.d/web.conf`` to content, ``readers`` those that not
-    everybody may read."""
+def stage(output: Output, stamp: Stamp, files: Mapping[str, bytes], readers: Mapping[str, Readers] = _ANYBODY) -> Path:
+    """Write a generation aside and return where. ``files`` maps paths such as ``http.d/web.conf`` to content,
+    ``readers`` those that not everybody may read."""
     with explained(output.directory):
         path = Path(tempfile.mkdtemp(prefix=f"{stamp.generation:06d}-", dir=output.directory / _STAGE))
         try:
@@ -109,7 +100,7 @@ def stage(
             # On a full disk each attempt would else make it fuller.
             shutil.rmtree(path, ignore_errors=True)
             raise
-    return Staged(stamp=stamp, path=path)
+    return path
 
 
 def write_files(directory: Path, files: Mapping[str, bytes], readers: Mapping[str, Readers] = _ANYBODY) -> None:
@@ -142,30 +133,30 @@ def _make(folder: Path) -> None:
         folder.chmod(0o755)
 
 
-def discard(staged: Staged) -> None:
+def discard(path: Path) -> None:
     """Remove a staged generation that will not be published."""
-    shutil.rmtree(staged.path, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
-def publish(output: Output, staged: Staged, manifest: Mapping[str, Any]) -> Generation:
+def publish(output: Output, checked: Checked, manifest: Mapping[str, Any]) -> Generation:
     """Move a staged generation into place and make it the live one. nginx is not told."""
-    number = staged.stamp.generation
+    number = checked.stamp.generation
     path = _path(output.directory, number)
     published_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    document = {"digest": staged.stamp.digest, "published_at": published_at, "manifest": manifest}
+    document = {"digest": checked.stamp.digest, "published_at": published_at, "manifest": manifest}
     with explained(output.directory):
         try:
-            write_files(staged.path, {MANIFEST: json.dumps(document, sort_keys=True, indent=1).encode()})
+            write_files(checked.path, {MANIFEST: json.dumps(document, sort_keys=True, indent=1).encode()})
             # A directory cannot be renamed onto one that is not empty: a number is never used twice.
-            os.rename(staged.path, path)
+            os.rename(checked.path, path)
         except BaseException:
             # It is tried again for as long as the trouble lasts, and each attempt would leave its files.
-            discard(staged)
+            discard(checked.path)
             raise
         sync_directory(path.parent)
         _swap(output.directory, number)
     return Generation(
-        stamp=staged.stamp, path=path, published_at=published_at, manifest=manifest, live=True, proven=False
+        stamp=checked.stamp, path=path, published_at=published_at, manifest=manifest, live=True, proven=False
     )
 
 

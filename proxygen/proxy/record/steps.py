@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from proxygen.kit.log import get_logger
+from proxygen.kit.timings import Timings
 from proxygen.proxy.apply.apply import Applied, Outcome
-from proxygen.proxy.pipeline import Timings
 
 _log = get_logger("proxygen.proxy.loop")
 

@@ -9,10 +9,11 @@ import pytest
 
 from proxygen.kit.errors import UnknownGeneration
 from proxygen.proxy.admin.history import LONGEST_DIFF, attempts, generation_difference, generation_report
-from proxygen.proxy.apply.publish import Generation, Output, generations, hold_output, publish, stage, switch
+from proxygen.proxy.apply.publish import Generation, Output, generations, hold_output, publish, switch
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
 from proxygen.proxy.record.journal import Entry
+from tests.harness.generations import staged
 
 
 def entry(outcome: str, generation: int | None, *, refused: int | None = None, cause: str = "") -> Entry:
@@ -78,12 +79,12 @@ def output(tmp_path: Path) -> Iterator[Output]:
     with hold_output(tmp_path) as output:
         for number, text in texts.items():
             files = {"http.d/a.conf": text, "stream.d/same.conf": "same\n", STAMP_FILE: f"{number}\n"}
-            staged = stage(
+            made = staged(
                 output,
                 Stamp(generation=number, digest=f"{number:08x}"),
                 {name: content.encode() for name, content in files.items()},
             )
-            publish(output, staged, {})
+            publish(output, made, {})
         switch(output, 5)
         yield output
 
@@ -115,7 +116,7 @@ def test_what_is_the_operators_own_is_counted_and_not_shown(tmp_path: Path) -> N
     with hold_output(tmp_path) as output:
         for number, text in ((1, "server { return 200 one; }\n"), (2, "server { return 200 two; }\n")):
             stamp = Stamp(generation=number, digest=f"{number:08x}")
-            publish(output, stage(output, stamp, {OPERATOR_FILE: text.encode()}), {})
+            publish(output, staged(output, stamp, {OPERATOR_FILE: text.encode()}), {})
     report = generation_difference(tmp_path, 2, 1)
     assert [(file.path, file.added, file.removed) for file in report.files] == [(OPERATOR_FILE, 1, 1)]
     names, shown = report.diff.splitlines()[:2], report.diff.splitlines()[2:]
@@ -141,7 +142,7 @@ def test_a_long_difference_is_cut_and_says_so(tmp_path: Path, lines: int, is_cut
     """Three of its lines are the two names and the place."""
     with hold_output(tmp_path) as output:
         files = {"http.d/a.conf": b"x\n" * lines}
-        publish(output, stage(output, Stamp(generation=1, digest="00000001"), files), {})
+        publish(output, staged(output, Stamp(generation=1, digest="00000001"), files), {})
         assert len(generations(tmp_path)) == 1
     report = generation_difference(tmp_path, 1, None)
     assert (report.truncated, len(report.diff.splitlines())) == (is_cut, LONGEST_DIFF)

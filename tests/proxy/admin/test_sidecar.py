@@ -160,7 +160,7 @@ def test_shares_are_judged_as_the_plan_judges_instances(parts: Parts, monkeypatc
 
     monkeypatch.setattr(Steering, "read", read)
     parts.world.ask(parts.sidecar.read_lever("web"))
-    assert policies == [parts.world.reconciler.pipeline.policy]
+    assert policies == [parts.world.reconciler.pipeline.ground.policy]
     assert policies[0].seed == "model"
 
 

@@ -15,7 +15,6 @@ from proxygen.kit.errors import NginxUnavailable, OutputUnusable
 from proxygen.proxy.apply import apply
 from proxygen.proxy.apply.apply import Applied, Applier, Checked, Outcome
 from proxygen.proxy.apply.publish import (
-    Staged,
     current,
     generations,
     hold_output,
@@ -23,7 +22,6 @@ from proxygen.proxy.apply.publish import (
     next_number,
     proven,
     publish,
-    stage,
     switch,
 )
 from proxygen.proxy.nginx.addresses import Address, addresses, listen
@@ -31,6 +29,7 @@ from proxygen.proxy.nginx.binary import Binary, inspect_binary
 from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.proxy.nginx.master import Master
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
+from tests.harness.generations import staged
 from tests.model.world import STAMP, World
 
 
@@ -52,7 +51,7 @@ class Site:
     def wait(self, seconds: float) -> None:
         self.do(asyncio.sleep(seconds))
 
-    def staged(self, text: str = "", *, port: int = 8080) -> Staged:
+    def staged(self, text: str = "", *, port: int = 8080, **more: Any) -> Checked:
         """The next generation, with these words in it."""
         number = next_number(self.output)
         stamp = Stamp(generation=number, digest=f"{number:016x}")
@@ -61,23 +60,20 @@ class Site:
             "http.d/web.conf": f"server {{\nlisten {port};\n}} # {text}\n",
             STAMP_FILE: f"server {{ listen {STAMP}; {told} }}\n",
         }
-        return stage(self.output, stamp, {name: file.encode() for name, file in files.items()})
+        return staged(self.output, stamp, {name: file.encode() for name, file in files.items()}, **more)
 
     def publish(self, text: str = "", *, port: int = 8080) -> int:
         """Without nginx."""
         return publish(self.output, self.staged(text, port=port), {}).number
 
     def apply(self, text: str = "", *, port: int = 8080, test_seconds: float = 0.1) -> Applied:
-        candidate = Checked(
-            staged=self.staged(text, port=port), manifest={"text": text}, listens={}, test_seconds=test_seconds
-        )
-        applied: Applied = self.do(self.applier.apply(candidate, self.conf))
+        candidate = self.staged(text, port=port, test_seconds=test_seconds)
+        applied: Applied = self.do(self.applier.apply(candidate, self.conf, {"text": text}))
         return applied
 
     def apply_listening(self, *texts: str) -> Outcome:
         listens = {"http": [listen([text]) for text in texts]}
-        candidate = Checked(staged=self.staged(), manifest={}, listens=listens, test_seconds=0.1)
-        applied: Applied = self.do(self.applier.apply(candidate, self.conf))
+        applied: Applied = self.do(self.applier.apply(self.staged(listens=listens), self.conf, {}))
         return applied.outcome
 
     def finish(self) -> Applied:
@@ -401,11 +397,10 @@ def test_two_applies_at_once_are_one_after_the_other(site: Site) -> None:
         stamp = Stamp(generation=number, digest=f"{number:016x}")
         told = f'location = /proxygen/stamp {{ return 200 "{stamp}"; }}'
         files = {STAMP_FILE: f"server {{ listen {STAMP}; {told} }}\n".encode()}
-        staged = stage(site.output, stamp, files)
-        candidates.append(Checked(staged=staged, manifest={}, listens={}, test_seconds=0))
+        candidates.append(staged(site.output, stamp, files, test_seconds=0))
 
     async def both() -> list[Applied]:
-        return await asyncio.gather(*(site.applier.apply(each, site.conf) for each in candidates))
+        return await asyncio.gather(*(site.applier.apply(each, site.conf, {}) for each in candidates))
 
     assert [each.outcome for each in site.do(both())] == [Outcome.APPLIED, Outcome.APPLIED]
     assert (site.served, site.nginx.reloads) == (2, 2)

@@ -35,6 +35,7 @@ from proxygen.proxy.apply.publish import (
     write_files,
 )
 from proxygen.proxy.nginx.stamp import Stamp
+from tests.harness.generations import staged
 
 
 @pytest.fixture
@@ -51,8 +52,8 @@ def output(directory: Path) -> Iterator[Output]:
 def _publish(output: Output, text: str = "x") -> int:
     number = next_number(output)
     stamp = Stamp(generation=number, digest=f"{number:08x}")
-    staged = stage(output, stamp, {"http.d/a.conf": text.encode(), "stream.d/b.conf": b""})
-    publish(output, staged, {"services": ["web"]})
+    made = staged(output, stamp, {"http.d/a.conf": text.encode(), "stream.d/b.conf": b""})
+    publish(output, made, {"services": ["web"]})
     return number
 
 
@@ -229,6 +230,7 @@ from dataclasses import replace
 from pathlib import Path
 from proxygen.proxy.apply.publish import *
 from proxygen.proxy.nginx.stamp import Stamp
+from tests.harness.generations import staged
 
 directory, fatal = Path(sys.argv[1]), int(sys.argv[2])
 STEPS = {"open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "os.listdir"}
@@ -244,8 +246,8 @@ def die_at_step(event, arguments):
 with hold_output(directory) as output:
     sys.addaudithook(die_at_step)
     number = next_number(output)
-    staged = stage(output, Stamp(generation=number, digest=f"{number:08x}"), {"http.d/a.conf": b"new"})
-    publish(output, staged, {})
+    made = staged(output, Stamp(generation=number, digest=f"{number:08x}"), {"http.d/a.conf": b"new"})
+    publish(output, made, {})
     mark_proven(output, number)
     prune(output, 2)
 """
@@ -308,7 +310,7 @@ def test_of_keep_generations_two_at_most_are_failures_and_one_at_least_was_prove
 
 def test_generations_are_in_the_order_of_their_numbers_not_of_their_names(output: Output, directory: Path) -> None:
     for number in (999_999, 1_000_000, 1_000_001):
-        publish(output, stage(output, Stamp(generation=number, digest=f"{number:08x}"), {}), {})
+        publish(output, staged(output, Stamp(generation=number, digest=f"{number:08x}"), {}), {})
         mark_proven(output, number)
     assert [generation.number for generation in generations(directory)] == [999_999, 1_000_000, 1_000_001]
     prune(output, 2)
@@ -317,7 +319,7 @@ def test_generations_are_in_the_order_of_their_numbers_not_of_their_names(output
 
 def test_a_number_is_remembered_by_whatever_is_left_of_it(output: Output, directory: Path) -> None:
     for number in (3, 5, 9):
-        publish(output, stage(output, Stamp(generation=number, digest=f"{number:08x}"), {}), {})
+        publish(output, staged(output, Stamp(generation=number, digest=f"{number:08x}"), {}), {})
     mark_proven(output, 5)
     assert next_number(output) == 10
     shutil.rmtree(directory / "generations/000009")
@@ -382,10 +384,10 @@ def test_the_holder_of_an_output_is_told_by_its_whole_number(directory: Path) ->
 
 def test_what_was_published_is_told_as_it_is_on_disk(output: Output, directory: Path) -> None:
     for number, text in ((1, "one"), (2, "two")):
-        staged = stage(output, Stamp(generation=number, digest=f"{number:08x}"), {"http.d/a.conf": text.encode()})
-        published = publish(output, staged, {"number": number})
+        made = staged(output, Stamp(generation=number, digest=f"{number:08x}"), {"http.d/a.conf": text.encode()})
+        published = publish(output, made, {"number": number})
         assert published == read_generation(directory, number)
-        assert not staged.path.exists()
+        assert not made.path.exists()
     mark_proven(output, 1)
     assert published == read_generation(directory, 2)
     discard(stage(output, Stamp(generation=3, digest="00000003"), {}))
@@ -398,8 +400,8 @@ def test_what_not_everybody_may_read_is_written_so_and_stays_so(output: Output) 
     folders = []
     for number in (1, 2):
         stamp = Stamp(generation=number, digest="00000001")
-        staged = stage(output, stamp, {"http.d/a.conf": b"open", "http.d/b.conf": b"secret"}, {"http.d/b.conf": group})
-        folders.append(publish(output, staged, {}).path / "http.d")
+        made = staged(output, stamp, {"http.d/a.conf": b"open", "http.d/b.conf": b"secret"}, {"http.d/b.conf": group})
+        folders.append(publish(output, made, {}).path / "http.d")
     assert [_modes(folder) for folder in folders] == [[0o644, 0o640]] * 2
     narrow(output, "http.d/b.conf", replace(group, bits=0o044))
     assert [_modes(folder) for folder in folders] == [[0o644, 0o640]] * 2

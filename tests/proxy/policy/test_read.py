@@ -206,7 +206,7 @@ async def test_a_dns_server_that_does_not_answer_never_stops_the_event_loop(
     made = await opening
     assert released
     assert all(released)
-    assert made.problems == ()
+    assert made.ground.problems == ()
 
 
 @pytest.mark.incident("T64")

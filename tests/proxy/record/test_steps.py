@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from structlog.testing import capture_logs
 
+from proxygen.kit.timings import Timings
 from proxygen.proxy.apply.apply import Applied, Outcome
-from proxygen.proxy.pipeline import Timings
 from proxygen.proxy.record.steps import conclude, full_reason, tell
 
 FAILED = Applied(

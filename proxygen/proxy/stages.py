@@ -1,0 +1,143 @@
+"""The sidecar's stages: what `attempt` carries a catalog through until nginx is proven to serve it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Final
+
+from proxygen.catalog import Catalog, ServiceName
+from proxygen.kit.timings import Timings
+from proxygen.proxy.accepted import Accepted
+from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.attempt import Stages
+from proxygen.proxy.check.gates import Checked, RefusedCandidate, RefusedLines, RefusedWhole
+from proxygen.proxy.delivery import Delivery
+from proxygen.proxy.draft import Draft
+from proxygen.proxy.drafting import Drafting
+from proxygen.proxy.plan.types import Quarantine
+from proxygen.proxy.quarantine.left_out import Case, LeftOut, RefusedReload
+from proxygen.proxy.quarantine.outage import Outage
+from proxygen.proxy.quarantine.trial import Trial
+
+
+class Stands(Enum):
+    """Why nothing is delivered of a draft that no gate refuses."""
+
+    LIVE = auto()
+    """nginx was given just this before."""
+    PINNED = auto()
+    """The operator keeps nginx at an older generation."""
+
+
+@dataclass(slots=True)
+class Carryover:
+    """What one attempt leaves for the next."""
+
+    accepted: Accepted
+    drafting: Drafting
+    left_out: LeftOut
+    outage: Outage | None = None
+    """The last candidate's, where it ended every worker."""
+
+
+class SidecarStages(Stages[Checked | Stands, Applied]):
+    """One attempt's."""
+
+    def __init__(
+        self,
+        carryover: Carryover,
+        catalog: Catalog,
+        delivery: Delivery,
+        timings: Timings,
+        *,
+        trial: Trial | None,
+        pause: Callable[[int], float],
+        stay_pinned: Callable[[], Awaitable[Applied]],
+    ) -> None:
+        """``trial``: the files behind ``delivery`` are on trial. ``pause`` as in `LeftOut`."""
+        self._carryover: Final = carryover
+        self._catalog: Final = catalog
+        self._delivery: Final = delivery
+        self._timings: Final = timings
+        self._trial: Final = trial
+        self._pause: Final = pause
+        self._stay_pinned: Final = stay_pinned
+
+    async def draft(self) -> Draft:
+        return await self._carryover.drafting.draft(self._catalog, self._delivery, self._timings)
+
+    async def check(self, draft: Draft) -> Checked | Stands | RefusedCandidate:
+        gates, rendered = self._delivery.pipeline.gates, draft.rendered
+        with self._timings.of("check"):
+            refused = await asyncio.to_thread(gates.structure, rendered)
+        if refused is not None:
+            return refused
+        self._carryover.drafting.note(draft)
+        if self._carryover.accepted.pinned is not None:
+            return Stands.PINNED
+        if self._delivery.is_live(rendered):
+            return await self._delivery.check_live(draft, self._timings) or Stands.LIVE
+        if self._carryover.outage is not None:
+            self._carryover.outage.require_over(rendered.digest)
+        return await self._delivery.check(draft, self._timings)
+
+    async def deliver(self, draft: Draft, passed: Checked | Stands) -> Applied | RefusedReload:
+        match passed:
+            case Stands.PINNED:
+                return await self._stay_pinned()
+            case Stands.LIVE:
+                applied = await self._delivery.finish_pending()
+            case Checked():
+                applied = await self._delivery.deliver(passed, draft.plan)
+        return self._carryover.left_out.blame(self._case(draft), applied) or applied
+
+    async def leave_out(self, draft: Draft, refused: RefusedCandidate) -> None:
+        left_out, case = self._carryover.left_out, self._case(draft)
+        match refused:
+            case RefusedLines():
+                left_out.by_lines(case, refused.refusals)
+            case RefusedWhole():
+                with self._timings.of("test"):
+                    await left_out.by_search(case, refused.error, self._accepts(draft))
+            case RefusedReload():
+                left_out.by_reload(case, refused)
+
+    def _accepts(self, draft: Draft) -> Callable[[Mapping[ServiceName, Quarantine]], Awaitable[bool]]:
+        pipeline, drafting = self._delivery.pipeline, self._carryover.drafting
+        known = dict(self._carryover.left_out.refusals.quarantines)
+
+        async def accepts(left_out: Mapping[ServiceName, Quarantine]) -> bool:
+            aside = await asyncio.to_thread(drafting.draft_aside, pipeline, draft.catalog, {**known, **left_out})
+            return await pipeline.accepts(aside)
+
+        return accepts
+
+    async def record(self, draft: Draft, result: Applied) -> Applied:
+        carryover = self._carryover
+        if carryover.accepted.pinned is not None:
+            return result
+        if result.outcome is Outcome.APPLIED:
+            carryover.left_out.note_live(draft)
+            carryover.outage = None
+        elif result.ended_workers:
+            count = 0 if carryover.outage is None else carryover.outage.count
+            carryover.outage = Outage(self._pause(count), result.reason, draft.rendered.digest, count + 1)
+        if result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
+            carryover.left_out.note_served(draft)
+            await carryover.accepted.take(draft, result.generation)
+        if result.outcome is Outcome.UNCHANGED and draft.held is not None:
+            return replace(result, outcome=Outcome.HELD, reason=draft.held.reason)
+        return result
+
+    def _case(self, draft: Draft) -> Case:
+        accepted = self._carryover.accepted
+        return Case(
+            draft=draft,
+            observed=self._catalog,
+            live=accepted.live,
+            holders=accepted.memory.holders,
+            trial=self._trial,
+        )
