@@ -242,7 +242,8 @@ class Reconciler:
         # nobody: no one has seen nginx serve what these name.
         is_seen = step.outcome is not Outcome.REJECTED and not (step.outcome is Outcome.UNCHANGED and step.reason)
         if step.outcome is Outcome.APPLIED or (is_seen and step.generation != self.live):
-            self.live, self.live_since = step.generation, step.at if step.generation is not None else None
+            self.live = step.generation
+            self.live_since = datetime.fromisoformat(step.at) if step.generation is not None else None
         self._tell(step)
         self._schedule_retry(failed=step.failed or not self._accepted.is_written)
 

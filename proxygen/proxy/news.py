@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NoReturn
 
+import msgspec
+
 from proxygen.catalog import ServiceName
 from proxygen.consul.watch import CatalogWatch
 from proxygen.kit.log import get_logger
@@ -17,7 +19,7 @@ from proxygen.proxy.plan.types import Conflict, Plan, PlannedInstance, Quarantin
 from proxygen.proxy.plan.unusable import NAMED, describe, describe_more, kept_as_before, left_out
 from proxygen.proxy.record.events import Condition, EventLog, Kind, Topic
 from proxygen.proxy.record.expiry import expiring
-from proxygen.proxy.record.journal import Entry, Journal
+from proxygen.proxy.record.journal import Journal
 from proxygen.proxy.record.steps import Step
 
 _log = get_logger(__name__)
@@ -134,13 +136,10 @@ class Reporter:
             )
 
 
-def _entry(step: Step, cause: str) -> Entry:
-    return Entry(
-        at=step.at.isoformat(timespec="milliseconds"),
-        outcome=step.outcome.value,
-        generation=step.generation,
-        refused=step.refused,
-        reason=step.reason,
+def _entry(step: Step, cause: str) -> Step:
+    """The step as the journal keeps it."""
+    return msgspec.structs.replace(
+        step,
         cause=cause,
         durations={stage: round(seconds, 4) for stage, seconds in step.durations.items()},
         propagation=None if step.propagation is None else round(step.propagation, 4),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import msgspec
 
+from proxygen.proxy.apply.apply import Outcome
 from proxygen.proxy.apply.publish import hold_output, mark_proven, publish, switch
 from proxygen.proxy.nginx.stamp import Stamp
-from proxygen.proxy.record.journal import Entry
+from proxygen.proxy.record.steps import Step
 from tests.cli.conftest import Proxygen
 from tests.harness.generations import staged
 
@@ -35,15 +36,20 @@ def test_each_tells_of_the_attempt_that_it_was_made_for(proxygen: Proxygen, tmp_
     """Not of what came later while it stayed live, and the one that nginx did not take says why."""
     fill(tmp_path)
     made = (
-        Entry(at="1", outcome="applied", generation=1, cause="a: new", durations={"prove": 0.5}, propagation=0.7),
-        Entry(at="2", outcome="applied", generation=2, cause="b: new"),
-        Entry(
-            at="3", outcome="rolled back", generation=2, refused=3, reason="no proof | bind() failed", cause="c: new"
+        Step(at="1", outcome=Outcome.APPLIED, generation=1, cause="a: new", durations={"prove": 0.5}, propagation=0.7),
+        Step(at="2", outcome=Outcome.APPLIED, generation=2, cause="b: new"),
+        Step(
+            at="3",
+            outcome=Outcome.ROLLED_BACK,
+            generation=2,
+            refused=3,
+            reason="no proof | bind() failed",
+            cause="c: new",
         ),
-        Entry(at="4", outcome="held", generation=2, reason="eight servers went", cause="d: gone"),
-        Entry(at="5", outcome="rejected", generation=2, reason="nginx -t", cause="e: new"),
-        Entry(at="6", outcome="applied", generation=1, cause="the operator went back to generation 1"),
-        Entry(at="7", outcome="held", generation=1, reason="the operator went back", durations={"plan": 0.001}),
+        Step(at="4", outcome=Outcome.HELD, generation=2, reason="eight servers went", cause="d: gone"),
+        Step(at="5", outcome=Outcome.REJECTED, generation=2, reason="nginx -t", cause="e: new"),
+        Step(at="6", outcome=Outcome.APPLIED, generation=1, cause="the operator went back to generation 1"),
+        Step(at="7", outcome=Outcome.HELD, generation=1, reason="the operator went back", durations={"plan": 0.001}),
     )
     (tmp_path / "state" / "journal.json").write_bytes(msgspec.json.encode(made))
     with hold_output(tmp_path) as output:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -73,7 +72,7 @@ class Parts:
             outcome=outcome,
             generation=generation,
             reason=reason,
-            at=datetime.now(UTC),
+            at="2026-01-01T00:00:00.000+00:00",
             durations={},
             propagation=propagation,
         )

@@ -10,31 +10,31 @@ from typing import Final
 
 from proxygen.kit.errors import UnknownGeneration
 from proxygen.proxy.admin.report import DiffReport, FileChange, GenerationReport
+from proxygen.proxy.apply.apply import Outcome
 from proxygen.proxy.apply.publish import Generation, generations
 from proxygen.proxy.record.difference import Contents, compare, contents, summary
-from proxygen.proxy.record.journal import Entry
+from proxygen.proxy.record.steps import Step
 
-ROLLED_BACK: Final = "rolled back"
 LONGEST_DIFF: Final = 5_000
 """Lines."""
 
 
-def attempts(entries: Iterable[Entry]) -> Mapping[int, Entry]:
+def attempts(steps: Iterable[Step]) -> Mapping[int, Step]:
     """Return the attempt that each generation was made for, whether nginx took it or not.
 
     What came later is another story: a hold or a refusal while it was live, an operator who went back to it.
     """
-    made: dict[int, Entry] = {}
-    for entry in entries:
-        number = {"applied": entry.generation, ROLLED_BACK: entry.refused}.get(entry.outcome)
+    made: dict[int, Step] = {}
+    for step in steps:
+        number = {Outcome.APPLIED: step.generation, Outcome.ROLLED_BACK: step.refused}.get(step.outcome)
         if number is not None:
-            made.setdefault(number, entry)
+            made.setdefault(number, step)
     return made
 
 
-def generation_report(generation: Generation, entry: Entry | None) -> GenerationReport:
-    """``entry`` is the attempt that it was made for, as far as the journal knows."""
-    unproven = ROLLED_BACK if entry is not None and entry.outcome == ROLLED_BACK else "not proven"
+def generation_report(generation: Generation, step: Step | None) -> GenerationReport:
+    """``step`` is the attempt that it was made for, as far as the journal knows."""
+    unproven = Outcome.ROLLED_BACK.value if step is not None and step.outcome is Outcome.ROLLED_BACK else "not proven"
     report = GenerationReport(
         number=generation.number,
         digest=generation.stamp.digest,
@@ -42,14 +42,14 @@ def generation_report(generation: Generation, entry: Entry | None) -> Generation
         live=generation.live,
         outcome="live" if generation.live and generation.proven else "proven" if generation.proven else unproven,
     )
-    if entry is None:
+    if step is None:
         return report
     return replace(
         report,
-        cause=entry.cause,
-        reason=entry.reason,
-        durations=entry.durations,
-        propagation=entry.propagation,
+        cause=step.cause,
+        reason=step.reason,
+        durations=step.durations,
+        propagation=step.propagation,
     )
 
 

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, TypeVar
 
+import msgspec
+
 from proxygen import __version__
 from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.consul.client import ConsulClient
@@ -53,7 +55,7 @@ from proxygen.proxy.nginx.master import find_master, workers
 from proxygen.proxy.plan.types import Plan, ServiceState
 from proxygen.proxy.record.events import LASTING, EventLog, Topic
 from proxygen.proxy.record.expiry import labelled
-from proxygen.proxy.record.journal import Entry, Journal
+from proxygen.proxy.record.journal import Journal
 from proxygen.proxy.record.live_plans import LivePlans
 from proxygen.proxy.record.steps import Step
 from proxygen.proxy.rollout.steering import Lever, Shares, Steering
@@ -163,7 +165,7 @@ class RunningSidecar:
         return totals(self._tally)
 
     def generations(self) -> tuple[GenerationReport, ...]:
-        made = attempts(self._journal.entries)
+        made = attempts(self._journal.steps)
         live = self._reconciler.live
         return tuple(
             generation_report(replace(generation, live=generation.number == live), made.get(generation.number))
@@ -171,7 +173,7 @@ class RunningSidecar:
         )
 
     def applies(self) -> tuple[ApplyReport, ...]:
-        return tuple(_as_report(entry) for entry in reversed(self._journal.entries))
+        return tuple(apply_report(step) for step in reversed(self._journal.steps))
 
     def difference(self, number: int, against: int | None) -> DiffReport:
         return generation_difference(self._settings.output.directory, number, against)
@@ -242,9 +244,10 @@ class RunningSidecar:
         step = self._reconciler.last
         if step is None:
             return None
-        report = apply_report(step)
-        entry = self._journal.entries[-1] if self._journal.entries else None
-        return replace(report, cause=entry.cause) if entry is not None and entry.at == report.at else report
+        newest = self._journal.steps[-1] if self._journal.steps else None
+        if newest is not None and newest.at == step.at:
+            step = msgspec.structs.replace(step, cause=newest.cause)
+        return apply_report(step)
 
     def _live(self) -> Generation | None:
         number = self._reconciler.live
@@ -304,10 +307,10 @@ class RunningSidecar:
         holds, step = self._reconciler.holds, self._reconciler.last
         if not holds:
             return None
-        since = self._reconciler.held_since or (step.at if step else None)
+        held_since = self._reconciler.held_since
         return HoldReport(
             reason="; ".join(holds),
-            since=_time(since) if since else "",
+            since=_time(held_since) if held_since else step.at if step else "",
             pinned=self._reconciler.pinned,
             services=self._kept(),
             instances=tuple(map(_kept_report, self._kept_instances()[:_MOST_KEPT])),
@@ -389,18 +392,6 @@ def _details(plan: Plan, kept: Mapping[str, int], name: str) -> tuple[ServiceDet
     return () if detail is None else (detail,)
 
 
-def _as_report(entry: Entry) -> ApplyReport:
-    return ApplyReport(
-        outcome=entry.outcome,
-        generation=entry.generation,
-        reason=entry.reason,
-        at=entry.at,
-        durations=entry.durations,
-        propagation=entry.propagation,
-        cause=entry.cause,
-    )
-
-
 class TrafficTargets:
     """What the targets in nginx's lines stand for, by the newest plan."""
 
@@ -429,9 +420,10 @@ def apply_report(step: Step) -> ApplyReport:
         outcome=step.outcome.value,
         generation=step.generation,
         reason=step.reason,
-        at=_time(step.at),
+        at=step.at,
         durations=step.durations,
         propagation=step.propagation,
+        cause=step.cause,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
@@ -14,23 +15,32 @@ from proxygen.proxy.apply.apply import Applied, Outcome
 _log = get_logger("proxygen.proxy.loop")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One pass of the loop: what it decided and how long each stage took."""
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What one attempt to make a plan live came to: for the loop, the journal, and who asks."""
 
+    at: str
+    """ISO 8601, UTC."""
     outcome: Outcome
-    generation: int | None
-    reason: str
-    at: datetime
-    durations: Mapping[str, float]
+    generation: int | None = None
+    """The one that was live after it."""
+    refused: int | None = None
+    """The one that nginx did not take, where it was rolled back."""
+    reason: str = ""
+    cause: str = ""
+    """What was different from what was live before; "" where nobody looked yet."""
+    durations: Mapping[str, float] = {}
+    """Seconds by stage."""
     propagation: float | None = None
     """Seconds from the change in Consul until nginx was proven to serve it; None where nothing went live."""
-    refused: int | None = None
-    """The generation that nginx did not take, where it was rolled back."""
 
     @property
     def failed(self) -> bool:
         return self.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK)
+
+    def repeats(self, other: Step) -> bool:
+        """Whether it says nothing that ``other`` did not: what fails is tried again and again."""
+        mine, its = ((step.outcome, step.reason, step.cause) for step in (self, other))
+        return self.outcome is not Outcome.APPLIED and mine == its
 
 
 def conclude(applied: Applied, timings: Timings, *, changed_at: float | None = None) -> Step:
@@ -39,7 +49,7 @@ def conclude(applied: Applied, timings: Timings, *, changed_at: float | None = N
         outcome=applied.outcome,
         generation=applied.generation,
         reason=full_reason(applied),
-        at=datetime.now(UTC),
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         durations={**timings.seconds, **applied.durations},
         propagation=_age(changed_at) if applied.outcome is Outcome.APPLIED else None,
         refused=applied.refused,

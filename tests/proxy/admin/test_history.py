@@ -9,17 +9,18 @@ import pytest
 
 from proxygen.kit.errors import UnknownGeneration
 from proxygen.proxy.admin.history import LONGEST_DIFF, attempts, generation_difference, generation_report
+from proxygen.proxy.apply.apply import Outcome
 from proxygen.proxy.apply.publish import Generation, Output, generations, hold_output, publish, switch
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
-from proxygen.proxy.record.journal import Entry
+from proxygen.proxy.record.steps import Step
 from tests.harness.generations import staged
 
 
-def entry(outcome: str, generation: int | None, *, refused: int | None = None, cause: str = "") -> Entry:
-    return Entry(
+def entry(outcome: str, generation: int | None, *, refused: int | None = None, cause: str = "") -> Step:
+    return Step(
         at="2026-01-01T00:00:00.000+00:00",
-        outcome=outcome,
+        outcome=Outcome(outcome),
         generation=generation,
         refused=refused,
         reason=f"reason {cause}",

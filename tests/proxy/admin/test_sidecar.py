@@ -21,7 +21,8 @@ from proxygen.proxy.apply.apply import Outcome
 from proxygen.proxy.news import Reporter
 from proxygen.proxy.plan.types import Policy
 from proxygen.proxy.record.events import LASTING, Condition, EventLog, Topic
-from proxygen.proxy.record.journal import Entry, Journal
+from proxygen.proxy.record.journal import Journal
+from proxygen.proxy.record.steps import Step
 from proxygen.proxy.rollout.steering import Lever, Steering
 from proxygen.proxy.traffic.tally import Tally
 from tests.integration.certificates import Authority
@@ -290,7 +291,7 @@ def test_what_is_live_is_told_with_its_digest_and_since_when(parts: Parts) -> No
 
 def test_the_cause_of_another_attempt_is_not_the_last_ones(parts: Parts) -> None:
     parts.tell(WEB)
-    parts.journal.add(Entry(at="2020-01-01T00:00:00.000+00:00", outcome="held", cause="something else"))
+    parts.journal.add(Step(at="2020-01-01T00:00:00.000+00:00", outcome=Outcome("held"), cause="something else"))
     last = parts.sidecar.status().last_apply
     assert last is not None
     assert last.cause == ""

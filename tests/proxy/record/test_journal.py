@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from proxygen.proxy.record.journal import KEPT, Entry, Journal, load_journal
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.record.journal import KEPT, Journal, load_journal
+from proxygen.proxy.record.steps import Step
 
 
 @pytest.fixture
@@ -18,8 +20,8 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def entry(generation: int, outcome: str = "applied", reason: str = "") -> Entry:
-    return Entry(at="2026-01-01T00:00:00.000+00:00", outcome=outcome, generation=generation, reason=reason)
+def entry(generation: int, outcome: str = "applied", reason: str = "") -> Step:
+    return Step(at="2026-01-01T00:00:00.000+00:00", outcome=Outcome(outcome), generation=generation, reason=reason)
 
 
 async def written(journal: Journal) -> None:
@@ -36,7 +38,7 @@ async def test_a_later_run_finds_what_an_earlier_one_wrote(output: Path) -> None
     journal.add(entry(1))
     journal.add(entry(2, "rolled back", "no worker lived"))
     await written(journal)
-    assert Journal(output).entries == load_journal(output) == (entry(1), entry(2, "rolled back", "no worker lived"))
+    assert Journal(output).steps == load_journal(output) == (entry(1), entry(2, "rolled back", "no worker lived"))
 
 
 def test_what_fails_again_and_again_is_told_once(output: Path) -> None:
@@ -45,7 +47,7 @@ def test_what_fails_again_and_again_is_told_once(output: Path) -> None:
         journal.add(entry(2, "rejected", "why"))
     journal.add(entry(2))
     journal.add(entry(3))
-    assert [each.outcome for each in journal.entries] == ["rejected", "applied", "applied"]
+    assert [each.outcome for each in journal.steps] == ["rejected", "applied", "applied"]
 
 
 async def test_it_is_bounded(output: Path) -> None:
@@ -61,14 +63,14 @@ async def test_it_is_bounded(output: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[{}]", b"\xff", b"[" * 100_000, b'[{"at": 1}]'])
 def test_a_file_that_is_none_is_a_new_beginning(output: Path, content: bytes) -> None:
     (output / "state/journal.json").write_bytes(content)
-    assert Journal(output).entries == ()
+    assert Journal(output).steps == ()
 
 
 async def test_a_disk_that_takes_nothing_costs_nothing_but_the_file(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "gone")
     journal.add(entry(1))
     await written(journal)
-    assert journal.entries == (entry(1),)
+    assert journal.steps == (entry(1),)
 
 
 async def test_what_is_added_while_others_are_gathered_is_written_at_the_end(
@@ -77,7 +79,7 @@ async def test_what_is_added_while_others_are_gathered_is_written_at_the_end(
     journal = Journal(output)
     loop, wrote, write = asyncio.get_running_loop(), asyncio.Event(), journal._write
 
-    def noting(entries: tuple[Entry, ...]) -> None:
+    def noting(entries: tuple[Step, ...]) -> None:
         write(entries)
         loop.call_soon_threadsafe(wrote.set)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ OTHER = plan(instance("web", 1, "route=web.example.com"))
 
 
 def step(outcome: Outcome, generation: int | None = 7, reason: str = "") -> Step:
-    return Step(outcome=outcome, generation=generation, reason=reason, at=datetime.now(UTC), durations={})
+    return Step(outcome=outcome, generation=generation, reason=reason, at="2026-01-01T00:00:00.000+00:00", durations={})
 
 
 def test_a_stored_plan_tells_what_the_planned_one_tells() -> None:

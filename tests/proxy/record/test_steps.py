@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from structlog.testing import capture_logs
@@ -26,7 +26,7 @@ def test_a_step_tells_all_of_its_pass() -> None:
     step = conclude(Applied(**{**_fields(FAILED), "durations": {"prove": 0.5}}), timings, changed_at=7.0)
     assert (step.outcome, step.generation, step.refused) == (Outcome.ROLLED_BACK, 4, 5)
     assert step.reason == "no proof | [emerg] one | [alert] two"
-    assert before <= step.at <= datetime.now(UTC)
+    assert before - timedelta(milliseconds=1) <= datetime.fromisoformat(step.at) <= datetime.now(UTC)
     assert set(step.durations) == {"plan", "test", "prove"}
     assert (step.durations["test"], step.durations["prove"]) == (0.25, 0.5)
 
