@@ -190,7 +190,7 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
             settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh
         )
         sample = Share(settings.traffic.basis_points)
-        meter, tally = Meter(), Tally(TrafficTargets(lambda: reconciler.plan), sample=sample)
+        meter, tally = Meter(), Tally(TrafficTargets(lambda: reconciler.state.plan), sample=sample)
         client.subscribe(meter.asked_consul)
         journal = Journal(output.directory)
         reporter = Reporter(events, journal, reconciler, watch, certificate_warning=settings.proxy.certificate_warning)

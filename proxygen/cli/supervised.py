@@ -48,7 +48,7 @@ class SidecarCondition:
         yield str(report.state.value) if is_done or report.live is None else "starting"
         if report.live is not None:
             yield f"generation {report.live.number}"
-        plan = self._reconciler.plan
+        plan = self._reconciler.state.plan
         if plan is not None:
             yield f"{len(plan.services)} services"
             if plan.quarantined:

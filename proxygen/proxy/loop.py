@@ -15,6 +15,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NoReturn
 
@@ -45,6 +46,34 @@ def _always() -> None:
     """Let it happen, whatever is live by now."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopState:
+    """How things stand between catalogs and nginx."""
+
+    last: Step | None
+    """The last attempt that is news."""
+    live: int | None
+    """The generation that nginx was last seen to serve by this run: another one may be on its way."""
+    live_since: datetime | None
+    plan: Plan | None
+    """The newest, live or not."""
+    pinned: int | None
+    """The generation to which the operator went back; None: new plans may go live."""
+    held: Held | None
+    """What is kept back of the newest plan, by the guard."""
+    held_since: datetime | None
+    holds: tuple[str, ...]
+    """Why something is kept back of the newest plan; empty where nothing is."""
+    stale_since: datetime | None
+    """When the catalog was saved that stands in for one of Consul's; None where Consul has given one."""
+    flapping: frozenset[ServiceName]
+    """Services that change too often, so that their newest state has to wait."""
+    remarks: tuple[str, ...]
+    """What nginx said of the newest candidate, and nobody is refused for."""
+    files_problem: str
+    """Why the operator's files are not used as they are now; "" where they are."""
+
+
 class Reconciler:
     """Owns the order of things between a catalog and a proven generation."""
 
@@ -71,10 +100,9 @@ class Reconciler:
         self._changed_at: float | None = None
         """The monotonic time of the oldest change that no pass has done with; None where there is none."""
         self._listeners: list[Callable[[Step], None]] = []
-        self.last: Step | None = None
-        self.live: int | None = None
-        """The generation that nginx was last seen to serve by this run: another one may be on its way."""
-        self.live_since: datetime | None = None
+        self._last: Step | None = None
+        self._live: int | None = None
+        self._live_since: datetime | None = None
         self.begun = 0
         """How many catalogs, Consul's or the one on disk, a pass was begun with, one after the other."""
         self.carried = 0
@@ -87,54 +115,31 @@ class Reconciler:
         return self._passage.pipeline
 
     @property
-    def plan(self) -> Plan | None:
-        """The newest plan, live or not."""
-        return self._passage.drafting.plan
-
-    @property
     def catalog(self) -> Catalog | None:
         """The newest catalog, whatever became of it."""
         return self._catalogs.peek()
 
     @property
-    def remarks(self) -> tuple[str, ...]:
-        """What nginx said of the newest candidate, and nobody is refused for."""
-        return self._passage.remarks
-
-    @property
-    def files_problem(self) -> str:
-        """Why the operator's files are not used as they are now; "" where they are."""
-        return self._passage.files_problem
-
-    @property
-    def flapping(self) -> frozenset[ServiceName]:
-        """Services that change too often, so that their newest state has to wait."""
-        return self._accepted.flapping
-
-    @property
-    def pinned(self) -> int | None:
-        return self._accepted.pinned
-
-    @property
-    def held(self) -> Held | None:
-        """What is kept back of the newest plan, by the guard."""
-        return self._passage.drafting.held
-
-    @property
-    def held_since(self) -> datetime | None:
-        return self._passage.drafting.held_since
-
-    @property
-    def holds(self) -> tuple[str, ...]:
-        """Why something is kept back of the newest plan; empty where nothing is."""
-        pin = pinned_reason(self.pinned) if self.pinned is not None else ""
-        return tuple(filter(None, (pin, self.held.reason if self.held else "")))
-
-    @property
-    def stale_since(self) -> datetime | None:
-        """When the catalog was saved that stands in for one of Consul's; None where Consul has given one."""
+    def state(self) -> LoopState:
+        """How things stand now."""
+        drafting, pinned = self._passage.drafting, self._accepted.pinned
+        pin = pinned_reason(pinned) if pinned is not None else ""
+        held = drafting.held.reason if drafting.held is not None else ""
         stored = self._accepted.stored
-        return stored.saved_at if stored is not None and self._catalogs.peek() is stored.catalog else None
+        return LoopState(
+            last=self._last,
+            live=self._live,
+            live_since=self._live_since,
+            plan=drafting.plan,
+            pinned=pinned,
+            held=drafting.held,
+            held_since=drafting.held_since,
+            holds=tuple(filter(None, (pin, held))),
+            stale_since=stored.saved_at if stored is not None and self.catalog is stored.catalog else None,
+            flapping=self._accepted.flapping,
+            remarks=self._passage.remarks,
+            files_problem=self._passage.files_problem,
+        )
 
     def subscribe(self, listener: Callable[[Step], None]) -> None:
         """Have every step told to ``listener`` too, which must not raise."""
@@ -236,14 +241,14 @@ class Reconciler:
     def _conclude(self, step: Step) -> None:
         # "Nothing to change" hides no success, and it ends a failure: its cause is gone.
         is_news = step.outcome is not Outcome.UNCHANGED or bool(step.reason)
-        if is_news or self.last is None or self.last.outcome is not Outcome.APPLIED:
-            self.last = step
+        if is_news or self._last is None or self._last.outcome is not Outcome.APPLIED:
+            self._last = step
         # What was rejected leaves behind what nginx may serve once it starts, and a way back that leads nowhere asks
         # nobody: no one has seen nginx serve what these name.
         is_seen = step.outcome is not Outcome.REJECTED and not (step.outcome is Outcome.UNCHANGED and step.reason)
-        if step.outcome is Outcome.APPLIED or (is_seen and step.generation != self.live):
-            self.live = step.generation
-            self.live_since = datetime.fromisoformat(step.at) if step.generation is not None else None
+        if step.outcome is Outcome.APPLIED or (is_seen and step.generation != self._live):
+            self._live = step.generation
+            self._live_since = datetime.fromisoformat(step.at) if step.generation is not None else None
         self._tell(step)
         self._schedule_retry(failed=step.failed or not self._accepted.is_written)
 
@@ -289,9 +294,9 @@ class Reconciler:
         """
         async with self._one_at_a_time:
             confirm()
-            if self.pinned is None and self.held is None:
+            if self._accepted.pinned is None and self._passage.drafting.held is None:
                 raise Refused("nothing is held")
-            if self.held is not None:
+            if self._passage.drafting.held is not None:
                 self._accepted.release()
             self._accepted.pin(None)
         catalog = self._catalogs.peek()

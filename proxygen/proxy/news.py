@@ -53,14 +53,16 @@ class Reporter:
         """Look at what comes and goes between passes, until cancelled."""
         while True:
             self._events.note(Topic.CONSUL, dict(self._losses()))
-            self._events.note(Topic.FLAPPING, {name: _flapping(name) for name in sorted(self._reconciler.flapping)})
+            self._events.note(
+                Topic.FLAPPING, {name: _flapping(name) for name in sorted(self._reconciler.state.flapping)}
+            )
             certificates = self._reconciler.pipeline.ground.certificates.usable
             self._events.note(Topic.CERTIFICATE, expiring(certificates, time.time(), self._certificate_warning))
             await asyncio.sleep(LOOK)
 
     def heed(self, step: Step) -> None:
         """Take in how one pass ended, and what is so after it."""
-        plan = self._reconciler.plan
+        plan = self._reconciler.state.plan
         if step.outcome is not Outcome.UNCHANGED:
             self._journal.add(_entry(step, self._cause(plan)))
         if step.outcome is Outcome.APPLIED:
@@ -68,7 +70,7 @@ class Reporter:
         elif step.failed and (step.outcome, step.reason) != self._failure:
             kind = Kind.REJECTED if step.outcome is Outcome.REJECTED else Kind.ROLLED_BACK
             self._events.append(kind, step.reason, generation=step.generation)
-        elif step.outcome is Outcome.UNCHANGED and plan is not None and self._reconciler.pinned is None:
+        elif step.outcome is Outcome.UNCHANGED and plan is not None and self._reconciler.state.pinned is None:
             self._live = _by_name(plan)
         # A failure is tried again and again; it is news once, until something else comes of it.
         self._failure = (step.outcome, step.reason) if step.failed else None
@@ -84,7 +86,7 @@ class Reporter:
             )
 
     def _say_applied(self, step: Step, plan: Plan | None) -> None:
-        if self._reconciler.pinned is not None or plan is None:
+        if self._reconciler.state.pinned is not None or plan is None:
             text = f"nginx went to generation {step.generation}"
             self._events.append(Kind.APPLIED, text, generation=step.generation)
             return
@@ -94,8 +96,8 @@ class Reporter:
         self._events.append(Kind.APPLIED, text, generation=step.generation, services=_changed(before, self._live))
 
     def _cause(self, plan: Plan | None) -> str:
-        if self._reconciler.pinned is not None:
-            return f"the operator went back to generation {self._reconciler.pinned}"
+        if self._reconciler.state.pinned is not None:
+            return f"the operator went back to generation {self._reconciler.state.pinned}"
         if plan is None or self._live is None:
             return "the first plan since the start"
         return difference(self._live, _by_name(plan)) or "templates, certificates, other files or settings"
@@ -106,7 +108,7 @@ class Reporter:
             yield "consul", Condition(text=problem, end="Consul answers again", cause="lost")
 
     def _files(self) -> Iterator[tuple[str, Condition]]:
-        problem = self._reconciler.files_problem
+        problem = self._reconciler.state.files_problem
         if problem:
             text = f"changed files are refused, and the files before stay in force: {problem}"
             yield "files", Condition(text=text, end="changed files are in force", cause=problem)
@@ -116,13 +118,13 @@ class Reporter:
             for warning in service.warnings:
                 text = f"service {service.name}: {warning}"
                 yield text, Condition(text=text, end=f"no longer: {text}", services=(service.name,), cause="")
-        remarks = (f"nginx remarks: {remark}" for remark in self._reconciler.remarks)
+        remarks = (f"nginx remarks: {remark}" for remark in self._reconciler.state.remarks)
         pipeline = self._reconciler.pipeline
         for text in (*self._watch.warnings, *pipeline.ground.problems, *pipeline.ground.copied, *remarks):
             yield text, Condition(text=text, end=f"no longer: {text}", cause="")
 
     def _holds(self) -> Iterator[tuple[str, Condition]]:
-        pinned, held = self._reconciler.pinned, self._reconciler.held
+        pinned, held = self._reconciler.state.pinned, self._reconciler.state.held
         if pinned is not None:
             text = f"the operator went back to generation {pinned}: new plans are held"
             yield "rollback", Condition(text=text, end="new plans go live again", cause=str(pinned))

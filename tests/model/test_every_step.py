@@ -165,7 +165,7 @@ def test_a_way_back_that_was_answered_outlives_a_stop_at_once() -> None:
             world.disk.mend()
             world.start()
             world.wait(100)
-            assert (world.reconciler.pinned, current(world.output)) == (done.generation, done.generation), step
+            assert (world.reconciler.state.pinned, current(world.output)) == (done.generation, done.generation), step
             assert not world.laws.broken, world.laws.broken
     assert answered
 
@@ -178,7 +178,7 @@ def converges(world: World, is_consul_back: bool) -> None:
         world.forgive()
         assert world.nginx.start()
     world.wait(100)
-    pinned = world.reconciler.pinned
+    pinned = world.reconciler.state.pinned
     assert pinned == recall(world.output).pinned
     world.laws.judge_rest()
     assert {loaded.stamp.generation if loaded.stamp else None for loaded in world.nginx.served()} == {

@@ -267,7 +267,7 @@ class Sidecar(RuleBasedStateMachine):
         if world.laws.pinned is not None:
             world.wait(LONGEST_PAUSE)
             assert self.served().stamp is not None
-            assert world.reconciler.pinned == world.laws.pinned
+            assert world.reconciler.state.pinned == world.laws.pinned
         world.let_go()
         world.wait(LONGEST_PAUSE)
         assert not world.missing(), "\n".join((*world.missing(), world.why()))

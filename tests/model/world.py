@@ -242,7 +242,7 @@ class World:
         """Have the operator hold nothing back."""
         self.wait(10)
         self.laws.pinned = None
-        if self.reconciler.pinned is not None:
+        if self.reconciler.state.pinned is not None:
             self.ask(self.reconciler.release_hold())
 
     # --- what is so
@@ -250,7 +250,9 @@ class World:
     def why(self) -> str:
         """What is known, for a failure's message."""
         process = self._process
-        told = f"last {process.reconciler.last}, held {process.reconciler.held}" if process else "not running"
+        told = (
+            f"last {process.reconciler.state.last}, held {process.reconciler.state.held}" if process else "not running"
+        )
         log = self.directory / "error.log"
         return f"{told}; live {current(self.output)}; {log.read_text()[-300:] if log.exists() else ''}"
 
@@ -348,7 +350,7 @@ class Laws:
         world = self._world
         if not world.is_alive or self._busy or world.nginx.is_reading or world.nginx.is_frozen:
             return
-        last = world.reconciler.last
+        last = world.reconciler.state.last
         if last is None or last.outcome not in (Outcome.APPLIED, Outcome.ROLLED_BACK):
             return
         live = current(world.output)

@@ -55,9 +55,9 @@ def test_another_address_of_the_stamp_is_another_generation(world: World) -> Non
     world.settings = world.settings.model_copy(update={"nginx": nginx})  # type: ignore[misc]
     world.start(with_consul=False)
     world.wait(3)
-    assert world.reconciler.last is not None
-    assert (world.reconciler.last.outcome, world.reconciler.last.generation) == (Outcome.UNCHANGED, None)
-    assert world.reconciler.live is None
+    assert world.reconciler.state.last is not None
+    assert (world.reconciler.state.last.outcome, world.reconciler.state.last.generation) == (Outcome.UNCHANGED, None)
+    assert world.reconciler.state.live is None
     world.tell(catalog(WEB))
     world.wait(5)
     assert current(world.output) == 2
@@ -149,7 +149,7 @@ def test_a_pair_that_the_files_in_force_hold_stays_though_newer_files_were_refus
     (tmp_path / "snippets/http.conf").write_text("misspelt on;\n")
     secure.reconciler.files_changed()
     secure.wait(5)
-    assert "misspelt" in secure.reconciler.files_problem
+    assert "misspelt" in secure.reconciler.state.files_problem
     secure.tell(catalog(SECURE, SHOP))
     secure.wait(5)
     secure.tell(catalog(SECURE, instance("shop", 2, "route=shop.test", "tls=auto")))

@@ -51,11 +51,11 @@ class Loop:
 
     @property
     def outcome(self) -> Outcome | None:
-        return self.reconciler.last.outcome if self.reconciler.last else None
+        return self.reconciler.state.last.outcome if self.reconciler.state.last else None
 
     @property
     def reason(self) -> str:
-        return self.reconciler.last.reason if self.reconciler.last else ""
+        return self.reconciler.state.last.reason if self.reconciler.state.last else ""
 
     @property
     def live(self) -> int | None:
@@ -63,18 +63,18 @@ class Loop:
 
     def health_of(self, name: str) -> Health | None:
         """As the newest plan has it, of a service's first instance."""
-        found = self.reconciler.plan.services if self.reconciler.plan else ()
+        found = self.reconciler.state.plan.services if self.reconciler.state.plan else ()
         return next((service.instances[0].health for service in found if service.name == name), None)
 
     @property
     def warnings(self) -> list[str]:
-        found = self.reconciler.plan.services if self.reconciler.plan else ()
+        found = self.reconciler.state.plan.services if self.reconciler.state.plan else ()
         return [warning for service in found for warning in service.warnings]
 
     def serves(self, text: str) -> bool:
         """Whether a generation with this text in it is proven, and the pass that made it is over."""
         number = self.live
-        if number is None or self.reconciler.last is None or self.reconciler.last.generation != number:
+        if number is None or self.reconciler.state.last is None or self.reconciler.state.last.generation != number:
             return False
         generation = read_generation(self.settings.output.directory, number)
         if generation is None or not generation.proven:
@@ -88,7 +88,7 @@ class Loop:
         deadline = time.monotonic() + seconds
         while not condition():
             assert not self.task.done(), "the loop ended"
-            assert time.monotonic() < deadline, (self.reconciler.last, self.nginx.errors()[-2000:])
+            assert time.monotonic() < deadline, (self.reconciler.state.last, self.nginx.errors()[-2000:])
             await asyncio.sleep(0.02)
 
 
@@ -199,16 +199,16 @@ async def test_a_broken_template_costs_no_change_of_the_catalog(
 ) -> None:
     """The files before stay in force, whole and with the reason told, until a file changes again."""
     change(own, template, loop)
-    await loop.until(lambda: loop.reconciler.files_problem)
-    assert said in loop.reconciler.files_problem
+    await loop.until(lambda: loop.reconciler.state.files_problem)
+    assert said in loop.reconciler.state.files_problem
     loop.put(WEB, SHOP)
     await loop.until(lambda: loop.serves("shop.example.com"))
-    assert loop.reconciler.files_problem
-    assert loop.reconciler.plan is not None
-    assert not loop.reconciler.plan.quarantined
+    assert loop.reconciler.state.files_problem
+    assert loop.reconciler.state.plan is not None
+    assert not loop.reconciler.state.plan.quarantined
     change(own, SHIPPED.read_text() + "# mended\n", loop)
     await loop.until(lambda: loop.serves("# mended"))
-    assert not loop.reconciler.files_problem
+    assert not loop.reconciler.state.files_problem
 
 
 def change(path: Path, text: str, loop: Loop) -> None:
@@ -221,31 +221,31 @@ async def test_a_broken_template_is_told_apart_from_an_absent_nginx(loop: Loop, 
     loop.nginx.kill()
     change(own, "{{ location.flavour | q }}", loop)
     await loop.until(lambda: loop.outcome is Outcome.REJECTED)
-    assert "flavour" in loop.reconciler.files_problem
+    assert "flavour" in loop.reconciler.state.files_problem
     assert "nginx" in loop.reason
     loop.nginx.start()
     loop.put(WEB, SHOP)
     await loop.until(lambda: loop.serves("shop.example.com"))
-    assert "flavour" in loop.reconciler.files_problem
+    assert "flavour" in loop.reconciler.state.files_problem
     change(own, SHIPPED.read_text(), loop)
-    await loop.until(lambda: not loop.reconciler.files_problem)
+    await loop.until(lambda: not loop.reconciler.state.files_problem)
 
 
 async def test_files_that_are_mended_while_nginx_is_away_are_no_problem_any_more(loop: Loop, own: Path) -> None:
     change(own, "{% if %}", loop)
-    await loop.until(lambda: loop.reconciler.files_problem)
+    await loop.until(lambda: loop.reconciler.state.files_problem)
     loop.nginx.kill()
     change(own, SHIPPED.read_text() + "# mended\n", loop)
     await loop.until(lambda: loop.outcome is Outcome.REJECTED)
     loop.nginx.start()
     await loop.until(lambda: loop.serves("# mended"))
-    assert not loop.reconciler.files_problem
+    assert not loop.reconciler.state.files_problem
 
 
 async def test_a_snippet_that_only_nginx_refuses_costs_no_change_of_the_catalog(loop: Loop, tmp_path: Path) -> None:
     change(tmp_path / "snippets/http.conf", "client_max_body_size 10x;\n", loop)
-    await loop.until(lambda: loop.reconciler.files_problem)
-    assert "client_max_body_size" in loop.reconciler.files_problem
+    await loop.until(lambda: loop.reconciler.state.files_problem)
+    assert "client_max_body_size" in loop.reconciler.state.files_problem
     loop.put(WEB, SHOP)
     await loop.until(lambda: loop.serves("shop.example.com"))
 
@@ -258,13 +258,13 @@ async def test_a_snippet_that_only_a_reload_refuses_costs_no_service(loop: Loop,
     await loop.until(lambda: loop.live == 2 and loop.outcome is Outcome.APPLIED)
     loop.put(WEB, SHOP)
     change(snippet, zone.format("$host"), loop)
-    await loop.until(lambda: loop.reconciler.files_problem)
+    await loop.until(lambda: loop.reconciler.state.files_problem)
     await loop.until(lambda: loop.serves("shop.example.com"))
-    assert "people" in loop.reconciler.files_problem
-    assert loop.reconciler.plan is not None
-    assert not loop.reconciler.plan.quarantined
+    assert "people" in loop.reconciler.state.files_problem
+    assert loop.reconciler.state.plan is not None
+    assert not loop.reconciler.state.plan.quarantined
     change(snippet, zone.format("$binary_remote_addr"), loop)
-    await loop.until(lambda: not loop.reconciler.files_problem)
+    await loop.until(lambda: not loop.reconciler.state.files_problem)
 
 
 @pytest.mark.incident("T63")
@@ -274,12 +274,12 @@ async def test_a_broken_stamp_template_costs_no_change_of_the_catalog(loop: Loop
     stamp = own.with_name("stamp.conf.j2")
     shipped = SHIPPED.with_name(stamp.name).read_text()
     change(stamp, broken + shipped, loop)
-    await loop.until(lambda: loop.reconciler.files_problem)
+    await loop.until(lambda: loop.reconciler.state.files_problem)
     loop.put(WEB, SHOP)
     await loop.until(lambda: loop.serves("shop.example.com"))
-    assert loop.reconciler.files_problem
+    assert loop.reconciler.state.files_problem
     change(stamp, "# mended\n" + shipped, loop)
-    await loop.until(lambda: not loop.reconciler.files_problem)
+    await loop.until(lambda: not loop.reconciler.state.files_problem)
     loop.put(WEB)
     await loop.until(lambda: loop.live == 4)
 
@@ -291,7 +291,7 @@ async def test_a_broken_nginx_conf_is_no_trouble_of_the_other_files(loop: Loop) 
     loop.put(WEB, SHOP)
     await loop.until(lambda: loop.outcome is Outcome.REJECTED)
     assert "nonsense" in loop.reason
-    assert not loop.reconciler.files_problem
+    assert not loop.reconciler.state.files_problem
     assert loop.live == 1
     change(loop.nginx.conf, whole, loop)
     await loop.until(lambda: loop.serves("shop.example.com"))
@@ -310,9 +310,9 @@ async def test_a_service_that_is_refused_with_any_files_does_not_stand_in_the_wa
     loop.put(WEB, bad)
     change(own, SHIPPED.read_text() + "# mended\n", loop)
     await loop.until(lambda: loop.serves("# mended"))
-    assert loop.reconciler.plan is not None
-    assert [quarantine.service for quarantine in loop.reconciler.plan.quarantined] == ["bad"]
-    assert not loop.reconciler.files_problem
+    assert loop.reconciler.state.plan is not None
+    assert [quarantine.service for quarantine in loop.reconciler.state.plan.quarantined] == ["bad"]
+    assert not loop.reconciler.state.files_problem
 
 
 # --- refused services -------------------------------------------------------------------------------------------------
@@ -353,9 +353,9 @@ async def test_nginx_that_comes_before_consul_is_enough_to_be_live(server: Nginx
     server.stop()
     async with running(server, nginx__stamp=stamp) as loop:
         await loop.until(lambda: loop.outcome is Outcome.REJECTED)
-        assert loop.reconciler.live_since is None
+        assert loop.reconciler.state.live_since is None
         server.start()
-        await loop.until(lambda: loop.reconciler.live_since is not None)
+        await loop.until(lambda: loop.reconciler.state.live_since is not None)
         assert loop.outcome in (Outcome.APPLIED, Outcome.UNCHANGED)
 
 
@@ -389,22 +389,22 @@ async def test_what_is_only_published_is_not_live(server: NginxServer) -> None:
         loop.put(WEB)
         await loop.until(lambda: loop.outcome is Outcome.REJECTED and loop.live == 1)
         assert (await loop.reconciler.roll_back(None)).outcome is Outcome.UNCHANGED
-        assert (loop.reconciler.live, loop.reconciler.live_since) == (None, None)
+        assert (loop.reconciler.state.live, loop.reconciler.state.live_since) == (None, None)
         server.start()
-        await loop.until(lambda: loop.reconciler.live == 1)
+        await loop.until(lambda: loop.reconciler.state.live == 1)
 
 
 async def test_what_waits_for_nginx_is_not_live_before_it_is_back(loop: Loop) -> None:
     """Injects the end of nginx: the next generation is published, and what was served last stays what is live."""
-    since = loop.reconciler.live_since
+    since = loop.reconciler.state.live_since
     loop.nginx.kill()
     loop.put(WEB, SHOP)
     await loop.until(lambda: loop.outcome is Outcome.REJECTED and loop.live == 2)
     assert (await loop.reconciler.roll_back(2)).outcome is Outcome.UNCHANGED
-    assert (loop.reconciler.live, loop.reconciler.live_since) == (1, since)
+    assert (loop.reconciler.state.live, loop.reconciler.state.live_since) == (1, since)
     loop.nginx.start()
-    await loop.until(lambda: loop.reconciler.live == 2)
-    assert loop.reconciler.live_since != since
+    await loop.until(lambda: loop.reconciler.state.live == 2)
+    assert loop.reconciler.state.live_since != since
 
 
 async def test_where_the_stamp_is_asked_for_elsewhere_a_pinned_generation_is_not_live(server: NginxServer) -> None:
@@ -413,13 +413,13 @@ async def test_where_the_stamp_is_asked_for_elsewhere_a_pinned_generation_is_not
     async with running(server) as loop:
         for instances in ((WEB,), (WEB, SHOP)):
             loop.put(*instances)
-            await loop.until(lambda: loop.reconciler.live == len(instances))  # noqa: B023
+            await loop.until(lambda: loop.reconciler.state.live == len(instances))  # noqa: B023
         assert (await loop.reconciler.roll_back(None)).outcome is Outcome.APPLIED
     server.kill()
     async with running(server) as loop:
         loop.put(WEB, SHOP)
         await loop.until(lambda: loop.outcome is Outcome.HELD)
-        assert loop.reconciler.live is None
+        assert loop.reconciler.state.live is None
 
 
 # --- rollback ---------------------------------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ async def test_a_catalog_that_comes_while_something_is_finished_is_the_first_tha
     """What waits for the next pass with a catalog must not wait for two."""
     server.start()
     async with running(server) as loop:
-        await loop.until(lambda: loop.reconciler.last is not None)
+        await loop.until(lambda: loop.reconciler.state.last is not None)
         assert (loop.reconciler.begun, loop.reconciler.carried) == (0, 0)
         loop.put(WEB)
         await loop.until(lambda: loop.reconciler.begun == 1)
@@ -446,11 +446,11 @@ async def test_a_rollback_that_nginx_does_not_live_to_see_is_a_step_a_pin_and_is
     await loop.until(lambda: loop.serves("shop.example.com"))
     loop.nginx.kill()
     step = await loop.reconciler.roll_back(None)
-    assert (step.outcome, step.generation, loop.live, loop.reconciler.pinned) == (Outcome.REJECTED, 1, 1, 1)
-    assert loop.reconciler.last is not None
+    assert (step.outcome, step.generation, loop.live, loop.reconciler.state.pinned) == (Outcome.REJECTED, 1, 1, 1)
+    assert loop.reconciler.state.last is not None
     loop.nginx.start()
     await loop.until(lambda: loop.outcome is Outcome.HELD)
-    assert (loop.live, loop.reconciler.pinned) == (1, 1)
+    assert (loop.live, loop.reconciler.state.pinned) == (1, 1)
     assert (await loop.reconciler.release_hold()).outcome is Outcome.APPLIED
     assert loop.serves("shop.example.com")
 
@@ -459,7 +459,7 @@ async def test_a_rollback_that_ends_where_it_began_pins_nothing(loop: Loop) -> N
     with pytest.raises(OutputUnusable, match="no generation 7"):
         await loop.reconciler.roll_back(7)
     assert (await loop.reconciler.roll_back(1)).outcome is Outcome.UNCHANGED
-    assert loop.reconciler.pinned is None
+    assert loop.reconciler.state.pinned is None
     loop.put(WEB, SHOP)
     await loop.until(lambda: loop.serves("shop.example.com"))
 
@@ -472,12 +472,12 @@ async def test_a_hold_that_is_released_before_consul_was_read_is_released(server
             await loop.until(lambda: loop.outcome is Outcome.APPLIED)
             await asyncio.sleep(0.5)
         assert (await loop.reconciler.roll_back(None)).outcome is Outcome.APPLIED
-        assert loop.reconciler.pinned == 1
+        assert loop.reconciler.state.pinned == 1
     async with running(server) as loop:
-        assert loop.reconciler.pinned == 1
+        assert loop.reconciler.state.pinned == 1
         with pytest.raises(CatalogUnavailable):
             await loop.reconciler.release_hold()
-        assert loop.reconciler.pinned is None
+        assert loop.reconciler.state.pinned is None
 
 
 # --- many services ----------------------------------------------------------------------------------------------------
@@ -516,12 +516,12 @@ async def test_a_mass_loss_is_held_and_released(loop: Loop) -> None:
     await loop.until(lambda: loop.outcome is Outcome.HELD)
     assert "3 of 4 servers" in loop.reason
     assert loop.live == live
-    assert loop.reconciler.held_since is not None
+    assert loop.reconciler.state.held_since is not None
     step = await loop.reconciler.release_hold()
     assert step.outcome is Outcome.APPLIED
     assert not loop.serves("mail.example.com")
-    assert loop.reconciler.holds == ()
-    assert loop.reconciler.held_since is None
+    assert loop.reconciler.state.holds == ()
+    assert loop.reconciler.state.held_since is None
 
 
 async def test_what_is_not_held_goes_live_during_a_hold(loop: Loop) -> None:
@@ -532,7 +532,7 @@ async def test_what_is_not_held_goes_live_during_a_hold(loop: Loop) -> None:
     loop.put(WEB, instance("news", 9, "route=news.example.com", address="127.0.0.1"))
     await loop.until(lambda: loop.serves("news.example.com"))
     assert loop.serves("mail.example.com")
-    assert loop.reconciler.holds
+    assert loop.reconciler.state.holds
 
 
 async def test_a_hold_ends_by_itself_after_its_time(server: NginxServer) -> None:
@@ -569,7 +569,7 @@ async def test_a_hold_ends_once_consul_can_be_asked_again(server: NginxServer, m
         loop.put(WEB)
         await loop.until(lambda: loop.outcome is Outcome.HELD)
         await asyncio.sleep(0.5)
-        assert loop.reconciler.holds
+        assert loop.reconciler.state.holds
         is_fresh = True
         await loop.until(lambda: loop.outcome is Outcome.APPLIED and not loop.serves("mail.example.com"))
 
@@ -586,7 +586,7 @@ async def test_losses_are_told_across_a_restart(server: NginxServer) -> None:
         await loop.until(lambda: (loop.settings.output.directory / "state/catalog.json").exists())
     async with running(server, nginx__stamp=stamp) as loop:
         loop.put(WEB)
-        await loop.until(lambda: loop.reconciler.holds and loop.outcome is Outcome.APPLIED)
+        await loop.until(lambda: loop.reconciler.state.holds and loop.outcome is Outcome.APPLIED)
         assert loop.serves("mail.example.com")
 
 
@@ -601,14 +601,14 @@ async def test_a_start_without_consul_goes_on_from_the_catalog_on_disk(
         loop.put(*FLEET)
         await loop.until(lambda: loop.serves("mail.example.com"))
         await loop.until(lambda: (loop.settings.output.directory / "state/catalog.json").exists())
-        assert loop.reconciler.stale_since is None
+        assert loop.reconciler.state.stale_since is None
     (tmp_path / "snippets/server.conf").write_text("add_header X-Changed-While-Consul-Was-Down yes;\n")
     async with running(server, **knobs) as loop:
         await loop.until(lambda: loop.serves("X-Changed-While-Consul-Was-Down"))
         assert loop.serves("mail.example.com")
-        assert loop.reconciler.stale_since is not None
+        assert loop.reconciler.state.stale_since is not None
         loop.put(*FLEET, SHOP)
-        await loop.until(lambda: loop.reconciler.stale_since is None)
+        await loop.until(lambda: loop.reconciler.state.stale_since is None)
 
 
 async def test_a_catalog_older_than_the_live_generation_is_not_gone_back_to(
@@ -629,8 +629,8 @@ async def test_a_catalog_older_than_the_live_generation_is_not_gone_back_to(
     file.write_bytes(old)
     async with running(server, nginx__stamp=stamp) as loop:
         await asyncio.sleep(1.0)
-        assert loop.serves("shop.example.com") or loop.reconciler.last is not None
-        assert loop.reconciler.plan is None
+        assert loop.serves("shop.example.com") or loop.reconciler.state.last is not None
+        assert loop.reconciler.state.plan is None
         assert loop.live == 2
 
 

@@ -52,6 +52,10 @@ class Parts:
         self.reporter = Reporter(self.events, self.journal, self, self, certificate_warning=DAY)  # type: ignore[arg-type]
 
     @property
+    def state(self) -> Parts:
+        return self
+
+    @property
     def pipeline(self) -> Parts:
         return self
 

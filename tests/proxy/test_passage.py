@@ -65,8 +65,8 @@ class Story:
 
     @property
     def last(self) -> Step:
-        assert self.world.reconciler.last is not None
-        return self.world.reconciler.last
+        assert self.world.reconciler.state.last is not None
+        return self.world.reconciler.state.last
 
     @property
     def now(self) -> float:
@@ -128,17 +128,17 @@ def test_a_hold_right_after_a_release_lasts_as_long_as_the_first_would_have(stor
     story.tell(WEB, *FLEET)
     story.tell(WEB)
     assert story.last.outcome is Outcome.HELD
-    first = story.world.reconciler.held_since
+    first = story.world.reconciler.state.held_since
     story.world.wait(200)
     assert story.release().outcome is Outcome.APPLIED
     assert not story.serves("mail")
-    assert (story.world.reconciler.held, story.world.reconciler.held_since) == (None, None)
+    assert (story.world.reconciler.state.held, story.world.reconciler.state.held_since) == (None, None)
     story.tell(WEB, *FLEET)
     assert story.serves("mail")
     story.tell(WEB, seconds=1)
     began = story.now - 1
     assert story.last.outcome is Outcome.HELD
-    assert story.world.reconciler.held_since != first
+    assert story.world.reconciler.state.held_since != first
     story.until(lambda: not story.serves("mail"))
     assert 300 <= story.now - began < 302
 
@@ -149,7 +149,7 @@ def test_a_hold_ends_by_itself_and_the_next_does_too(story: Story) -> None:
         story.tell(WEB, seconds=0.1)
         assert story.serves("mail")
         assert 299 < story.until(lambda: not story.serves("mail")) < 302
-        assert story.world.reconciler.held_since is None
+        assert story.world.reconciler.state.held_since is None
 
 
 def test_a_hold_that_ends_because_all_is_back_leaves_the_next_its_whole_time(story: Story) -> None:
@@ -157,10 +157,10 @@ def test_a_hold_that_ends_because_all_is_back_leaves_the_next_its_whole_time(sto
     story.tell(WEB, *FLEET)
     story.tell(WEB, seconds=290)
     story.tell(WEB, *FLEET)
-    assert not story.world.reconciler.holds
+    assert not story.world.reconciler.state.holds
     story.world.wait(70)
     story.tell(WEB, seconds=0.1)
-    assert story.world.reconciler.holds
+    assert story.world.reconciler.state.holds
     assert 299 < story.until(lambda: not story.serves("mail")) < 302
 
 
@@ -193,7 +193,7 @@ def test_a_released_pin_lets_nothing_else_go_where_the_plan_that_it_let_through_
     story.tell(WEB)
     story.world.nginx.faults.is_signal_refused = False
     story.world.wait(60)
-    assert story.world.reconciler.holds
+    assert story.world.reconciler.state.holds
     assert story.serves("mail")
 
 
@@ -211,11 +211,11 @@ def test_a_hold_is_told_when_it_begins_when_other_services_join_and_when_it_ends
     story.tell(WEB, *FLEET)
     with capture_logs() as log:
         story.tell(FLEET[2])
-        since = story.world.reconciler.held_since
+        since = story.world.reconciler.state.held_since
         assert since is not None
         story.tell(FLEET[2], BAD)
         story.tell(BAD)
-        assert story.world.reconciler.held_since == since
+        assert story.world.reconciler.state.held_since == since
         story.world.wait(400)
     told = [line for line in log if line["event"] in ("servers held", "hold over")]
     assert [(line["event"], line.get("services")) for line in told] == [
@@ -231,8 +231,8 @@ def test_what_is_held_is_told_as_held_where_nothing_else_changes(story: Story) -
     story.tell(WEB)
     (step,) = story.steps
     assert (step.outcome, step.generation) == (Outcome.HELD, 2)
-    assert step.reason == story.world.reconciler.held.reason  # type: ignore[union-attr]
-    assert story.world.reconciler.holds == (step.reason,)
+    assert step.reason == story.world.reconciler.state.held.reason  # type: ignore[union-attr]
+    assert story.world.reconciler.state.holds == (step.reason,)
 
 
 # --- unchecked instances ----------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_each_unchecked_instance_keeps_its_place_for_the_whole_time_and_no_longe
     story.tell(*spoken)
 
     def is_kept(name: str) -> bool:
-        plan = story.world.reconciler.plan
+        plan = story.world.reconciler.state.plan
         assert plan is not None
         (found,) = (service for service in plan.services if service.name == name)
         return found.instances[0].health is Health.PASSING
@@ -270,27 +270,27 @@ def test_going_back_in_vain_restores_the_pin_that_there_was(roomy: Story) -> Non
     story.tell(WEB, *FLEET)
     story.world.nginx.faults.is_signal_refused = True
     assert story.go_back(1).outcome is Outcome.ROLLED_BACK
-    assert story.world.reconciler.pinned is None
+    assert story.world.reconciler.state.pinned is None
     story.world.nginx.faults.is_signal_refused = False
     assert story.go_back(2).outcome is Outcome.APPLIED
     story.world.nginx.faults.is_signal_refused = True
     assert story.go_back(1).outcome is Outcome.ROLLED_BACK
-    assert story.world.reconciler.pinned == 2
+    assert story.world.reconciler.state.pinned == 2
     with pytest.raises(OutputUnusable, match="no generation 9"):
         story.go_back(9)
     assert story.go_back(2).outcome is Outcome.UNCHANGED
-    assert story.world.reconciler.pinned == 2
+    assert story.world.reconciler.state.pinned == 2
     story.world.stop()
     story.begin(with_consul=False)
-    assert story.world.reconciler.pinned == 2
+    assert story.world.reconciler.state.pinned == 2
 
 
 def test_without_a_number_the_one_that_nginx_ran_before_is_gone_back_to(roomy: Story) -> None:
     for count in range(3):
         roomy.tell(WEB, *FLEET[: count + 1])
-    assert (roomy.go_back().generation, roomy.world.reconciler.pinned) == (3, 3)
+    assert (roomy.go_back().generation, roomy.world.reconciler.state.pinned) == (3, 3)
     assert roomy.last.outcome is Outcome.APPLIED
-    assert (roomy.go_back().generation, roomy.world.reconciler.pinned) == (4, 4)
+    assert (roomy.go_back().generation, roomy.world.reconciler.state.pinned) == (4, 4)
 
 
 def test_what_comes_while_the_operator_holds_a_generation_goes_live_once_he_lets_go(story: Story) -> None:
@@ -299,12 +299,12 @@ def test_what_comes_while_the_operator_holds_a_generation_goes_live_once_he_lets
     story.tell(WEB, *FLEET)
     assert (story.last.outcome, story.last.generation) == (Outcome.HELD, 1)
     assert story.last.reason == "the operator went back to generation 1; `proxygen release-hold` lets new plans through"
-    assert story.world.reconciler.holds == (story.last.reason,)
+    assert story.world.reconciler.state.holds == (story.last.reason,)
     assert not story.serves("shop")
     story.release()
     assert story.serves("mail")
-    assert story.world.reconciler.pinned is None
-    assert story.world.reconciler.holds == ()
+    assert story.world.reconciler.state.pinned is None
+    assert story.world.reconciler.state.holds == ()
 
 
 def test_a_pinned_generation_is_gone_to_again_where_another_one_is_live_at_the_start(story: Story) -> None:
@@ -315,7 +315,7 @@ def test_a_pinned_generation_is_gone_to_again_where_another_one_is_live_at_the_s
     story.put_live(2)
     story.begin(with_consul=False)
     story.world.wait(3)
-    assert (current(story.world.output), story.world.reconciler.pinned) == (1, 1)
+    assert (current(story.world.output), story.world.reconciler.state.pinned) == (1, 1)
     assert not story.serves("shop")
 
 
@@ -330,7 +330,7 @@ def test_a_pin_whose_generation_is_gone_holds_nothing(roomy: Story) -> None:
         roomy.begin()
         roomy.world.wait(5)
     assert ("hold released, its generation is gone", 1) in [(line["event"], line.get("generation")) for line in log]
-    assert roomy.world.reconciler.pinned is None
+    assert roomy.world.reconciler.state.pinned is None
     roomy.tell(WEB, *FLEET)
     assert roomy.serves("mail")
 
@@ -448,7 +448,7 @@ def test_pauses_are_bounded_and_begin_anew_once_it_was_live(story: Story) -> Non
 def test_a_service_that_is_left_out_is_told_with_its_place_and_reason(story: Story) -> None:
     story.world.nginx.faults.refused = {"10.0.0.9:8080"}
     story.tell(WEB, BAD)
-    plan = story.world.reconciler.plan
+    plan = story.world.reconciler.state.plan
     assert plan is not None
     assert [one.service for one in plan.quarantined] == ["bad"]
     (published,) = (one for one in generations(story.world.output) if one.live)
@@ -501,17 +501,17 @@ def test_a_change_is_as_old_as_the_first_try_to_serve_it(story: Story) -> None:
 
 def test_what_is_live_is_what_nginx_was_last_seen_to_serve(story: Story) -> None:
     reconciler = story.world.reconciler
-    assert reconciler.live == 1
-    first = reconciler.live_since
+    assert reconciler.state.live == 1
+    first = reconciler.state.live_since
     story.tell(WEB)
-    assert (reconciler.live, reconciler.live_since) == (1, first)
+    assert (reconciler.state.live, reconciler.state.live_since) == (1, first)
     story.world.nginx.faults.refused_at_reload = {"bad.test"}
     story.tell(WEB, BAD, seconds=10)
-    assert reconciler.live == 1
+    assert reconciler.state.live == 1
     story.world.nginx.faults.refused_at_reload = set()
     story.until(lambda: story.serves("bad"))
-    story.until(lambda: reconciler.live == current(story.world.output))
-    assert reconciler.live_since != first
+    story.until(lambda: reconciler.state.live == current(story.world.output))
+    assert reconciler.state.live_since != first
 
 
 def test_passes_are_counted_and_none_is_under_way_between_them(story: Story) -> None:
@@ -523,7 +523,7 @@ def test_passes_are_counted_and_none_is_under_way_between_them(story: Story) -> 
     assert reconciler.busy_since is not None
     story.world.wait(5)
     assert (reconciler.carried, reconciler.busy_since) == (begun + 1, None)
-    assert reconciler.stale_since is None
+    assert reconciler.state.stale_since is None
 
 
 def test_a_start_without_consul_waits_for_it_a_while_and_then_says_how_old_its_catalog_is(story: Story) -> None:
@@ -531,12 +531,12 @@ def test_a_start_without_consul_waits_for_it_a_while_and_then_says_how_old_its_c
     story.world.stop()
     story.begin(with_consul=False)
     story.world.wait(4.5)
-    assert (story.world.reconciler.begun, story.world.reconciler.stale_since) == (0, None)
+    assert (story.world.reconciler.begun, story.world.reconciler.state.stale_since) == (0, None)
     story.world.wait(1)
-    assert story.world.reconciler.stale_since is not None
+    assert story.world.reconciler.state.stale_since is not None
     assert story.world.reconciler.begun == 1
     story.tell(WEB)
-    assert story.world.reconciler.stale_since is None
+    assert story.world.reconciler.state.stale_since is None
 
 
 def test_what_the_operator_confirms_is_what_is_then(story: Story) -> None:
@@ -548,11 +548,11 @@ def test_what_the_operator_confirms_is_what_is_then(story: Story) -> None:
 
     with pytest.raises(Refused, match="changed since"):
         story.world.ask(story.world.reconciler.roll_back(1, confirm=refuse))
-    assert story.world.reconciler.pinned is None
+    assert story.world.reconciler.state.pinned is None
     story.go_back(1)
     with pytest.raises(Refused, match="changed since"):
         story.world.ask(story.world.reconciler.release_hold(confirm=refuse))
-    assert story.world.reconciler.pinned == 1
+    assert story.world.reconciler.state.pinned == 1
 
 
 # --- reloads that fail and name nobody --------------------------------------------------------------------------------
@@ -572,7 +572,7 @@ FLEET_NAMES = tuple(one.service for one in FLEET)
 
 def judged(story: Story) -> set[str]:
     """Those that are left out because of what nginx did with them, and do not only wait."""
-    plan = story.world.reconciler.plan
+    plan = story.world.reconciler.state.plan
     assert plan is not None
     waits = ("waits", "has not come to this one yet")
     return {each.service for each in plan.quarantined if not any(text in each.reason for text in waits)}
@@ -585,7 +585,7 @@ def patient() -> Iterator[Story]:
 
 
 def left_out(story: Story) -> set[str]:
-    plan = story.world.reconciler.plan
+    plan = story.world.reconciler.state.plan
     assert plan is not None
     return {quarantine.service for quarantine in plan.quarantined}
 
@@ -680,8 +680,10 @@ def test_a_served_service_whose_new_state_is_refused_stays_as_it_is_served(story
     story.tell(WEB, replace(FLEET[0], tags=more), *FLEET[1:], seconds=1_000)
     assert not gone
     assert left_out(story) == set()
-    assert story.world.reconciler.plan is not None
-    assert "served as before: " in " ".join(t for each in story.world.reconciler.plan.services for t in each.warnings)
+    assert story.world.reconciler.state.plan is not None
+    assert "served as before: " in " ".join(
+        t for each in story.world.reconciler.state.plan.services for t in each.warnings
+    )
     story.tell(WEB, replace(FLEET[0], tags=(*FLEET[0].tags, "proxygen.timeout=9s")), *FLEET[1:])
     assert b" 9000ms;" in story.files()
 
@@ -825,8 +827,8 @@ def test_a_search_that_runs_out_costs_nobody_who_was_not_tried(story: Story, mon
     told: set[str] = set()
 
     def look(_step: Step) -> None:
-        assert story.world.reconciler.plan is not None
-        told.update(text for each in story.world.reconciler.plan.services for text in each.warnings)
+        assert story.world.reconciler.state.plan is not None
+        told.update(text for each in story.world.reconciler.state.plan.services for text in each.warnings)
         blamed.update(judged(story))
         if not all(map(story.serves, FLEET_NAMES)):
             gone.append(story.now)
@@ -848,12 +850,12 @@ def test_a_search_that_runs_out_among_what_is_served_changes_nothing(
 ) -> None:
     monkeypatch.setattr(culprits, "MOST_TRIALS", culprits.FEWEST_TRIALS)
     story.tell(WEB, *FLEET, *MANY)
-    generation = story.world.reconciler.live
+    generation = story.world.reconciler.state.live
     story.world.nginx.faults.refused_unnamed = {"app09.test"}
     story.tell(WEB, *FLEET, *MANY, BAD, seconds=0.5)
     assert story.last.outcome is Outcome.REJECTED
     assert "the search for the service at fault goes on in the next pass" in story.last.reason
-    assert story.world.reconciler.live == generation
+    assert story.world.reconciler.state.live == generation
     story.until(lambda: story.serves("bad"))
     assert left_out(story) == {"app09"}
 
@@ -882,7 +884,7 @@ def test_no_service_is_suspected_of_what_a_changed_file_does_at_a_reload(
     """Only a running nginx refuses the fragment, and names nothing; the files before stay in force."""
     fragments.world.nginx.faults.refused_at_reload = {"odd_zone"}
     try_fragment(fragments, tmp_path, "# odd_zone\n", WEB, *newcomers)
-    assert "odd_zone" in fragments.world.reconciler.files_problem
+    assert "odd_zone" in fragments.world.reconciler.state.files_problem
     assert left_out(fragments) == set()
     assert all(fragments.serves(one.service) for one in (WEB, *newcomers))
     fragments.tell(WEB, *newcomers, BAD)
@@ -890,7 +892,7 @@ def test_no_service_is_suspected_of_what_a_changed_file_does_at_a_reload(
     assert fragments.world.nginx.reloads < 8
     fragments.world.nginx.faults.refused_at_reload = set()
     # No cause was known: the machine may have been too busy, or nginx was restarted since.
-    fragments.until(lambda: not fragments.world.reconciler.files_problem)
+    fragments.until(lambda: not fragments.world.reconciler.state.files_problem)
     assert b"odd_zone" in fragments.files()
 
 
@@ -898,7 +900,7 @@ def test_no_service_is_suspected_of_what_a_changed_file_does_at_a_reload(
 def test_a_changed_file_is_not_suspected_of_what_a_service_does_at_a_reload(fragments: Story, tmp_path: Path) -> None:
     fragments.world.nginx.faults.refused_at_reload = {"bad.test"}
     try_fragment(fragments, tmp_path, "# welcome\n", WEB, *FLEET, BAD)
-    assert fragments.world.reconciler.files_problem == ""
+    assert fragments.world.reconciler.state.files_problem == ""
     assert b"# welcome" in fragments.files()
     fragments.until(lambda: all(fragments.serves(one.service) for one in FLEET))
     assert left_out(fragments) == {"bad"}
@@ -934,7 +936,7 @@ def test_who_holds_what_is_known_of_the_live_generation_where_the_state_is_gone(
     shutil.rmtree(story.world.output / "state")
     story.begin()
     story.world.wait(5)
-    plan = story.world.reconciler.plan
+    plan = story.world.reconciler.state.plan
     assert plan is not None
     assert [(conflict.loser, conflict.holder) for conflict in plan.conflicts] == [("older", "web")]
     assert recall(story.world.output).plan.holders[RouteClaim("web.test", "/")] == "web"
@@ -963,8 +965,8 @@ def test_a_warning_of_nginxs_stays_in_sight_while_it_lasts(story: Story) -> None
     story.world.nginx.faults.warnings = ("protocol options redefined for 0.0.0.0:443",)
     story.tell(WEB, FLEET[0])
     story.tell(WEB, *FLEET)
-    assert story.world.reconciler.remarks == story.world.nginx.faults.warnings
+    assert story.world.reconciler.state.remarks == story.world.nginx.faults.warnings
     story.world.nginx.faults.warnings = ()
     story.tell(WEB)
     story.world.wait(400)
-    assert story.world.reconciler.remarks == ()
+    assert story.world.reconciler.state.remarks == ()

@@ -117,7 +117,7 @@ class RunningSidecar:
 
     def overview(self) -> StatusReport:
         reasons = self.readiness().reasons
-        plan = self._reconciler.plan
+        plan = self._reconciler.state.plan
         live = self._live()
         if live is None:
             state = State.STARTING
@@ -166,7 +166,7 @@ class RunningSidecar:
 
     def generations(self) -> tuple[GenerationReport, ...]:
         made = attempts(self._journal.steps)
-        live = self._reconciler.live
+        live = self._reconciler.state.live
         return tuple(
             generation_report(replace(generation, live=generation.number == live), made.get(generation.number))
             for generation in reversed(generations(self._settings.output.directory))
@@ -202,7 +202,7 @@ class RunningSidecar:
                 yield condition.text
 
     def _plans(self) -> _Plans:
-        newest, live = self._reconciler.plan, self._reconciler.live
+        newest, live = self._reconciler.state.plan, self._reconciler.state.live
         served = self._live_plans.plan_of(live) if live is not None else None
         return _Plans(served, newest, self._kept())
 
@@ -213,35 +213,35 @@ class RunningSidecar:
         return Told.LIVE if plans.newest in (None, plans.served) else Told.LIVE_AND_WAITING
 
     def _note(self, step: Step) -> None:
-        self._live_plans.note(step, self._reconciler.plan, pinned=self._reconciler.pinned is not None)
+        self._live_plans.note(step, self._reconciler.state.plan, pinned=self._reconciler.state.pinned is not None)
 
     def _reasons(self) -> Iterator[str]:
-        step = self._reconciler.last
-        if self._reconciler.live is None:
+        step = self._reconciler.state.last
+        if self._reconciler.state.live is None:
             yield "no generation is live yet"
         if step is not None and step.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK):
             yield f"the last apply was {step.outcome}: {step.reason}"
-        if self._reconciler.files_problem:
-            yield _NOT_TAKEN + self._reconciler.files_problem
-        yield from self._reconciler.holds
+        if self._reconciler.state.files_problem:
+            yield _NOT_TAKEN + self._reconciler.state.files_problem
+        yield from self._reconciler.state.holds
         if self._settings.nginx.reload == "signal" and self._nginx().master is None:
             yield "no nginx master process is seen"
         freshness = self._watch.freshness()
         if freshness > self._settings.admin.fresh:
             problem = f": {self._watch.problem}" if self._watch.problem else ""
-            stale_since = self._reconciler.stale_since
+            stale_since = self._reconciler.state.stale_since
             if stale_since is not None:
                 yield f"Consul has not been read since the start; the catalog is of {_time(stale_since)}{problem}"
             elif math.isinf(freshness):
                 yield f"Consul has not been read in whole since the start{problem}"
             else:
                 yield f"Consul's data is {freshness:.0f}s old{problem}"
-        elif self._reconciler.live is not None and self._reconciler.plan is None:
+        elif self._reconciler.state.live is not None and self._reconciler.state.plan is None:
             # After a restart an earlier run's generation is live before this run knows any of its services.
             yield _NO_PLAN
 
     def _last_apply(self) -> ApplyReport | None:
-        step = self._reconciler.last
+        step = self._reconciler.state.last
         if step is None:
             return None
         newest = self._journal.steps[-1] if self._journal.steps else None
@@ -250,11 +250,11 @@ class RunningSidecar:
         return apply_report(step)
 
     def _live(self) -> Generation | None:
-        number = self._reconciler.live
+        number = self._reconciler.state.live
         return read_generation(self._settings.output.directory, number) if number is not None else None
 
     def _live_report(self, live: Generation | None) -> LiveReport | None:
-        since = self._reconciler.live_since
+        since = self._reconciler.state.live_since
         if live is None or since is None:
             return None
         outcome = Outcome.APPLIED.value if live.proven else ""
@@ -282,11 +282,11 @@ class RunningSidecar:
             for warning in service.warnings:
                 yield f"service {service.name}: {warning}"
         yield from self._watch.warnings
-        if self._reconciler.files_problem:
-            yield _NOT_TAKEN + self._reconciler.files_problem
+        if self._reconciler.state.files_problem:
+            yield _NOT_TAKEN + self._reconciler.state.files_problem
         yield from self._reconciler.pipeline.ground.problems
         yield from self._reconciler.pipeline.ground.copied
-        yield from (f"nginx remarks: {remark}" for remark in self._reconciler.remarks)
+        yield from (f"nginx remarks: {remark}" for remark in self._reconciler.state.remarks)
         if problem := self._heard().problem:
             yield problem
         conf = self._reconciler.pipeline.conf
@@ -304,24 +304,24 @@ class RunningSidecar:
         return listener_report(self._listener, self._tally, sample=self._settings.traffic.sample, problem=problem)
 
     def _hold(self) -> HoldReport | None:
-        holds, step = self._reconciler.holds, self._reconciler.last
+        holds, step = self._reconciler.state.holds, self._reconciler.state.last
         if not holds:
             return None
-        held_since = self._reconciler.held_since
+        held_since = self._reconciler.state.held_since
         return HoldReport(
             reason="; ".join(holds),
             since=_time(held_since) if held_since else step.at if step else "",
-            pinned=self._reconciler.pinned,
+            pinned=self._reconciler.state.pinned,
             services=self._kept(),
             instances=tuple(map(_kept_report, self._kept_instances()[:_MOST_KEPT])),
         )
 
     def _kept_instances(self) -> tuple[Instance, ...]:
-        held = self._reconciler.held
+        held = self._reconciler.state.held
         return held.instances if held else ()
 
     def _kept(self) -> Mapping[str, int]:
-        held = self._reconciler.held
+        held = self._reconciler.state.held
         return {str(name): count for name, count in held.services.items()} if held else {}
 
     def _nginx(self) -> NginxReport:

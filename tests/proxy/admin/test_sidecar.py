@@ -170,7 +170,7 @@ def test_a_catalog_from_the_disk_is_told_with_its_age(parts: Parts) -> None:
     again = parts.restarted(Watch(age=math.inf, problem="no route"))
     again.world.wait(10)
     (reason,) = again.reasons
-    since = again.world.reconciler.stale_since
+    since = again.world.reconciler.state.stale_since
     assert since is not None
     told = since.isoformat(timespec="milliseconds")
     assert reason == f"Consul has not been read since the start; the catalog is of {told}: no route"
@@ -181,7 +181,7 @@ def test_until_there_is_a_plan_a_service_is_unknown_and_not_gone(parts: Parts) -
     parts.tell(WEB)
     again = parts.restarted(Watch())
     again.world.wait(1)
-    assert again.world.reconciler.live == 1
+    assert again.world.reconciler.state.live == 1
     assert again.reasons == ("no catalog has been planned since the start",)
     assert again.sidecar.service("web") is not None, "it is told from what the generation stands for"
     with pytest.raises(CatalogUnavailable, match="no catalog has been planned since the start"):
@@ -204,7 +204,7 @@ def test_what_keeps_a_plan_from_going_live_is_why_it_is_not_ready(parts: Parts) 
     assert [(one.service, one.node, one.id, one.address) for one in hold.instances] == [
         (one.service, one.node, one.id, f"{one.address}:{one.port}") for one in kept
     ]
-    since = parts.world.reconciler.held_since
+    since = parts.world.reconciler.state.held_since
     assert since is not None
     assert hold.since == since.isoformat(timespec="milliseconds")
     assert {one.name: one.kept for name in ("web", "shop") if (one := parts.sidecar.service(name))} == {
@@ -271,7 +271,7 @@ def test_what_is_live_is_told_with_its_digest_and_since_when(parts: Parts) -> No
     parts.tell(WEB)
     parts.tell(WEB, *FLEET)
     live = parts.sidecar.status().live
-    since = parts.world.reconciler.live_since
+    since = parts.world.reconciler.state.live_since
     assert live is not None
     assert since is not None
     assert (live.number, live.outcome) == (2, "applied")
@@ -337,8 +337,8 @@ def test_before_the_first_plan_there_is_nothing_to_tell(parts: Parts) -> None:
     assert parts.sidecar.status().last_apply is None
     parts.world.wait(1)
     assert parts.sidecar.status().last_apply is not None, "a pass without a catalog is one too"
-    assert parts.world.reconciler.last is not None
-    assert parts.world.reconciler.last.outcome is Outcome.UNCHANGED
+    assert parts.world.reconciler.state.last is not None
+    assert parts.world.reconciler.state.last.outcome is Outcome.UNCHANGED
 
 
 def test_files_that_are_not_taken_are_a_reason_and_a_warning(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
