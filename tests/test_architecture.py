@@ -71,6 +71,7 @@ PLANTED = (
     ("proxy/guard/losses.py", "import time", "What decides about traffic is pure"),
     ("proxy/render/servers.py", "import pathlib", "What decides about traffic is pure"),
     ("proxy/render/viewing.py", "import proxygen.settings", "What decides about traffic is pure"),
+    ("proxy/draft.py", "import pathlib", "What decides about traffic is pure"),
     ("tags/values.py", "import os", "What decides about traffic is pure"),
     ("catalog.py", "import socket", "What decides about traffic is pure"),
     ("proxy/plan/service.py", "import proxygen.kit.log", "What decides about traffic is pure"),
@@ -159,6 +160,20 @@ def test_no_class_name_means_two_things() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert not [name for name, times in Counter(classes).items() if times > 1]
+
+
+def _makes_proofs(source: str) -> bool:
+    """Tell whether a module says itself that a candidate passed the gates."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    made = {ast.unparse(call.func).rpartition(".")[2] for call in calls}
+    return "Checked" in made
+
+
+def test_what_passed_the_gates_is_made_by_them_alone() -> None:
+    """Then nothing else can be published: `apply.publish.publish` takes nothing else."""
+    makers = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if _makes_proofs(path.read_text())}
+    assert makers == {"proxy/check/gates.py"}
+    assert _makes_proofs("import gates\ngates.Checked(stamp=stamp)")
 
 
 def _starts_processes(source: str) -> bool:
