@@ -25,7 +25,7 @@ _REASONS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Markers that imply `whole`, and what the summary calls them. `whole` itself names its reason."""
 
-_ORDER: Final = ("deploy", "browser", "faults", "conformance", "integration", "model")
+_ORDER: Final = ("pythons", "deploy", "browser", "faults", "conformance", "integration", "model")
 """Directories whose tests take longest; started first, so that no worker is left with one of them at the end."""
 
 _WORKERS_PER_CORE: Final = 2

@@ -12,7 +12,7 @@ import pytest
 
 hypothesis.settings.register_profile("few", deadline=None, max_examples=20)
 
-WITH_REAL_PARTS: Final = ("bench", "browser", "conformance", "deploy", "faults", "integration")
+WITH_REAL_PARTS: Final = ("bench", "browser", "conformance", "deploy", "faults", "integration", "pythons")
 """Directories of tests, which are not even collected: what they import need not be installed."""
 REAL_PARTS: Final = frozenset(
     {
