@@ -152,6 +152,37 @@ def test_what_is_read_again_is_written_by_kit_disk() -> None:
     assert found == WRITERS.keys()
 
 
+def _half_built(class_: ast.ClassDef) -> set[str]:
+    """Return the attributes that only a method other than the constructor sets."""
+    given = {node.target.id for node in class_.body if isinstance(node, ast.AnnAssign) and hasattr(node.target, "id")}
+    built, later = set(given), set()
+    for method in class_.body:
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+            into = built if method.name in ("__init__", "__post_init__") else later
+            into |= {
+                node.attr
+                for node in ast.walk(method)
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and ast.unparse(node.value) == "self"
+            }
+    return later - built
+
+
+HALF_BUILT = {"registration/registrator.py: Registrator": "its seats' tasks live as long as `run`"}
+
+
+def test_no_object_is_half_built() -> None:
+    """What exists only while something runs is a value of its own: no method may be called too early."""
+    found = {
+        f"{path.relative_to(PACKAGE).as_posix()}: {node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and _half_built(node)
+    }
+    assert found == HALF_BUILT.keys()
+
+
 def test_no_class_name_means_two_things() -> None:
     classes = (
         node.name
