@@ -15,7 +15,7 @@ from proxygen.consul.decode import HealthEntry, RegistrationState, carries_proxy
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.reads import service_path
-from proxygen.consul.registrations import RegistrationScan
+from proxygen.consul.registrations import RegistrationReader, RegistrationScan
 from proxygen.kit.aio import start_eternal
 from proxygen.kit.errors import CatalogUnavailable
 
@@ -33,6 +33,7 @@ class Candidates:
         self,
         client: ConsulClient,
         ledger: Ledger,
+        scan: RegistrationScan,
         group: asyncio.TaskGroup,
         *,
         tag_prefix: str,
@@ -49,20 +50,21 @@ class Candidates:
         self._asked: set[str] = set()
         self._read_once: set[str] = set()
         self._since: int | None = None
-        gap = client.settings.meta_sweep
+        self._scan = scan
+        self._gap = gap = client.settings.meta_sweep
+        self._due: dict[str, float] = {}
+        """When, by the loop's clock, a service that changed may be read once more."""
+        self._waiting: set[str] = set()
+        """Those that changed since and are read then."""
         workers = min(_MOST_READERS, max(1, client.settings.max_connections // 16))
         self._reader = Fetcher(self._read, ledger, workers=workers)
         sweep = Sweep(self._reader, lambda: tuple(self._names), gap=gap, longest_gap=gap, every=_FOR_EVER)
-        self._scan = RegistrationScan(
-            client,
-            ledger,
-            group,
-            gap=gap,
-            longest_gap=gap,
-            known=self._known,
-            ask=self._ask,
-            look_everywhere=sweep.moved,
-        )
+        if gap:
+            scan.join(
+                RegistrationReader(
+                    gap=gap, longest_gap=gap, known=self._known, ask=self._ask, look_everywhere=sweep.moved
+                )
+            )
         start_eternal(group, self._reader.run(), name="reading of services without proxy tags")
         start_eternal(group, sweep.run(), name="sweep over services without proxy tags")
 
@@ -75,6 +77,7 @@ class Candidates:
         """Take in which services without proxy tags there are, by the listing of this index."""
         for name in self._names - names:
             self._reader.forget(name)
+            self._due.pop(name, None)
         self._read_once &= names
         self._names = names
         # The reader tries again by itself what failed.
@@ -88,6 +91,7 @@ class Candidates:
     def forget(self, name: str) -> None:
         """Leave out a service that is routed now."""
         self._names.discard(name)
+        self._due.pop(name, None)
         self._reader.forget(name)
 
     def _known(self, node: str, registered: Mapping[str, RegistrationState]) -> Mapping[str, RegistrationState]:
@@ -96,9 +100,22 @@ class Candidates:
         return {identity: one for identity, one in registered.items() if one.modify_index <= since}
 
     def _ask(self, names: Iterable[str]) -> bool:
-        found = self._names.intersection(names)
-        self._reader.ask(sorted(found))
-        return bool(found)
+        """Read those of these services that are ours; each once within the gap, however often it changes."""
+        for name in sorted(self._names.intersection(names) - self._waiting):
+            loop = asyncio.get_running_loop()
+            now = loop.time()
+            if now >= self._due.get(name, now):
+                self._due[name] = now + self._gap
+                self._reader.ask((name,))
+            else:
+                self._waiting.add(name)
+                loop.call_at(self._due[name], self._ask_late, name)
+        # They never ask for another look before its time.
+        return False
+
+    def _ask_late(self, name: str) -> None:
+        self._waiting.discard(name)
+        self._ask((name,))
 
     async def _read(self, name: str, urgent: bool) -> bool:
         if name not in self._names:

@@ -44,6 +44,7 @@ from proxygen.consul.reads import (
     is_about_one_service,
     is_whole,
 )
+from proxygen.consul.registrations import RegistrationScan
 from proxygen.consul.view import ObservedView
 from proxygen.kit.aio import start_eternal
 from proxygen.kit.errors import CatalogUnavailable
@@ -98,10 +99,12 @@ class Observation:
             client, tag_prefix=tag_prefix, known=known.elsewhere, observed=self._open_when_ready
         )
         self._overrides = Overrides(client, ledger, view, observed=self._open_when_ready)
+        self._scan = RegistrationScan(client, ledger, group)
         self._follower: Follower = PollEach(client, ledger, self, group)
         self._candidates = Candidates(
             client,
             ledger,
+            self._scan,
             group,
             tag_prefix=tag_prefix,
             route=self._route_by_meta,
@@ -221,7 +224,7 @@ class Observation:
             return
         self._follower.stop()
         if polls_each:
-            self._follower = DetectChanges(self._client, self._ledger, self, self._view, self._group)
+            self._follower = DetectChanges(self._client, self._ledger, self, self._view, self._scan, self._group)
         else:
             self._follower = PollEach(self._client, self._ledger, self, self._group)
         for name in sorted(self._routed):
