@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from proxygen.consul.answers import Reply
-from proxygen.consul.changes import CheckKey, compare_checks, index_checks
+from proxygen.consul.changes import Checks, compare_checks, index_checks
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import RegistrationState, decode_checks
 from proxygen.consul.fetch import Fetcher, Sweep
@@ -56,7 +56,7 @@ class DetectChanges:
         self._view = view
         self._names: dict[str, None] = {}
         self._indexes: dict[str, int] = {}
-        self._checks: dict[CheckKey, tuple[str, str, str]] | None = None
+        self._checks: Checks | None = None
         connections = client.settings.max_connections
         self._fetcher = Fetcher(self._read, ledger, workers=min(_MOST_READERS, max(1, connections // 4)))
         self._sweep = Sweep(self._fetcher, self._by_recency, gap=_SWEEP_GAP, longest_gap=_SWEEP_GAP, every=_RESYNC)
