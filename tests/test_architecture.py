@@ -183,6 +183,25 @@ def test_no_object_is_half_built() -> None:
     assert found == HALF_BUILT.keys()
 
 
+MOST_ARGUMENTS = 6
+ONE_MORE = {"SidecarStages"}
+"""One attempt's, made in one place."""
+
+
+def test_no_constructor_takes_more_than_six_arguments() -> None:
+    """What belongs together is a value; its fields have docstrings of their own."""
+    constructors = [
+        (node.name, len((*method.args.args[1:], *method.args.kwonlyargs)))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__"
+    ]
+    assert len(constructors) > 50
+    assert [one for one in constructors if one[1] > MOST_ARGUMENTS + (one[0] in ONE_MORE)] == []
+
+
 def test_no_class_name_means_two_things() -> None:
     classes = (
         node.name

@@ -7,8 +7,8 @@ routed services, so they are never all read because something moved.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
 
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import HealthEntry, RegistrationState, carries_proxy_keys, decode_entries, instances_of
@@ -23,11 +23,24 @@ _MOST_READERS: Final = 4
 _FOR_EVER: Final = 86_400.0
 
 
-class Candidates:
-    """Asks whether a service's Meta carries a route, and gives those that do to ``route``.
+class MetaWatcher(Protocol):
+    """Who is told what was found of services without proxy tags."""
 
-    ``observed`` is called whenever one was read, ``failed`` whenever one could not be.
-    """
+    def route_by_meta(self, name: str, entries: tuple[HealthEntry, ...]) -> None:
+        """Route a service whose Meta asks for it."""
+        ...
+
+    def looked_at(self, name: str) -> None:
+        """Take in that the service was read, whatever it has."""
+        ...
+
+    def failed(self, name: str, error: CatalogUnavailable) -> None:
+        """Take in that the service could not be read."""
+        ...
+
+
+class Candidates:
+    """Asks whether a service's Meta carries a route."""
 
     def __init__(
         self,
@@ -35,17 +48,13 @@ class Candidates:
         ledger: Ledger,
         scan: RegistrationScan,
         group: asyncio.TaskGroup,
+        watcher: MetaWatcher,
         *,
         tag_prefix: str,
-        route: Callable[[str, tuple[HealthEntry, ...]], None],
-        observed: Callable[[], None],
-        failed: Callable[[str, CatalogUnavailable], None],
     ) -> None:
         self._client = client
         self._tag_prefix = tag_prefix
-        self._route = route
-        self._observed = observed
-        self._failed = failed
+        self._watcher = watcher
         self._names: set[str] = set()
         self._asked: set[str] = set()
         self._read_once: set[str] = set()
@@ -124,11 +133,11 @@ class Candidates:
             reply = await self._client.read(service_path(name), consistency="default" if urgent else "any")
             entries = decode_entries(reply.body)
         except CatalogUnavailable as error:
-            self._failed(name, error)
+            self._watcher.failed(name, error)
             raise
         self._read_once.add(name)
         is_routed = name in self._names and carries_proxy_keys(instances_of(name, entries), self._tag_prefix)
         if is_routed:
-            self._route(name, entries)
-        self._observed()
+            self._watcher.route_by_meta(name, entries)
+        self._watcher.looked_at(name)
         return is_routed

@@ -19,7 +19,7 @@ from proxygen.consul.decode import RegistrationState, decode_checks
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.follow import Watcher, poll_of_service
 from proxygen.consul.ledger import Ledger
-from proxygen.consul.poll import Poll
+from proxygen.consul.poll import Poll, Question
 from proxygen.consul.reads import service_path
 from proxygen.consul.registrations import RegistrationReader, RegistrationScan
 from proxygen.consul.view import ObservedView
@@ -75,11 +75,13 @@ class DetectChanges:
         health = Poll(
             client,
             ledger,
+            Question(
+                source="health of all services",
+                path="/v1/health/state/any",
+                params=(("filter", 'Status != "passing"'),),
+                rate=_HEALTH_RATE,
+            ),
             self._heed,
-            source="health of all services",
-            path="/v1/health/state/any",
-            params=[("filter", 'Status != "passing"')],
-            rate=_HEALTH_RATE,
         )
         self._tasks = [
             start_eternal(group, health.run(), name="watch of all checks"),

@@ -35,7 +35,7 @@ from proxygen.consul.ledger import Ledger
 from proxygen.consul.names import is_askable, name_problem
 from proxygen.consul.overrides import Overrides
 from proxygen.consul.oversized import Oversized
-from proxygen.consul.poll import Poll
+from proxygen.consul.poll import Poll, Question
 from proxygen.consul.reads import (
     LISTING_PATH,
     Listing,
@@ -106,10 +106,8 @@ class Observation:
             ledger,
             self._scan,
             group,
+            self,
             tag_prefix=tag_prefix,
-            route=self._route_by_meta,
-            observed=self._open_when_ready,
-            failed=self.failed,
         )
         self._early = EarlyNews(client, group, tag_prefix=tag_prefix, found=self._route_early)
         start_eternal(group, self._listing_poll().run(), name="watch of catalog/services")
@@ -127,11 +125,8 @@ class Observation:
         return Poll(
             self._client,
             self._ledger,
+            Question(source=CATALOG, path=LISTING_PATH, pathfinder=True, narrow=self._oversized.question),
             self._heed_listing,
-            source=CATALOG,
-            path=LISTING_PATH,
-            pathfinder=True,
-            narrow=self._oversized.question,
             on_failure=self._oversized.failed,
         )
 
@@ -230,11 +225,6 @@ class Observation:
         for name in sorted(self._routed):
             self._follower.follow(name)
 
-    def _route_by_meta(self, name: str, entries: tuple[HealthEntry, ...]) -> None:
-        self._choose_follower(len(self._routed) + 1)
-        self._route(name)
-        self.observe(name, entries)
-
     # What followers see.
 
     def is_routed(self, name: str) -> bool:
@@ -269,6 +259,16 @@ class Observation:
         elif name not in self._failing_since:
             self._failing_since[name] = time.monotonic()
             asyncio.get_running_loop().call_later(_PATIENCE, self._open_when_ready)
+        self._open_when_ready()
+
+    # What candidates see.
+
+    def route_by_meta(self, name: str, entries: tuple[HealthEntry, ...]) -> None:
+        self._choose_follower(len(self._routed) + 1)
+        self._route(name)
+        self.observe(name, entries)
+
+    def looked_at(self, name: str) -> None:
         self._open_when_ready()
 
     # The first catalog.

@@ -9,7 +9,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import decode_overrides
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.names import is_askable
-from proxygen.consul.poll import Poll
+from proxygen.consul.poll import Poll, Question
 from proxygen.consul.reads import confirm_overrides, overrides_prefix
 from proxygen.consul.view import ObservedView
 from proxygen.consul.witness import is_affordable
@@ -32,11 +32,13 @@ class Overrides:
         return Poll(
             self._client,
             self._ledger,
+            Question(
+                source="overrides",
+                path=f"/v1/kv/{self._prefix}",
+                params=(("recurse", ""),),
+                witness=self._witness,
+            ),
             self._heed,
-            source="overrides",
-            path=f"/v1/kv/{self._prefix}",
-            params=[("recurse", "")],
-            witness=self._witness,
         )
 
     def _witness(self) -> str | None:

@@ -81,6 +81,18 @@ _NO_PLAN: Final = "no catalog has been planned since the start"
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorders:
+    """What writes down what happens while the sidecar runs."""
+
+    events: EventLog
+    journal: Journal
+    meter: Meter
+    tally: Tally
+    listener: Listener | None
+    """None where nginx does not tell of its requests."""
+
+
 class RunningSidecar:
     """Implements `proxygen.proxy.admin.contract.Sidecar`."""
 
@@ -90,24 +102,18 @@ class RunningSidecar:
         reconciler: Reconciler,
         watch: CatalogWatch,
         client: ConsulClient,
-        *,
-        events: EventLog,
-        journal: Journal,
-        meter: Meter,
-        tally: Tally,
-        listener: Listener | None,
+        recorders: Recorders,
     ) -> None:
-        """``listener`` is None where nginx does not tell of its requests."""
         self._settings: Final = settings
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._client: Final = client
         self._steering: Final = Steering(client, patience=_PATIENCE)
-        self.events: Final = events
-        self._journal: Final = journal
-        self.meter: Final = meter
-        self._tally: Final = tally
-        self._listener: Final = listener
+        self.events: Final = recorders.events
+        self._journal: Final = recorders.journal
+        self.meter: Final = recorders.meter
+        self._tally: Final = recorders.tally
+        self._listener: Final = recorders.listener
         self._live_plans: Final = LivePlans(settings.output.directory)
         reconciler.subscribe(self._note)
 
