@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,57 @@ def test_what_is_read_again_is_written_by_kit_disk() -> None:
         if any(map(_writes, ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
     }
     assert found == WRITERS.keys()
+
+
+CALLED_BY_OTHERS = {
+    "cli/lazy.py": ("click", {"format_commands", "format_options", "format_epilog"}),
+    "consul/answers.py": ("Consul, which answers with it", {"SERVERS"}),
+    "consul/client.py": ("py-consul", {"post", "http_connect"}),
+    "kit/files.py": ("watchdog", {"on_any_event"}),
+    "network/backends/aws_vpc.py": ("botocore", {"_get_region"}),
+    "network/config.py": ("flannel's configuration, which may have it", {"enable_nftables"}),
+    "network/doctor/beside.py": ("configparser", {"optionxform"}),
+    "registration/frameworks.py": ("applications", {"with_aiohttp", "with_asgi", "with_gunicorn"}),
+    "settings/slices.py": ("pydantic", {"model_config"}),
+}
+"""Names that nothing in the package reads, and who does. All of `top/app.py` is Textual's to call."""
+
+
+def _defined(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() if not node.decorator_list:
+                yield node.name
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                yield name
+
+
+def _read(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
+                yield name
+            case ast.Constant(value=str(text)) if text.isidentifier():
+                yield text
+
+
+def test_nothing_is_dead() -> None:
+    """What no code and no template reads is gone, or another's to read."""
+    trees = {
+        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in PACKAGE.rglob("*.py")
+    }
+    read = {name for tree in trees.values() for name in _read(tree)}
+    for template in (path for path in (ROOT / "templates").rglob("*") if path.is_file()):
+        read.update(re.findall(r"\w+", template.read_text(encoding="utf-8")))
+    dead = {
+        module: {name for name in _defined(tree) if name not in read and not name.startswith("__")}
+        for module, tree in trees.items()
+        if module != "top/app.py"
+    }
+    assert {module: names for module, names in dead.items() if names} == {
+        module: names for module, (_, names) in CALLED_BY_OTHERS.items()
+    }
 
 
 def _half_built(class_: ast.ClassDef) -> set[str]:
