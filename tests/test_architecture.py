@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from proxygen.proxy.apply.outcome import Outcome
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "proxygen"
 
@@ -202,6 +204,24 @@ def test_nothing_is_dead() -> None:
     assert {module: names for module, names in dead.items() if names} == {
         module: names for module, (_, names) in CALLED_BY_OTHERS.items()
     }
+
+
+SAYS_THE_SAME = {
+    "cli/tags.py": "of a service's tags",
+    "network/choice.py": "of a subnet",
+    "proxy/apply/outcome.py": "it is the enumeration",
+    "proxy/record/events.py": "kinds of events, a vocabulary of its own",
+}
+
+
+def test_outcomes_have_one_enumeration() -> None:
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in tuple(Outcome)
+    }
+    assert found == SAYS_THE_SAME.keys()
 
 
 def _half_built(class_: ast.ClassDef) -> set[str]:

@@ -19,6 +19,7 @@ from proxygen.proxy.admin.contract import Sidecar
 from proxygen.proxy.admin.report import ConsulReport, HoldReport, NginxReport, StatusReport
 from proxygen.proxy.admin.service_report import InstanceState, ServiceSummary
 from proxygen.proxy.admin.traffic_report import ListenerReport, TrafficTotals
+from proxygen.proxy.apply.outcome import FAILED
 from proxygen.proxy.record.events import Kind
 
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
@@ -71,7 +72,7 @@ def _whole(overview: StatusReport, *, ready: bool) -> Iterator[Metric]:
     last = overview.last_apply
     yield _gauges(families.BUILD, {(overview.version, platform.python_version(), overview.nginx.version): 1})
     yield _gauge(families.READY, ready)
-    yield _gauge(families.FAILING, last is not None and last.outcome in ("rejected", "rolled back"))
+    yield _gauge(families.FAILING, last is not None and last.outcome in FAILED)
     yield _gauge(families.CONFLICTS, len(overview.conflicts))
     expires = {(one.name,): datetime.fromisoformat(one.expires).timestamp() for one in overview.certificates}
     yield _gauges(families.CERTIFICATE_EXPIRES, expires)

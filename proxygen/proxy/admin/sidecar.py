@@ -48,7 +48,7 @@ from proxygen.proxy.admin.service_report import InstanceState, ServiceDetail, Se
 from proxygen.proxy.admin.traffic import Recent, listener_report, totals
 from proxygen.proxy.admin.traffic_report import ListenerReport, TrafficTotals
 from proxygen.proxy.admin.waiting import by_name, detail_beside, report_beside, summary_beside
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import Generation, generations, read_generation
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.nginx.master import find_master, workers
@@ -225,7 +225,7 @@ class RunningSidecar:
         step = self._reconciler.state.last
         if self._reconciler.state.live is None:
             yield "no generation is live yet"
-        if step is not None and step.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK):
+        if step is not None and step.failed:
             yield f"the last apply was {step.outcome}: {step.reason}"
         if self._reconciler.state.files_problem:
             yield _NOT_TAKEN + self._reconciler.state.files_problem

@@ -17,7 +17,7 @@ from proxygen.proxy.admin.meter import Meter
 from proxygen.proxy.admin.report import State
 from proxygen.proxy.admin.service_report import InstanceState
 from proxygen.proxy.admin.sidecar import Recorders, RunningSidecar, TrafficTargets
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.news import Reporter
 from proxygen.proxy.plan.types import Policy
 from proxygen.proxy.record.events import LASTING, Condition, EventLog, Topic
