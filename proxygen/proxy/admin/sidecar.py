@@ -45,8 +45,8 @@ from proxygen.proxy.admin.report import (
     Told,
 )
 from proxygen.proxy.admin.service_report import InstanceState, ServiceDetail, ServiceReport, ServiceSummary
-from proxygen.proxy.admin.traffic import Recent, listener_report, totals
-from proxygen.proxy.admin.traffic_report import ListenerReport, TrafficTotals
+from proxygen.proxy.admin.traffic import Recent, listener_report
+from proxygen.proxy.admin.traffic_report import ListenerReport
 from proxygen.proxy.admin.waiting import by_name, detail_beside, report_beside, summary_beside
 from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import Generation, generations, read_generation
@@ -60,7 +60,7 @@ from proxygen.proxy.record.live_plans import LivePlans
 from proxygen.proxy.record.steps import Step
 from proxygen.proxy.rollout.steering import Lever, Shares, Steering
 from proxygen.proxy.traffic.listener import Listener
-from proxygen.proxy.traffic.tally import Tally, Target
+from proxygen.proxy.traffic.tally import Figures, Name, Tally, Target
 from proxygen.settings import Settings
 
 _PATIENCE: Final = 5.0
@@ -167,8 +167,8 @@ class RunningSidecar:
             raise CatalogUnavailable(f"{_NO_PLAN}, so nobody knows whether there is such a service")
         return None if detail is None else Recent.of(self._tally).detailed(detail, self._tally)
 
-    def traffic(self) -> tuple[TrafficTotals, ...]:
-        return totals(self._tally)
+    def traffic(self) -> Mapping[Name, Figures]:
+        return self._tally.totals()
 
     def generations(self) -> tuple[GenerationReport, ...]:
         made = attempts(self._journal.steps)
