@@ -10,9 +10,12 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from proxygen.proxy.apply.outcome import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "proxygen"
@@ -150,6 +153,125 @@ def test_what_is_read_again_is_written_by_kit_disk() -> None:
         if any(map(_writes, ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
     }
     assert found == WRITERS.keys()
+
+
+CALLED_BY_OTHERS = {
+    "cli/lazy.py": ("click", {"format_commands", "format_options", "format_epilog"}),
+    "consul/answers.py": ("Consul, which answers with it", {"SERVERS"}),
+    "consul/client.py": ("py-consul", {"post", "http_connect"}),
+    "kit/files.py": ("watchdog", {"on_any_event"}),
+    "network/backends/aws_vpc.py": ("botocore", {"_get_region"}),
+    "network/config.py": ("flannel's configuration, which may have it", {"enable_nftables"}),
+    "network/doctor/beside.py": ("configparser", {"optionxform"}),
+    "registration/frameworks.py": ("applications", {"with_aiohttp", "with_asgi", "with_gunicorn"}),
+    "settings/slices.py": ("pydantic", {"model_config"}),
+}
+"""Names that nothing in the package reads, and who does. All of `top/app.py` is Textual's to call."""
+
+
+def _defined(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() if not node.decorator_list:
+                yield node.name
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                yield name
+
+
+def _read(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
+                yield name
+            case ast.Constant(value=str(text)) if text.isidentifier():
+                yield text
+
+
+def test_nothing_is_dead() -> None:
+    """What no code and no template reads is gone, or another's to read."""
+    trees = {
+        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in PACKAGE.rglob("*.py")
+    }
+    read = {name for tree in trees.values() for name in _read(tree)}
+    for template in (path for path in (ROOT / "templates").rglob("*") if path.is_file()):
+        read.update(re.findall(r"\w+", template.read_text(encoding="utf-8")))
+    dead = {
+        module: {name for name in _defined(tree) if name not in read and not name.startswith("__")}
+        for module, tree in trees.items()
+        if module != "top/app.py"
+    }
+    assert {module: names for module, names in dead.items() if names} == {
+        module: names for module, (_, names) in CALLED_BY_OTHERS.items()
+    }
+
+
+SAYS_THE_SAME = {
+    "cli/tags.py": "of a service's tags",
+    "network/choice.py": "of a subnet",
+    "proxy/apply/outcome.py": "it is the enumeration",
+    "proxy/record/events.py": "kinds of events, a vocabulary of its own",
+}
+
+
+def test_outcomes_have_one_enumeration() -> None:
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in tuple(Outcome)
+    }
+    assert found == SAYS_THE_SAME.keys()
+
+
+def _half_built(class_: ast.ClassDef) -> set[str]:
+    """Return the attributes that only a method other than the constructor sets."""
+    given = {node.target.id for node in class_.body if isinstance(node, ast.AnnAssign) and hasattr(node.target, "id")}
+    built, later = set(given), set()
+    for method in class_.body:
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+            into = built if method.name in ("__init__", "__post_init__") else later
+            into |= {
+                node.attr
+                for node in ast.walk(method)
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and ast.unparse(node.value) == "self"
+            }
+    return later - built
+
+
+HALF_BUILT = {"registration/registrator.py: Registrator": "its seats' tasks live as long as `run`"}
+
+
+def test_no_object_is_half_built() -> None:
+    """What exists only while something runs is a value of its own: no method may be called too early."""
+    found = {
+        f"{path.relative_to(PACKAGE).as_posix()}: {node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and _half_built(node)
+    }
+    assert found == HALF_BUILT.keys()
+
+
+MOST_ARGUMENTS = 6
+ONE_MORE = {"SidecarStages"}
+"""One attempt's, made in one place."""
+
+
+def test_no_constructor_takes_more_than_six_arguments() -> None:
+    """What belongs together is a value; its fields have docstrings of their own."""
+    constructors = [
+        (node.name, len((*method.args.args[1:], *method.args.kwonlyargs)))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__"
+    ]
+    assert len(constructors) > 50
+    assert [one for one in constructors if one[1] > MOST_ARGUMENTS + (one[0] in ONE_MORE)] == []
 
 
 def test_no_class_name_means_two_things() -> None:

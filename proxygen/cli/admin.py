@@ -14,10 +14,10 @@ from proxygen.proxy.admin.client import connect
 from proxygen.proxy.admin.report import ApplyReport, State, StatusReport
 from proxygen.proxy.admin.service_report import Change, InstanceReport, InstanceState, ServiceReport
 from proxygen.proxy.admin.standing import beside
+from proxygen.proxy.apply.outcome import DONE
 from proxygen.settings import Settings
 from proxygen.tags.shares import Share, format_share
 
-_DONE = ("applied", "unchanged")
 _WAITING = {None: "", Change.CHANGED: "", Change.ADDED: " (not served yet)", Change.REMOVED: " (gone from Consul)"}
 
 
@@ -75,7 +75,7 @@ async def _release_hold(settings: Settings) -> ApplyReport:
 
 def _print_apply(report: ApplyReport) -> int:
     click.echo(_apply_text(report))
-    return 0 if report.outcome in _DONE else 1
+    return 0 if report.outcome in DONE else 1
 
 
 def _apply_text(report: ApplyReport) -> str:

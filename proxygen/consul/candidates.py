@@ -7,15 +7,15 @@ routed services, so they are never all read because something moved.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
 
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import HealthEntry, RegistrationState, carries_proxy_keys, decode_entries, instances_of
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.reads import service_path
-from proxygen.consul.registrations import RegistrationScan
+from proxygen.consul.registrations import RegistrationReader, RegistrationScan
 from proxygen.kit.aio import start_eternal
 from proxygen.kit.errors import CatalogUnavailable
 
@@ -23,46 +23,57 @@ _MOST_READERS: Final = 4
 _FOR_EVER: Final = 86_400.0
 
 
-class Candidates:
-    """Asks whether a service's Meta carries a route, and gives those that do to ``route``.
+class MetaWatcher(Protocol):
+    """Who is told what was found of services without proxy tags."""
 
-    ``observed`` is called whenever one was read, ``failed`` whenever one could not be.
-    """
+    def route_by_meta(self, name: str, entries: tuple[HealthEntry, ...]) -> None:
+        """Route a service whose Meta asks for it."""
+        ...
+
+    def looked_at(self, name: str) -> None:
+        """Take in that the service was read, whatever it has."""
+        ...
+
+    def failed(self, name: str, error: CatalogUnavailable) -> None:
+        """Take in that the service could not be read."""
+        ...
+
+
+class Candidates:
+    """Asks whether a service's Meta carries a route."""
 
     def __init__(
         self,
         client: ConsulClient,
         ledger: Ledger,
+        scan: RegistrationScan,
         group: asyncio.TaskGroup,
+        watcher: MetaWatcher,
         *,
         tag_prefix: str,
-        route: Callable[[str, tuple[HealthEntry, ...]], None],
-        observed: Callable[[], None],
-        failed: Callable[[str, CatalogUnavailable], None],
     ) -> None:
         self._client = client
         self._tag_prefix = tag_prefix
-        self._route = route
-        self._observed = observed
-        self._failed = failed
+        self._watcher = watcher
         self._names: set[str] = set()
         self._asked: set[str] = set()
         self._read_once: set[str] = set()
         self._since: int | None = None
-        gap = client.settings.meta_sweep
+        self._scan = scan
+        self._gap = gap = client.settings.meta_sweep
+        self._due: dict[str, float] = {}
+        """When, by the loop's clock, a service that changed may be read once more."""
+        self._waiting: set[str] = set()
+        """Those that changed since and are read then."""
         workers = min(_MOST_READERS, max(1, client.settings.max_connections // 16))
         self._reader = Fetcher(self._read, ledger, workers=workers)
         sweep = Sweep(self._reader, lambda: tuple(self._names), gap=gap, longest_gap=gap, every=_FOR_EVER)
-        self._scan = RegistrationScan(
-            client,
-            ledger,
-            group,
-            gap=gap,
-            longest_gap=gap,
-            known=self._known,
-            ask=self._ask,
-            look_everywhere=sweep.moved,
-        )
+        if gap:
+            scan.join(
+                RegistrationReader(
+                    gap=gap, longest_gap=gap, known=self._known, ask=self._ask, look_everywhere=sweep.moved
+                )
+            )
         start_eternal(group, self._reader.run(), name="reading of services without proxy tags")
         start_eternal(group, sweep.run(), name="sweep over services without proxy tags")
 
@@ -75,6 +86,7 @@ class Candidates:
         """Take in which services without proxy tags there are, by the listing of this index."""
         for name in self._names - names:
             self._reader.forget(name)
+            self._due.pop(name, None)
         self._read_once &= names
         self._names = names
         # The reader tries again by itself what failed.
@@ -88,6 +100,7 @@ class Candidates:
     def forget(self, name: str) -> None:
         """Leave out a service that is routed now."""
         self._names.discard(name)
+        self._due.pop(name, None)
         self._reader.forget(name)
 
     def _known(self, node: str, registered: Mapping[str, RegistrationState]) -> Mapping[str, RegistrationState]:
@@ -96,9 +109,22 @@ class Candidates:
         return {identity: one for identity, one in registered.items() if one.modify_index <= since}
 
     def _ask(self, names: Iterable[str]) -> bool:
-        found = self._names.intersection(names)
-        self._reader.ask(sorted(found))
-        return bool(found)
+        """Read those of these services that are ours; each once within the gap, however often it changes."""
+        for name in sorted(self._names.intersection(names) - self._waiting):
+            loop = asyncio.get_running_loop()
+            now = loop.time()
+            if now >= self._due.get(name, now):
+                self._due[name] = now + self._gap
+                self._reader.ask((name,))
+            else:
+                self._waiting.add(name)
+                loop.call_at(self._due[name], self._ask_late, name)
+        # They never ask for another look before its time.
+        return False
+
+    def _ask_late(self, name: str) -> None:
+        self._waiting.discard(name)
+        self._ask((name,))
 
     async def _read(self, name: str, urgent: bool) -> bool:
         if name not in self._names:
@@ -107,11 +133,11 @@ class Candidates:
             reply = await self._client.read(service_path(name), consistency="default" if urgent else "any")
             entries = decode_entries(reply.body)
         except CatalogUnavailable as error:
-            self._failed(name, error)
+            self._watcher.failed(name, error)
             raise
         self._read_once.add(name)
         is_routed = name in self._names and carries_proxy_keys(instances_of(name, entries), self._tag_prefix)
         if is_routed:
-            self._route(name, entries)
-        self._observed()
+            self._watcher.route_by_meta(name, entries)
+        self._watcher.looked_at(name)
         return is_routed

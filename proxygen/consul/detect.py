@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from proxygen.consul.answers import Reply
-from proxygen.consul.changes import CheckKey, compare_checks, index_checks
+from proxygen.consul.changes import Checks, compare_checks, index_checks
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import RegistrationState, decode_checks
 from proxygen.consul.fetch import Fetcher, Sweep
 from proxygen.consul.follow import Watcher, poll_of_service
 from proxygen.consul.ledger import Ledger
-from proxygen.consul.poll import Poll
+from proxygen.consul.poll import Poll, Question
 from proxygen.consul.reads import service_path
-from proxygen.consul.registrations import RegistrationScan
+from proxygen.consul.registrations import RegistrationReader, RegistrationScan
 from proxygen.consul.view import ObservedView
 from proxygen.kit.aio import start_eternal
 from proxygen.kit.errors import CatalogUnavailable
@@ -42,7 +42,13 @@ class DetectChanges:
     """A follower whose sockets do not grow with the number of services."""
 
     def __init__(
-        self, client: ConsulClient, ledger: Ledger, watcher: Watcher, view: ObservedView, group: asyncio.TaskGroup
+        self,
+        client: ConsulClient,
+        ledger: Ledger,
+        watcher: Watcher,
+        view: ObservedView,
+        scan: RegistrationScan,
+        group: asyncio.TaskGroup,
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -50,31 +56,32 @@ class DetectChanges:
         self._view = view
         self._names: dict[str, None] = {}
         self._indexes: dict[str, int] = {}
-        self._checks: dict[CheckKey, tuple[str, str, str]] | None = None
+        self._checks: Checks | None = None
         connections = client.settings.max_connections
         self._fetcher = Fetcher(self._read, ledger, workers=min(_MOST_READERS, max(1, connections // 4)))
         self._sweep = Sweep(self._fetcher, self._by_recency, gap=_SWEEP_GAP, longest_gap=_SWEEP_GAP, every=_RESYNC)
-        self._scan = RegistrationScan(
-            client,
-            ledger,
-            group,
+        self._scan = scan
+        self._reader = RegistrationReader(
             gap=_SCAN_GAP,
             longest_gap=_LONGEST_SCAN_GAP,
             known=self._known,
             ask=self._ask,
             look_everywhere=self._sweep.moved,
         )
+        scan.join(self._reader)
         self._recent = RecentPolls(
             client, ledger, watcher, group, most=max(0, connections // 2 - _KEPT_FREE), on_quiet=self._ask_one
         )
         health = Poll(
             client,
             ledger,
+            Question(
+                source="health of all services",
+                path="/v1/health/state/any",
+                params=(("filter", 'Status != "passing"'),),
+                rate=_HEALTH_RATE,
+            ),
             self._heed,
-            source="health of all services",
-            path="/v1/health/state/any",
-            params=[("filter", 'Status != "passing"')],
-            rate=_HEALTH_RATE,
         )
         self._tasks = [
             start_eternal(group, health.run(), name="watch of all checks"),
@@ -103,7 +110,7 @@ class DetectChanges:
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self._scan.stop()
+        self._scan.leave(self._reader)
         self._recent.stop()
         for name in self._names:
             self._fetcher.forget(name)
@@ -116,6 +123,9 @@ class DetectChanges:
 
     def _ask(self, names: Iterable[str]) -> bool:
         """Read the routed ones of these services; return whether there are any. Recent ones tell by themselves."""
+        if self._checks is None:
+            # The first list of checks asks for all.
+            return False
         routed = [name for name in names if name in self._names]
         self._fetcher.ask(name for name in routed if name not in self._recent)
         return bool(routed)

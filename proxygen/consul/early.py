@@ -17,7 +17,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import decode_summaries, routed_names
 from proxygen.consul.ledger import Ledger
 from proxygen.consul.oversized import filter_without
-from proxygen.consul.poll import Poll
+from proxygen.consul.poll import Poll, Question
 from proxygen.kit.aio import start_eternal
 
 _PATH: Final = "/v1/internal/ui/services"
@@ -53,10 +53,12 @@ class EarlyNews:
         return Poll(
             self._client,
             Ledger("early news: "),
+            Question(
+                source="newcomers",
+                path=_PATH,
+                params=(("filter", filter_without(without, selector="Service.Service")),),
+            ),
             self._heed,
-            source="newcomers",
-            path=_PATH,
-            params=[("filter", filter_without(without, selector="Service.Service"))],
         )
 
     async def _heed(self, reply: Reply) -> None:

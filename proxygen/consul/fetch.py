@@ -68,17 +68,17 @@ class Fetcher:
 
     async def run(self) -> None:
         """Read until cancelled."""
-        async with asyncio.TaskGroup() as self._group:
+        async with asyncio.TaskGroup() as group:
             for number in range(self._workers):
-                start_eternal(self._group, self._work(), name=f"reader {number + 1} of {self._what}s")
+                start_eternal(group, self._work(group), name=f"reader {number + 1} of {self._what}s")
 
-    async def _work(self) -> NoReturn:
+    async def _work(self, group: asyncio.TaskGroup) -> NoReturn:
         while True:
             # Each try takes another service, so that one that fails does not stand before the rest.
             caller = retrying(ConsulUnreachable, longest=_LONGEST_PAUSE, at_least=stay_away, sleep=self._ledger.pause)
-            await caller(self._read_next)
+            await caller(self._read_next, group)
 
-    async def _read_next(self) -> None:
+    async def _read_next(self, group: asyncio.TaskGroup) -> None:
         name, urgent = await self._next()
         source, started = self._source(name), time.monotonic()
         try:
@@ -90,7 +90,7 @@ class Fetcher:
             self._ledger.failed(source, error)
             seconds = self._pause_after(name, error, took=time.monotonic() - started)
             self._resting.add(name)
-            self._group.create_task(self._rest(name, seconds), name=f"rest of {source}")
+            group.create_task(self._rest(name, seconds), name=f"rest of {source}")
             if isinstance(error, ConsulUnreachable):
                 raise
         finally:

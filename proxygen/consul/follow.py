@@ -15,7 +15,7 @@ from proxygen.consul.answers import Reply
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import HealthEntry
 from proxygen.consul.ledger import Ledger
-from proxygen.consul.poll import Poll
+from proxygen.consul.poll import Poll, Question
 from proxygen.consul.reads import service_path
 from proxygen.kit.aio import start_eternal
 from proxygen.kit.errors import CatalogUnavailable
@@ -90,8 +90,7 @@ def poll_of_service(client: ConsulClient, ledger: Ledger, watcher: Watcher, name
     return Poll(
         client,
         ledger,
+        Question(source=f"service {name}", path=service_path(name)),
         heed,
-        source=f"service {name}",
-        path=service_path(name),
         on_failure=partial(watcher.failed, name),
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 from proxygen.consul.answers import Reply
@@ -45,43 +46,55 @@ def _as_it_is(index: int) -> tuple[int, Params]:
     return index, ()
 
 
+def _no_witness() -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of Consul again and again."""
+
+    source: str
+    """What it is called in the ledger."""
+    path: str
+    params: Params = ()
+    pathfinder: bool = False
+    """Whether it keeps knocking while Consul is down, and tells the other questions when it is back."""
+    rate: float = _RATE
+    """Answers a second in the long run."""
+    narrow: Callable[[int], tuple[int, Params]] = _as_it_is
+    """Gets the index to wait from, and says where to ask from and with which further parameters; from 0 the question is
+    asked as it is."""
+    witness: Callable[[], str | None] = _no_witness
+    """Names a key whose loss means that the question's whole prefix may be gone; see `witness`."""
+
+
+def _heed_no_failure(error: CatalogUnavailable) -> None:
+    """The ledger has it."""
+
+
 class Poll:
     """A standing question: ask, hand the answer to ``heed``, ask again from there, for ever.
 
     An answer may well be the same as the one before; ``heed`` compares contents. When it raises CatalogUnavailable,
-    the answer is not believed and the question is asked anew. ``rate`` is how many answers a second it takes in the
-    long run. ``narrow`` gets the index to wait from, and says where to ask from and with which further parameters; from
-    0 the question is asked as it is. ``witness`` names a key whose loss means that the question's whole prefix may be
-    gone; see `witness`.
+    the answer is not believed and the question is asked anew.
     """
 
     def __init__(
         self,
         client: ConsulClient,
         ledger: Ledger,
+        question: Question,
         heed: Callable[[Reply], Awaitable[object]],
         *,
-        source: str,
-        path: str,
-        params: Params = (),
-        pathfinder: bool = False,
-        rate: float = _RATE,
-        narrow: Callable[[int], tuple[int, Params]] = _as_it_is,
-        witness: Callable[[], str | None] = lambda: None,
-        on_failure: Callable[[CatalogUnavailable], None] = lambda error: None,
+        on_failure: Callable[[CatalogUnavailable], None] = _heed_no_failure,
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._heed = heed
-        self._source = source
-        self._path = path
+        self._question = question
         datacenter = client.settings.datacenter
-        self._where = f"{path}?dc={datacenter}" if datacenter else path
-        self._params = tuple(params)
-        self._pathfinder = pathfinder
-        self._rate = rate
-        self._narrow = narrow
-        self._witness = witness
+        self._where = f"{question.path}?dc={datacenter}" if datacenter else question.path
         self._on_failure = on_failure
         self._index = 0
         self._down = False
@@ -89,9 +102,9 @@ class Poll:
 
     async def run(self, *, until_quiet: bool = False) -> None:
         """Ask until cancelled, or until a whole ``consul.wait`` passed without a move of the index."""
-        pace = Pace(burst=_BURST, rate=self._rate)
-        longest = _PATHFINDER_PAUSE if self._pathfinder else _LONGEST_PAUSE
-        self._ledger.expect(self._source)
+        pace = Pace(burst=_BURST, rate=self._question.rate)
+        longest = _PATHFINDER_PAUSE if self._question.pathfinder else _LONGEST_PAUSE
+        self._ledger.expect(self._question.source)
         try:
             while True:
                 caller = retrying(CatalogUnavailable, longest=longest, at_least=stay_away, sleep=self._ledger.pause)
@@ -100,12 +113,12 @@ class Poll:
                     return
                 await pace.step()
         finally:
-            self._ledger.forget(self._source)
+            self._ledger.forget(self._question.source)
             self._client.oddities.forget(self._where)
 
     async def _ask(self) -> bool:
         """Ask once; return whether the index moved."""
-        asked, further = self._narrow(self._index)
+        asked, further = self._question.narrow(self._index)
         try:
             reply = await self._read(asked, further)
             if reply is not None:
@@ -120,13 +133,13 @@ class Poll:
             self._index = 0
             self._down = True
             self._ask_servers()
-            self._ledger.failed(self._source, error)
+            self._ledger.failed(self._question.source, error)
             self._on_failure(error)
             raise
-        self._ledger.believed(self._source)
+        self._ledger.believed(self._question.source)
         if self._down:
             self._down = False
-            if self._pathfinder:
+            if self._question.pathfinder:
                 self._ledger.recover()
         return self._index != asked
 
@@ -134,19 +147,23 @@ class Poll:
         """Return the answer; None where what was waited for may have been told to nobody."""
         if not asked:
             # Where we start from is the leader's word; after that, any server that is not behind our index.
-            return await (self._knock() if self._pathfinder else unless(self._read_leader(), self._ledger.recovered()))
+            return await (
+                self._knock() if self._question.pathfinder else unless(self._read_leader(), self._ledger.recovered())
+            )
         consistency: Consistency = "any"
         streamed = time.monotonic() >= self._by_servers_until
-        params = (*self._params, *further)
-        reading = self._client.read(self._path, params, index=asked, consistency=consistency, streamed=streamed)
+        params = (*self._question.params, *further)
+        reading = self._client.read(
+            self._question.path, params, index=asked, consistency=consistency, streamed=streamed
+        )
         signals: list[Coroutine[Any, Any, object]] = [self._ledger.recovered()]
-        witness = self._witness()
+        witness = self._question.witness()
         if witness is not None:
             signals.append(loss_of(self._client, witness, index=asked, consistency=consistency))
         return await unless(reading, *signals)
 
     async def _read_leader(self) -> Reply:
-        return await self._client.read(self._path, self._params)
+        return await self._client.read(self._question.path, self._question.params)
 
     async def _knock(self) -> Reply:
         """Read, and once a second again beside reads that hang: what they hang on may be past."""
@@ -169,8 +186,8 @@ class Poll:
         if reply is None or not reply.tells_contact:
             self._ask_servers()
             return
-        _log.info("consul index went backwards", source=self._source, asked=asked, answered=reply.index)
-        if self._pathfinder:
+        _log.info("consul index went backwards", source=self._question.source, asked=asked, answered=reply.index)
+        if self._question.pathfinder:
             self._ledger.recover()
 
     def _ask_servers(self) -> None:

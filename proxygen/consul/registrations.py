@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from proxygen.consul.answers import Reply
@@ -29,31 +30,34 @@ _RESYNC: Final = 300.0
 _LONGEST_PAUSE: Final = 30.0
 
 
-class RegistrationScan:
-    """Compares what each node has registered with what it had, and tells ``ask`` the services that differ.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationReader:
+    """Someone who wants to know which services' registrations changed."""
 
-    ``ask`` returns whether any of them was of interest. ``known`` says, of a node and its first answer, what was known
-    of it before. Nodes that cannot be asked by their name make it call ``look_everywhere`` in place of that.
+    gap: float
+    """Seconds between two looks at the nodes, at most ``longest_gap`` while a look finds nothing; see `fetch.Sweep`."""
+    longest_gap: float
+    known: Callable[[str, Mapping[str, RegistrationState]], Mapping[str, RegistrationState]]
+    """Says, of a node and its first answer, what was known of it before."""
+    ask: Callable[[Iterable[str]], bool]
+    """Is told the services that differ; returns whether for any of them the next look is to come sooner."""
+    look_everywhere: Callable[[], None]
+    """Is called in place of that for nodes that cannot be asked by their name."""
+
+
+class RegistrationScan:
+    """Compares what each node has registered with what it had, and tells the readers what differs.
+
+    It is one for all of them, and looks as often as the one who looks most often: each look is an answer for each node.
+    A reader who joins late is told what changed since the last look, so a change that it has read itself may be told
+    again, and none is missed.
     """
 
-    def __init__(
-        self,
-        client: ConsulClient,
-        ledger: Ledger,
-        group: asyncio.TaskGroup,
-        *,
-        gap: float,
-        longest_gap: float,
-        known: Callable[[str, Mapping[str, RegistrationState]], Mapping[str, RegistrationState]],
-        ask: Callable[[Iterable[str]], bool],
-        look_everywhere: Callable[[], None],
-    ) -> None:
+    def __init__(self, client: ConsulClient, ledger: Ledger, group: asyncio.TaskGroup) -> None:
         self._client = client
         self._ledger = ledger
-        self._gap = gap
-        self._known = known
-        self._ask = ask
-        self._look_everywhere = look_everywhere
+        self._group = group
+        self._readers: tuple[RegistrationReader, ...] = ()
         self._index = 0
         self._listing_moved = asyncio.Event()
         self._registered: dict[str, Mapping[str, RegistrationState]] = {}
@@ -62,26 +66,50 @@ class RegistrationScan:
         """Whether a node's answer has an index of that node alone, as on 1.14: it does not tell who is behind."""
         workers = min(_MOST_READERS, max(1, client.settings.max_connections // 8))
         self._fetcher = Fetcher(self._read, ledger, workers=workers, what="node")
-        self._sweep = Sweep(self._fetcher, lambda: self._nodes, gap=gap, longest_gap=longest_gap, every=_RESYNC)
-        self._tasks = [
-            start_eternal(group, self._fetcher.run(), name="reading of nodes"),
-            start_eternal(group, self._sweep.run(), name="sweep over all nodes"),
-            start_eternal(group, self._follow_moves(), name="listing of nodes"),
-        ]
+        self._looking: tuple[asyncio.Task[None], ...] = ()
+        start_eternal(group, self._fetcher.run(), name="reading of nodes")
+
+    def join(self, reader: RegistrationReader) -> None:
+        self._readers = (*self._readers, reader)
+        self._look_anew()
+
+    def leave(self, reader: RegistrationReader) -> None:
+        self._readers = tuple(one for one in self._readers if one is not reader)
+        self._look_anew()
 
     def moved(self, index: int) -> None:
         """Take in that the index of catalog/services moved to this."""
         self._index = index
         self._listing_moved.set()
 
-    def stop(self) -> None:
-        for task in self._tasks:
+    def _look_anew(self) -> None:
+        """Look at the pace of those who read now."""
+        for task in self._looking:
             task.cancel()
+        self._looking = ()
+        if not self._readers:
+            self._forget_all()
+            return
+        quickest = min(self._readers, key=lambda reader: reader.gap)
+        sweep = Sweep(
+            self._fetcher, lambda: self._nodes, gap=quickest.gap, longest_gap=quickest.longest_gap, every=_RESYNC
+        )
+        self._looking = (
+            start_eternal(self._group, sweep.run(), name="sweep over all nodes"),
+            start_eternal(self._group, self._follow_moves(sweep, quickest.gap), name="listing of nodes"),
+        )
+        if self._index:
+            # What was under way is cut off.
+            self._listing_moved.set()
+
+    def _forget_all(self) -> None:
         for node in self._nodes:
             self._fetcher.forget(node)
         self._ledger.forget(_SOURCE)
+        self._nodes = ()
+        self._registered.clear()
 
-    async def _follow_moves(self) -> NoReturn:
+    async def _follow_moves(self, sweep: Sweep, gap: float) -> NoReturn:
         while True:
             await self._listing_moved.wait()
             self._listing_moved.clear()
@@ -89,13 +117,12 @@ class RegistrationScan:
             nodes: tuple[str, ...] = await caller(self._list_nodes)
             for gone in set(self._nodes) - set(nodes):
                 self._fetcher.forget(gone)
-                before = self._registered.pop(gone, None) or self._known(gone, {})
-                self._ask(one.service for one in before.values())
+                self._tell(gone, self._registered.pop(gone, None), {})
             self._nodes = tuple(node for node in nodes if is_askable(node))
             if len(self._nodes) < len(nodes):
                 self._look_everywhere()
-            self._sweep.moved()
-            await asyncio.sleep(self._gap)
+            sweep.moved()
+            await asyncio.sleep(gap)
 
     async def _list_nodes(self) -> tuple[str, ...]:
         try:
@@ -117,10 +144,22 @@ class RegistrationScan:
     async def _compare(self, node: str) -> bool:
         after = decode_registrations((await self._registrations(node)).body)
         before = self._registered.get(node)
-        if before is None:
-            before = self._known(node, after)
         self._registered[node] = after
-        return self._ask(compare_registrations(before, after))
+        return self._tell(node, before, after)
+
+    def _tell(
+        self, node: str, before: Mapping[str, RegistrationState] | None, after: Mapping[str, RegistrationState]
+    ) -> bool:
+        """Tell each reader what differs; return whether any wants the next look sooner."""
+        wishes = [
+            reader.ask(compare_registrations(reader.known(node, after) if before is None else before, after))
+            for reader in self._readers
+        ]
+        return any(wishes)
+
+    def _look_everywhere(self) -> None:
+        for reader in self._readers:
+            reader.look_everywhere()
 
     async def _registrations(self, node: str) -> Reply:
         """Read a node from any server that is not behind the one that told of the move; the leader is behind nobody."""

@@ -13,7 +13,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import CONSUL_SERVICE, decode_entries, instances_of
 from proxygen.consul.fetch import Fetcher
 from proxygen.consul.ledger import Ledger
-from proxygen.consul.poll import Poll
+from proxygen.consul.poll import Poll, Question
 from proxygen.consul.reads import confirm_absence, confirm_listing, service_path
 from proxygen.consul.view import ObservedView
 from proxygen.kit.aio import start_eternal
@@ -111,9 +111,8 @@ class Remote:
         return Poll(
             self._client,
             self._ledger,
+            Question(source=f"service {name}", path=service_path(name)),
             partial(self._heed, name),
-            source=f"service {name}",
-            path=service_path(name),
             on_failure=partial(self._failed, name),
         )
 

@@ -10,7 +10,8 @@ from typing import Final
 from proxygen import __version__
 from proxygen.kit.errors import OutputUnusable
 from proxygen.kit.timings import Timings
-from proxygen.proxy.apply.apply import Applied, Applier, Outcome
+from proxygen.proxy.apply.apply import Applied, Applier
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import (
     Generation,
     Output,

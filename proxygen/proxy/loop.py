@@ -25,7 +25,8 @@ from proxygen.kit.errors import CatalogUnavailable, ProxygenError, Refused
 from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
 from proxygen.proxy.accepted import Accepted
-from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.apply.apply import Applied
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import Output
 from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.passage import Passage, pinned_reason

@@ -12,7 +12,7 @@ import msgspec
 from proxygen.catalog import ServiceName
 from proxygen.consul.watch import CatalogWatch
 from proxygen.kit.log import get_logger
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.plan.difference import difference
 from proxygen.proxy.plan.types import Conflict, Plan, PlannedInstance, Quarantine, Service

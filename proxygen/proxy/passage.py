@@ -14,7 +14,8 @@ from proxygen.kit.files import state_of
 from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
 from proxygen.proxy.accepted import Accepted
-from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.apply.apply import Applied
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import Output
 from proxygen.proxy.attempt import attempt
 from proxygen.proxy.delivery import Delivery

@@ -11,7 +11,8 @@ from typing import Final
 from proxygen.catalog import Catalog, ServiceName
 from proxygen.kit.timings import Timings
 from proxygen.proxy.accepted import Accepted
-from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.apply.apply import Applied
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.attempt import Stages
 from proxygen.proxy.check.gates import Checked, RefusedCandidate, RefusedLines, RefusedWhole
 from proxygen.proxy.delivery import Delivery

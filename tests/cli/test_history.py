@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import hold_output, mark_proven, publish, switch
 from proxygen.proxy.nginx.stamp import Stamp
 from proxygen.proxy.record.steps import Step

@@ -15,7 +15,7 @@ from proxygen.consul.answers import QueryBackend, Reply, read_reply, refuse_unle
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.decode import decode_entries
 from proxygen.consul.ledger import Ledger
-from proxygen.consul.poll import Poll
+from proxygen.consul.poll import Poll, Question
 from proxygen.consul.reads import service_path
 from proxygen.kit.errors import ConsulUnreachable
 from proxygen.settings import ConsulSettings
@@ -23,6 +23,7 @@ from tests.consul.watching import ROUTE, ids, watching
 from tests.harness.fake_consul import FakeConsul, entry, fake_consul
 from tests.integration.waiting import until
 
+CATALOG: Final = Question(source="catalog", path="/v1/catalog/services", pathfinder=True)
 WEB: Final = entry("web", "web-1", 8001, ROUTE)
 PATH: Final = service_path("web")
 
@@ -33,7 +34,7 @@ class Asking:
     def __init__(self, client: ConsulClient, ledger: Ledger) -> None:
         self.ledger = ledger
         self.ports: list[int] = []
-        self.poll = Poll(client, ledger, self._heed, source="service web", path=PATH)
+        self.poll = Poll(client, ledger, Question(source="service web", path=PATH), self._heed)
 
     async def _heed(self, reply: Reply) -> None:
         self.ports += [one.service.port for one in decode_entries(reply.body)]
@@ -225,7 +226,7 @@ async def test_the_one_that_knocks_tells_the_others_of_every_return() -> None:
         async def heed(reply: Reply) -> None:
             """The content does not matter."""
 
-        knocking = Poll(client, ledger, heed, source="catalog", path="/v1/catalog/services", pathfinder=True)
+        knocking = Poll(client, ledger, CATALOG, heed)
         task = asyncio.create_task(knocking.run())
         for _ in range(2):
             fake.fault = lambda request: web.Response(status=500)
@@ -255,8 +256,8 @@ async def test_what_hangs_does_not_outlast_what_it_hangs_on() -> None:
             nonlocal answers
             answers += 1
 
-        knocking = Poll(client, ledger, heed, source="catalog", path="/v1/catalog/services", pathfinder=True)
-        others = [Poll(client, ledger, heed, source=f"service {one}", path=PATH) for one in "ab"]
+        knocking = Poll(client, ledger, CATALOG, heed)
+        others = [Poll(client, ledger, Question(source=f"service {one}", path=PATH), heed) for one in "ab"]
         tasks = [asyncio.create_task(one.run()) for one in (knocking, *others)]
         # A read is given up after 15 s.
         await until(lambda: len(fake.requests) >= 5, "it knocks on", timeout=12)

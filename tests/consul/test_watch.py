@@ -289,7 +289,7 @@ async def test_a_service_that_is_never_readable_holds_back_the_first_catalog_for
     monkeypatch: pytest.MonkeyPatch, name: str, tags: list[str]
 ) -> None:
     """It is missing, which empties nothing, and named; once it can be read it comes."""
-    monkeypatch.setattr("proxygen.consul.watch._PATIENCE", 1.5)
+    monkeypatch.setattr("proxygen.consul.observation._PATIENCE", 1.5)
     async with fake_consul() as fake:
         fake.put("web", WEB)
         fake.put(name, entry(name, "other-1", 8002, *tags))
@@ -310,7 +310,7 @@ async def test_a_service_that_cannot_be_read_keeps_what_an_earlier_run_knew(
     monkeypatch: pytest.MonkeyPatch, tags: list[str]
 ) -> None:
     """Nothing of it is taken out of nginx at a restart. What it said before tells that it is routed, also by Meta."""
-    monkeypatch.setattr("proxygen.consul.watch._PATIENCE", 0.5)
+    monkeypatch.setattr("proxygen.consul.observation._PATIENCE", 0.5)
     async with fake_consul() as fake:
         fake.put("web", WEB)
         fake.put("slow", entry("slow", "slow-1", 8002, *tags))
@@ -331,7 +331,7 @@ async def test_a_service_that_cannot_be_read_keeps_what_an_earlier_run_knew(
 
 
 async def test_while_all_of_consul_fails_no_service_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxygen.consul.watch._PATIENCE", 0.5)
+    monkeypatch.setattr("proxygen.consul.observation._PATIENCE", 0.5)
     async with fake_consul() as fake:
         fake.put("web", WEB)
         fake.put("slow", entry("slow", "slow-1", 8002, ROUTE))

@@ -70,6 +70,23 @@ async def test_1000_services_with_at_most_64_connections_and_no_refusal(crowded:
         assert one.watch.problem is None
 
 
+async def test_a_change_costs_one_answer_for_each_node(crowded: ConsulAgent) -> None:
+    """Also where services without proxy tags may carry a route in their Meta."""
+    writer = Writer(crowded, nodes=100)
+    await asyncio.to_thread(writer.register, "job-0001", 0, tag="batch")
+    async with watching(ConsulSettings(address=crowded.address, meta_sweep=0.5)) as one:
+        await complete(one)
+        costs = []
+        # The first tells whether a node's answer has an index of its own.
+        for port in (9001, 9002):
+            before = one.client.statistics.requests
+            await asyncio.to_thread(writer.register, "service-0400", 0, port=port)
+            await one.until(lambda catalog, port=port: catalog.services[ServiceName("service-0400")][0].port == port)  # type: ignore[misc]
+            await asyncio.sleep(2)
+            costs.append(one.client.statistics.requests - before)
+        assert costs[-1] < 120
+
+
 @pytest.mark.incident("T13")
 @pytest.mark.incident("T14")
 async def test_churn_costs_a_bounded_number_of_requests_and_hides_no_newcomer(crowded: ConsulAgent) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from proxygen.kit.errors import NginxUnavailable
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import Output, current, generations, hold_output, publish
 from proxygen.proxy.nginx.master import Master, send_reload
 from tests.harness import process

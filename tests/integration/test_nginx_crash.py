@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import current, hold_output
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port

@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from proxygen.kit.errors import ProxygenError
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import current
 from proxygen.proxy.state.memory import recall
 from tests.model.world import World

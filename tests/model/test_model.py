@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxygen.catalog import Catalog, Health
 from proxygen.kit.errors import ProxygenError
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import current
 from tests.harness.examples import examples
 from tests.model.catalogs import BYSTANDERS, MISTYPED, PORTS, REFUSABLE, catalogs, host

@@ -21,7 +21,8 @@ from proxygen.catalog import Catalog
 from proxygen.kit.aio import Latest
 from proxygen.kit.errors import ProxygenError
 from proxygen.kit.templating import Templates
-from proxygen.proxy.apply.apply import Applied, Applier, Outcome
+from proxygen.proxy.apply.apply import Applied, Applier
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import current, generations, hold_output, proven, read_generation
 from proxygen.proxy.check import structure as check
 from proxygen.proxy.check.structure import Refusal, StructureGate

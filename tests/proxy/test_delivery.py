@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import MANIFEST, current, generations
 from proxygen.proxy.delivery import DIGEST_LENGTH
 from tests.integration.certificates import Authority

@@ -19,7 +19,7 @@ import pytest
 from proxygen.catalog import Catalog, Health, Instance
 from proxygen.kit.aio import Latest
 from proxygen.kit.errors import CatalogUnavailable, OutputUnusable
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import current, hold_output, read_generation
 from proxygen.proxy.draft import Draft, Drafter
 from proxygen.proxy.loop import Reconciler

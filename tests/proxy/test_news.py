@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxygen.catalog import ServiceName
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.news import Reporter
 from proxygen.proxy.plan.types import Certificate, GoodTags, Memory, Plan, Policy

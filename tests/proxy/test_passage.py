@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from proxygen.catalog import Health, Instance
 from proxygen.kit.errors import OutputUnusable, Refused
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import current, generations
 from proxygen.proxy.plan.types import RouteClaim
 from proxygen.proxy.quarantine import culprits

@@ -39,6 +39,7 @@ from proxygen.proxy.admin.report import ApplyReport, DiffReport, GenerationRepor
 from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary
 from proxygen.proxy.admin.shares_report import SharesReport
 from proxygen.proxy.admin.stream import Streams
+from proxygen.proxy.apply.outcome import DONE
 
 MAX_BODY: Final = 16 * 1024
 
@@ -218,7 +219,7 @@ async def _unless_changed(
 
 def _applied(write: Write, report: ApplyReport, story: str) -> web.Response:
     write.outcome, write.after, write.generation = report.outcome, {"generation": report.generation}, report.generation
-    write.story = story if report.outcome in ("applied", "unchanged") else f"{story}, which was {report.outcome}"
+    write.story = story if report.outcome in DONE else f"{story}, which was {report.outcome}"
     return json_answer(report)
 
 

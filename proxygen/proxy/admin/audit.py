@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from proxygen.kit.errors import BadInput, CatalogUnavailable, ConflictingWrite, Refused
 from proxygen.kit.log import get_audit_logger
 from proxygen.proxy.admin.handling import SIDECAR, writer_of
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.record.events import Kind
 
 _log = get_audit_logger("audit")
@@ -33,7 +34,7 @@ class Write:
 
     before: Mapping[str, object] = field(default_factory=dict)
     after: Mapping[str, object] = field(default_factory=dict)
-    outcome: str = "unchanged"
+    outcome: str = Outcome.UNCHANGED.value
     story: str = ""
     """What the writer did, in words that follow a name; "" where nothing changed."""
     generation: int | None = None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from proxygen.proxy.admin.report import ApplyReport, DiffReport, GenerationReport, StatusReport
 from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary
-from proxygen.proxy.admin.traffic_report import TrafficTotals
 from proxygen.proxy.record.events import EventLog
+from proxygen.proxy.traffic.tally import Figures, Name
 
 if TYPE_CHECKING:
     # The commands that ask a sidecar read these types too, and need no metrics library.
@@ -65,7 +65,7 @@ class Sidecar(Protocol):
         """
         ...
 
-    def traffic(self) -> tuple[TrafficTotals, ...]:
+    def traffic(self) -> Mapping[Name, Figures]:
         """Return what was counted of each service and variant that is still planned; any thread may call it."""
         ...
 

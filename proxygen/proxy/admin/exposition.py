@@ -18,8 +18,10 @@ from proxygen.proxy.admin import families
 from proxygen.proxy.admin.contract import Sidecar
 from proxygen.proxy.admin.report import ConsulReport, HoldReport, NginxReport, StatusReport
 from proxygen.proxy.admin.service_report import InstanceState, ServiceSummary
-from proxygen.proxy.admin.traffic_report import ListenerReport, TrafficTotals
+from proxygen.proxy.admin.traffic_report import ListenerReport
+from proxygen.proxy.apply.outcome import FAILED
 from proxygen.proxy.record.events import Kind
+from proxygen.proxy.traffic.tally import BOUNDS, Figures, Name
 
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 
@@ -71,7 +73,7 @@ def _whole(overview: StatusReport, *, ready: bool) -> Iterator[Metric]:
     last = overview.last_apply
     yield _gauges(families.BUILD, {(overview.version, platform.python_version(), overview.nginx.version): 1})
     yield _gauge(families.READY, ready)
-    yield _gauge(families.FAILING, last is not None and last.outcome in ("rejected", "rolled back"))
+    yield _gauge(families.FAILING, last is not None and last.outcome in FAILED)
     yield _gauge(families.CONFLICTS, len(overview.conflicts))
     expires = {(one.name,): datetime.fromisoformat(one.expires).timestamp() for one in overview.certificates}
     yield _gauges(families.CERTIFICATE_EXPIRES, expires)
@@ -136,22 +138,20 @@ def _listener(listener: ListenerReport) -> Iterator[Metric]:
         yield _counter(families.TRAFFIC_LOST, {(): listener.lost})
 
 
-def _traffic(totals: tuple[TrafficTotals, ...]) -> Iterator[Metric]:
+def _traffic(totals: Mapping[Name, Figures]) -> Iterator[Metric]:
     classes = {
-        (each.service, each.variant, name): count for each in totals for name, count in each.classes.items() if count
+        (*name, status): count for name, each in totals.items() for status, count in each.classes.items() if count
     }
     yield _counter(families.TRAFFIC_REQUESTS, classes)
     # What nginx answered by itself took no instance any time.
-    served = [each for each in totals if each.variant]
-    yield _counter(families.TRAFFIC_RETRIED, {(each.service, each.variant): each.retried for each in served})
-    yield _counter(families.TRAFFIC_BACKED_UP, {(each.service, each.variant): each.backed_up for each in served})
+    served = {(service, variant): each for (service, variant), each in totals.items() if variant}
+    yield _counter(families.TRAFFIC_RETRIED, {name: each.retried for name, each in served.items()})
+    yield _counter(families.TRAFFIC_BACKED_UP, {name: each.backed_up for name, each in served.items()})
     family = families.TRAFFIC_SECONDS
     histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    for each in served:
-        limits = [*map(floatToGoString, each.bounds), "+Inf"]
-        histogram.add_metric(
-            (each.service, each.variant), list(zip(limits, each.cumulative, strict=True)), sum_value=each.seconds
-        )
+    limits = [*map(floatToGoString, BOUNDS), "+Inf"]
+    for name, each in served.items():
+        histogram.add_metric(name, list(zip(limits, each.cumulative, strict=True)), sum_value=each.seconds)
     yield histogram
 
 

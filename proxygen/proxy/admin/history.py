@@ -10,7 +10,7 @@ from typing import Final
 
 from proxygen.kit.errors import UnknownGeneration
 from proxygen.proxy.admin.report import DiffReport, FileChange, GenerationReport
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import Generation, generations
 from proxygen.proxy.record.difference import Contents, compare, contents, summary
 from proxygen.proxy.record.steps import Step

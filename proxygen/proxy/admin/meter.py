@@ -20,8 +20,8 @@ from proxygen.proxy.admin.families import (
     STAGES,
 )
 from proxygen.proxy.admin.report import ApplyReport
+from proxygen.proxy.apply.outcome import Outcome
 
-_OUTCOMES: Final = ("applied", "unchanged", "held", "rejected", "rolled back")
 _ENDS: Final = ("answered", "denied", "failed")
 
 
@@ -40,7 +40,7 @@ class Meter:
         self._turned_away: Final = _counter(ADMIN_TURNED_AWAY)
         self._process: Final = ProcessCollector(registry=None)
         # A series that is there from the start has a rate from its first event on.
-        for outcome in _OUTCOMES:
+        for outcome in Outcome:
             self._passes.labels(outcome)
         for end in _ENDS:
             self._requests.labels(end)
@@ -50,7 +50,7 @@ class Meter:
         self._passes.labels(step.outcome).inc()
         for stage, seconds in step.durations.items():
             self._stages.labels(stage).observe(seconds)
-        if step.outcome == "applied" and "prove" in step.durations:
+        if step.outcome == Outcome.APPLIED and "prove" in step.durations:
             self._reloads.observe(step.durations.get("reload", 0.0) + step.durations["prove"])
         if step.propagation is not None:
             self._propagation.observe(step.propagation)

@@ -45,10 +45,10 @@ from proxygen.proxy.admin.report import (
     Told,
 )
 from proxygen.proxy.admin.service_report import InstanceState, ServiceDetail, ServiceReport, ServiceSummary
-from proxygen.proxy.admin.traffic import Recent, listener_report, totals
-from proxygen.proxy.admin.traffic_report import ListenerReport, TrafficTotals
+from proxygen.proxy.admin.traffic import Recent, listener_report
+from proxygen.proxy.admin.traffic_report import ListenerReport
 from proxygen.proxy.admin.waiting import by_name, detail_beside, report_beside, summary_beside
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import Generation, generations, read_generation
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.nginx.master import find_master, workers
@@ -60,7 +60,7 @@ from proxygen.proxy.record.live_plans import LivePlans
 from proxygen.proxy.record.steps import Step
 from proxygen.proxy.rollout.steering import Lever, Shares, Steering
 from proxygen.proxy.traffic.listener import Listener
-from proxygen.proxy.traffic.tally import Tally, Target
+from proxygen.proxy.traffic.tally import Figures, Name, Tally, Target
 from proxygen.settings import Settings
 
 _PATIENCE: Final = 5.0
@@ -81,6 +81,18 @@ _NO_PLAN: Final = "no catalog has been planned since the start"
 _NOT_TAKEN: Final = "a changed file is not taken, and the files before stay in force: "
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorders:
+    """What writes down what happens while the sidecar runs."""
+
+    events: EventLog
+    journal: Journal
+    meter: Meter
+    tally: Tally
+    listener: Listener | None
+    """None where nginx does not tell of its requests."""
+
+
 class RunningSidecar:
     """Implements `proxygen.proxy.admin.contract.Sidecar`."""
 
@@ -90,24 +102,18 @@ class RunningSidecar:
         reconciler: Reconciler,
         watch: CatalogWatch,
         client: ConsulClient,
-        *,
-        events: EventLog,
-        journal: Journal,
-        meter: Meter,
-        tally: Tally,
-        listener: Listener | None,
+        recorders: Recorders,
     ) -> None:
-        """``listener`` is None where nginx does not tell of its requests."""
         self._settings: Final = settings
         self._reconciler: Final = reconciler
         self._watch: Final = watch
         self._client: Final = client
         self._steering: Final = Steering(client, patience=_PATIENCE)
-        self.events: Final = events
-        self._journal: Final = journal
-        self.meter: Final = meter
-        self._tally: Final = tally
-        self._listener: Final = listener
+        self.events: Final = recorders.events
+        self._journal: Final = recorders.journal
+        self.meter: Final = recorders.meter
+        self._tally: Final = recorders.tally
+        self._listener: Final = recorders.listener
         self._live_plans: Final = LivePlans(settings.output.directory)
         reconciler.subscribe(self._note)
 
@@ -161,8 +167,8 @@ class RunningSidecar:
             raise CatalogUnavailable(f"{_NO_PLAN}, so nobody knows whether there is such a service")
         return None if detail is None else Recent.of(self._tally).detailed(detail, self._tally)
 
-    def traffic(self) -> tuple[TrafficTotals, ...]:
-        return totals(self._tally)
+    def traffic(self) -> Mapping[Name, Figures]:
+        return self._tally.totals()
 
     def generations(self) -> tuple[GenerationReport, ...]:
         made = attempts(self._journal.steps)
@@ -219,7 +225,7 @@ class RunningSidecar:
         step = self._reconciler.state.last
         if self._reconciler.state.live is None:
             yield "no generation is live yet"
-        if step is not None and step.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK):
+        if step is not None and step.failed:
             yield f"the last apply was {step.outcome}: {step.reason}"
         if self._reconciler.state.files_problem:
             yield _NOT_TAKEN + self._reconciler.state.files_problem

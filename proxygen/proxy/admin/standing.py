@@ -4,14 +4,12 @@ beside a service's lever."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from proxygen.proxy.admin.report import StatusReport, Told
 from proxygen.proxy.admin.service_report import InstanceState, ServiceDetail, VariantReport
+from proxygen.proxy.apply.outcome import FAILED
 from proxygen.proxy.rollout.steering import Lever
 from proxygen.tags.shares import STABLE, Share
-
-FAILED: Final = ("rejected", "rolled back")
 
 
 def beside(status: StatusReport) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary
-from proxygen.proxy.admin.traffic_report import HistoryReport, ListenerReport, TrafficReport, TrafficTotals
+from proxygen.proxy.admin.traffic_report import HistoryReport, ListenerReport, TrafficReport
 from proxygen.proxy.traffic.listener import Listener
-from proxygen.proxy.traffic.tally import BOUNDS, STEP, Figures, Name, Tally
+from proxygen.proxy.traffic.tally import STEP, Figures, Name, Tally
 from proxygen.tags.shares import WHOLE
 
 _WINDOW: Final = 6
@@ -86,22 +86,6 @@ def _rounded(count: float) -> float:
 
 def _seconds(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def totals(tally: Tally) -> tuple[TrafficTotals, ...]:
-    return tuple(
-        TrafficTotals(
-            service=service,
-            variant=variant,
-            classes=figures.classes,
-            cumulative=figures.cumulative,
-            bounds=BOUNDS,
-            seconds=figures.seconds,
-            retried=figures.retried,
-            backed_up=figures.backed_up,
-        )
-        for (service, variant), figures in tally.totals().items()
-    )
 
 
 def listener_report(listener: Listener | None, tally: Tally, *, sample: float, problem: str) -> ListenerReport:

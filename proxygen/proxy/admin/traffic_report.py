@@ -45,23 +45,6 @@ class HistoryReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrafficTotals:
-    """What was counted of one service and variant since the sidecar started."""
-
-    service: str
-    variant: str
-    """"" for requests that went to no instance."""
-    classes: Mapping[str, float]
-    cumulative: tuple[float, ...]
-    """Requests by response time, up to each of `bounds`, then all."""
-    bounds: tuple[float, ...]
-    seconds: float
-    retried: float
-    backed_up: float
-    """Both as in `TrafficReport`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerReport:
     """How the sidecar hears of nginx's requests."""
 

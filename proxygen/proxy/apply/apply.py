@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from errno import EADDRINUSE
 from typing import Any, Final
 
 from proxygen.kit.errors import NginxUnavailable, OutputUnusable
 from proxygen.proxy.apply.held import held_addresses, restart_needed, shared_with_others
 from proxygen.proxy.apply.observe import Before, Proven, Unproven, look, prove
+from proxygen.proxy.apply.outcome import FAILED, Outcome
 from proxygen.proxy.apply.publish import (
     Output,
     current,
@@ -39,16 +39,6 @@ from proxygen.settings import NginxSettings, ReloadSettings
 _DRAIN_PAUSE: Final = 0.1
 
 
-class Outcome(StrEnum):
-    """How an attempt to change what nginx serves ended."""
-
-    APPLIED = "applied"
-    UNCHANGED = "unchanged"
-    HELD = "held"
-    REJECTED = "rejected"
-    ROLLED_BACK = "rolled back"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """The end of one apply."""
@@ -70,7 +60,7 @@ class Applied:
 
     @property
     def failed(self) -> bool:
-        return self.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK)
+        return self.outcome in FAILED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

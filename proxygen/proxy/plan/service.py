@@ -18,6 +18,7 @@ from proxygen.proxy.plan.certificates import certificate_for
 from proxygen.proxy.plan.failover import Standby, find_standby
 from proxygen.proxy.plan.kept import bounded, claims_that_parse
 from proxygen.proxy.plan.members import JudgedInstance, Unusable, addresses, asks, report, report_left_out
+from proxygen.proxy.plan.shares import asked_shares, disagreements, variants_of
 from proxygen.proxy.plan.types import (
     Claim,
     Endpoint,
@@ -36,7 +37,7 @@ from proxygen.proxy.plan.types import (
     Variant,
 )
 from proxygen.tags import KEYS, BalanceBy, Combine, Protocol, ProxyTags, check_combination, without_effect
-from proxygen.tags.shares import CANARY, STABLE, Share, ranges, settle_shares
+from proxygen.tags.shares import CANARY, STABLE, Share, ranges
 
 # A stream's ports are claims, and that there is one is asked of the options.
 _OPTIONS: Final = tuple(key for key in KEYS if key.combine is Combine.NEWEST or key.name == "listen")
@@ -89,15 +90,15 @@ def plan_service(
         return _quarantined(base, left_out, policy) if any(map(_is_routed, left_out)) else None
     if left_out:
         claims = _with_held(claims, left_out, options, past, policy)
-    shares, share_warnings = _shares(members, override)
+    shares, share_warnings = asked_shares(members, override), disagreements(members)
     standby, standby_warnings = find_standby(options.failover or (), members, elsewhere, policy)
     groups = _groups(members)
-    if not any(variant.effective for variant in _variants(shares, groups)):
+    if not any(variant.effective for variant in variants_of(shares, groups)):
         # nginx refuses an upstream of only backups.
         standby = standby.in_service()
         groups |= {STABLE: standby.servers} if standby.servers else {}
     upstreams = _upstreams(base.ident, groups, standby, options, policy.seed)
-    variants = _variants(shares, groups)
+    variants = variants_of(shares, groups)
     return replace(
         base,
         registered=min(member.instance.create_index for member in members),
@@ -308,40 +309,6 @@ def _excesses(members: Sequence[JudgedInstance], claims: Sequence[Claim], bounds
     ):
         if len(found) > most:
             yield TagError(key, f"{len(found)} {what} are more than the {most} that one service may have ([bounds])")
-
-
-# --- shares
-
-
-def _shares(
-    members: Iterable[JudgedInstance], override: Mapping[str, Share] | None
-) -> tuple[dict[str, Share], list[str]]:
-    """Each variant's share: the operator's override, else the lowest that its instances state."""
-    asked: dict[str, Share] = {}
-    warnings = []
-    for member in members:
-        variant = member.tags.variant
-        if variant is None:
-            continue
-        known = asked.get(variant.name)
-        if known is not None and known != variant.share:
-            warnings.append(f"instances of variant {variant.name} disagree on its share; the lowest is used")
-        asked[variant.name] = variant.share if known is None else min(known, variant.share)
-    if override is not None:
-        asked.update({name: share for name, share in override.items() if name in asked})
-    return asked, sorted(set(warnings))
-
-
-def _variants(asked: Mapping[str, Share], alive: Iterable[str]) -> tuple[Variant, ...]:
-    # A variant that was set to 0 stays drained even where nobody else is left.
-    willing = frozenset(name for name in alive if asked.get(name) != 0)
-    effective = settle_shares(asked, willing)
-    rest = Share(max(0, 10_000 - sum(asked.values())))
-    names = sorted(asked, key=lambda name: (name != CANARY, name))
-    return (
-        Variant(name=STABLE, asked=rest, effective=effective.get(STABLE, Share(0))),
-        *(Variant(name=name, asked=asked[name], effective=effective.get(name, Share(0))) for name in names),
-    )
 
 
 # --- upstreams and split

@@ -10,7 +10,8 @@ from typing import Final
 from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.kit.errors import CheckRefused, RefusedWithoutName
 from proxygen.kit.log import get_logger
-from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.apply.apply import Applied
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.check.blame import blame_log
 from proxygen.proxy.check.gates import RefusedCandidate
 from proxygen.proxy.check.structure import Refusal

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from proxygen.catalog import ServiceName
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.plan.types import (
     Claim,
     Conflict,

@@ -10,7 +10,8 @@ import msgspec
 
 from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
-from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.apply.apply import Applied
+from proxygen.proxy.apply.outcome import FAILED, Outcome
 
 _log = get_logger("proxygen.proxy.loop")
 
@@ -35,7 +36,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        return self.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK)
+        return self.outcome in FAILED
 
     def repeats(self, other: Step) -> bool:
         """Whether it says nothing that ``other`` did not: what fails is tried again and again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -18,7 +18,8 @@ from proxygen.consul.decode import failures_of, instances_of
 from proxygen.consul.kv import delete_override, override_key, read_override, write_override
 from proxygen.consul.reads import read_service
 from proxygen.kit.errors import BadInput, CatalogUnavailable, ConsulUnreachable, WithoutEffect, quoted
-from proxygen.proxy.plan.members import JudgedInstance, addresses, judge
+from proxygen.proxy.plan.members import addresses, judge
+from proxygen.proxy.plan.shares import stated_shares
 from proxygen.proxy.plan.types import Policy
 from proxygen.tags.shares import NOTHING, WHOLE, Share, format_share, parse_override
 
@@ -181,15 +182,6 @@ class Steering:
                 yield
         except TimeoutError as error:
             raise ConsulUnreachable(f"Consul did not answer within {self._patience:g} s") from error
-
-
-def stated_shares(members: Iterable[JudgedInstance]) -> Shares:
-    """Return the lowest share that each variant's instances state in their tags."""
-    stated: dict[str, Share] = {}
-    for variant in (member.tags.variant for member in members):
-        if variant is not None:
-            stated[variant.name] = min(variant.share, stated.get(variant.name, WHOLE))
-    return stated
 
 
 def _text(shares: Shares) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from proxygen.kit.errors import BadInput, ConflictingWrite, Refused, UnknownGeneration
@@ -30,9 +31,10 @@ from proxygen.proxy.admin.service_report import (
     VariantReport,
     VariantSummary,
 )
-from proxygen.proxy.admin.traffic_report import ListenerReport, TrafficTotals
+from proxygen.proxy.admin.traffic_report import ListenerReport
 from proxygen.proxy.record.events import EventLog
 from proxygen.proxy.rollout.steering import Lever, Shares
+from proxygen.proxy.traffic.tally import BOUNDS, CLASSES, Figures, Name
 from proxygen.tags.shares import Share
 
 CANARY = InstanceReport(
@@ -80,15 +82,15 @@ LEVER = Lever(
     healthy=frozenset({"canary", "stable"}),
 )
 
-WEB_TRAFFIC = TrafficTotals(
-    service="web",
-    variant="canary",
-    classes={"2xx": 36.0, "5xx": 4.0},
-    cumulative=(0.0, 36.0, 40.0),
-    bounds=(0.1, 1.0),
-    seconds=12.5,
-    retried=8.0,
-    backed_up=5.0,
+_CLASSES = {"2xx": 36.0, "5xx": 4.0}
+_BUCKETS = {1.0: 36.0, 2.5: 4.0}
+_SECONDS, _RETRIED, _BACKED_UP = 12.5, 8.0, 5.0
+WEB_TRAFFIC = Figures(
+    (
+        *(_CLASSES.get(name, 0.0) for name in CLASSES),
+        *(_BUCKETS.get(bound, 0.0) for bound in (*BOUNDS, math.inf)),
+        *(_SECONDS, _RETRIED, _BACKED_UP),
+    )
 )
 """Of a sample of a quarter."""
 
@@ -109,7 +111,7 @@ class RememberingSidecar:
         self.meter.watch_connections("tcp", lambda: 1, ["refused"])
         self.listed: tuple[ServiceSummary, ...] = (WEB,)
         self.details = {name: ServiceDetail(name=name, state="served", kept=1) for name in ("web", "a/b c")}
-        self.told: tuple[TrafficTotals, ...] = (WEB_TRAFFIC, replace(WEB_TRAFFIC, variant=""))
+        self.told: Mapping[Name, Figures] = {("web", "canary"): WEB_TRAFFIC, ("web", ""): WEB_TRAFFIC}
 
     def overview(self) -> StatusReport:
         return replace(self.report, services=())
@@ -120,7 +122,7 @@ class RememberingSidecar:
     def service(self, name: str) -> ServiceDetail | None:
         return self.details.get(name)
 
-    def traffic(self) -> tuple[TrafficTotals, ...]:
+    def traffic(self) -> Mapping[Name, Figures]:
         return self.told
 
     def status(self) -> StatusReport:

@@ -91,7 +91,7 @@ def test_a_gone_service_leaves_no_series(sidecar: RememberingSidecar) -> None:
 
     assert services() == {"web", "bad"}
     sidecar.listed = ()
-    sidecar.told = ()
+    sidecar.told = {}
     sidecar.report = STATUS
     assert services() == set()
     assert value(sidecar, "proxygen_services", state="served") == 0

@@ -9,7 +9,7 @@ import pytest
 
 from proxygen.kit.errors import UnknownGeneration
 from proxygen.proxy.admin.history import LONGEST_DIFF, attempts, generation_difference, generation_report
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import Generation, Output, generations, hold_output, publish, switch
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp

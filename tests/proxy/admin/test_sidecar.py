@@ -16,8 +16,8 @@ from proxygen.kit.errors import CatalogUnavailable
 from proxygen.proxy.admin.meter import Meter
 from proxygen.proxy.admin.report import State
 from proxygen.proxy.admin.service_report import InstanceState
-from proxygen.proxy.admin.sidecar import RunningSidecar, TrafficTargets
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.admin.sidecar import Recorders, RunningSidecar, TrafficTargets
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.news import Reporter
 from proxygen.proxy.plan.types import Policy
 from proxygen.proxy.record.events import LASTING, Condition, EventLog, Topic
@@ -62,17 +62,12 @@ class Parts:
         self.journal = Journal(self.world.output)
         client: Any = SimpleNamespace(statistics=STATISTICS)
         watch: Any = self.watch
-        tally = Tally(dict)
         self.sidecar = RunningSidecar(
             self.world.settings,
             self.world.reconciler,
             watch,
             client,
-            events=EventLog(),
-            journal=self.journal,
-            meter=Meter(),
-            tally=tally,
-            listener=None,
+            Recorders(events=EventLog(), journal=self.journal, meter=Meter(), tally=Tally(dict), listener=None),
         )
         reporter = Reporter(self.sidecar.events, self.journal, self.world.reconciler, watch, certificate_warning=0.0)
         self.world.reconciler.subscribe(reporter.heed)

@@ -13,7 +13,8 @@ import pytest
 
 from proxygen.kit.errors import NginxUnavailable, OutputUnusable
 from proxygen.proxy.apply import apply
-from proxygen.proxy.apply.apply import Applied, Applier, Checked, Outcome
+from proxygen.proxy.apply.apply import Applied, Applier, Checked
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import (
     current,
     generations,

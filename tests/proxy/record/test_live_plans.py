@@ -8,7 +8,7 @@ import pytest
 
 from proxygen.catalog import Health
 from proxygen.proxy.admin.planned import lost_routes, service_detail, service_summary
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.record.live_plans import FILE, LivePlans, decode_services, encode_services, holders_of
 from proxygen.proxy.record.steps import Step
 from tests.proxy.plan.catalogs import instance, plan

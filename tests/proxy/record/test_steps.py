@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxygen.kit.timings import Timings
-from proxygen.proxy.apply.apply import Applied, Outcome
+from proxygen.proxy.apply.apply import Applied
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.record.steps import conclude, full_reason, tell
 
 FAILED = Applied(

@@ -13,6 +13,7 @@ from proxygen.cli import canary
 from proxygen.consul.kv import Override
 from proxygen.kit.errors import BadInput, ConflictingWrite, ConsulUnreachable, WithoutEffect
 from proxygen.proxy.plan.members import JudgedInstance, judge
+from proxygen.proxy.plan.shares import stated_shares
 from proxygen.proxy.plan.types import Policy
 from proxygen.proxy.policy.read import read_instance_policy
 from proxygen.proxy.rollout.steering import (
@@ -24,7 +25,6 @@ from proxygen.proxy.rollout.steering import (
     refuse_unhealthy,
     refuse_unknown,
     refuse_unregistered,
-    stated_shares,
 )
 from proxygen.settings import load
 from proxygen.tags.shares import NOTHING, WHOLE, Share

@@ -10,16 +10,17 @@ from datetime import datetime
 from proxygen.proxy.admin.page import words
 from proxygen.proxy.admin.page.views import Form, Level
 from proxygen.proxy.admin.report import GenerationReport
+from proxygen.proxy.apply.outcome import Outcome
 
-_LEVELS = {
-    "applied": Level.GOOD,
+_LEVELS: Mapping[str, Level] = {
+    Outcome.APPLIED: Level.GOOD,
     "live": Level.GOOD,
     "proven": Level.INFO,
-    "unchanged": Level.INFO,
-    "held": Level.WARN,
+    Outcome.UNCHANGED: Level.INFO,
+    Outcome.HELD: Level.WARN,
     "not proven": Level.WARN,
-    "rejected": Level.BAD,
-    "rolled back": Level.BAD,
+    Outcome.REJECTED: Level.BAD,
+    Outcome.ROLLED_BACK: Level.BAD,
 }
 
 

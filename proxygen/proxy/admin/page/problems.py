@@ -11,7 +11,7 @@ from proxygen.proxy.admin.page import words
 from proxygen.proxy.admin.page.views import Level, PageLink, service_link
 from proxygen.proxy.admin.report import ConditionReport, ConsulReport, HoldReport, StatusReport
 from proxygen.proxy.admin.service_report import ConflictReport, QuarantineReport, ServiceSummary
-from proxygen.proxy.admin.standing import FAILED
+from proxygen.proxy.apply.outcome import FAILED
 
 MOST: Final = 40
 """Of each kind: one cause often has hundreds of victims, and the list below tells of each."""

@@ -66,6 +66,7 @@ class Way:
     nodes: tuple[Box, ...]
     edges: tuple[Edge, ...]
     sentences: tuple[str, ...]
+    width: int = WIDTH
 
 
 def way(service: ServiceDetail) -> Way:
