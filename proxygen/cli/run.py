@@ -29,7 +29,7 @@ from proxygen.kit.log import configure, get_logger
 from proxygen.kit.notify import CommandState, Notifier, keep_telling
 from proxygen.proxy.admin.meter import Meter
 from proxygen.proxy.admin.server import Serving, serving
-from proxygen.proxy.admin.sidecar import Recorders, RunningSidecar, TrafficTargets, apply_report
+from proxygen.proxy.admin.sidecar import RunningSidecar, TrafficTargets, apply_report
 from proxygen.proxy.apply.publish import Output, hold_output
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.news import Reporter
@@ -168,19 +168,7 @@ class _Parts:
 async def _assembled(settings: Settings, output: Output, events: EventLog) -> AsyncIterator[_Parts]:
     """Raise BadInput where the settings, or the files that they name, cannot be used here."""
     configure(format=settings.log.format, level=settings.log.level, syslog=settings.log.syslog)
-    try:
-        pipeline = await open_pipeline(settings)
-    except NginxUnavailable as error:
-        raise SettingsError(str(error)) from error
-    _log.info(
-        "starting",
-        version=__version__,
-        nginx=".".join(map(str, pipeline.binary.version)) if pipeline.binary else None,
-        consul=settings.consul.address,
-        output=str(output.directory),
-    )
-    for problem in pipeline.ground.problems:
-        _log.warning("file left out", reason=problem)
+    pipeline = await _opened(settings, output)
     catalogs: Latest[Catalog] = Latest()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ConsulClient(settings.consul))
@@ -189,21 +177,12 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
         reconciler = Reconciler(
             settings, output, pipeline, catalogs, is_fresh=lambda: watch.freshness() <= settings.admin.fresh
         )
-        sample = Share(settings.traffic.basis_points)
-        meter, tally = Meter(), Tally(TrafficTargets(lambda: reconciler.state.plan), sample=sample)
-        client.subscribe(meter.asked_consul)
         journal = Journal(output.directory)
         reporter = Reporter(events, journal, reconciler, watch, certificate_warning=settings.proxy.certificate_warning)
         reconciler.subscribe(reporter.heed)
-        reconciler.subscribe(lambda step: meter.passed(apply_report(step)))
-        listener = _listen(stack, settings, pipeline, tally)
-        sidecar = RunningSidecar(
-            settings,
-            reconciler,
-            watch,
-            client,
-            Recorders(events=events, journal=journal, meter=meter, tally=tally, listener=listener),
-        )
+        meter, tally, listener = _measured(stack, settings, pipeline, reconciler, client)
+        recorders = Recorders(events=events, journal=journal, meter=meter, tally=tally, listener=listener)
+        sidecar = RunningSidecar(settings, reconciler, watch, client, recorders)
         admin = await stack.enter_async_context(serving(sidecar, settings.admin, output.directory))
         stack.enter_context(watching(_directories(settings), reconciler.files_touched))
         yield _Parts(
@@ -217,6 +196,35 @@ async def _assembled(settings: Settings, output: Output, events: EventLog) -> As
             condition=SidecarCondition(sidecar, reconciler),
             admin=admin,
         )
+
+
+async def _opened(settings: Settings, output: Output) -> Pipeline:
+    """Read what of the operator's the settings name, and log what the sidecar starts with. Raise BadInput."""
+    try:
+        pipeline = await open_pipeline(settings)
+    except NginxUnavailable as error:
+        raise SettingsError(str(error)) from error
+    _log.info(
+        "starting",
+        version=__version__,
+        nginx=".".join(map(str, pipeline.binary.version)) if pipeline.binary else None,
+        consul=settings.consul.address,
+        output=str(output.directory),
+    )
+    for problem in pipeline.ground.problems:
+        _log.warning("file left out", reason=problem)
+    return pipeline
+
+
+def _measured(
+    stack: AsyncExitStack, settings: Settings, pipeline: Pipeline, reconciler: Reconciler, client: ConsulClient
+) -> tuple[Meter, Tally, Listener | None]:
+    """What counts questions to Consul, passes and nginx's requests."""
+    sample = Share(settings.traffic.basis_points)
+    meter, tally = Meter(), Tally(TrafficTargets(lambda: reconciler.state.plan), sample=sample)
+    client.subscribe(meter.asked_consul)
+    reconciler.subscribe(lambda step: meter.passed(apply_report(step)))
+    return meter, tally, _listen(stack, settings, pipeline, tally)
 
 
 def _listen(stack: AsyncExitStack, settings: Settings, pipeline: Pipeline, tally: Tally) -> Listener | None:

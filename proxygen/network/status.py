@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Final
+from typing import Final, assert_never
 
 from proxygen.kit.log import get_logger
 from proxygen.network.choice import Standing
@@ -40,14 +40,22 @@ class News:
         await self._moved.wait()
 
     def tell(self, status: LeaseStatus) -> None:
+        """Wake who waits, and log it where standing or reason differ from what was logged last."""
         self._moved.set()
         if (status.standing, status.reason) == self._said:
             return
         self._said = (status.standing, status.reason)
-        facts = {"host": self._host_id, "subnet": None if status.subnet is None else str(status.subnet)}
-        if status.standing is Standing.HELD:
-            _log.info("lease held", **facts)
-        elif status.standing is Standing.CONFLICT:
-            _log.error("lease in conflict", **facts, reason=status.reason)
-        else:
-            _log.warning(f"lease {status.standing.value}", **facts, reason=status.reason)
+        log = _log.bind(host=self._host_id, subnet=None if status.subnet is None else str(status.subnet))
+        match status.standing:
+            case Standing.HELD:
+                log.info("lease held")
+            case Standing.CONFLICT:
+                log.error("lease in conflict", reason=status.reason)
+            case Standing.WAITING:
+                log.warning("lease waiting", reason=status.reason)
+            case Standing.UNCONFIRMED:
+                log.warning("lease unconfirmed", reason=status.reason)
+            case Standing.EXPIRED:
+                log.warning("lease expired", reason=status.reason)
+            case _:
+                assert_never(status.standing)

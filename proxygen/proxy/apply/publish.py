@@ -92,14 +92,10 @@ def stage(output: Output, stamp: Stamp, files: Mapping[str, bytes], readers: Map
     ``readers`` those that not everybody may read."""
     with explained(output.directory):
         path = Path(tempfile.mkdtemp(prefix=f"{stamp.generation:06d}-", dir=output.directory / _STAGE))
-        try:
+        with _whole_or_gone(path):
             # nginx's master may be another user, and mkdtemp lets in nobody but us.
             path.chmod(0o755)
             write_files(path, {"http.d/": b"", "stream.d/": b"", **files}, readers)
-        except BaseException:
-            # On a full disk each attempt would else make it fuller.
-            shutil.rmtree(path, ignore_errors=True)
-            raise
     return path
 
 
@@ -133,6 +129,17 @@ def _make(folder: Path) -> None:
         folder.chmod(0o755)
 
 
+@contextmanager
+def _whole_or_gone(path: Path) -> Iterator[None]:
+    """Remove a staged generation where the block raises: another attempt is made for as long as the trouble lasts, and
+    on a full disk each would make it fuller."""
+    try:
+        yield
+    except BaseException:
+        discard(path)
+        raise
+
+
 def discard(path: Path) -> None:
     """Remove a staged generation that will not be published."""
     shutil.rmtree(path, ignore_errors=True)
@@ -145,14 +152,10 @@ def publish(output: Output, checked: Checked, manifest: Mapping[str, Any]) -> Ge
     published_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     document = {"digest": checked.stamp.digest, "published_at": published_at, "manifest": manifest}
     with explained(output.directory):
-        try:
+        with _whole_or_gone(checked.path):
             write_files(checked.path, {MANIFEST: json.dumps(document, sort_keys=True, indent=1).encode()})
             # A directory cannot be renamed onto one that is not empty: a number is never used twice.
             os.rename(checked.path, path)
-        except BaseException:
-            # It is tried again for as long as the trouble lasts, and each attempt would leave its files.
-            discard(checked.path)
-            raise
         sync_directory(path.parent)
         _swap(output.directory, number)
     return Generation(

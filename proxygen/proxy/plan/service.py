@@ -90,33 +90,18 @@ def plan_service(
         return _quarantined(base, left_out, policy) if any(map(_is_routed, left_out)) else None
     if left_out:
         claims = _with_held(claims, left_out, options, past, policy)
-    shares, share_warnings = asked_shares(members, override), disagreements(members)
-    standby, standby_warnings = find_standby(options.failover or (), members, elsewhere, policy)
-    groups = _groups(members)
-    if not any(variant.effective for variant in variants_of(shares, groups)):
-        # nginx refuses an upstream of only backups.
-        standby = standby.in_service()
-        groups |= {STABLE: standby.servers} if standby.servers else {}
-    upstreams = _upstreams(base.ident, groups, standby, options, policy.seed)
-    variants = variants_of(shares, groups)
+    divided = _divided(replace(base, options=options), members, elsewhere, override, policy)
     return replace(
-        base,
+        divided,
         registered=min(member.instance.create_index for member in members),
-        state=ServiceState.SERVED if any(variant.effective for variant in variants) else ServiceState.NOBODY,
-        options=options,
         claims=_in_order(claims),
         htpasswd=policy.htpasswd.get(options.auth) if options.auth is not None else None,
-        variants=variants,
-        upstreams=upstreams,
-        split=_split(variants, upstreams, members),
         instances=_reports(within(instances, policy.bounds), admitted),
         kept=tuple(member.instance for member in members if member.instance.key in admitted.kept),
-        elsewhere=standby.reports(),
         warnings=(
             *_disagreements(members),
             *without_effect(options, [member.tags for member in members]),
-            *share_warnings,
-            *standby_warnings,
+            *divided.warnings,
             *_unchecked(members),
             *left_over(instances, policy.bounds),
         ),
@@ -309,6 +294,37 @@ def _excesses(members: Sequence[JudgedInstance], claims: Sequence[Claim], bounds
     ):
         if len(found) > most:
             yield TagError(key, f"{len(found)} {what} are more than the {most} that one service may have ([bounds])")
+
+
+# --- traffic
+
+
+def _divided(
+    base: Service,
+    members: Sequence[JudgedInstance],
+    elsewhere: Mapping[str, Sequence[Instance]],
+    override: Mapping[str, Share] | None,
+    policy: Policy,
+) -> Service:
+    """The service with its variants, upstreams and split, and with the warnings that these alone give."""
+    shares, share_warnings = asked_shares(members, override), disagreements(members)
+    standby, standby_warnings = find_standby(base.options.failover or (), members, elsewhere, policy)
+    groups = _groups(members)
+    if not any(variant.effective for variant in variants_of(shares, groups)):
+        # nginx refuses an upstream of only backups.
+        standby = standby.in_service()
+        groups |= {STABLE: standby.servers} if standby.servers else {}
+    upstreams = _upstreams(base.ident, groups, standby, base.options, policy.seed)
+    variants = variants_of(shares, groups)
+    return replace(
+        base,
+        state=ServiceState.SERVED if any(variant.effective for variant in variants) else ServiceState.NOBODY,
+        variants=variants,
+        upstreams=upstreams,
+        split=_split(variants, upstreams, members),
+        elsewhere=standby.reports(),
+        warnings=(*share_warnings, *standby_warnings),
+    )
 
 
 # --- upstreams and split

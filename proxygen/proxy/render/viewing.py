@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, TypedDict, TypeVar
 
 from proxygen.kit.templating import Block, Expression, Regex, Variable
 from proxygen.proxy.plan.types import (
@@ -379,92 +379,206 @@ def _trust(server: VirtualServer, around: Surroundings) -> TrustView | None:
     )
 
 
-def location_view(location: Location, server: VirtualServer, around: Surroundings, snippets: Snippets) -> LocationView:
-    service, options = location.service, location.service.options
-    protocol = options.protocol or Protocol.HTTP
-    secure = server.certificate is not None
-    # In quarantine a fragment is left out too: it may be what nginx refuses.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Spot:
+    """A location, with what the operator says in it and around it."""
+
+    path: str
+    service: Service
+    template: Template
+    around: Surroundings
+    fragments: tuple[Block, ...]
+    """His for the service; none in quarantine: it may be what nginx refuses."""
+    outer: tuple[Block, ...]
+    """His for the virtual server."""
+    outermost: tuple[Block, ...]
+    said: frozenset[str]
+    """Directives of his fragment for the service; ``said_around`` those around it too."""
+    said_around: frozenset[str]
+    rest: Variable | None
+    strip: bool
+
+    @property
+    def is_served(self) -> bool:
+        """Whether an instance answers its requests."""
+        return self.service.state is ServiceState.SERVED
+
+    @property
+    def may_be_named(self) -> bool:
+        """Whether nginx takes its fragment in a named location."""
+        return self.said.isdisjoint(_NEVER_NAMED)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the operator asks for something too, so that a request must pass both him and the tag."""
+        asks = self.service.htpasswd is not None and self.is_served
+        return asks and self.may_be_named and not self.said_around.isdisjoint(_ASKING)
+
+
+def _spot(location: Location, server: VirtualServer, around: Surroundings, snippets: Snippets) -> _Spot:
+    service = location.service
     fragments = snippets[f"location-{service.name}.conf"] if service.state is not ServiceState.QUARANTINED else ()
-    said = stated(fragments)
-    template = _TEMPLATES[protocol]
-    strip = strips(location)
-    may_be_named = said.isdisjoint(_NEVER_NAMED)
-    apart = _apart(service, around) if may_be_named else ()
     outer = snippets["server.conf"] + (snippets[f"server-{server.host}.conf"] if server.host else ())
-    outermost = _outermost(around, snippets)
-    around_it = said | _said_of_server(outer, around, snippets)
-    is_served = service.state is ServiceState.SERVED
-    rest = _rest(location, around, outer, snippets)
-    limit, cookie = _limit(service), _cookie_variable(service) if _sets_cookie(service) else None
-    hsts = secure and service.name == server.hsts
-    not_ours = closed(outer, outermost)
-    is_gated = service.htpasswd is not None and is_served and not around_it.isdisjoint(_ASKING) and may_be_named
+    said = stated(fragments)
+    return _Spot(
+        path=location.path,
+        service=service,
+        template=_template(service),
+        around=around,
+        fragments=fragments,
+        outer=outer,
+        outermost=_outermost(around, snippets),
+        said=said,
+        said_around=said | _said_of_server(outer, around, snippets),
+        rest=_rest(location, around, outer, snippets),
+        strip=strips(location),
+    )
+
+
+class _Admission(TypedDict):
+    """Who may ask, and how often."""
+
+    denied: Variable | None
+    htpasswd: str | None
+    realm: str
+    satisfy_all: bool
+    limit: LimitView | None
+    limits: tuple[Block, ...]
+    gate_lines: tuple[Block, ...]
+
+
+def _admission(at: _Spot) -> _Admission:
+    htpasswd, limit = at.service.htpasswd, _limit(at.service)
+    is_sole = htpasswd is not None and not at.is_gated
+    return _Admission(
+        denied=denied_variable(*restricted) if (restricted := networks_of(at.service)) else None,
+        htpasswd=htpasswd,
+        realm="restricted",
+        satisfy_all=is_sole and "satisfy" in at.said_around and "satisfy" not in at.said,
+        limit=limit,
+        limits=limits(at.fragments, at.outer, at.outermost) if limit else (),
+        gate_lines=gate_lines(at.fragments) if at.is_gated else (),
+    )
+
+
+class _Prefix(TypedDict):
+    """What becomes of the path's prefix, there and back."""
+
+    strip: bool
+    rest: Variable | None
+    kept: Variable | None
+    prefix: str
+    redirects: tuple[Rewrite, ...]
+    cookie_paths: tuple[Rewrite, ...]
+
+
+def _prefix(at: _Spot) -> _Prefix:
+    return _Prefix(
+        strip=at.strip,
+        rest=at.rest,
+        kept=None if at.rest is None else kept_variable(at.path),
+        prefix=at.path,
+        redirects=_redirects(at.path, at.around) if at.strip and "proxy_redirect" not in at.said_around else (),
+        cookie_paths=_cookie_paths(at.path) if at.strip and "proxy_cookie_path" not in at.said_around else (),
+    )
+
+
+class _Effort(TypedDict):
+    """How long and how often instances are asked."""
+
+    connect_timeout: int
+    timeout: int | None
+    idle_timeout: int
+    again: Variable | None
+    no_retries: bool
+    retries_unsafe: bool
+    tries: int
+
+
+def _effort(at: _Spot) -> _Effort:
+    options, most = at.service.options, tries(at.service)
+    is_once = _is_unbuffered(options, at.around, at.template, at.said_around)
+    return _Effort(
+        connect_timeout=_connect_timeout(options),
+        timeout=options.timeout,
+        idle_timeout=_idle_timeout(options, at.around),
+        again=None if is_once else Variable(f"proxygen_again_{min(most, MOST_AGAIN)}"),
+        no_retries=options.retries == 0,
+        retries_unsafe=_or(options.retries_unsafe, at.around.requests.retries_unsafe),
+        tries=most,
+    )
+
+
+class _Errors(TypedDict):
+    """Where a request goes that failed."""
+
+    error_pages: tuple[Block, ...]
+    has_error_page: bool
+    grpc_errors: bool
+    own_errors: bool
+
+
+def _errors(at: _Spot) -> _Errors:
+    is_grpc = at.template is Template.GRPC
+    return _Errors(
+        error_pages=innermost("error_page", at.outer, at.outermost),
+        has_error_page=is_grpc or mentions(at.fragments, _LEADING_ERRORS),
+        grpc_errors=is_grpc and "error_page" not in at.said,
+        own_errors=at.said_around.isdisjoint(_INTERCEPTING) and "add_header" not in at.said,
+    )
+
+
+def location_view(location: Location, server: VirtualServer, around: Surroundings, snippets: Snippets) -> LocationView:
+    """What stands in a virtual server for one route."""
+    at = _spot(location, server, around, snippets)
+    service, options, template = at.service, at.service.options, at.template
+    protocol = options.protocol or Protocol.HTTP
+    is_secure = server.certificate is not None
+    apart = _apart(service, around) if at.may_be_named else ()
+    cookie = _cookie_variable(service) if _sets_cookie(service) else None
+    hsts = is_secure and service.name == server.hsts
     return LocationView(
-        matches=tuple(
-            match
-            for match in _matches(location.path, apart, is_gated=is_gated)
-            if not (match.exact and match.path in not_ours)
-        ),
+        **_admission(at),
+        **_prefix(at),
+        **_effort(at),
+        **_errors(at),
+        matches=_open_matches(at, apart),
         service=_label(service),
         variant=_variant(service),
         told=around.traffic is not None,
-        unavailable=not is_served,
-        redirect=Expression(
-            (
-                "https://",
-                *(Variable(f"proxygen_{part}") for part in ("asked_name", "https_port")),
-                Variable("request_uri"),
-            )
-        )
-        if options.redirect_https and secure
-        else None,
+        unavailable=not at.is_served,
+        redirect=_TO_HTTPS if options.redirect_https and is_secure else None,
         hsts=hsts,
-        headers=added_headers(fragments, outer, outermost) if hsts or cookie else (),
-        denied=denied_variable(*restricted) if (restricted := networks_of(service)) else None,
-        htpasswd=service.htpasswd,
-        realm="restricted",
-        satisfy_all=service.htpasswd is not None and not is_gated and "satisfy" in around_it and "satisfy" not in said,
-        limit=limit,
-        limits=limits(fragments, outer, outermost) if limit else (),
-        gate_lines=gate_lines(fragments) if is_gated else (),
+        headers=added_headers(at.fragments, at.outer, at.outermost) if hsts or cookie else (),
         body_size=None if template is Template.GRPC else options.body_size,
         cookie=cookie,
-        ignored=_ignored(around, {template}, fragments) if f"{template.module}_ignore_headers" in said else (),
-        parameters=parameters(f"{template.module}_param", fragments, outer, outermost),
-        strip=strip,
-        rest=rest,
-        kept=None if rest is None else kept_variable(location.path),
-        prefix=location.path,
-        redirects=_redirects(location.path, around) if strip and "proxy_redirect" not in around_it else (),
-        cookie_paths=_cookie_paths(location.path) if strip and "proxy_cookie_path" not in around_it else (),
-        error_pages=innermost("error_page", outer, outermost),
-        has_error_page=template is Template.GRPC or mentions(fragments, _LEADING_ERRORS),
-        grpc_errors=template is Template.GRPC and "error_page" not in said,
+        ignored=_ignored(around, {template}, at.fragments) if f"{template.module}_ignore_headers" in at.said else (),
+        parameters=parameters(f"{template.module}_param", at.fragments, at.outer, at.outermost),
         apart_by=Variable("proxygen_apart" if RequestKind.ONCE in apart else "proxygen_waits"),
         client=client_view(around),
         vouched=vouched_headers(around) if template in (Template.FASTCGI, Template.UWSGI) else (),
         protocol=template,
         tls_upstream=protocol in (Protocol.HTTPS, Protocol.GRPCS),
         plain_connection=options.websocket is False and template is Template.PROXY,
-        connect_timeout=_connect_timeout(options),
-        timeout=options.timeout,
-        idle_timeout=_idle_timeout(options, around),
         request_buffering=options.request_buffering,
         response_buffering=options.response_buffering,
-        again=None
-        if _is_unbuffered(options, around, template, around_it)
-        else Variable(f"proxygen_again_{min(tries(service), MOST_AGAIN)}"),
-        own_errors=around_it.isdisjoint(_INTERCEPTING) and "add_header" not in said,
-        said=Said(said),
-        said_around=Said(around_it),
-        no_retries=options.retries == 0,
-        retries_unsafe=_or(options.retries_unsafe, around.requests.retries_unsafe),
-        tries=tries(service),
-        target=_target(service, _SCHEMES[protocol])
-        if service.state is ServiceState.SERVED
-        else Expression((service.ident,)),
-        snippets=fragments,
+        said=Said(at.said),
+        said_around=Said(at.said_around),
+        target=_target(service, _SCHEMES[protocol]) if at.is_served else Expression((service.ident,)),
+        snippets=at.fragments,
     )
+
+
+_TO_HTTPS: Final = Expression(
+    ("https://", Variable("proxygen_asked_name"), Variable("proxygen_https_port"), Variable("request_uri"))
+)
+
+
+def _open_matches(at: _Spot, apart: tuple[RequestKind, ...]) -> tuple[MatchView, ...]:
+    """Those of its path, without what the operator answers himself."""
+    not_ours = closed(at.outer, at.outermost)
+    found = _matches(at.path, apart, is_gated=at.is_gated)
+    return tuple(match for match in found if not (match.exact and match.path in not_ours))
 
 
 def _label(service: Service) -> str:
