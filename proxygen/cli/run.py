@@ -29,7 +29,7 @@ from proxygen.kit.log import configure, get_logger
 from proxygen.kit.notify import CommandState, Notifier, keep_telling
 from proxygen.proxy.admin.meter import Meter
 from proxygen.proxy.admin.server import Serving, serving
-from proxygen.proxy.admin.sidecar import RunningSidecar, TrafficTargets, apply_report
+from proxygen.proxy.admin.sidecar import Recorders, RunningSidecar, TrafficTargets, apply_report
 from proxygen.proxy.apply.publish import Output, hold_output
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.news import Reporter
