@@ -13,11 +13,15 @@ import click
 
 from proxygen.cli import proxygen
 from proxygen.cli.lazy import Command, SectionedOption
+from proxygen.cli.log_events import LogEvent, log_events
+from proxygen.kit import log
+from proxygen.kit.log import SYSLOG_BACK, SYSLOG_SILENT
 from proxygen.kit.metrics import Family
 from proxygen.network.agent import metrics as network_metrics
 from proxygen.proxy.admin.api import ENDPOINTS
 from proxygen.proxy.admin.families import FAMILIES
 from proxygen.proxy.admin.openapi import description
+from proxygen.proxy.record.events import LASTING, TELLINGS, Kind, Topic
 from proxygen.registration import metrics as registrator_metrics
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
 from proxygen.tags import EVERY_PROTOCOL, KEYS, PREFIX, Key, Protocol
@@ -191,6 +195,44 @@ def _families(families: Iterable[Family]) -> Iterator[str]:
     )
 
 
+def _events() -> Iterator[str]:
+    yield "# Events"
+    yield ""
+    yield "What happens is told in three places: as events of `/api/v1/events` and of the status page, as what lasts"
+    yield "now in `proxygen status` and `proxygen_conditions`, and in the log. How to follow them:"
+    yield "[monitor](../how-to/monitor.md#events), [collect logs](../how-to/logs.md). `proxygen_events_total` counts"
+    yield "each kind."
+    yield ""
+    yield "## Kinds"
+    yield ""
+    yield from _table(("Kind", "Tells", "In the log", "Level there"), map(_kind, Kind))
+    yield from ("", "## What lasts", "")
+    yield "`proxygen_conditions` has a series for each topic."
+    yield ""
+    lasting = ((f"`{topic}`", f"`{LASTING[topic].begins}`", f"`{LASTING[topic].ends}`") for topic in Topic)
+    yield from _table(("Topic", "Begins with", "Ends with"), lasting)
+    yield from ("", "## Lines of the log", "")
+    yield "The field `event` of a line is one of these, whole; what the line is about is in its other fields. The lines"
+    yield "of the kinds above come from `proxygen.proxy.record.events`, unless they are here too."
+    yield ""
+    yield from _table(("Event", "Level", "Field `module`"), map(_log_event, _lines_of_the_log()))
+
+
+def _kind(kind: Kind) -> Sequence[str]:
+    telling = TELLINGS[kind]
+    return f"`{kind}`", telling.meaning, f"`{telling.log}`" if telling.log else "", telling.level if telling.log else ""
+
+
+def _lines_of_the_log() -> Iterator[LogEvent]:
+    yield from log_events(Path(__file__).parents[1])
+    for event in (SYSLOG_SILENT, SYSLOG_BACK):
+        yield LogEvent(event=event, levels=("warning",), loggers=(log.__name__,))
+
+
+def _log_event(event: LogEvent) -> Sequence[str]:
+    return f"`{event.event}`", ", ".join(event.levels), ", ".join(f"`{logger}`" for logger in event.loggers)
+
+
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(headings)} |"
     yield f"|{'---|' * len(headings)}"
@@ -198,7 +240,13 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[s
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
-_PAGES: Final = {"settings.md": _settings, "commands.md": _commands, "tags.md": _tags, "metrics.md": _metrics}
+_PAGES: Final = {
+    "settings.md": _settings,
+    "commands.md": _commands,
+    "tags.md": _tags,
+    "metrics.md": _metrics,
+    "events.md": _events,
+}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -36,8 +36,10 @@ def watching(directories: Iterable[Path], changed: Callable[[], None]) -> Iterat
         untold = _watch(Observer, wanted, handler, stack)
         unwatched = _watch(PollingObserver, untold, handler, stack)
         for directory, error in untold.items():
-            event = "directory not watched" if directory in unwatched else "directory polled"
-            _log.warning(event, directory=str(directory), reason=str(unwatched.get(directory, error)))
+            if directory in unwatched:
+                _log.warning("directory not watched", directory=str(directory), reason=str(unwatched[directory]))
+            else:
+                _log.warning("directory polled", directory=str(directory), reason=str(error))
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Final
+from typing import Final, assert_never
 
 from proxygen.kit.log import get_logger
 from proxygen.network.choice import Standing
@@ -45,9 +45,16 @@ class News:
             return
         self._said = (status.standing, status.reason)
         facts = {"host": self._host_id, "subnet": None if status.subnet is None else str(status.subnet)}
-        if status.standing is Standing.HELD:
-            _log.info("lease held", **facts)
-        elif status.standing is Standing.CONFLICT:
-            _log.error("lease in conflict", **facts, reason=status.reason)
-        else:
-            _log.warning(f"lease {status.standing.value}", **facts, reason=status.reason)
+        match status.standing:
+            case Standing.HELD:
+                _log.info("lease held", **facts)
+            case Standing.CONFLICT:
+                _log.error("lease in conflict", **facts, reason=status.reason)
+            case Standing.WAITING:
+                _log.warning("lease waiting", **facts, reason=status.reason)
+            case Standing.UNCONFIRMED:
+                _log.warning("lease unconfirmed", **facts, reason=status.reason)
+            case Standing.EXPIRED:
+                _log.warning("lease expired", **facts, reason=status.reason)
+            case _:
+                assert_never(status.standing)

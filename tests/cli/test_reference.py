@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
+import proxygen
+from proxygen.cli.log_events import log_events
 from proxygen.cli.reference import main, pages
+from proxygen.kit.log import SYSLOG_BACK, SYSLOG_SILENT
+from proxygen.proxy.record.events import LASTING, TELLINGS, Kind, Topic
 from proxygen.settings import knobs
 from proxygen.tags import KEYS
 
+PACKAGE = Path(proxygen.__file__).parent
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
 
@@ -22,6 +27,14 @@ def test_every_setting_and_every_tag_is_there() -> None:
     settings, tags = pages()["settings.md"], pages()["tags.md"]
     assert all(f"| `{knob.name}` |" in settings for knob in knobs())
     assert all(f"proxygen.{key.name}=" in tags for key in KEYS)
+
+
+def test_every_event_is_there() -> None:
+    events = pages()["events.md"]
+    assert all(f"\n| `{kind}` | {TELLINGS[kind].meaning} | " in events for kind in Kind)
+    assert all(f"\n| `{topic}` | `{LASTING[topic].begins}` | " in events for topic in Topic)
+    log = {*(event.event for event in log_events(PACKAGE)), SYSLOG_SILENT, SYSLOG_BACK}
+    assert all(f"\n| `{event}` | " in events for event in log)
 
 
 def test_every_row_has_the_columns_of_its_table() -> None:

@@ -278,12 +278,13 @@ def _tell_difference(before: Fabric | None, after: Fabric) -> None:
     """Log who came, who went and what is wrong, once."""
     was = {member.subnet: member for member in before.others} if before is not None else {}
     now = {member.subnet: member for member in after.others}
-    _log_hosts("hosts joined", now.keys() - was.keys())
-    _log_hosts("hosts left", was.keys() - now.keys())
+    if joined := now.keys() - was.keys():
+        _log.info("hosts joined", hosts=len(joined), subnets=_some(joined))
+    if left := was.keys() - now.keys():
+        _log.info("hosts left", hosts=len(left), subnets=_some(left))
     for problem in sorted(set(after.problems) - set(before.problems if before is not None else ())):
         _log.warning("network problem", reason=problem)
 
 
-def _log_hosts(event: str, subnets: set[IPv4Network]) -> None:
-    if subnets:
-        _log.info(event, hosts=len(subnets), subnets=", ".join(map(str, sorted(subnets)[:5])))
+def _some(subnets: set[IPv4Network]) -> str:
+    return ", ".join(map(str, sorted(subnets)[:5]))

@@ -85,7 +85,8 @@ class Connections:
             except ConnectionError:
                 continue
             except OSError as error:
-                self._turn(Turned.NOT_ACCEPTED, "admin connections not accepted", reason=error.strerror)
+                if self._turn(Turned.NOT_ACCEPTED):
+                    _log.warning("admin connections not accepted", listener=self._listener, reason=error.strerror)
                 await asyncio.sleep(_PAUSE)
                 continue
             if len(self) >= self._most and not self._make_room():
@@ -101,20 +102,24 @@ class Connections:
     def _make_room(self) -> bool:
         longest = next(iter(self._idle), None)
         if longest is None or longest.transport is None:
-            self._turn(Turned.REFUSED, "admin connections refused, all are at work", limit=self._most)
+            if self._turn(Turned.REFUSED):
+                _log.warning("admin connections refused, all are at work", listener=self._listener, limit=self._most)
             return False
-        self._turn(Turned.MADE_ROOM, "idle admin connections closed to make room", limit=self._most)
+        if self._turn(Turned.MADE_ROOM):
+            _log.warning("idle admin connections closed to make room", listener=self._listener, limit=self._most)
         # Not close(): what a client does not read would be waited for.
         longest.transport.abort()
         del self._idle[longest]
         return True
 
-    def _turn(self, why: Turned, event: str, **facts: object) -> None:
+    def _turn(self, why: Turned) -> bool:
+        """Count a connection that was closed or not taken, and tell whether the log is due to say so."""
         self._meter.turned_away(self._listener, why)
         now = time.monotonic()
-        if now >= self._said.get(why, 0.0):
-            self._said[why] = now + _QUIET
-            _log.warning(event, listener=self._listener, **facts)
+        if now < self._said.get(why, 0.0):
+            return False
+        self._said[why] = now + _QUIET
+        return True
 
 
 def affordable(most: int) -> int:
