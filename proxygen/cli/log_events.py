@@ -44,8 +44,11 @@ def log_events(package: Path) -> tuple[LogEvent, ...]:
     """Return the events that a package's modules write, by their text. Raise NotConstant for what is no literal."""
     found: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for path in sorted(package.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if not any(maker in source for maker in _MAKERS):
+            continue
         module = ".".join([package.name, *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__")
-        for line in _lines(ast.parse(path.read_text(encoding="utf-8")), module):
+        for line in _lines(ast.parse(source), module):
             if line.event is not None:
                 found[line.event].add((line.level, line.logger))
             elif module != _BY_TABLE:
