@@ -364,6 +364,18 @@ def test_every_setting_is_explained_and_every_number_has_a_bound(knob: Knob) -> 
         assert "at least" in knob.allowed or "more than" in knob.allowed
 
 
+@pytest.mark.parametrize("knob", [knob for knob in knobs() if knob.is_duration], ids=lambda knob: str(knob.key))
+@pytest.mark.parametrize("value", ["inf", "nan", "1e308", '"999999999999999d"', "315360001"])
+def test_no_duration_is_longer_than_a_clock_can_bear(value: str, knob: Knob, tmp_path: Path) -> None:
+    """An infinite time-out was a bug's exit code, and an infinite pause was taken."""
+    assert f"{knob.key} = " in refusal(file=toml(tmp_path, f"[{knob.slice}]\n{knob.name} = {value}\n"))
+
+
+def test_no_size_is_larger_than_nginx_can_count() -> None:
+    assert load({"proxy.body_size": "8589934591g"}, environment={}).proxy.body_size == 8589934591 << 30
+    assert "more than nginx can count" in refusal({"proxy.body_size": "99999999999999g"})
+
+
 def test_kinds_of_knobs_are_told_apart() -> None:
     def keys(kind: str) -> set[str]:
         return {key for key, knob in _KNOBS.items() if getattr(knob, kind)}

@@ -18,6 +18,7 @@ from proxygen.kit import log
 from proxygen.kit.errors import ProxygenError
 from proxygen.kit.log import SYSLOG_BACK, SYSLOG_SILENT
 from proxygen.kit.metrics import Family
+from proxygen.kit.units import format_duration
 from proxygen.network.agent import metrics as network_metrics
 from proxygen.proxy.admin.api import ENDPOINTS
 from proxygen.proxy.admin.families import FAMILIES
@@ -26,6 +27,7 @@ from proxygen.proxy.admin.statuses import STATUSES
 from proxygen.proxy.record.events import LASTING, TELLINGS, Kind, Topic
 from proxygen.registration import metrics as registrator_metrics
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
+from proxygen.settings.values import LONGEST
 from proxygen.tags import EVERY_PROTOCOL, KEYS, PREFIX, Key, Protocol
 
 _NOTE: Final = "<!-- Written by `python -m proxygen.cli.reference docs/reference`. Change the code, then run it. -->"
@@ -52,7 +54,8 @@ def _settings() -> Iterator[str]:
     yield "environment, the environment before the file, the file before the default. The file is the one that"
     yield "`--config` or `PROXYGEN_CONFIG` names, else `proxygen.toml` in the working directory, if there is one."
     yield "An empty variable counts as unset. Durations are a whole number and `ms`, `s`, `m`, `h` or `d`; in TOML a"
-    yield "bare number is seconds. Lists are separated by commas, or are lists in TOML."
+    yield f"bare number is seconds; the longest is {format_duration(round(LONGEST * 1000))}. Lists are"
+    yield "separated by commas, or are lists in TOML."
     for name, field in Settings.model_fields.items():
         yield from ("", f"## `[{name}]`", "", f"{inspect.getdoc(field.annotation)}", "")
         yield from _table(
