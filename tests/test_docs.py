@@ -127,6 +127,14 @@ def test_variables_that_a_page_names_exist(page: Path) -> None:
 
 
 @of_pages
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    named = {code for code in inline_code(page) if re.fullmatch(r"test_\w+", code)}
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    known = {name for source in sources for name in re.findall(r"\bdef (test_\w+)", source)} if named else set()
+    assert named <= known
+
+
+@of_pages
 def test_commands_and_flags_that_a_page_shows_exist(page: Path) -> None:
     for words in commands(page):
         command, rest = _command(words)

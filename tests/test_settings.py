@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import proxygen
 from proxygen.kit.errors import SettingsError
-from proxygen.settings import CONSUL_VARIABLES, Settings, knobs, load
+from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs, load
 from proxygen.settings.slices import ConsulSettings
+from tests.settings_read import keys_read
 
 SECRET = "b1gs1cr3t"
 
@@ -157,11 +160,8 @@ def test_names_of_knobs_are_unique() -> None:
 
 
 @pytest.mark.parametrize("knob", [knob for knob in knobs() if knob.default], ids=lambda knob: str(knob.key))
-def test_the_documented_default_reads_back_as_the_default(knob: object) -> None:
+def test_the_documented_default_reads_back_as_the_default(knob: Knob) -> None:
     """A user who writes the default that the reference shows changes nothing."""
-    from proxygen.settings import Knob
-
-    assert isinstance(knob, Knob)
     assert load({knob.key: knob.default}, environment={}) == Settings()
 
 
@@ -326,7 +326,54 @@ _KNOBS = {knob.key: knob for knob in knobs()}
 def test_a_knob_says_how_it_is_set_and_what_to(key: str, flag: str, variable: str, default: str, allowed: str) -> None:
     knob = _KNOBS[key]
     assert (knob.flag, knob.variable, knob.default, knob.allowed) == (flag, variable, default, allowed)
+
+
+SOURCES = [path.read_text() for path in Path(proxygen.__file__).parent.rglob("*.py") if path.parent.name != "settings"]
+
+
+def test_every_setting_is_read() -> None:
+    """A setting that is taken and forgotten would be obeyed by nothing, and nothing would say so."""
+    assert _KNOBS.keys() - keys_read(SOURCES) == set()
+
+
+@pytest.mark.parametrize("key", ["guard.listen", "network.settle", "bounds.hold", "consul.spare", "log.directory"])
+def test_a_setting_that_nothing_reads_is_seen(key: str) -> None:
+    """A namesake in another section, or a local name, counts for nothing."""
+    assert key not in keys_read(SOURCES)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(settings: Settings) -> int:\n    return settings.guard.spare",
+        "def f(settings: GuardSettings) -> int:\n    return settings.spare",
+        "class One:\n    def f(self, g: GuardSettings) -> int:\n        self._g = g\n        return self._g.spare",
+        "class One:\n    guard: GuardSettings\n    def f(self) -> int:\n        return self.guard.spare",
+        "def f(settings: Settings) -> int:\n    mine, other = settings.guard, 1\n    return mine.spare",
+    ],
+)
+def test_a_setting_is_seen_where_it_is_read(source: str) -> None:
+    assert keys_read([source]) >= {"guard.spare"}
+
+
+@pytest.mark.parametrize("knob", _KNOBS.values(), ids=lambda knob: str(knob.key))
+def test_every_setting_is_explained_and_every_number_has_a_bound(knob: Knob) -> None:
     assert knob.help
+    kinds = {knob.field.annotation, *get_args(knob.field.annotation)}
+    if kinds & {int, float}:
+        assert "at least" in knob.allowed or "more than" in knob.allowed
+
+
+@pytest.mark.parametrize("knob", [knob for knob in knobs() if knob.is_duration], ids=lambda knob: str(knob.key))
+@pytest.mark.parametrize("value", ["inf", "nan", "1e308", '"999999999999999d"', "315360001"])
+def test_no_duration_is_longer_than_a_clock_can_bear(value: str, knob: Knob, tmp_path: Path) -> None:
+    """An infinite time-out was a bug's exit code, and an infinite pause was taken."""
+    assert f"{knob.key} = " in refusal(file=toml(tmp_path, f"[{knob.slice}]\n{knob.name} = {value}\n"))
+
+
+def test_no_size_is_larger_than_nginx_can_count() -> None:
+    assert load({"proxy.body_size": "8589934591g"}, environment={}).proxy.body_size == 8589934591 << 30
+    assert "more than nginx can count" in refusal({"proxy.body_size": "99999999999999g"})
 
 
 def test_kinds_of_knobs_are_told_apart() -> None:

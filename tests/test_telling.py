@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,14 @@ from proxygen.proxy.admin.exposition import Scrape
 from proxygen.proxy.admin.page.problems import problems
 from proxygen.proxy.admin.page.views import event_views
 from proxygen.proxy.admin.report import ConditionReport, StatusReport
+from proxygen.proxy.record import events as events_module
 from proxygen.proxy.record.events import LASTING, LOGGED, TELLINGS, Condition, EventLog, Kind, Mark, Topic
 from proxygen.top.rows import headline
 from tests.proxy.admin.sidecar import STATUS, RememberingSidecar
 
 pytestmark = pytest.mark.incident("T59")
 
+EVENTS: Final = Path(events_module.__file__).read_text()
 SOURCES: Final = [path.read_text() for path in Path(proxygen.__file__).parent.rglob("*.py") if path.stem != "events"]
 NOW: Final = datetime.now(UTC)
 
@@ -35,6 +38,32 @@ def test_every_kind_and_every_topic_stands_in_its_table() -> None:
     assert LASTING.keys() == set(Topic)
     ends = [kind for lasting in LASTING.values() for kind in (lasting.begins, lasting.ends)]
     assert len(set(ends)) == len(ends)
+
+
+def _told(sources: Iterable[str]) -> Iterator[Kind]:
+    """The kinds that a function names, and those of a topic that is noted; a table alone tells of nothing."""
+    for source in sources:
+        for function in ast.walk(ast.parse(source)):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    match node:
+                        case ast.Attribute(value=ast.Name(id="Kind"), attr=name):
+                            yield Kind[name]
+                        case ast.Call(func=ast.Attribute(attr="note"), args=[ast.Attribute(attr=name), _]):
+                            yield LASTING[Topic[name]].begins
+                            yield LASTING[Topic[name]].ends
+
+
+def test_every_kind_is_told_by_some_code() -> None:
+    assert set(_told([*SOURCES, EVENTS])) == set(Kind)
+
+
+def test_a_kind_that_no_code_tells_is_seen() -> None:
+    """Without the module that knows what is news, the kinds of its topics are told by nothing."""
+    news = next(source for source in SOURCES if "Topic.QUARANTINE, {" in source)
+    untold = set(Kind) - set(_told([EVENTS, *(source for source in SOURCES if source is not news)]))
+    assert untold > {Kind.APPLIED, Kind.QUARANTINED, Kind.QUARANTINE_ENDED}
+    assert Kind.STEERED not in untold
 
 
 @pytest.mark.parametrize("topic", Topic)
@@ -81,12 +110,12 @@ def test_every_topic_has_a_gauge_and_a_field_of_the_status(topic: Topic) -> None
     assert LASTING[topic].field in {field.name for field in fields(StatusReport)}
 
 
-def _told(status: StatusReport) -> Iterator[str]:
+def _shown(status: StatusReport) -> Iterator[str]:
     yield " ".join(problem.text for problem in problems(status, (), NOW))
     yield " ".join(headline(status).problems)
 
 
 def test_what_has_no_field_of_its_own_is_told_by_page_and_top() -> None:
     told = ConditionReport(topic="settings", text="the newest settings are refused", services=("web",))
-    for text in _told(replace(STATUS, conditions=(told,))):
+    for text in _shown(replace(STATUS, conditions=(told,))):
         assert told.text in text

@@ -11,15 +11,23 @@ from typing import Final
 
 import click
 
-from proxygen.cli import proxygen
+from proxygen.cli import INTERNAL_ERROR, INTERRUPTED, proxygen
 from proxygen.cli.lazy import Command, SectionedOption
+from proxygen.cli.log_events import LogEvent, log_events
+from proxygen.kit import log
+from proxygen.kit.errors import ProxygenError
+from proxygen.kit.log import SYSLOG_BACK, SYSLOG_SILENT
 from proxygen.kit.metrics import Family
+from proxygen.kit.units import format_duration
 from proxygen.network.agent import metrics as network_metrics
 from proxygen.proxy.admin.api import ENDPOINTS
 from proxygen.proxy.admin.families import FAMILIES
 from proxygen.proxy.admin.openapi import description
+from proxygen.proxy.admin.statuses import STATUSES
+from proxygen.proxy.record.events import LASTING, TELLINGS, Kind, Topic
 from proxygen.registration import metrics as registrator_metrics
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs
+from proxygen.settings.values import LONGEST
 from proxygen.tags import EVERY_PROTOCOL, KEYS, PREFIX, Key, Protocol
 
 _NOTE: Final = "<!-- Written by `python -m proxygen.cli.reference docs/reference`. Change the code, then run it. -->"
@@ -46,7 +54,8 @@ def _settings() -> Iterator[str]:
     yield "environment, the environment before the file, the file before the default. The file is the one that"
     yield "`--config` or `PROXYGEN_CONFIG` names, else `proxygen.toml` in the working directory, if there is one."
     yield "An empty variable counts as unset. Durations are a whole number and `ms`, `s`, `m`, `h` or `d`; in TOML a"
-    yield "bare number is seconds. Lists are separated by commas, or are lists in TOML."
+    yield f"bare number is seconds; the longest is {format_duration(round(LONGEST * 1000))}. Lists are"
+    yield "separated by commas, or are lists in TOML."
     for name, field in Settings.model_fields.items():
         yield from ("", f"## `[{name}]`", "", f"{inspect.getdoc(field.annotation)}", "")
         yield from _table(
@@ -73,7 +82,7 @@ def _commands() -> Iterator[str]:
     yield ""
     yield "Every command takes `--help`, `--config FILE`, `--log-format text|json` and `--log-level LEVEL`, and flags"
     yield "for the [settings](settings.md) that it uses. A wrong flag, setting or input is exit code 2, a Consul that"
-    yield "does not answer 3, an interrupt 130, and a bug 70."
+    yield "does not answer 3, an interrupt 130, and a bug 70: [errors](errors.md)."
     for name, command in _walk(proxygen, ()):
         yield from ("", f"## `proxygen {name}`", "", inspect.cleandoc(command.help or ""), "")
         yield from _own_options(command)
@@ -191,6 +200,76 @@ def _families(families: Iterable[Family]) -> Iterator[str]:
     )
 
 
+def _events() -> Iterator[str]:
+    yield "# Events"
+    yield ""
+    yield "What happens is told in three places: as events of `/api/v1/events` and of the status page, as what lasts"
+    yield "now in `proxygen status` and `proxygen_conditions`, and in the log. How to follow them:"
+    yield "[monitor](../how-to/monitor.md#events), [collect logs](../how-to/logs.md). `proxygen_events_total` counts"
+    yield "each kind."
+    yield ""
+    yield "## Kinds"
+    yield ""
+    yield from _table(("Kind", "Tells", "In the log", "Level there"), map(_kind, Kind))
+    yield from ("", "## What lasts", "")
+    yield "`proxygen_conditions` has a series for each topic."
+    yield ""
+    lasting = ((f"`{topic}`", f"`{LASTING[topic].begins}`", f"`{LASTING[topic].ends}`") for topic in Topic)
+    yield from _table(("Topic", "Begins with", "Ends with"), lasting)
+    yield from ("", "## Lines of the log", "")
+    yield "The field `event` of a line is one of these, whole; what the line is about is in its other fields. The lines"
+    yield "of the kinds above come from `proxygen.proxy.record.events`, unless they are here too."
+    yield ""
+    yield from _table(("Event", "Level", "Field `module`"), map(_log_event, _lines_of_the_log()))
+
+
+def _kind(kind: Kind) -> Sequence[str]:
+    telling = TELLINGS[kind]
+    return f"`{kind}`", telling.meaning, f"`{telling.log}`" if telling.log else "", telling.level if telling.log else ""
+
+
+def _lines_of_the_log() -> Iterator[LogEvent]:
+    yield from log_events(Path(__file__).parents[1])
+    for event in (SYSLOG_SILENT, SYSLOG_BACK):
+        yield LogEvent(event=event, levels=("warning",), loggers=(log.__name__,))
+
+
+def _log_event(event: LogEvent) -> Sequence[str]:
+    return f"`{event.event}`", ", ".join(event.levels), ", ".join(f"`{logger}`" for logger in event.loggers)
+
+
+def _errors() -> Iterator[str]:
+    yield "# Errors"
+    yield ""
+    yield "A command that fails says why in one line and ends with an exit code; the API answers with a status and"
+    yield '`{"error": TEXT}`. The text says what was refused, where, and what still runs. An application that uses'
+    yield "proxygen as a library catches these classes of `proxygen.kit.errors`. Who catches the one in the second"
+    yield "column catches the one in the first too."
+    yield ""
+    yield from _table(("Error", "Kind of", "Exit code", "Status", "Meaning"), map(_error, _tree(ProxygenError)))
+    yield ""
+    yield "Where it can, the API answers more exactly: 404 for what is not there, 412 where the state is another than"
+    yield "the request named. [Its description](openapi.json) has the statuses of each operation."
+    yield ""
+    yield "Other exit codes: 0 for done; 1 where `check`, `diff`, `tags lint` or a status found something, or where"
+    yield f"what reads the output has left; 2 for a wrong flag; {INTERNAL_ERROR} for a bug in proxygen; {INTERRUPTED}"
+    yield "for an interrupt; and for `register` that of its command."
+
+
+def _tree(kind: type[ProxygenError]) -> Iterator[type[ProxygenError]]:
+    for below in kind.__subclasses__():
+        # A module that refines one for itself may be loaded or not.
+        if below.__module__ == kind.__module__:
+            yield below
+            yield from _tree(below)
+
+
+def _error(kind: type[ProxygenError]) -> Sequence[str]:
+    above, status = kind.__bases__[0].__name__, next(STATUSES[each] for each in kind.__mro__ if each in STATUSES)
+    meaning = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
+    return f"`{kind.__name__}`", f"`{above}`", str(kind.exit_code), str(status.value), meaning
+
+
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(headings)} |"
     yield f"|{'---|' * len(headings)}"
@@ -198,7 +277,14 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[s
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
-_PAGES: Final = {"settings.md": _settings, "commands.md": _commands, "tags.md": _tags, "metrics.md": _metrics}
+_PAGES: Final = {
+    "settings.md": _settings,
+    "commands.md": _commands,
+    "tags.md": _tags,
+    "metrics.md": _metrics,
+    "events.md": _events,
+    "errors.md": _errors,
+}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

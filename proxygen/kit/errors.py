@@ -8,6 +8,7 @@
     │   ├── CatalogFileError         a catalog file that cannot be read back
     │   ├── TemplateError            an operator's template or snippet
     │   ├── NetworkConfigError       the containers' network: its config in KV, or this host's identity
+    │   ├── CannotStart              exit 127: the command to register is not there; 126: it may not be run
     │   └── TagError                 one tag, Meta key or combination of them
     ├── CatalogUnavailable       exit 3: Consul gave no answer to believe
     │   ├── ConsulUnreachable        no connection, time-out, 429, 5xx, no body, no leader
@@ -22,7 +23,11 @@
     ├── NginxUnavailable         exit 1: no nginx binary, no master, no permission
     ├── ProgramUnavailable       exit 1: a program that cannot be started, or does not end in time
     ├── NetworkError             exit 1: this host's data plane: its links and routes, FRR, AWS, the firewall
+    ├── EngineUnavailable        exit 1: the engine of the containers gave no answer to believe
+    ├── CommandNotReady          exit 1: the command to register ran, and did not become ready in time
     └── SidecarUnavailable       exit 1: no running ``proxygen run`` answers, or it refuses the caller
+
+A module that must tell apart what it catches itself may refine a leaf; that has the leaf's exit code and status.
 """
 
 from __future__ import annotations
@@ -66,6 +71,16 @@ class TemplateError(BadInput):
 
 class NetworkConfigError(BadInput):
     """The containers' network cannot be as it is written; what runs goes on."""
+
+
+class CannotStart(BadInput):
+    """A program to register is not there, or may not be run. The exit code is a shell's: 127, 126."""
+
+    exit_code = 127
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class TagError(BadInput):
@@ -143,6 +158,14 @@ class ProgramUnavailable(ProxygenError):
 
 class NetworkError(ProxygenError):
     """The host's data plane for containers cannot be brought to what it should be; what is there stays."""
+
+
+class EngineUnavailable(ProxygenError):
+    """The engine gave no answer to believe. Never to be read as "no containers"."""
+
+
+class CommandNotReady(ProxygenError):
+    """The command ran, and did not become ready in time."""
 
 
 class SidecarUnavailable(ProxygenError):

@@ -26,6 +26,10 @@ Format = Literal["text", "json", "ecs"]
 
 HIDDEN: Final = "(hidden)"
 
+SYSLOG_SILENT: Final = "syslog takes no lines"
+SYSLOG_BACK: Final = "syslog takes lines again"
+"""The two events of the log itself, at level warning."""
+
 _SECRET_WORDS: Final = frozenset({"token", "auth", "authorization", "password", "secret"})
 _SECRET_TEXT: Final = re.compile(r"(?i)(bearer\s+|(?<=//)[^/\s:@]+:(?=[^/\s@]+@)|token=)[^\s,;&@'\"]+")
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
@@ -135,10 +139,10 @@ class _Tee:
         problem = self._send(logger, method, event)
         text = str(self._render(logger, method, event))
         if problem and not lost:
-            said = self._say("syslog takes no lines", event, reason=problem)
+            said = self._say(SYSLOG_SILENT, event, reason=problem)
             text += "\n" + str(self._render(logger, method, said))
         elif lost and not problem:
-            self._send(logger, method, self._say("syslog takes lines again", event, lost=lost))
+            self._send(logger, method, self._say(SYSLOG_BACK, event, lost=lost))
         return text
 
     def _say(self, what: str, event: EventDict, **facts: object) -> EventDict:

@@ -45,17 +45,17 @@ class News:
         if (status.standing, status.reason) == self._said:
             return
         self._said = (status.standing, status.reason)
-        log = _log.bind(host=self._host_id, subnet=None if status.subnet is None else str(status.subnet))
+        facts = {"host": self._host_id, "subnet": None if status.subnet is None else str(status.subnet)}
         match status.standing:
             case Standing.HELD:
-                log.info("lease held")
+                _log.info("lease held", **facts)
             case Standing.CONFLICT:
-                log.error("lease in conflict", reason=status.reason)
+                _log.error("lease in conflict", **facts, reason=status.reason)
             case Standing.WAITING:
-                log.warning("lease waiting", reason=status.reason)
+                _log.warning("lease waiting", **facts, reason=status.reason)
             case Standing.UNCONFIRMED:
-                log.warning("lease unconfirmed", reason=status.reason)
+                _log.warning("lease unconfirmed", **facts, reason=status.reason)
             case Standing.EXPIRED:
-                log.warning("lease expired", reason=status.reason)
+                _log.warning("lease expired", **facts, reason=status.reason)
             case _:
                 assert_never(status.standing)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Self
 
-from proxygen.kit.errors import BadInput
+from proxygen.kit.errors import CannotStart
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _NOT_FOUND: Final = 127
@@ -23,14 +23,6 @@ _NOT_EXECUTABLE: Final = 126
 
 _OUT_OF_REACH: Final = (ProcessLookupError, PermissionError)
 """Gone, or run by another user by now."""
-
-
-class CannotStart(BadInput):
-    """A program that is not there, or that may not be run."""
-
-    def __init__(self, message: str, *, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class Child:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxygen.kit.errors import BadInput, ProxygenError, install_command
+from proxygen.kit.errors import BadInput, EngineUnavailable, install_command
 from proxygen.registration.containers import Container, decode_container
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ _LISTINGS: Final = 5
 _USUAL: Final = "unix:///var/run/docker.sock"
 _ID: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _OF_ANOTHER: Final = "container:"
-
-
-class EngineUnavailable(ProxygenError):
-    """The engine gave no answer to believe. Never to be read as "no containers"."""
 
 
 class _NoSuchContainer(EngineUnavailable):

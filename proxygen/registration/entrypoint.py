@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxygen.catalog import Health
-from proxygen.kit.errors import ProxygenError
+from proxygen.kit.errors import CommandNotReady, ProxygenError
 from proxygen.kit.log import get_logger
 from proxygen.registration.application import Registration
 from proxygen.registration.child import Child, Children
@@ -42,10 +42,6 @@ class ChildCommand:
     """Seconds between the signal that asks it to end and SIGKILL."""
     signals_group: bool
     """Send signals to everything in the command's group instead of the command alone."""
-
-
-class CommandNotReady(ProxygenError):
-    """The command ran, and did not become ready in time."""
 
 
 class Signals:

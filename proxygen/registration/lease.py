@@ -167,9 +167,12 @@ class Lease:
         if not self._may_be_held:
             return False
         self._log.info("leaving", service=self.service.name, id=self.service.id)
-        return await self._within_patience(
-            lambda: self._agent.set_maintenance(self.service.id, enable=True, reason=LEAVING), "not withdrawn"
+        refusal = await self._within_patience(
+            lambda: self._agent.set_maintenance(self.service.id, enable=True, reason=LEAVING)
         )
+        if refusal is not None:
+            self._log.warning("not withdrawn", service=self.service.name, id=self.service.id, reason=refusal)
+        return refusal is None
 
     async def deregister(self) -> None:
         """Take the service away, if it may be there. An agent that cannot be told finds out by the checks."""
@@ -177,11 +180,15 @@ class Lease:
             probe.close()
         if not self._may_be_held:
             return
-        if await self._within_patience(lambda: self._agent.deregister(self.service.id), "not deregistered"):
-            self._may_be_held = self.registered = False
-            self._log.info("deregistered", service=self.service.name, id=self.service.id)
+        refusal = await self._within_patience(lambda: self._agent.deregister(self.service.id))
+        if refusal is not None:
+            self._log.warning("not deregistered", service=self.service.name, id=self.service.id, reason=refusal)
+            return
+        self._may_be_held = self.registered = False
+        self._log.info("deregistered", service=self.service.name, id=self.service.id)
 
-    async def _within_patience(self, call: Callable[[], Awaitable[None]], failure: str) -> bool:
+    async def _within_patience(self, call: Callable[[], Awaitable[None]]) -> str | None:
+        """Ask the agent again and again; return why it did not take the call in time, None where it did."""
         reason = "no answer"
 
         async def attempt() -> None:
@@ -195,7 +202,6 @@ class Lease:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
                 await retrying(CatalogUnavailable, longest=1.0)(attempt)
-                return True
+                return None
         self._patience = _LAST_TRY
-        self._log.warning(failure, service=self.service.name, id=self.service.id, reason=reason)
-        return False
+        return reason

@@ -15,12 +15,12 @@ from typing import Final, NoReturn
 
 from proxygen.catalog import Health
 from proxygen.kit.aio import retrying, start_eternal
-from proxygen.kit.errors import BadInput, CatalogUnavailable
+from proxygen.kit.errors import BadInput, CatalogUnavailable, EngineUnavailable
 from proxygen.kit.log import get_logger
 from proxygen.registration.agent import Agent
 from proxygen.registration.containers import Container
 from proxygen.registration.described import OWNER, ContainerDefaults, describe
-from proxygen.registration.docker import ContainerEvent, Engine, EngineUnavailable
+from proxygen.registration.docker import ContainerEvent, Engine
 from proxygen.registration.metrics import ContainerCounts
 from proxygen.registration.seat import Seat, Wish
 from proxygen.registration.service import CompleteRegistration

@@ -6,10 +6,29 @@ import ipaddress
 import re
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from proxygen.kit.syslog import parse_receiver
-from proxygen.kit.units import parse_duration, parse_size
+from proxygen.kit.units import format_duration, parse_duration, parse_size
+
+LONGEST: Final = 10 * 365 * 86_400.0
+"""Seconds of the longest duration: ten years mean for ever, and what is longer or infinite no timer of nginx's, of the
+kernel's or of ours can bear."""
+
+LARGEST: Final = 2**63 - 1
+"""Bytes that nginx can count."""
+
+
+def _bearable(value: float) -> float:
+    if not value <= LONGEST:
+        raise ValueError(f"more than {format_duration(round(LONGEST * 1000))}, the longest duration")
+    return value
+
+
+def _countable(value: int) -> int:
+    if value > LARGEST:
+        raise ValueError("more than nginx can count")
+    return value
 
 
 def _seconds(value: object) -> object:
@@ -90,10 +109,10 @@ def _syslog(value: object) -> object:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
-"""Seconds; a text carries its unit (``25ms``, ``2s``, ``1m``), a bare number is seconds."""
+Seconds = Annotated[float, BeforeValidator(_seconds), AfterValidator(_bearable)]
+"""Seconds, at most `LONGEST`; a text carries its unit (``25ms``, ``2s``, ``1m``), a bare number is seconds."""
 
-Bytes = Annotated[int, BeforeValidator(_bytes)]
+Bytes = Annotated[int, BeforeValidator(_bytes), AfterValidator(_countable)]
 """Bytes; a text may carry k, m or g, each 1 024 of the one before."""
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]

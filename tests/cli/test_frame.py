@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import ast
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
 
+from proxygen import cli
 from proxygen.cli import COMMANDS
 from proxygen.cli import proxygen as group
 from proxygen.cli.lazy import Command, LazyCommand
+from proxygen.settings import knobs
 from tests.cli.conftest import Proxygen
 from tests.harness import warm
 
@@ -34,6 +40,41 @@ def commands(parent: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str,
 
 
 EVERY = commands(group)
+
+
+def defined(source: str) -> set[str]:
+    """The functions of a module that click makes commands of."""
+    return {
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(".command")
+    }
+
+
+def test_every_command_that_is_written_can_be_called() -> None:
+    """One that no table and no group names would be in no help and on no page."""
+    folder = Path(cli.__file__).parent
+    written = {(path.stem, name) for path in folder.glob("*.py") for name in defined(path.read_text())}
+    called = {(function.__module__.rpartition(".")[2], function.__name__) for function in map(innermost, EVERY)}
+    assert written == called
+
+
+def innermost(entry: tuple[str, click.Command]) -> Callable[..., object]:
+    callback = entry[1].callback
+    assert callback is not None
+    return inspect.unwrap(callback)
+
+
+def test_a_command_is_seen_where_it_is_written() -> None:
+    source = "@click.command(cls=Command)\ndef one(): ...\n@group.command('b')\ndef two(): ...\ndef three(): ..."
+    assert defined(source) == {"one", "two"}
+
+
+def test_every_setting_is_a_flag_of_some_command() -> None:
+    flags = {flag for _, command in EVERY for parameter in command.params for flag in parameter.opts}
+    assert {knob.flag for knob in knobs() if not knob.is_table} <= flags
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -15,9 +15,10 @@ import pytest
 from pydantic import SecretStr
 
 from proxygen.consul.client import ConsulClient
+from proxygen.kit.errors import EngineUnavailable
 from proxygen.registration import registrator, seat
 from proxygen.registration.agent import Agent
-from proxygen.registration.docker import Engine, EngineUnavailable
+from proxygen.registration.docker import Engine
 from proxygen.registration.registrator import Registrator
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent

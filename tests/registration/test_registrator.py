@@ -13,11 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxygen.catalog import Health
-from proxygen.kit.errors import ConsulUnreachable
+from proxygen.kit.errors import ConsulUnreachable, EngineUnavailable
 from proxygen.registration.agent import Agent
 from proxygen.registration.containers import Container
 from proxygen.registration.described import OWNER
-from proxygen.registration.docker import ContainerEvent, EngineUnavailable
+from proxygen.registration.docker import ContainerEvent
 from proxygen.registration.registrator import Registrator
 from proxygen.registration.service import HeldByAgent
 from tests.model.clock import simulated_time

@@ -279,12 +279,12 @@ def _tell_difference(before: Fabric | None, after: Fabric) -> None:
     was = {member.subnet: member for member in before.others} if before is not None else {}
     now = {member.subnet: member for member in after.others}
     if joined := now.keys() - was.keys():
-        _log.info("hosts joined", hosts=len(joined), subnets=_first(joined))
+        _log.info("hosts joined", hosts=len(joined), subnets=_some(joined))
     if left := was.keys() - now.keys():
-        _log.info("hosts left", hosts=len(left), subnets=_first(left))
+        _log.info("hosts left", hosts=len(left), subnets=_some(left))
     for problem in sorted(set(after.problems) - set(before.problems if before is not None else ())):
         _log.warning("network problem", reason=problem)
 
 
-def _first(subnets: set[IPv4Network]) -> str:
+def _some(subnets: set[IPv4Network]) -> str:
     return ", ".join(map(str, sorted(subnets)[:5]))

@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from proxygen.kit.errors import BadInput, ConflictingWrite, ProxygenError, Refused, UnknownGeneration, quoted
+from proxygen.kit.errors import BadInput, ConflictingWrite, ProxygenError, UnknownGeneration, quoted
 from proxygen.kit.log import get_logger
 from proxygen.proxy.admin import steering
 from proxygen.proxy.admin.access import Writers
@@ -38,6 +38,7 @@ from proxygen.proxy.admin.page.handlers import page_routes
 from proxygen.proxy.admin.report import ApplyReport, DiffReport, GenerationReport, StatusReport
 from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary
 from proxygen.proxy.admin.shares_report import SharesReport
+from proxygen.proxy.admin.statuses import status_of
 from proxygen.proxy.admin.stream import Streams
 from proxygen.proxy.apply.outcome import DONE
 
@@ -413,13 +414,7 @@ async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse
         kept = {name: error.headers[name] for name in _KEPT if name in error.headers}
         return json_answer({"error": error.reason}, status=error.status, headers=kept)
     except ProxygenError as error:
-        return json_answer({"error": str(error)}, status=_status_of(error))
+        return json_answer({"error": str(error)}, status=status_of(error))
     except Exception:
         _log.exception("admin request failed", path=request.path)
         return json_answer({"error": "unexpected error; the sidecar's log has it"}, status=500)
-
-
-def _status_of(error: ProxygenError) -> int:
-    if isinstance(error, BadInput):
-        return 400
-    return 409 if isinstance(error, Refused) else 503

@@ -85,7 +85,7 @@ class Connections:
             except ConnectionError:
                 continue
             except OSError as error:
-                if self._is_news(Turned.NOT_ACCEPTED):
+                if self._turn(Turned.NOT_ACCEPTED):
                     _log.warning("admin connections not accepted", listener=self._listener, reason=error.strerror)
                 await asyncio.sleep(_PAUSE)
                 continue
@@ -102,18 +102,18 @@ class Connections:
     def _make_room(self) -> bool:
         longest = next(iter(self._idle), None)
         if longest is None or longest.transport is None:
-            if self._is_news(Turned.REFUSED):
+            if self._turn(Turned.REFUSED):
                 _log.warning("admin connections refused, all are at work", listener=self._listener, limit=self._most)
             return False
-        if self._is_news(Turned.MADE_ROOM):
+        if self._turn(Turned.MADE_ROOM):
             _log.warning("idle admin connections closed to make room", listener=self._listener, limit=self._most)
         # Not close(): what a client does not read would be waited for.
         longest.transport.abort()
         del self._idle[longest]
         return True
 
-    def _is_news(self, why: Turned) -> bool:
-        """Count what happened to a connection, and return whether the log has not said so of late."""
+    def _turn(self, why: Turned) -> bool:
+        """Count a connection that was closed or not taken, and tell whether the log is due to say so."""
         self._meter.turned_away(self._listener, why)
         now = time.monotonic()
         if now < self._said.get(why, 0.0):

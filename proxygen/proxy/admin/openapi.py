@@ -188,6 +188,8 @@ def _responses(endpoint: Operation, schemas: Mapping[Any, Any]) -> Mapping[str, 
         errors.setdefault(400, "what was sent cannot be used; the text says which part")
     if endpoint.writes:
         errors |= _WRITE_ERRORS
+    if endpoint.body is not None:
+        errors[408] = "the body did not arrive in time"
     if endpoint.if_match is not IfMatch.UNUSED:
         errors.setdefault(412, "the state is another by now; nothing was done")
     if endpoint.if_match is IfMatch.REQUIRED:

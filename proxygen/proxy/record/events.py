@@ -86,45 +86,51 @@ class Telling:
     """How one kind is told beside the stream of events and `proxygen_events_total`, which tell of all."""
 
     mark: Mark
+    meaning: str
+    """What it tells, for the reference page."""
     log: str
-    """The constant event in the log."""
+    """The constant event in the log; "" for one that is no line there."""
     level: Literal["info", "warning", "error"] = "info"
     logs_itself: bool = False
     """Whether whoever causes it writes that line, with figures that no event has."""
 
 
+# fmt: off
+
 TELLINGS: Final[Mapping[Kind, Telling]] = MappingProxyType(
     {
-        Kind.APPLIED: Telling(Mark.GOOD, "generation applied", "info", logs_itself=True),
-        Kind.REJECTED: Telling(Mark.BAD, "candidate rejected", "error", logs_itself=True),
-        Kind.ROLLED_BACK: Telling(Mark.BAD, "reload rolled back", "error", logs_itself=True),
-        Kind.HELD: Telling(Mark.WARN, "hold begun", "warning"),
-        Kind.HOLD_ENDED: Telling(Mark.GOOD, "hold ended"),
-        Kind.QUARANTINED: Telling(Mark.BAD, "service quarantined", "warning"),
-        Kind.QUARANTINE_ENDED: Telling(Mark.GOOD, "quarantine ended"),
-        Kind.CONFLICT: Telling(Mark.WARN, "route conflict", "warning"),
-        Kind.CONFLICT_ENDED: Telling(Mark.GOOD, "route conflict ended"),
-        Kind.CONSUL_LOST: Telling(Mark.BAD, "Consul lost", "warning"),
-        Kind.CONSUL_BACK: Telling(Mark.GOOD, "Consul back"),
-        Kind.FILES_REFUSED: Telling(Mark.BAD, "files refused, the ones before stay", "error", logs_itself=True),
-        Kind.FILES_TAKEN: Telling(Mark.GOOD, "files taken"),
-        Kind.SETTINGS_REFUSED: Telling(Mark.BAD, "settings refused, the old ones stay", "error", logs_itself=True),
-        Kind.SETTINGS_TAKEN: Telling(Mark.GOOD, "settings taken"),
-        Kind.INSTANCE_LEFT_OUT: Telling(Mark.WARN, "instance left out", "warning"),
-        Kind.INSTANCE_TAKEN: Telling(Mark.GOOD, "instance no longer left out"),
-        Kind.TAGS_KEPT: Telling(Mark.WARN, "instance served with its previous tags", "warning"),
-        Kind.TAGS_TAKEN: Telling(Mark.GOOD, "instance no longer served with its previous tags"),
-        Kind.FLAPPING: Telling(Mark.WARN, "service changes too often, waiting"),
-        Kind.FLAPPING_ENDED: Telling(Mark.GOOD, "service no longer changes too often"),
-        Kind.CERTIFICATE_EXPIRES: Telling(Mark.WARN, "certificate expires", "warning"),
-        Kind.CERTIFICATE_RENEWED: Telling(Mark.GOOD, "certificate no longer expires soon"),
-        Kind.WARNING: Telling(Mark.WARN, "warning", "warning"),
-        Kind.WARNING_ENDED: Telling(Mark.GOOD, "warning ended"),
-        Kind.STEERED: Telling(Mark.INFO, "write", "info", logs_itself=True),
-        Kind.MISSED: Telling(Mark.WARN, "", logs_itself=True),
+        Kind.APPLIED: Telling(Mark.GOOD, "a generation is live, and which services it changed", "generation applied", "info", logs_itself=True),
+        Kind.REJECTED: Telling(Mark.BAD, "nginx, or the check before it, refused a candidate, and why; told once, though it is tried again", "candidate rejected", "error", logs_itself=True),
+        Kind.ROLLED_BACK: Telling(Mark.BAD, "a reload was not proven, and nginx serves the generation before; told once, though it is tried again", "reload rolled back", "error", logs_itself=True),
+        Kind.HELD: Telling(Mark.WARN, "servers are kept though Consul lost them, or the operator went back", "hold begun", "warning"),
+        Kind.HOLD_ENDED: Telling(Mark.GOOD, "nothing is kept back any more", "hold ended"),
+        Kind.QUARANTINED: Telling(Mark.BAD, "a service is left out, and why", "service quarantined", "warning"),
+        Kind.QUARANTINE_ENDED: Telling(Mark.GOOD, "it is served again, or gone", "quarantine ended"),
+        Kind.CONFLICT: Telling(Mark.WARN, "two services claim one route", "route conflict", "warning"),
+        Kind.CONFLICT_ENDED: Telling(Mark.GOOD, "the conflict is over", "route conflict ended"),
+        Kind.CONSUL_LOST: Telling(Mark.BAD, "a question to Consul stays without an answer", "Consul lost", "warning"),
+        Kind.CONSUL_BACK: Telling(Mark.GOOD, "Consul answers again", "Consul back"),
+        Kind.FILES_REFUSED: Telling(Mark.BAD, "changed files of the operator are not in force, and why", "files refused, the ones before stay", "error", logs_itself=True),
+        Kind.FILES_TAKEN: Telling(Mark.GOOD, "changed files are in force", "files taken"),
+        Kind.SETTINGS_REFUSED: Telling(Mark.BAD, "changed settings are not in force, and why", "settings refused, the old ones stay", "error", logs_itself=True),
+        Kind.SETTINGS_TAKEN: Telling(Mark.GOOD, "changed settings are in force", "settings taken"),
+        Kind.INSTANCE_LEFT_OUT: Telling(Mark.WARN, "an instance cannot be used as it is registered, and why", "instance left out", "warning"),
+        Kind.INSTANCE_TAKEN: Telling(Mark.GOOD, "it can be used, or is gone", "instance no longer left out"),
+        Kind.TAGS_KEPT: Telling(Mark.WARN, "an instance is served with the tags that it had before, and what is wrong with its new ones", "instance served with its previous tags", "warning"),
+        Kind.TAGS_TAKEN: Telling(Mark.GOOD, "its new tags are in force, or it is gone", "instance no longer served with its previous tags"),
+        Kind.FLAPPING: Telling(Mark.WARN, "a service changes too often, so that its newest state has to wait", "service changes too often, waiting"),
+        Kind.FLAPPING_ENDED: Telling(Mark.GOOD, "its changes no longer have to wait", "service no longer changes too often"),
+        Kind.CERTIFICATE_EXPIRES: Telling(Mark.WARN, "a certificate expires soon: once a day", "certificate expires", "warning"),
+        Kind.CERTIFICATE_RENEWED: Telling(Mark.GOOD, "it no longer expires soon, or is gone", "certificate no longer expires soon"),
+        Kind.WARNING: Telling(Mark.WARN, "a warning of `proxygen status` that concerns a service, a file or Consul", "warning", "warning"),
+        Kind.WARNING_ENDED: Telling(Mark.GOOD, "its cause is gone", "warning ended"),
+        Kind.STEERED: Telling(Mark.INFO, "who changed what over the page or the API: [steer traffic](../how-to/steer.md)", "write", "info", logs_itself=True),
+        Kind.MISSED: Telling(Mark.WARN, "some events are not kept any more: read the status anew", "", logs_itself=True),
     }
 )
 """All kinds; one that lacks a place to be told in fails the tests."""
+
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

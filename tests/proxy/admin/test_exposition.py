@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+import proxygen
+from proxygen.kit.metrics import Family
 from proxygen.proxy.admin.exposition import Scrape
-from proxygen.proxy.admin.families import FAMILIES
+from proxygen.proxy.admin.families import EVENTS, FAMILIES, PASSES, STAGES
 from proxygen.proxy.admin.meter import Meter
-from proxygen.proxy.admin.report import ApplyReport, HoldReport, LiveReport
-from proxygen.proxy.admin.service_report import ServiceSummary
-from proxygen.proxy.record.events import Kind
+from proxygen.proxy.admin.report import (
+    ApplyReport,
+    ConsulReport,
+    HoldReport,
+    LiveReport,
+    NginxReport,
+    State,
+    StatusReport,
+)
+from proxygen.proxy.admin.service_report import ConflictReport, ServiceSummary
+from proxygen.proxy.admin.traffic_report import ListenerReport
+from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.record.events import Condition, Kind, Topic
 from tests.proxy.admin.sidecar import STATUS, WEB, RememberingSidecar
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -36,8 +51,8 @@ def sidecar() -> RememberingSidecar:
     return sidecar
 
 
-def families(sidecar: RememberingSidecar, accept: str = "") -> dict[str, Metric]:
-    body, _ = Scrape(sidecar, streams=1).text(accept)
+def families(sidecar: RememberingSidecar, accept: str = "", *, streams: int = 1) -> dict[str, Metric]:
+    body, _ = Scrape(sidecar, streams=streams).text(accept)
     parse = parse_openmetrics if accept else parse_text
     return {family.name: family for family in parse(body.decode())}
 
@@ -62,6 +77,76 @@ def test_what_is_exposed_is_what_is_documented(sidecar: RememberingSidecar, acce
         assert found.samples, f"{family.name} has no series"
         for sample in found.samples:
             assert sample.labels.keys() - {"le"} == set(family.labels)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: str(family.name))
+def test_no_metric_is_the_same_of_two_sidecars_that_have_nothing_in_common(
+    sidecar: RememberingSidecar, family: Family
+) -> None:
+    """One that is declared, exposed and never updated would be."""
+    told, of_another = (
+        {(each.name, *each.labels.values(), each.value) for each in metrics[family.name].samples}
+        for metrics in (families(sidecar), families(another(), streams=2))
+    )
+    assert told != of_another
+
+
+def another() -> RememberingSidecar:
+    """One of which everything is different."""
+    other = RememberingSidecar()
+    consul = ConsulReport(address="", freshness=9.5, fresh=9.0, limited=9, received=9, sockets=9, max_sockets=9)
+    other.report = StatusReport(
+        version="9",
+        state=State.DEGRADED,
+        live=LiveReport(number=9, digest="", since="2026-09-09T00:00:00+00:00", outcome="applied"),
+        last_apply=ApplyReport(outcome="rejected"),
+        consul=consul,
+        conflicts=(ConflictReport(loser="thief", holder="web", route="app.example.com/"),),
+        nginx=NginxReport(visible=True, accepting=4, draining=3),
+        traffic=ListenerReport(lost=9),
+    )
+    other.reasons = ("why",)
+    other.listed = other.told = ()
+    other.meter.watch_connections("unix", lambda: 3, [])
+    other.meter.turned_away("tcp", "refused")
+    other.events.note(Topic.CONSUL, {"consul": Condition(text="lost", end="back", cause="lost")})
+    return other
+
+
+CLOSED: Final = frozenset({"outcome", "listener", "reason", "topic", "state", "end", "kind"})
+"""Labels whose values are a few words of ours, so that the help says all of them."""
+
+
+def test_the_help_of_a_metric_names_each_value_of_its_labels(sidecar: RememberingSidecar) -> None:
+    told = families(sidecar)
+    del told[EVENTS.name]  # its kinds have a page
+    for name, found in told.items():
+        for sample in found.samples:
+            values = {sample.labels[label] for label in CLOSED & sample.labels.keys()}
+            unnamed = {value for value in values if not re.search(rf"\b{value}\b", found.documentation)}
+            assert not unnamed, f"{name}: {found.documentation}"
+
+
+STAGE: Final = re.compile(r'\.(?:of|timed)\("(\w+)"\)')
+SOURCES: Final = {path: path.read_text() for path in Path(proxygen.__file__).parent.rglob("*.py")}
+
+
+def test_the_help_of_the_stages_names_each_that_is_timed_and_no_other() -> None:
+    _, _, words = STAGES.help.partition(": ")
+    named = re.sub(r" \(.*?\)", "", words).rstrip(".").split(", ")
+    timed = {stage for source in SOURCES.values() for stage in STAGE.findall(source)}
+    assert set(named) == timed
+
+
+def test_every_way_a_pass_ends_has_a_series_from_the_start() -> None:
+    (passes,) = (metric for metric in Meter().collect() if metric.name == PASSES.name)
+    assert {sample.labels["outcome"] for sample in passes.samples} == {outcome.value for outcome in Outcome}
+
+
+@pytest.mark.parametrize("method", [name for name in vars(Meter) if not name.startswith("_")])
+def test_what_the_meter_counts_is_told_to_it(method: str) -> None:
+    callers = [path for path, source in SOURCES.items() if path.stem != "meter" and f"eter.{method}" in source]
+    assert callers, f"nothing calls Meter.{method}"
 
 
 def test_only_what_is_read_at_the_scrape_may_name_a_service() -> None:

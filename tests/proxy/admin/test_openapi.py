@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from aiohttp import web
 
+from proxygen.kit.errors import ProxygenError
+from proxygen.proxy.admin import api
 from proxygen.proxy.admin.api import ENDPOINTS
 from proxygen.proxy.admin.openapi import description, normal_form
+from proxygen.proxy.admin.statuses import STATUSES
 from tests.proxy.admin.asking import AUTHORISED, asking
 from tests.proxy.admin.sidecar import RememberingSidecar
 
@@ -70,6 +76,31 @@ def test_every_part_of_a_path_is_described() -> None:
 def test_operations_have_names_of_their_own() -> None:
     names = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
     assert len(names) == len(set(names)) == len(ENDPOINTS)
+
+
+def statuses_raised(sources: Iterable[str]) -> set[int]:
+    """Those of aiohttp's exceptions that name one, such as ``web.HTTPNotFound``."""
+    words = {word for source in sources for word in re.findall(r"\bweb\.(HTTP\w+)\(", source)}
+    return {vars(web)[word].status_code for word in words}
+
+
+def test_every_status_that_a_handler_answers_with_is_described() -> None:
+    """Those of the page are nobody's interface."""
+    raised = statuses_raised(path.read_text() for path in Path(api.__file__).parent.glob("*.py"))
+    described = {int(s) for path in DOCUMENT["paths"].values() for each in path.values() for s in each["responses"]}
+    assert raised >= {400, 401, 404, 412}
+    assert raised - described == set()
+
+
+@pytest.mark.parametrize("kind", STATUSES)
+async def test_every_error_is_answered_with_the_status_of_its_kind(kind: type[ProxygenError]) -> None:
+    class Failing(RememberingSidecar):
+        def applies(self) -> NoReturn:
+            raise kind("why it cannot be")
+
+    async with asking(Failing()) as client:
+        answer = await client.get("/api/v1/applies")
+        assert (answer.status, await answer.json()) == (STATUSES[kind], {"error": "why it cannot be"})
 
 
 async def test_it_is_served() -> None:
