@@ -6,7 +6,6 @@ anybody's help once the cause is gone.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from collections.abc import Callable
