@@ -285,12 +285,6 @@ def make_prometheus(tmp_path: Path) -> Iterator[Callable[[Sidecar], Prometheus]]
 
 
 @pytest.fixture
-def sidecar(consul: ConsulAgent, nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
-    """A sidecar beside each kind of nginx; not started."""
-    return make_sidecar(consul, nginx)
-
-
-@pytest.fixture
 def any_sidecar(consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: Callable[..., Sidecar]) -> Sidecar:
     """A sidecar beside one nginx, for a test that would learn nothing from a second; not started."""
     return make_sidecar(consul, any_nginx)

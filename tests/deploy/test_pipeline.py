@@ -326,15 +326,11 @@ def test_commits_reach_production_through_a_canary_and_a_broken_one_does_not(
     registry: Registry,
     production: Engine,
     consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: Callable[..., Sidecar],
+    any_sidecar: Sidecar,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    sidecar = make_sidecar(consul, nginx)
+    sidecar = any_sidecar
     sidecar.start()
     pipeline = make_pipeline(
         service="web",

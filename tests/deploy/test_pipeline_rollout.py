@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,8 @@ import pytest
 
 from tests.harness import process
 from tests.harness.consul import ConsulAgent
-from tests.harness.nginx import NginxServer
 from tests.harness.pipeline import DEPLOY, Pipeline, Repository
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 
 pytestmark = pytest.mark.slow
 
@@ -169,20 +166,12 @@ def test_what_is_promoted_is_not_aborted(rollout: Rollout) -> None:
 
 
 @pytest.fixture
-def sidecar(
-    consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: Callable[..., Sidecar],
-) -> Sidecar:
+def sidecar(consul: ConsulAgent, any_sidecar: Sidecar) -> Sidecar:
     """Serves a stable instance and a canary, of which nobody asks anything."""
     consul.register("web", id="stable", port=9001, tags=["proxygen.route=/"])
     consul.register("web", id="canary", port=9002, tags=["proxygen.route=/", "proxygen.canary=10%"])
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    sidecar = make_sidecar(consul, nginx)
-    sidecar.start()
-    return sidecar
+    any_sidecar.start()
+    return any_sidecar
 
 
 @pytest.mark.parametrize(

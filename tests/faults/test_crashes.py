@@ -21,7 +21,6 @@ from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 from tests.integration.waiting import ROUTE, answers, said, status_of, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
@@ -61,22 +60,15 @@ fi
         return self.program.with_name(f"{self.program.name}.reached").exists()
 
 
-@pytest.fixture
-def server(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
-    server = make_nginx(any_nginx_binary)
-    server.start()
-    return server
-
-
 @pytest.mark.incident("T10")
 async def test_t10_killed_between_stage_and_swap(
-    consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar, tmp_path: Path
+    consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: MakeSidecar, tmp_path: Path
 ) -> None:
     """Injects a SIGKILL while ``nginx -t`` runs on the staged candidate. Nothing of it is live, nothing of it is
     left after the next start, and the change that it stood for goes through."""
-    nginx = f'exec {server.binary.path} "$@"'
+    nginx = f'exec {any_nginx.binary.path} "$@"'
     turnstile = Turnstile.make(tmp_path / "nginx", condition='[ "$1" = -t ]', stopped=nginx, passed=nginx)
-    sidecar = make_sidecar(consul, server, nginx__binary=str(turnstile.program))
+    sidecar = make_sidecar(consul, any_nginx, nginx__binary=str(turnstile.program))
     with App("web-1") as app:
         consul.register("web", port=app.port, tags=[ROUTE])
         sidecar.start()
@@ -98,7 +90,7 @@ async def test_t10_killed_between_stage_and_swap(
 @pytest.mark.parametrize("is_consul_back", [True, False], ids=["consul-there", "consul-down"])
 async def test_t10_killed_between_swap_and_reload(
     make_consul: Callable[..., ConsulAgent],
-    server: NginxServer,
+    any_nginx: NginxServer,
     make_sidecar: MakeSidecar,
     tmp_path: Path,
     is_consul_back: bool,
@@ -108,9 +100,9 @@ async def test_t10_killed_between_swap_and_reload(
     consul = make_consul()
     consul.start()
     turnstile = Turnstile.make(
-        tmp_path / "reload", condition=":", stopped="exit 1", passed=f"kill -HUP $(cat {server.pid_file})"
+        tmp_path / "reload", condition=":", stopped="exit 1", passed=f"kill -HUP $(cat {any_nginx.pid_file})"
     )
-    sidecar = make_sidecar(consul, server, nginx__reload="command", nginx__reload_command=[str(turnstile.program)])
+    sidecar = make_sidecar(consul, any_nginx, nginx__reload="command", nginx__reload_command=[str(turnstile.program)])
     with App("web-1") as app:
         consul.register("web", port=app.port, tags=[ROUTE])
         sidecar.start()
@@ -133,7 +125,7 @@ async def test_t10_killed_between_swap_and_reload(
 @pytest.mark.slow
 async def test_t10_killed_at_any_moment_of_an_apply(
     consul: ConsulAgent,
-    server: NginxServer,
+    any_nginx: NginxServer,
     make_sidecar: MakeSidecar,
     times: Callable[[int, int], int],
     saw: Callable[[str], None],
@@ -141,7 +133,7 @@ async def test_t10_killed_at_any_moment_of_an_apply(
     """Injects a SIGKILL as soon as a step of an apply can be seen from outside, for each of its steps; the long form
     does it again some milliseconds later. No request fails, ``current`` always names a whole generation, and each
     change is served after the next start."""
-    sidecar = make_sidecar(consul, server)
+    sidecar = make_sidecar(consul, any_nginx)
     chance = random.Random(10)
     # What happens at each step in a world where it can be placed exactly is tests/model/test_every_step.py.
     delays = [0.0, *(chance.uniform(0, 0.1) for _ in range(times(0, 4)))]
@@ -151,7 +143,7 @@ async def test_t10_killed_at_any_moment_of_an_apply(
         async with steady_load(sidecar):
             for number, (step, delay) in enumerate((step, delay) for delay in delays for step in STEPS):
                 host = f"web{number}.example.com"
-                has_come = _watching(step, sidecar, server)
+                has_come = _watching(step, sidecar, any_nginx)
                 consul.register(f"web{number}", port=app.port, tags=[f"proxygen.route={host}"])
                 await asyncio.to_thread(_spin_until, has_come, step)
                 await asyncio.sleep(delay)
@@ -209,14 +201,14 @@ needs_mounts = pytest.mark.skipif(
 @pytest.mark.incident("T19")
 @needs_mounts
 def test_t19_a_bind_mounted_file_as_output_ends_the_start_with_advice(
-    consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar, tmp_path: Path
+    consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: MakeSidecar, tmp_path: Path
 ) -> None:
     """Injects a single file that is mounted where the output directory should be: one line, exit code 1, no loop."""
     (tmp_path / "one").touch()
-    server.output.touch()
-    sidecar = make_sidecar(consul, server)
+    any_nginx.output.touch()
+    sidecar = make_sidecar(consul, any_nginx)
     ended = subprocess.run(
-        _mounted(sidecar, f"mount --bind {tmp_path}/one {server.output}"), capture_output=True, text=True, timeout=60
+        _mounted(sidecar, f"mount --bind {tmp_path}/one {any_nginx.output}"), capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
@@ -226,14 +218,14 @@ def test_t19_a_bind_mounted_file_as_output_ends_the_start_with_advice(
 @pytest.mark.incident("T19")
 @needs_mounts
 def test_t19_a_foreign_file_system_inside_output_is_refused_with_advice_and_pauses(
-    consul: ConsulAgent, server: NginxServer, make_sidecar: MakeSidecar
+    consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
     """Injects another file system below the output directory: every apply says what to do, with growing pauses, and
     the admin API lives."""
-    (server.output / "generations").mkdir(parents=True)
-    sidecar = make_sidecar(consul, server, **SOON)
+    (any_nginx.output / "generations").mkdir(parents=True)
+    sidecar = make_sidecar(consul, any_nginx, **SOON)
     consul.register("web", port=1, tags=[ROUTE])
-    running = process.start(_mounted(sidecar, f"mount -t tmpfs none {server.output}/generations"), log=sidecar.log)
+    running = process.start(_mounted(sidecar, f"mount -t tmpfs none {any_nginx.output}/generations"), log=sidecar.log)
     try:
         process.wait_until(lambda: has_given_up_often(sidecar), what="refusals", timeout=60)
         refusals = said(sidecar, "candidate rejected")

@@ -31,7 +31,7 @@ from tests.harness.load import fetch
 from tests.harness.network import NetworkAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import Consul, NginxBinary
+from tests.harness.tools import Consul
 from tests.integration.acl import DENYING, POLICIES, denying_consul, policy, take_over, token, without
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "acl-policy.md"
@@ -86,16 +86,13 @@ def test_the_page_shows_the_files() -> None:
 async def test_the_sidecar_serves_with_its_policy(
     guarded: ConsulAgent,
     app: App,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
+    any_nginx: NginxServer,
     make_sidecar: Callable[..., Sidecar],
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "consul.token"
     file.write_text(await asyncio.to_thread(token, guarded, SIDECAR))
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    sidecar = make_sidecar(guarded, nginx, consul__token_file=str(file))
+    sidecar = make_sidecar(guarded, any_nginx, consul__token_file=str(file))
     sidecar.start()
     assert await fetch("127.0.0.1", sidecar.http, "/", {"Host": "web.example.com"}) == (200, INSTANCE)
     assert not [event for event in sidecar.events() if event.get("level") in ("warning", "error")]

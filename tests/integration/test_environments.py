@@ -134,15 +134,10 @@ def test_the_table_of_environments_is_settings_that_load(tmp_path: Path) -> None
 
 
 async def test_an_output_that_is_taken_away_stops_what_is_new_and_a_restart_brings_all_back(
-    consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: Callable[..., Sidecar],
+    consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: Callable[..., Sidecar]
 ) -> None:
     """nginx goes on, /readyz says why nothing new comes, and no request is lost on the way back."""
-    nginx = make_nginx(any_nginx_binary)
-    nginx.start()
-    sidecar = make_sidecar(consul, nginx, reload__gap="0ms")
+    sidecar = make_sidecar(consul, any_nginx, reload__gap="0ms")
     with App("web-1") as one, App("web-2") as two:
         consul.register("web", id="web-1", port=one.port, tags=[ROUTE])
         sidecar.start()

@@ -145,27 +145,6 @@ async def test_a_refusal_that_comes_after_the_deadline_does_not_count_against_th
     assert (await proxy.apply("three")).outcome is Outcome.APPLIED
 
 
-async def test_a_missing_working_directory_never_reaches_nginx(
-    nginx_binary: NginxBinary, make_proxy: MakeProxy, tmp_path: Path
-) -> None:
-    """It passes nginx -t and a HUP would end every worker, and so would a HUP back to the generation before."""
-    directory = tmp_path / "work"
-    directory.mkdir()
-    proxy = await make_proxy(nginx_binary, main=f"working_directory {directory};")
-    proxy.server.start()
-    assert (await proxy.apply("one")).outcome is Outcome.APPLIED
-    directory.rmdir()
-    workers = proxy.server.workers()
-    applied = await proxy.apply("two")
-    assert (applied.outcome, applied.generation) == (Outcome.REJECTED, 1)
-    assert str(directory) in applied.reason
-    assert proxy.server.workers() == workers
-    assert await proxy.answers("one")
-    assert (await proxy.applier.roll_back(1, proxy.conf, test_seconds=0)).outcome is Outcome.UNCHANGED
-    directory.mkdir()
-    assert (await proxy.apply("two")).outcome is Outcome.APPLIED
-
-
 async def test_a_candidate_that_ends_every_worker_is_rolled_back_at_once(
     make_proxy: MakeProxy, any_nginx_binary: NginxBinary, tmp_path: Path
 ) -> None:

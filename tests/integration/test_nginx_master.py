@@ -23,21 +23,14 @@ from tests.harness.nginx import NginxServer
 from tests.harness.tools import NginxBinary
 
 
-@pytest.fixture
-def server(any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]) -> NginxServer:
-    server = make_nginx(any_nginx_binary)
-    server.start()
-    return server
-
-
 async def _read(server: NginxServer) -> tuple[OperatorConf, Binary]:
     settings = NginxSettings(binary=str(server.binary.path), conf=server.conf, prefix=server.directory)
     binary = await inspect_binary(settings)
     return read_operator_conf(settings, server.output, binary), binary
 
 
-async def test_the_master_of_the_pid_file_is_found(server: NginxServer) -> None:
-    assert find_master(*await _read(server)) == Master(pid=server.pid, own_pid=server.pid)
+async def test_the_master_of_the_pid_file_is_found(any_nginx: NginxServer) -> None:
+    assert find_master(*await _read(any_nginx)) == Master(pid=any_nginx.pid, own_pid=any_nginx.pid)
 
 
 @pytest.fixture
@@ -50,43 +43,43 @@ def stranger() -> Iterator[int]:
 
 
 async def test_a_pid_file_with_the_number_of_another_process_is_not_believed(
-    server: NginxServer, stranger: int
+    any_nginx: NginxServer, stranger: int
 ) -> None:
     """A stale file, or one of another pid namespace: HUP would end a process that has no handler for it."""
-    server.pid_file.write_text(f"{stranger}\n")
-    assert find_master(*await _read(server)) is None
+    any_nginx.pid_file.write_text(f"{stranger}\n")
+    assert find_master(*await _read(any_nginx)) is None
 
 
 async def test_a_pid_file_with_the_number_of_another_nginx_is_not_believed(
-    server: NginxServer, any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]
+    any_nginx: NginxServer, any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer]
 ) -> None:
     other = make_nginx(any_nginx_binary)
     other.start()
-    server.pid_file.write_text(f"{other.pid}\n")
-    assert find_master(*await _read(server)) is None
+    any_nginx.pid_file.write_text(f"{other.pid}\n")
+    assert find_master(*await _read(any_nginx)) is None
     assert find_master(*await _read(other)) == Master(pid=other.pid, own_pid=other.pid)
 
 
 @pytest.mark.parametrize("content", ["", "garbage\n", None])
 async def test_without_a_number_the_master_that_runs_the_conf_is_found(
-    server: NginxServer, any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer], content: str | None
+    any_nginx: NginxServer, any_nginx_binary: NginxBinary, make_nginx: Callable[..., NginxServer], content: str | None
 ) -> None:
     """nginx -t of somebody leaves an empty pid file."""
     make_nginx(any_nginx_binary).start()
     if content is None:
-        server.pid_file.unlink()
+        any_nginx.pid_file.unlink()
     else:
-        server.pid_file.write_text(content)
-    assert find_master(*await _read(server)) == Master(pid=server.pid, own_pid=server.pid)
+        any_nginx.pid_file.write_text(content)
+    assert find_master(*await _read(any_nginx)) == Master(pid=any_nginx.pid, own_pid=any_nginx.pid)
 
 
-async def test_after_a_stop_no_master_is_found(server: NginxServer) -> None:
-    conf, binary = await _read(server)
+async def test_after_a_stop_no_master_is_found(any_nginx: NginxServer) -> None:
+    conf, binary = await _read(any_nginx)
     master = find_master(conf, binary)
     assert master is not None
     assert is_alive(master)
-    server.kill()
-    server.pid_file.write_text(f"{master.pid}\n")
+    any_nginx.kill()
+    any_nginx.pid_file.write_text(f"{master.pid}\n")
     assert not is_alive(master)
     assert find_master(conf, binary) is None
     assert workers(master) is None

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,8 @@ import pytest
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load
-from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 from tests.integration.waiting import answers, steady_load, until
 
 ROOT = Path(__file__).parents[2]
@@ -28,15 +25,11 @@ REQUESTS = 1000
 @pytest.mark.slow
 async def test_ten_lines_register_with_a_canary_share_and_are_served(
     consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
-    make_sidecar: Callable[..., Sidecar],
+    any_sidecar: Sidecar,
     tmp_path: Path,
 ) -> None:
     """Beside one stable instance it gets its share of the requests; nothing fails, its end included."""
-    server = make_nginx(any_nginx_binary)
-    server.start()
-    sidecar = make_sidecar(consul, server)
+    sidecar = any_sidecar
     with App("stable") as stable:
         consul.register("web", id="web-stable", port=stable.port, tags=[f"proxygen.route={HOST}"])
         sidecar.start()

@@ -72,12 +72,10 @@ async def test_t8_a_taken_port_costs_its_own_service_alone(
 
 @pytest.mark.incident("T8")
 async def test_t8_a_port_that_becomes_free_is_taken_without_any_change(
-    consul: ConsulAgent, any_nginx_binary: NginxBinary, make_nginx: MakeNginx, make_sidecar: MakeSidecar
+    consul: ConsulAgent, any_nginx: NginxServer, make_sidecar: MakeSidecar
 ) -> None:
     """The service that a reload stumbled over is tried again, with growing pauses."""
-    server = make_nginx(any_nginx_binary)
-    server.start()
-    sidecar = make_sidecar(consul, server, reload__retry_max="1s")
+    sidecar = make_sidecar(consul, any_nginx, reload__retry_max="1s")
     port = free_port()
     with App("web-1") as app, TcpEcho("db-1") as db:
         consul.register("web", port=app.port, tags=[ROUTE])

@@ -104,16 +104,6 @@ def test_a_canary_may_be_described_in_meta(canaries: Site) -> None:
     assert set(canaries.who(_host("meta"), 50)) == {"meta-canary"}
 
 
-def test_a_canary_that_dies_costs_no_request(canaries: Site) -> None:
-    stable, canary = canaries.app("dying-stable"), canaries.app("dying-canary")
-    canaries.register("canary-dying", stable, f"route={_host('dying')}")
-    canaries.register("canary-dying", canary, f"route={_host('dying')}", "canary=50%")
-    canaries.until_served(stable, canary)
-    assert set(canaries.who(_host("dying"), 50)) == {"dying-stable", "dying-canary"}
-    canary.stop()
-    assert set(canaries.who(_host("dying"), 50)) == {"dying-stable"}
-
-
 # --- sticky
 
 _Side = Callable[[int], str]

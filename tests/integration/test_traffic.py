@@ -20,7 +20,6 @@ from tests.harness.consul import ConsulAgent
 from tests.harness.load import Load
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
 from tests.integration.site import LAYOUTS, Site
 
 HOST = "web.example.com"
@@ -220,21 +219,18 @@ def apps() -> Any:
 @pytest.fixture
 def start(
     consul: ConsulAgent,
-    any_nginx_binary: NginxBinary,
-    make_nginx: Callable[..., NginxServer],
+    any_nginx: NginxServer,
     make_sidecar: Callable[..., Sidecar],
     apps: tuple[App, App],
 ) -> Callable[..., tuple[NginxServer, Sidecar]]:
     """One service of two variants, and a sidecar with these settings."""
 
     def begin(**traffic: object) -> tuple[NginxServer, Sidecar]:
-        nginx = make_nginx(any_nginx_binary)
-        nginx.start()
-        sidecar = make_sidecar(consul, nginx, **{f"traffic__{name}": value for name, value in traffic.items()})
+        sidecar = make_sidecar(consul, any_nginx, **{f"traffic__{name}": value for name, value in traffic.items()})
         consul.register("web", port=apps[0].port, tags=[f"proxygen.route={HOST}"])
         consul.register("web", port=apps[1].port, tags=[f"proxygen.route={HOST}", "proxygen.canary=10%"])
         sidecar.start()
-        return nginx, sidecar
+        return any_nginx, sidecar
 
     return begin
 

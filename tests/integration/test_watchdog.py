@@ -130,17 +130,6 @@ async def test_a_password_file_that_appears_opens_the_service_that_asked_for_it(
     assert _login(site, "ann", "first") == 401
 
 
-async def test_a_renewed_certificate_is_served(site: Site, folder: Path) -> None:
-    """The same names and the same paths: only the content differs, and nginx must read it again."""
-    site.authority.issue(folder / "certificates", "web", HOST)
-    site.register("web", site.apps[0], f"route={HOST}", "tls=auto")
-    site.sidecar.start()
-    first = await asyncio.to_thread(site.certificate_of, HOST)
-    async with steady_load(site.sidecar):
-        site.authority.issue(folder / "certificates", "web", HOST)
-        await until(lambda: site.certificate_of(HOST) != first, "the renewed certificate")
-
-
 async def test_noise_beside_the_files_causes_no_work(site: Site, folder: Path) -> None:
     """Logs, back-up files and a touched directory change nothing that counts."""
     site.sidecar.start()

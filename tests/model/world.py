@@ -44,8 +44,13 @@ events {{ }}
 http {{ include {output}/current/http.d/*.conf; }}
 stream {{ include {output}/current/stream.d/*.conf; }}
 """
-# Every life has the same ones, and to compile them takes longer than all the rest.
-_TEMPLATES: Final = cache(Templates)
+_shipped: Final = cache(Templates)
+
+
+def _templates(own: Path | None = None) -> Templates:
+    """Compile the shipped ones once: every life has the same, and it takes longer than all the rest."""
+    return _shipped() if own is None else Templates(own)
+
 
 _parse_anew: Final = check._parse
 _parsed: Final[dict[tuple[str, str], Any]] = {}
@@ -100,12 +105,13 @@ class World:
             "output.keep": "2",
             **knobs,
         }
-        self.settings: Final[Settings] = load(values, environment={})
+        self.settings: Settings = load(values, environment={})
+        """Those of the next life."""
         self.disk: Final = Disk(self.output)
         self.loop: Final = self._stack.enter_context(simulated_time())
         self.nginx: Final = NginxModel(self.loop, conf, self.directory / "error.log", self.disk)
         self._stack.enter_context(in_place_of_nginx(self.nginx))
-        self._stack.enter_context(patch("proxygen.proxy.pipeline.Templates", _TEMPLATES))
+        self._stack.enter_context(patch("proxygen.proxy.pipeline.Templates", _templates))
         self._stack.enter_context(patch("proxygen.proxy.check.structure._parse", _parse))
         self.laws: Final = Laws(self)
         self._stack.enter_context(self.laws.watching())

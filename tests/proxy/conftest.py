@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,14 @@ import pytest
 from proxygen.proxy.nginx.binary import Binary
 from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.settings import NginxSettings
+from tests.model.story import Story, a_story
 
 ReadConf = Callable[[str], OperatorConf]
+
+
+@pytest.fixture
+def story() -> Iterator[Story]:
+    yield from a_story()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from proxygen.proxy.admin.report import (
 )
 from proxygen.proxy.admin.service_report import ConflictReport, ServiceSummary
 from proxygen.proxy.admin.traffic_report import ListenerReport
-from proxygen.proxy.apply.apply import Outcome
+from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.record.events import Condition, Kind, Topic
 from tests.proxy.admin.sidecar import STATUS, WEB, RememberingSidecar
 
@@ -106,7 +106,7 @@ def another() -> RememberingSidecar:
         traffic=ListenerReport(lost=9),
     )
     other.reasons = ("why",)
-    other.listed = other.told = ()
+    other.listed, other.told = (), {}
     other.meter.watch_connections("unix", lambda: 3, [])
     other.meter.turned_away("tcp", "refused")
     other.events.note(Topic.CONSUL, {"consul": Condition(text="lost", end="back", cause="lost")})
