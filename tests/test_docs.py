@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,3 +184,29 @@ def test_json_on_a_page_is_a_service_definition_without_a_fault(page: Path) -> N
 def test_nginx_on_a_page_can_be_read(page: Path) -> None:
     for block in blocks(page, "nginx"):
         assert list(read_directives(block))
+
+
+# --- what of the code is broken on purpose
+
+
+def test_what_is_mutated_and_what_runs_on_it_is_there() -> None:
+    """Of a module that has moved mutmut breaks nothing, and says nothing."""
+    said = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    for key in ("source_paths", "only_mutate", "also_copy", "pytest_add_cli_args_test_selection"):
+        assert [named for named in said[key] if not list(ROOT.glob(named))] == [], key
+    for option in said["pytest_add_cli_args"]:
+        if option.startswith("--deselect="):
+            path, _, test = option.removeprefix("--deselect=").partition("::")
+            assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), option
+
+
+def test_the_modules_with_a_score_are_mutated() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    said = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    mutated = {path for named in said["only_mutate"] for path in ROOT.glob(named)}
+    table = page.partition("| Module | Killed |")[2].partition("\n\n")[0]
+    scored = _CODE.findall(table)
+    assert scored
+    assert [name for name in scored if ROOT / "proxygen" / f"{name}.py" not in mutated] == []
+    (pattern,) = re.findall(r"mutmut run .*'(proxygen[\w.]+)\*'", page)
+    assert ROOT / f"{pattern.replace('.', '/')}.py" in mutated

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -77,6 +78,33 @@ def test_the_file_in_the_working_directory_is_used_unless_another_is_named(tmp_p
     assert load(environment={}, file=toml(tmp_path, "")).output.keep == 10
 
 
+def test_every_table_of_the_file_counts(tmp_path: Path) -> None:
+    settings = load(
+        environment={}, file=toml(tmp_path, "[output]\nkeep = 7\n[log]\nlevel = 'debug'\n[guard]\nloss = 1\n")
+    )
+    assert (settings.output.keep, settings.log.level, settings.guard.loss) == (7, "debug", 1)
+
+
+def test_the_environment_is_that_of_the_process_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXYGEN_OUTPUT_KEEP", "7")
+    assert load().output.keep == 7
+    assert load(environment={}).output.keep == 10
+
+
+def test_several_values_are_a_list_in_the_file(tmp_path: Path) -> None:
+    text = '[proxy]\nhttp_listen = ["80", "[::]:81"]\ntrusted_proxies = ["10.0.0.0/8"]\nbody_size = 1024\n'
+    proxy = load(environment={}, file=toml(tmp_path, text + '[nginx]\nreload_command = ["docker", "exec nginx"]\n'))
+    assert (proxy.proxy.http_listen, proxy.proxy.trusted_proxies) == (("80", "[::]:81"), ("10.0.0.0/8",))
+    assert proxy.proxy.body_size == 1024
+    assert proxy.nginx.reload_command == ("docker", "exec nginx"), "a list is not split once more"
+
+
+@pytest.mark.parametrize("written", ["80", '["80", "x"]', '["80", 81]', "{}"])
+@pytest.mark.parametrize("key", ["http_listen", "https_listen", "trusted_proxies"])
+def test_a_list_with_anything_else_in_it_is_refused(key: str, written: str, tmp_path: Path) -> None:
+    assert refusal(file=toml(tmp_path, f"[proxy]\n{key} = {written}\n")).startswith(f"proxy.{key} = ")
+
+
 def test_a_table_of_claims_comes_from_the_file(tmp_path: Path) -> None:
     file = toml(tmp_path, '[proxy.claims]\n"*.pay.example.com" = ["billing", "billing-*"]\n')
     assert load(environment={}, file=file).proxy.claims == {"*.pay.example.com": ("billing", "billing-*")}
@@ -84,7 +112,7 @@ def test_a_table_of_claims_comes_from_the_file(tmp_path: Path) -> None:
 
 def test_unknown_key_names_the_key_the_value_and_what_is_allowed(tmp_path: Path) -> None:
     text = refusal(file=toml(tmp_path, "[output]\nkeeep = 3\n"))
-    assert "output.keeep = 3" in text
+    assert text.startswith(f"settings file {tmp_path / 'settings.toml'}: unknown key output.keeep = 3; ")
     assert "directory, keep" in text
 
 
@@ -138,6 +166,7 @@ def test_a_secret_appears_neither_in_an_error_nor_in_a_representation(key: str) 
     assert SECRET not in settings.model_dump_json()
     with pytest.raises(SettingsError) as caught:
         load({key: [SECRET]}, environment={})  # type: ignore[dict-item]
+    assert str(caught.value).startswith(f"{key} = (hidden) from the command line: ")
     assert SECRET not in str(caught.value)
 
 
@@ -202,6 +231,10 @@ def test_data_may_not_count_as_stale_while_one_poll_lasts() -> None:
         ("admin.listen", "off", "off"),
         ("admin.listen", "0.0.0.0:80", "0.0.0.0:80"),
         ("network.public_ip", "192.0.2.1", "192.0.2.1"),
+        ("log.syslog", "unix:/dev/log", "unix:/dev/log"),
+        ("proxy.body_size", "10m", 10_485_760),
+        ("proxy.body_size", "1024g", 1_099_511_627_776),
+        ("proxy.hsts_max_age", "36500d", 3_153_600_000.0),
         ("output.keep", "2", 2),
         ("output.keep", "1000", 1000),
         ("consul.wait", "1m", 60.0),
@@ -233,11 +266,26 @@ def test_a_value_is_read_in_its_unit_and_to_the_ends_of_its_range(key: str, valu
         ("guard.loss", "1.01"),
         ("output.keep", "1001"),
         ("traffic.budget", "0"),
+        ("proxy.body_size", "1025g"),
         ("log.syslog", "tcp:10.0.0.1:514"),
     ],
 )
 def test_what_lies_beyond_the_ends_is_refused(key: str, value: str) -> None:
     assert refusal({key: value}).startswith(f"{key} = ")
+
+
+@pytest.mark.parametrize("key", [knob.key for knob in knobs() if not knob.is_boolean and not knob.is_table])
+@pytest.mark.parametrize("written", ["true", "false", "inf", "-inf", "nan"])
+def test_what_toml_takes_for_a_number_and_is_no_amount_is_refused(key: str, written: str, tmp_path: Path) -> None:
+    """A switch would count as 1 or 0: one route for each service, no retries. Nothing can be rendered of infinity."""
+    slice_name, _, name = key.partition(".")
+    assert refusal(file=toml(tmp_path, f"[{slice_name}]\n{name} = {written}\n")).startswith(f"{key} = ")
+
+
+@pytest.mark.parametrize("key", [knob.key for knob in knobs() if knob.is_duration])
+def test_no_duration_is_longer_than_nginx_can_count(key: str) -> None:
+    assert refusal({key: "36501d"}).startswith(f"{key} = '36501d' from the command line: longer than 36500d")
+    assert refusal({key: 1e300}).startswith(f"{key} = ")  # type: ignore[dict-item]
 
 
 def test_a_poll_may_just_fit_into_what_counts_as_fresh() -> None:
@@ -265,8 +313,40 @@ def test_a_wrong_value_is_told_with_where_it_stands(tmp_path: Path, source: dict
     )
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "proxy.http_listen",
+        "proxy.stream_ports",
+        "nginx.stamp",
+        "admin.listen",
+        "log.syslog",
+        "guard.hold",
+        "proxy.body_size",
+    ],
+)
+def test_a_refusal_says_how_to_write_it_and_what_it_says_is_taken(key: str) -> None:
+    text = refusal({key: "no/such"}).removeprefix(f"{key} = 'no/such' from the command line: ")
+    assert text.startswith(("write ", "'no/such' is neither ", "'no/such' is not "))
+    found = re.search(r", such as ([^;]*?)(?: \(allowed: .*\))?; also --", text)
+    assert found is not None, text
+    for example in re.split(r",? or |, ", found[1]):
+        load({key: example}, environment={})
+
+
+def test_a_text_of_another_form_is_told_the_form() -> None:
+    assert refusal({"proxy.tag_prefix": "Pro xy"}).startswith(
+        "proxy.tag_prefix = 'Pro xy' from the command line: not of the form [a-z][a-z0-9-]{0,30}; also --proxy-tag-"
+    )
+
+
 def test_a_wrong_value_of_consuls_variable_is_told_as_that() -> None:
     assert "consul.ssl = 'perhaps' from Consul's variables" in refusal(environment={"CONSUL_HTTP_SSL": "perhaps"})
+
+
+@pytest.mark.parametrize(("percent", "points"), [("100", 10_000), ("12.5", 1_250), ("0.01", 1), ("0.001", 1)])
+def test_a_sample_however_small_is_of_some_requests(percent: str, points: int) -> None:
+    assert load({"traffic.sample": percent}, environment={}).traffic.basis_points == points
 
 
 def test_all_wrong_values_are_told_at_once() -> None:
@@ -374,6 +454,12 @@ def test_no_duration_is_longer_than_a_clock_can_bear(value: str, knob: Knob, tmp
 def test_no_size_is_larger_than_nginx_can_count() -> None:
     assert load({"proxy.body_size": "8589934591g"}, environment={}).proxy.body_size == 8589934591 << 30
     assert "more than nginx can count" in refusal({"proxy.body_size": "99999999999999g"})
+
+
+@pytest.mark.parametrize("knob", list(knobs()), ids=lambda knob: str(knob.key))
+def test_every_limit_of_a_knob_is_among_what_is_allowed(knob: Knob) -> None:
+    limits = [item for item in knob.field.metadata if type(item).__module__ == "annotated_types"]
+    assert len(re.findall(r"\b(?:more than|at least|at most) \d", knob.allowed)) == len(limits)
 
 
 def test_kinds_of_knobs_are_told_apart() -> None:

@@ -85,7 +85,7 @@ class Knob:
         return ", ".join(bound for bound in bounds if bound)
 
     def _bound(self, item: object) -> str:
-        for attribute, words in (("gt", "more than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most")):
+        for attribute, words in (("gt", "more than"), ("ge", "at least"), ("le", "at most")):
             limit = getattr(item, attribute, None)
             if limit is not None:
                 return f"{words} {format_duration(round(limit * 1000)) if self.is_duration and limit else limit}"

@@ -130,5 +130,4 @@ def _explain(detail: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     if detail["type"] == "string_pattern_mismatch":
         reason = f"not of the form {detail['ctx']['pattern'].strip('^$')}"
     allowed = f" (allowed: {knob.allowed})" if knob.allowed else ""
-    origin = origins.get(key, "the default")
-    return f"{key} = {value} from {origin}: {reason}{allowed}; also {knob.flag}, {knob.variable}: {knob.help}"
+    return f"{key} = {value} from {origins[key]}: {reason}{allowed}; also {knob.flag}, {knob.variable}: {knob.help}"

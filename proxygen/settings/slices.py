@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from proxygen.settings.values import (
     AdminListen,
@@ -26,7 +26,16 @@ from proxygen.settings.values import (
 class Slice(BaseModel):
     """A group of knobs that belong to one part of the program."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Neither a page nor nginx has a way to write infinity.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_a_switch(cls, value: object, info: ValidationInfo) -> object:
+        """Pydantic reads true as 1 where a number is asked for."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("true and false are not allowed here")
+        return value
 
 
 class ConsulSettings(Slice):
@@ -159,6 +168,7 @@ class ProxySettings(Slice):
     body_size: Bytes = Field(
         default=0,
         ge=0,
+        le=1_099_511_627_776,
         description="largest request body where no body-size tag says otherwise; 0: no limit, as for all gRPC",
     )
     header_size: Bytes = Field(

@@ -30,9 +30,15 @@ def _countable(value: int) -> int:
         raise ValueError("more than nginx can count")
     return value
 
+_LONGEST: Final = 36_500 * 86_400.0
+"""Seconds; nginx counts milliseconds in 64 bits and refuses its whole configuration for a duration beyond them."""
+
 
 def _seconds(value: object) -> object:
-    return parse_duration(value) / 1000 if isinstance(value, str) else value
+    seconds = parse_duration(value) / 1000 if isinstance(value, str) else value
+    if isinstance(seconds, int | float) and seconds > _LONGEST:
+        raise ValueError("longer than 36500d, the longest duration")
+    return seconds
 
 
 def _bytes(value: object) -> object:
@@ -64,6 +70,14 @@ def _listen_address(value: object) -> ipaddress.IPv4Address | ipaddress.IPv6Addr
     return ipaddress.ip_address(match[1] or match[2]) if match[1] or match[2] else None
 
 
+def _address_with_port(value: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address of ``ADDRESS:PORT``, None for anything else."""
+    try:
+        return _listen_address(value)
+    except ValueError:
+        return None
+
+
 def _networks(value: object) -> object:
     texts = _split(value)
     for text in texts if isinstance(texts, list | tuple) else ():
@@ -92,14 +106,14 @@ def _ports(value: object) -> object:
 
 def _stamp(value: object) -> object:
     if _SOCKET.fullmatch(str(value)) is None:
-        address = _listen_address(value)
+        address = _address_with_port(value)
         if address is None or not address.is_loopback:
             raise ValueError("write a loopback ADDRESS:PORT, such as 127.0.0.1:18082, or unix:/PATH")
     return value
 
 
 def _admin_listen(value: object) -> object:
-    if value != "off" and _listen_address(value) is None:
+    if value != "off" and _address_with_port(value) is None:
         raise ValueError("write ADDRESS:PORT, such as 127.0.0.1:18081, or off")
     return value
 

@@ -47,8 +47,10 @@ _MOST_THINNED: Final = 1024
 class Listener:
     """Reads lines into a tally while it is open."""
 
-    def __init__(self, receiver: socket.socket, tally: Tally, *, budget: float, lost: LostLines | None) -> None:
-        """``budget`` is the part of one CPU that may be used."""
+    def __init__(
+        self, receiver: socket.socket, tally: Tally, *, mark: Path, budget: float, lost: LostLines | None
+    ) -> None:
+        """``mark`` is what nginx looks at, ``budget`` the part of one CPU that may be used."""
         self.queue: Final = _queue_length()
         self.full = 0
         """Reads that found the queue full: nginx may have had to drop lines before."""
@@ -58,9 +60,10 @@ class Listener:
         """Lines to pass over until then."""
         self._receiver: Final = receiver
         self._tally: Final = tally
+        self._mark: Final = mark
         self._lost: Final = lost
         self._pace: Final = ReadingPace(budget, shortest=min(_LONGEST_PAUSE, self.queue / _LINES_PER_SECOND))
-        self._wake: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake: Final = os.eventfd(0)
         self._thread: Final = threading.Thread(target=self._run, name="traffic", daemon=True)
 
     @property
@@ -92,7 +95,8 @@ class Listener:
         try:
             self._read()
         except Exception:
-            # nginx must not go on to send what nobody reads: the mark is gone once the thread is.
+            # nginx must not go on to send what no thread reads.
+            _remove(self._mark)
             _log.exception("traffic is no longer read")
 
     def _read(self) -> None:
@@ -169,7 +173,7 @@ def listening(place: Place, tally: Tally, *, budget: float, lost: LostLines | No
     """Listen while the block runs. Raise SettingsError where the socket cannot be made."""
     receiver = _bind(place.socket)
     try:
-        listener = Listener(receiver, tally, budget=budget, lost=lost)
+        listener = Listener(receiver, tally, mark=place.mark, budget=budget, lost=lost)
         listener.start()
         try:
             _mark(place)

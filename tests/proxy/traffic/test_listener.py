@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxygen.kit.errors import SettingsError
 from proxygen.proxy.traffic import listener as module
@@ -62,6 +64,50 @@ def test_thinned_lines_are_scaled_back_however_short_the_batches_are(
             wait_until(lambda seen=number + 1: tally.ends.counted + tally.ends.thinned == seen, what="the line")
             listener.each = 4
     assert tally.totals()["web", "stable"].requests == 40
+
+
+def test_an_idle_listener_wakes_for_nothing_but_what_nginx_dropped(
+    place: Place, tally: Tally, sender: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that were lost are told of though none arrives, and after that it goes on to hear."""
+    batches = []
+    drain = Listener._drain
+    monkeypatch.setattr(Listener, "_drain", lambda self: batches.append(drain(self)))
+    log = tmp_path / "error.log"
+    log.touch()
+    with listening(place, tally, budget=1.0, lost=LostLines(log)) as listener:
+        assert listener.lost == 0
+        log.write_text("send() to syslog failed\n" * 3)
+        wait_until(lambda: listener.lost == 3, what="the lost lines")
+        assert batches == []
+        sender.connect(str(place.socket))
+        sender.send(LINE)
+        wait_until(lambda: tally.ends.counted == 1, what="a line")
+
+
+def test_without_nginxs_error_log_nobody_knows_what_was_lost(idle: Listener) -> None:
+    assert idle.lost is None
+
+
+def test_the_thread_is_known_by_its_name_and_holds_up_no_end(place: Place, tally: Tally) -> None:
+    with listening(place, tally, budget=1.0, lost=None):
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "traffic"]
+        assert thread.daemon
+    assert not thread.is_alive()
+
+
+def test_a_thread_that_fails_says_why_in_the_log_and_nginx_stops_sending(place: Place, sender: socket.socket) -> None:
+    def fail() -> dict[str, Target]:
+        raise LookupError("no names")
+
+    with capture_logs() as log, listening(place, Tally(fail), budget=1.0, lost=None) as listener:
+        sender.connect(str(place.socket))
+        sender.send(LINE)
+        wait_until(lambda: listener.problem, what="the end of the thread")
+        assert "the log says why" in listener.problem
+        assert not place.mark.is_symlink(), "nginx goes on to send what no thread reads"
+    assert [(entry["event"], entry["log_level"]) for entry in log] == [("traffic is no longer read", "error")]
+    assert log[0]["exc_info"]
 
 
 def test_the_mark_is_there_as_long_as_somebody_listens(place: Place, tally: Tally) -> None:
@@ -157,6 +203,7 @@ def test_over_the_budget_it_comes_less_often_before_it_looks_at_less() -> None:
         ([9.0, 9.0, 9.0, 0.03], 0.005, 2),
         ([9.0, 9.0, 0.03, 0.03], 0.0025, 1),
         ([0.0], 0.001, 1),
+        ([9.0, 9.0, 0.1 / 3], 0.005, 2),
         ([9.0] * 20, 0.005, 1024),
     ],
 )
@@ -165,6 +212,7 @@ def test_a_pause_grows_with_what_was_used_and_shrinks_by_half(used: list[float],
     for part in used:
         pace.adapt(part)
     assert (pace.pause, pace.each) == (pytest.approx(pause), each)
+    assert isinstance(pace.each, int)
 
 
 def test_a_rotated_log_is_counted_from_its_beginning_and_a_truncated_one_too(tmp_path: Path) -> None:
@@ -206,6 +254,7 @@ def test_where_nginx_cannot_see_the_process_the_mark_is_a_file(
     with listening(place, tally, budget=1.0, lost=None):
         assert place.mark.is_symlink() is through_proc
         assert place.mark.is_file() is not through_proc
+        assert through_proc or place.mark.stat().st_mode & 0o133 == 0, "only the sidecar may change it"
         assert place.socket.stat().st_mode & 0o777 == 0o666
     assert not place.mark.exists()
 
@@ -230,6 +279,18 @@ def test_a_socket_that_cannot_be_made_says_what_to_set(tmp_path: Path, tally: Ta
         pass
 
 
+def test_a_mark_that_cannot_be_made_says_what_to_set_and_leaves_no_socket(place: Place, tally: Tally) -> None:
+    place.mark.mkdir()
+    with (
+        pytest.raises(
+            SettingsError, match=r"traffic\.sock\.live: File exists; set traffic\.socket to a writable place"
+        ),
+        listening(place, tally, budget=1.0, lost=None),
+    ):
+        pass
+    assert not place.socket.exists()
+
+
 @pytest.fixture
 def idle(place: Place, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     """A listener that reads only when it is told to, with a queue of three lines."""
@@ -238,7 +299,7 @@ def idle(place: Place, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.setblocking(False)
         receiver.bind(str(place.socket))
-        yield Listener(receiver, tally, budget=1.0, lost=None)
+        yield Listener(receiver, tally, mark=place.mark, budget=1.0, lost=None)
 
 
 def test_a_queue_is_full_that_holds_more_than_it_has_room_for(
@@ -253,6 +314,32 @@ def test_a_queue_is_full_that_holds_more_than_it_has_room_for(
         idle._drain()
         assert idle.full == full
     assert tally.ends.counted == 13
+
+
+def test_one_of_so_many_lines_is_looked_at_over_all_batches(
+    idle: Listener, place: Place, sender: socket.socket, tally: Tally
+) -> None:
+    sender.connect(str(place.socket))
+    idle.each = 4
+    sent = 0
+    for lines in (3, 2, 1, 3, 3, 2, 3):
+        for _ in range(lines):
+            sender.send(LINE)
+        sent += lines
+        idle._drain()
+        assert tally.ends.counted == (sent + 3) // 4, "the first, the fifth, the ninth"
+        assert tally.ends.thinned == sent - tally.ends.counted
+
+
+@pytest.mark.parametrize(("queue", "pause"), [(3, 0.000_06), (10, 0.000_2), (250, 0.005), (512, 0.005)])
+def test_a_short_queue_is_read_more_often(
+    queue: int, pause: float, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue").write_text(str(queue))
+    monkeypatch.setattr(module, "_QUEUE_FILE", tmp_path / "queue")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        listener = Listener(receiver, tally, mark=tmp_path / "mark", budget=1.0, lost=None)
+        assert listener._pace.pause == pytest.approx(pause)
 
 
 def test_what_keeps_a_listener_from_hearing_is_told(idle: Listener) -> None:
@@ -284,6 +371,8 @@ def test_a_reckoning_is_of_the_second_that_passed(monkeypatch: pytest.MonkeyPatc
     pace = ReadingPace(0.1, shortest=0.001)
     now.wall = 100.9
     assert not pace.is_due()
+    now.wall = 101.0
+    assert pace.is_due()
     now.wall, now.used = 102.0, 5.5
     assert pace.is_due()
     pace.reckon()
@@ -301,6 +390,19 @@ def test_a_line_that_is_not_whole_yet_is_not_counted(tmp_path: Path) -> None:
     lost.read()
     assert lost.count == 0
     log.write_text("send() to syslog failed while logging\n")
+    lost.read()
+    assert lost.count == 1
+
+
+def test_a_log_that_cannot_be_opened_is_read_once_it_can_be(tmp_path: Path) -> None:
+    log = tmp_path / "error.log"
+    lost = LostLines(log)
+    log.mkdir()
+    (tmp_path / "error.log" / "kept").touch()
+    lost.read()
+    assert lost.count == 0
+    log.rename(tmp_path / "elsewhere")
+    log.write_text("send() to syslog failed\n")
     lost.read()
     assert lost.count == 1
 
@@ -323,7 +425,9 @@ def test_of_a_log_that_grew_too_much_the_rest_is_passed_over(tmp_path: Path, mon
 
 def test_a_log_that_is_off_beside_others_is_found() -> None:
     place = Place(socket=Path("/traffic.sock"), through_proc=True)
-    assert "access_log off" in obstacle(place, worker="root", logs=("/var/log/nginx/access.log", "off"))
+    said = obstacle(place, worker="root", logs=("/var/log/nginx/access.log", "off"))
+    assert said.startswith("access_log off in http ")
+    assert "write access_log /dev/null " in said
 
 
 @pytest.mark.parametrize(
@@ -356,7 +460,9 @@ def test_root_passes_everywhere_and_what_does_not_exist_yet_is_made_for_all(
 ) -> None:
     closed = Place(socket=short_directory / "s", through_proc=True)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    short_directory.chmod(0)
     assert obstacle(closed, worker="root", logs=()) == ""
+    short_directory.chmod(0o700)
     assert "(nobody) cannot pass" in obstacle(closed, worker=None, logs=())
     assert "(no-such-user) cannot pass" in obstacle(closed, worker="no-such-user", logs=())
     short_directory.chmod(0o711)
@@ -387,3 +493,15 @@ def test_owner_group_and_others_have_a_bit_each(
     short_directory.chmod(mode)
     said = obstacle(Place(socket=short_directory / "s", through_proc=True), worker="nobody", logs=())
     assert (said == "") is may_pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_nginxs_own_user_is_nobody_and_an_unknown_one_is_among_the_others(short_directory: Path) -> None:
+    place = Place(socket=short_directory / "s", through_proc=True)
+    nobody = pwd.getpwnam("nobody")
+    os.chown(short_directory, nobody.pw_uid, nobody.pw_gid)
+    short_directory.chmod(0o100)
+    assert obstacle(place, worker=None, logs=()) == ""
+    for owner in (1, nobody.pw_uid):
+        os.chown(short_directory, owner, nobody.pw_gid)
+        assert "(no-such-user) cannot pass" in obstacle(place, worker="no-such-user", logs=())
