@@ -99,9 +99,21 @@ def measure(
     return Figures(throughput=median(found), memory=memory, kilobytes=kilobytes)
 
 
+def maps_asked(binary: NginxBinary, directory: Path) -> list[str]:
+    """The maps that one ordinary request asks, by what nginx logs of them: their keys and values, in order."""
+    log = directory / "debug.log"
+    with (
+        Upstreams(directory / "upstreams", ["one"]) as upstreams,
+        _serving(binary, directory, list(upstreams.ports.values()), Path.cwd(), 100, f"error_log {log} debug;") as ours,
+    ):
+        command = ["curl", "-sSf", "-H", f"Host: {HOST}", f"http://127.0.0.1:{ours[1]}/"]
+        subprocess.run(command, check=True, capture_output=True)
+    return re.findall(r"http map: (.*)", log.read_text(errors="replace"))
+
+
 @contextmanager
 def _serving(
-    binary: NginxBinary, directory: Path, ports: Sequence[int], rendered: Path | None, connections: int
+    binary: NginxBinary, directory: Path, ports: Sequence[int], rendered: Path | None, connections: int, http: str = ""
 ) -> Iterator[tuple[NginxServer, int]]:
     """An nginx of one worker: what a checkout renders, or a bare one where there is none."""
     port, output = free_port(), directory / "output"
@@ -112,7 +124,7 @@ def _serving(
         workers=1,
         connections=3 * connections,
         main=f"worker_rlimit_nofile {4 * connections};",
-        http="keepalive_timeout 1h; keepalive_requests 1000000000; access_log off; client_body_timeout 1h;",
+        http="keepalive_timeout 1h; keepalive_requests 1000000000; access_log off; client_body_timeout 1h;" + http,
     )
     nginx.conf.write_text(nginx.conf.read_text().replace(f"    access_log {nginx.directory}/access.log;\n", ""))
     if rendered is None:

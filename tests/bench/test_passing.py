@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.passing import STATES, measure
+from tests.bench.passing import HOST, STATES, maps_asked, measure
 from tests.harness.tools import NginxBinary, missing
 
 
@@ -22,6 +22,13 @@ def test_both_pass_on_and_hold_the_same(any_nginx_binary: NginxBinary, tmp_path:
     assert figures.throughput > 0
     assert all(size > 0 for pair in figures.kilobytes.values() for size in pair)
     assert all(state in str(figures) for state in STATES)
+
+
+def test_a_host_without_a_port_is_compared_with_nothing(any_nginx_binary: NginxBinary, tmp_path: Path) -> None:
+    """Who named a port is found by one expression over two hosts: such a request shall not pay for it."""
+    asked = maps_asked(any_nginx_binary, tmp_path)
+    assert f'"{HOST}" "{HOST}"' in asked
+    assert not [line for line in asked if f"|{HOST}|" in line], asked
 
 
 @pytest.mark.bench

@@ -96,8 +96,9 @@ def _every_server(requests: RequestDefaults) -> tuple[DefaultLine, ...]:
         DefaultLine("absolute_redirect", ("off",)),
         DefaultLine("client_max_body_size", (requests.body_size,)),
         DefaultLine("large_client_header_buffers", (4, requests.header_size)),
-        # A request takes some 8 kB: in nginx's own blocks of 4 kB a third one, nearly all of it empty.
-        DefaultLine("request_pool_size", (3_072,)),
+        # A request takes some 8 kB: two blocks of this size. In nginx's own of 4 kB it takes a third, nearly all of it
+        # empty; smaller ones are one more to allocate.
+        DefaultLine("request_pool_size", (4_608,)),
     ]
     if requests.any_header_names:
         lines += [DefaultLine("underscores_in_headers", ("on",)), DefaultLine("ignore_invalid_headers", ("off",))]

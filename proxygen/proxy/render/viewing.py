@@ -780,13 +780,13 @@ def _redirects(prefix: str, around: Surroundings) -> tuple[Rewrite, ...]:
     kept = Variable("proxygen_kept")
     knows_it = Regex(f"~^(?<{kept.name}>https?://[^/?#]+{pattern}(?:[/?#].*)?)$")
     unprefixed = Regex(f"~^/(?!{pattern[1:]}(?:[/?#]|$)|/)(?<{_REST_OF_PATH.name}>.*)$")
-    hosts: list[tuple[Variable, ...]] = [_ASKED_FOR]
+    hosts = [_ASKED_FOR]
     if around.trusted_proxies:
-        hosts.append((Variable("proxygen_asked_host"),))
+        hosts.append(Variable("proxygen_asked_host"))
     return (
         Rewrite(match=knows_it, value=kept),
         *(
-            Rewrite(match=Expression((scheme, *host, "/")), value=Expression((scheme, *host, f"{prefix}/")))
+            Rewrite(match=Expression((scheme, host, "/")), value=Expression((scheme, host, f"{prefix}/")))
             for host in hosts
             for scheme in ("http://", "https://")
         ),
@@ -836,7 +836,7 @@ VOUCHED: Final = (
 """What proxies tell instances, and instances believe: from a stranger it is forged."""
 
 
-_ASKED_FOR: Final = (Variable("proxygen_host"), Variable("proxygen_written_port"))
+_ASKED_FOR: Final = Variable("proxygen_authority")
 """The host that a client asked this nginx for, with its port."""
 
 
@@ -853,7 +853,7 @@ def client_view(around: Surroundings) -> ClientView:
     return ClientView(
         address=Variable("remote_addr"),
         scheme=Variable("scheme"),
-        host=Expression(_ASKED_FOR),
+        host=_ASKED_FOR,
         port=Variable("server_port"),
         forwarded="",
         prefix=Variable("proxygen_stripped"),

@@ -502,8 +502,7 @@ def test_a_stripped_prefix_is_given_back_once() -> None:
     view = location("route=web.example.com/a.b", "strip-prefix=true")
     assert view.prefix == "/a.b"
     assert [rewrite.value for rewrite in view.redirects[1:-1]] == [
-        Expression((scheme, Variable("proxygen_host"), Variable("proxygen_written_port"), "/a.b/"))
-        for scheme in ("http://", "https://")
+        Expression((scheme, Variable("proxygen_authority"), "/a.b/")) for scheme in ("http://", "https://")
     ]
     relative = view.redirects[-1].match
     assert isinstance(relative, Regex)
