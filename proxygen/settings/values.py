@@ -30,6 +30,7 @@ def _countable(value: int) -> int:
         raise ValueError("more than nginx can count")
     return value
 
+
 _LONGEST: Final = 36_500 * 86_400.0
 """Seconds; nginx counts milliseconds in 64 bits and refuses its whole configuration for a duration beyond them."""
 

@@ -28,9 +28,9 @@ _REASONS: Final[Mapping[str, str]] = MappingProxyType(
 _ORDER: Final = ("pythons", "deploy", "browser", "faults", "conformance", "integration", "model")
 """Directories whose tests take longest; started first, so that no worker is left with one of them at the end."""
 
-_WORKERS_PER_CORE: Final = 2
-"""Tests with real parts wait for them a third of the time. With two workers a core the processor is busy throughout
-(94 %, seen), so that more of them bring only longer waits."""
+_WORKERS_PER_CORE: Final = 2.5
+"""Tests with real parts wait for them half of the time (seen on two cores), and one or two workers hold the unit tests on
+other Pythons, which take only what the others leave."""
 
 settings.register_profile("brisk", deadline=None, max_examples=40)
 """Of the plain run: every law, with fewer examples than ``--all`` tries."""
