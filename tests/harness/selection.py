@@ -29,8 +29,8 @@ _ORDER: Final = ("pythons", "deploy", "browser", "faults", "conformance", "integ
 """Directories whose tests take longest; started first, so that no worker is left with one of them at the end."""
 
 _WORKERS_PER_CORE: Final = 2.5
-"""Tests with real parts wait for them half of the time (seen on two cores), and one or two workers hold the unit tests on
-other Pythons, which take only what the others leave."""
+"""Tests with real parts wait for them half of the time (seen on two cores), and one or two workers hold the unit tests
+on other Pythons, which take only what the others leave."""
 
 settings.register_profile("brisk", deadline=None, max_examples=40)
 """Of the plain run: every law, with fewer examples than ``--all`` tries."""
