@@ -56,7 +56,13 @@ class Passage:
         self._certificates: Final = CertificateWatch(self.files_changed)
         left_out = LeftOut(settings.proxy.tag_prefix, again=again, pause=self._pause, tell=tell)
         self.drafting: Final = Drafting(settings, accepted, left_out.refusals, again=again)
-        self._carryover: Final = Carryover(accepted=accepted, drafting=self.drafting, left_out=left_out)
+        self._carryover: Final = Carryover(
+            accepted=accepted,
+            drafting=self.drafting,
+            left_out=left_out,
+            pause=self._pause,
+            stay_pinned=self._stay_pinned,
+        )
         self._file_setbacks = 0
         """Reloads in a row that nginx did not take with changed files."""
         self._files = state_of(pipeline.files)
@@ -144,8 +150,6 @@ class Passage:
             self._delivery,
             timings,
             trial=trial,
-            pause=self._pause,
-            stay_pinned=self._stay_pinned,
         )
         return await attempt(stages)
 

@@ -40,6 +40,10 @@ class Carryover:
     accepted: Accepted
     drafting: Drafting
     left_out: LeftOut
+    pause: Callable[[int], float]
+    """As in `LeftOut`."""
+    stay_pinned: Callable[[], Awaitable[Applied]]
+    """What is done instead while the operator keeps nginx at an older generation."""
     outage: Outage | None = None
     """The last candidate's, where it ended every worker."""
 
@@ -55,17 +59,13 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
         timings: Timings,
         *,
         trial: Trial | None,
-        pause: Callable[[int], float],
-        stay_pinned: Callable[[], Awaitable[Applied]],
     ) -> None:
-        """``trial``: the files behind ``delivery`` are on trial. ``pause`` as in `LeftOut`."""
+        """``trial``: the files behind ``delivery`` are on trial."""
         self._carryover: Final = carryover
         self._catalog: Final = catalog
         self._delivery: Final = delivery
         self._timings: Final = timings
         self._trial: Final = trial
-        self._pause: Final = pause
-        self._stay_pinned: Final = stay_pinned
 
     async def draft(self) -> Draft:
         return await self._carryover.drafting.draft(self._catalog, self._delivery, self._timings)
@@ -88,7 +88,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
     async def deliver(self, draft: Draft, passed: Checked | Stands) -> Applied | RefusedReload:
         match passed:
             case Stands.PINNED:
-                return await self._stay_pinned()
+                return await self._carryover.stay_pinned()
             case Stands.LIVE:
                 applied = await self._delivery.finish_pending()
             case Checked():
@@ -125,7 +125,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
             carryover.outage = None
         elif result.ended_workers:
             count = 0 if carryover.outage is None else carryover.outage.count
-            carryover.outage = Outage(self._pause(count), result.reason, draft.rendered.digest, count + 1)
+            carryover.outage = Outage(carryover.pause(count), result.reason, draft.rendered.digest, count + 1)
         if result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
             carryover.left_out.note_served(draft)
             await carryover.accepted.take(draft, result.generation)

@@ -350,7 +350,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
             *_ignored(around, {Template.PROXY, *spoken}, fragments, outermost),
         ),
         grpc=Template.GRPC in spoken,
-        client=client_view(around),
+        client=client_view(around, is_stripped=any(map(strips, server.locations))),
         vouched=vouched_headers(around),
         other_spellings=other_spellings(around),
         hsts=certificate is not None and any(location.service.name == server.hsts for location in server.locations),
@@ -840,8 +840,9 @@ _ASKED_FOR: Final = Variable("proxygen_authority")
 """The host that a client asked this nginx for, with its port."""
 
 
-def client_view(around: Surroundings) -> ClientView:
-    """Where nobody is trusted there is nothing to decide, and no map to be asked at every request."""
+def client_view(around: Surroundings, *, is_stripped: bool = True) -> ClientView:
+    """Where nobody is trusted there is nothing to decide, and no map to be asked at every request; nor for a prefix
+    where no location takes one off."""
     if around.trusted_proxies:
         names = {"address": "for", "host": "asked_host"}
         return ClientView(
@@ -856,7 +857,8 @@ def client_view(around: Surroundings) -> ClientView:
         host=_ASKED_FOR,
         port=Variable("server_port"),
         forwarded="",
-        prefix=Variable("proxygen_stripped"),
+        prefix=Variable("proxygen_stripped") if is_stripped else "",
+        request_id=Variable("request_id"),
     )
 
 

@@ -159,6 +159,8 @@ class ClientView:
     forwarded: Value
     """Only what trusted proxies say: the others stand in the headers of their own."""
     prefix: Value
+    request_id: Value
+    """The name of its request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
