@@ -190,8 +190,9 @@ async def test_a_task_cancelled_as_its_answer_is_overdue_ends(
 
 @pytest.mark.incident("T15")
 @pytest.mark.slow
-async def test_a_peer_that_never_answers_meets_the_deadline() -> None:
+async def test_a_peer_that_never_answers_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """T15: a socket that was dropped without a word is given up after wait, its sixteenth and a margin."""
+    monkeypatch.setattr(client_module, "_MARGIN", 0.5)
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

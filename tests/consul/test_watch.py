@@ -519,8 +519,11 @@ class Swallower:
 @pytest.mark.incident("T15")
 @pytest.mark.slow
 @pytest.mark.parametrize("sockets", [4, 64])
-async def test_connections_that_are_dropped_without_a_word_are_replaced(sockets: int) -> None:
+async def test_connections_that_are_dropped_without_a_word_are_replaced(
+    sockets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """T15: every standing question is asked again within its wait, a sixteenth of it, and a margin."""
+    monkeypatch.setattr("proxygen.consul.client._MARGIN", 1.0)
     async with fake_consul() as fake:
         for number in range(12):
             fake.put(f"s{number}", entry(f"s{number}", f"s{number}-1", 8000 + number, ROUTE))

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxygen.proxy.admin import connections
+from proxygen.proxy.admin import connections, stream
 from proxygen.proxy.admin.client import connect
 from proxygen.proxy.admin.connections import RESERVE, affordable
 from proxygen.proxy.admin.server import serving
@@ -104,8 +104,10 @@ async def test_a_flood_of_idle_connections_keeps_nobody_out_and_is_counted(short
         assert found["proxygen_admin_turned_away_total", "unix", "made_room"] == 0
 
 
-async def test_what_is_at_work_is_not_closed(short_directory: Path) -> None:
+async def test_what_is_at_work_is_not_closed(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that follows the events has said all that it will; it is not idle."""
+    # That a follower is gone is seen when it is written to.
+    monkeypatch.setattr(stream, "HEARTBEAT", 0.2)
     async with place(short_directory) as door:
         followers = [await door.open(b"GET /api/v1/events HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(MOST)]
         for follower in followers:
