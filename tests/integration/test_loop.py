@@ -20,8 +20,9 @@ from proxygen.catalog import Catalog, Instance
 from proxygen.kit.aio import Latest
 from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import current, hold_output, read_generation
+from proxygen.proxy.draft import Draft, Drafter
 from proxygen.proxy.loop import Reconciler
-from proxygen.proxy.pipeline import Drafted, Pipeline, open_pipeline
+from proxygen.proxy.pipeline import open_pipeline
 from proxygen.settings import Settings, load
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
@@ -162,14 +163,14 @@ async def test_a_long_draft_blocks_nobody_else(loop: Loop, monkeypatch: pytest.M
     """The admin API and the watch of Consul share the loop with a cold start of many services."""
     begun, may_end = threading.Event(), threading.Event()
     were_free: list[bool] = []
-    draft = Pipeline.draft
+    draft = Drafter.draft
 
-    def slowly(*arguments: Any, **options: Any) -> Drafted:
+    def slowly(*arguments: Any, **options: Any) -> Draft:
         begun.set()
         were_free.append(may_end.wait(10))
         return draft(*arguments, **options)
 
-    monkeypatch.setattr(Pipeline, "draft", slowly)
+    monkeypatch.setattr(Drafter, "draft", slowly)
     loop.put(WEB, SHOP)
     await loop.until(begun.is_set)
     may_end.set()
