@@ -15,7 +15,8 @@
     │   └── AccessDenied             the token lacks a rule
     ├── Refused                  exit 1: a gate said no; what was live stays live
     │   ├── CheckRefused             crossplane or ``nginx -t``
-    │   │   └── RefusedWithoutName       nginx names no service: who it is must be found out
+    │   │   ├── RefusedWithoutName       nginx names no service: who it is must be found out
+    │   │   └── FilesRefused             the operator's changed files are refused; those before stay in force
     │   ├── OutputUnusable           the output directory cannot hold generations
     │   ├── UnknownGeneration        no generation of that number is on disk
     │   ├── WithoutEffect            a command that would change nothing that is served
@@ -130,6 +131,16 @@ class RefusedWithoutName(CheckRefused):
     def __init__(self, reason: str) -> None:
         super().__init__(f"nginx -t refused the candidate: {reason}")
         self.reason = reason
+
+
+class FilesRefused(CheckRefused):
+    """Something speaks against the operator's changed files, and those before stay in force: a service that nothing
+    spoke against is refused with them, or nginx took no reload with them."""
+
+    def __init__(self, reason: str, *, service: str | None = None) -> None:
+        """``service``: who is refused with them; None: nobody, nginx took no reload."""
+        super().__init__(reason)
+        self.service = service
 
 
 class OutputUnusable(Refused):

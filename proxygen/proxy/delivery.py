@@ -22,6 +22,7 @@ from proxygen.proxy.apply.publish import (
     narrow,
     next_number,
     read_generation,
+    require_generation,
     stage,
 )
 from proxygen.proxy.check.gates import Candidate, Checked, RefusedCandidate
@@ -136,6 +137,10 @@ class Delivery:
         with suppress(OSError, OutputUnusable):
             named = {name for each in every_generation(self._output.directory) for name in _named_by(each)}
             ground.certificate_copies.collect(in_force | named)
+
+    def require(self, number: int) -> None:
+        """Raise OutputUnusable where there is no such generation."""
+        require_generation(self._output.directory, number)
 
     def has(self, number: int) -> bool:
         """Whether a generation is on disk, whole or not. Raise OSError where that cannot be seen."""

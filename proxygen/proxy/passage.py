@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from proxygen.catalog import Catalog
-from proxygen.kit.errors import BadInput, CheckRefused, NginxUnavailable, OutputUnusable, ProxygenError
+from proxygen.kit.errors import BadInput, CheckRefused, FilesRefused, NginxUnavailable, OutputUnusable, ProxygenError
 from proxygen.kit.files import state_of
 from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
@@ -22,7 +22,7 @@ from proxygen.proxy.delivery import Delivery
 from proxygen.proxy.drafting import Drafting
 from proxygen.proxy.pipeline import Pipeline, open_pipeline
 from proxygen.proxy.quarantine.left_out import LeftOut
-from proxygen.proxy.quarantine.trial import NewlyRefused, ReloadRefused, Trial
+from proxygen.proxy.quarantine.trial import Trial
 from proxygen.proxy.record.expiry import CertificateWatch
 from proxygen.proxy.stages import Carryover, SidecarStages
 from proxygen.settings import Settings
@@ -132,9 +132,7 @@ class Passage:
             self._keep_files(error)
             raise
         refused = refusals.names
-        if (isinstance(error, NewlyRefused) and error.service in refused) or (
-            isinstance(error, ReloadRefused) and refused - known
-        ):
+        if isinstance(error, FilesRefused) and (error.service in refused if error.service else refused - known):
             # It is refused with the files before just as well, which are no better then.
             self.files_changed()
         else:
@@ -230,7 +228,7 @@ class Passage:
     def _keep_files(self, error: ProxygenError) -> None:
         """Go on with the files as they were read before, until one of them changes again; where no cause is known, for
         some time: the machine may have been too busy."""
-        if isinstance(error, ReloadRefused):
+        if isinstance(error, FilesRefused) and error.service is None:
             asyncio.get_running_loop().call_later(self._length(self._file_setbacks), self.files_changed)
             self._file_setbacks += 1
         self.files_problem = str(error)
@@ -243,6 +241,8 @@ class Passage:
         where that cannot be written down."""
         live, pinned = self.live_number(), self._accepted.pinned
         target = number if number is not None else self._delivery.served_before()
+        if target is not None:
+            self._delivery.require(target)
         # Before the switch: killed in between, the next run must not undo what the operator asked for.
         if target not in (None, live) and not self._accepted.pin(target):
             self._accepted.pin(pinned)

@@ -52,6 +52,11 @@ def manager(short_directory: Path) -> Iterator[Manager]:
     manager.close()
 
 
+@pytest.fixture
+def sidecar(any_sidecar: Sidecar) -> Sidecar:
+    return any_sidecar
+
+
 def start_notifying(consul: ConsulAgent, sidecar: Sidecar, manager: Manager) -> None:
     """Start beside the manager, with one service to serve, and wait for the first word that it is ready."""
     consul.register("web", port=1, tags=["proxygen.route=web.example.com"])

@@ -196,6 +196,16 @@ def test_going_back_in_vain_restores_the_pin_that_there_was(roomy: Story) -> Non
     assert story.world.reconciler.state.pinned == 2
 
 
+def test_a_generation_that_is_not_there_is_refused_before_anything_is_written(roomy: Story) -> None:
+    """Killed in between, the next run would find the operator's word in a generation that nobody has, and let it go."""
+    roomy.tell(WEB, FLEET[0])
+    roomy.go_back(1)
+    before = list(roomy.world.disk.steps)
+    with pytest.raises(OutputUnusable, match="no generation 9"):
+        roomy.go_back(9)
+    assert roomy.world.disk.steps == before
+
+
 def test_without_a_number_the_one_that_nginx_ran_before_is_gone_back_to(roomy: Story) -> None:
     for count in range(3):
         roomy.tell(WEB, *FLEET[: count + 1])

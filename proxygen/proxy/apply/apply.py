@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from errno import EADDRINUSE
 from typing import Any, Final
 
-from proxygen.kit.errors import NginxUnavailable, OutputUnusable
+from proxygen.kit.errors import NginxUnavailable
 from proxygen.proxy.apply.held import held_addresses, restart_needed, shared_with_others
 from proxygen.proxy.apply.observe import Before, Proven, Unproven, look, prove
 from proxygen.proxy.apply.outcome import FAILED, Outcome
@@ -23,6 +23,7 @@ from proxygen.proxy.apply.publish import (
     prune,
     publish,
     read_generation,
+    require_generation,
     switch,
 )
 from proxygen.proxy.apply.reload import ask_reload
@@ -145,9 +146,7 @@ class Applier:
             if target is None or target == live:
                 reason = "there is no other generation to go to"
                 return Applied(outcome=Outcome.UNCHANGED, generation=live, reason=reason)
-            generation = read_generation(self._output.directory, target)
-            if generation is None:
-                raise OutputUnusable(f"there is no generation {target} in {self._output.directory}")
+            generation = require_generation(self._output.directory, target)
             if rejected := self._rejected(conf):
                 return rejected
             attempt = await self._attempt(conf, test_seconds)

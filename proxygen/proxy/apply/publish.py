@@ -206,6 +206,14 @@ def every_generation(directory: Path) -> list[Generation]:
     return found
 
 
+def require_generation(directory: Path, number: int) -> Generation:
+    """Return one published generation. Raise OutputUnusable where there is none of that number."""
+    generation = read_generation(directory, number)
+    if generation is None:
+        raise OutputUnusable(f"there is no generation {number} in {directory}")
+    return generation
+
+
 def read_generation(directory: Path, number: int) -> Generation | None:
     """Return one published generation; None where there is none of that number."""
     path = _path(directory, number)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from proxygen.catalog import Catalog, Instance, ServiceName
-from proxygen.kit.errors import CheckRefused, RefusedWithoutName
+from proxygen.kit.errors import CheckRefused, FilesRefused, RefusedWithoutName
 from proxygen.kit.log import get_logger
 from proxygen.proxy.apply.apply import Applied
 from proxygen.proxy.apply.outcome import Outcome
@@ -21,7 +21,7 @@ from proxygen.proxy.quarantine.culprits import Accepts, find_culprits
 from proxygen.proxy.quarantine.quarantines import quarantines
 from proxygen.proxy.quarantine.refusals import Refusals
 from proxygen.proxy.quarantine.suspects import Deduction, Suspects, is_familiar
-from proxygen.proxy.quarantine.trial import ReloadRefused, Trial
+from proxygen.proxy.quarantine.trial import Trial
 
 _log = get_logger("proxygen.proxy.passage")
 
@@ -140,7 +140,7 @@ class LeftOut:
     def blame(self, case: Case, applied: Applied) -> RefusedReload | None:
         """Say who is, or may be, why nginx did not take a reload; None where nobody is.
 
-        Raise ReloadRefused where the operator's changed files are more likely the cause.
+        Raise FilesRefused where the operator's changed files are more likely the cause.
         """
         if applied.outcome is not Outcome.ROLLED_BACK or applied.ended_workers:
             return None
@@ -160,7 +160,7 @@ class LeftOut:
             if case.trial is None:
                 return None
             self._tell(applied)
-            raise ReloadRefused(f"nginx did not take a reload with the changed files: {applied.reason}")
+            raise FilesRefused(f"nginx did not take a reload with the changed files: {applied.reason}")
         alone = f"nginx did not take a reload with this service, which is new, and names no cause: {applied.reason}"
         among = f"waits, since nginx did not take a reload with it and others and names no cause: {applied.reason}"
         return RefusedReload(
