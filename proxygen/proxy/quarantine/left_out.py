@@ -70,7 +70,7 @@ class LeftOut:
         tell: Callable[[Applied], None],
     ) -> None:
         """``again`` has the newest catalog gone over once more, ``pause`` that too after a pause with so many
-        doublings, and returns its end; ``tell`` is told of a reload that does not end an attempt."""
+        doublings, and returns its end; ``tell`` hears of a reload that does not end an attempt."""
         self._again: Final = again
         self._pause: Final = pause
         self._tell: Final = tell
