@@ -158,9 +158,9 @@ class Lease:
         self._trouble = type(error)
         facts = {"service": self.service.name, "id": self.service.id, "reason": str(error)}
         if isinstance(error, CatalogUnavailable):
-            self._log.warning("registration cannot be kept up, trying on", **facts)
+            self._log.warning("registration cannot be kept up, trying again", **facts)
         else:
-            self._log.error("registration failed unexpectedly, trying on", **facts, exc_info=error)
+            self._log.error("registration failed unexpectedly, trying again", **facts, exc_info=error)
 
     async def withdraw(self) -> bool:
         """Take the service out of traffic and leave it registered. Tell whether the agent took it."""

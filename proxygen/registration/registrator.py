@@ -116,7 +116,7 @@ class Registrator:
                 await self._follow(engine)
         except EngineUnavailable as error:
             if self._trouble != str(error):
-                _LOG.warning("engine lost, registrations stay, trying on", reason=str(error))
+                _LOG.warning("engine lost, registrations stay, trying again", reason=str(error))
             self._trouble = str(error)
             raise
         finally:
@@ -261,7 +261,7 @@ class Registrator:
                     _LOG.info("orphan deregistered", service=service.get("Service"), id=service_id)
         except CatalogUnavailable as error:
             if self._agent_trouble != str(error):
-                _LOG.warning("orphans cannot be looked for, trying on", reason=str(error))
+                _LOG.warning("orphans cannot be looked for, trying again", reason=str(error))
             self._agent_trouble = str(error)
         else:
             self._agent_trouble = ""

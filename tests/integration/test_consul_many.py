@@ -82,7 +82,7 @@ async def test_a_change_costs_one_answer_for_each_node(crowded: ConsulAgent) -> 
             before = one.client.statistics.requests
             await asyncio.to_thread(writer.register, "service-0400", 0, port=port)
             await one.until(lambda catalog, port=port: catalog.services[ServiceName("service-0400")][0].port == port)  # type: ignore[misc]
-            await asyncio.sleep(2)
+            assert await one.nothing_comes(2.0)
             costs.append(one.client.statistics.requests - before)
         assert costs[-1] < 120
 

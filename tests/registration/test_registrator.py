@@ -305,7 +305,7 @@ def test_an_engine_that_is_away_takes_nothing_away_and_is_told_once(host: Host) 
     assert host.serving == {"a": 8001, "b": 8002}
     assert host.registrator.trouble == ""
     told = [line["event"] for line in log if "engine" in line["event"]]
-    assert told == ["engine lost, registrations stay, trying on", "engine is back"]
+    assert told == ["engine lost, registrations stay, trying again", "engine is back"]
 
 
 def test_an_agent_that_is_away_is_told_once_and_gets_everything_when_it_is_back(host: Host) -> None:
@@ -319,7 +319,7 @@ def test_an_agent_that_is_away_is_told_once_and_gets_everything_when_it_is_back(
         host.wait(RESYNC + 1)
     assert host.serving == {"a": 8001}
     assert host.registrator.trouble == ""
-    assert [line["event"] for line in log if "orphans" in line["event"]] == ["orphans cannot be looked for, trying on"]
+    assert [line["event"] for line in log if "orphans" in line["event"]] == ["orphans cannot be looked for, trying again"]
 
 
 def test_a_containers_own_health_is_told_at_once_and_stands_while_the_engine_is_silent(host: Host) -> None:
