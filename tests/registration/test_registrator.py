@@ -319,7 +319,9 @@ def test_an_agent_that_is_away_is_told_once_and_gets_everything_when_it_is_back(
         host.wait(RESYNC + 1)
     assert host.serving == {"a": 8001}
     assert host.registrator.trouble == ""
-    assert [line["event"] for line in log if "orphans" in line["event"]] == ["orphans cannot be looked for, trying again"]
+    assert [line["event"] for line in log if "orphans" in line["event"]] == [
+        "orphans cannot be looked for, trying again"
+    ]
 
 
 def test_a_containers_own_health_is_told_at_once_and_stands_while_the_engine_is_silent(host: Host) -> None:
