@@ -159,6 +159,7 @@ CALLED_BY_OTHERS = {
     "cli/lazy.py": ("click", {"format_commands", "format_options", "format_epilog"}),
     "consul/answers.py": ("Consul, which answers with it", {"SERVERS"}),
     "consul/client.py": ("py-consul", {"post", "http_connect"}),
+    "consul/single.py": ("http.client", {"makefile"}),
     "kit/files.py": ("watchdog", {"on_any_event"}),
     "network/backends/aws_vpc.py": ("botocore", {"_get_region"}),
     "network/config.py": ("flannel's configuration, which may have it", {"enable_nftables"}),
@@ -354,6 +355,18 @@ def test_pure_modules_load_no_library(module: str) -> None:
 def test_registration_loads_nothing_of_the_proxy(module: str) -> None:
     """Nor a library: an application pays for the client when it registers, and not before."""
     assert _loaded_by(f"import {module}") & {*HEAVY, "structlog"} == set()
+
+
+def test_who_registers_loads_no_library_for_it() -> None:
+    """But for the small one that tries again: an application has paid for its own libraries."""
+    entered = (
+        "import asyncio\n"
+        "    from proxygen.registration import Registration\n"
+        "    async def main():\n"
+        "        async with Registration(name='web', port=1, consul='127.0.0.1:9', drain=0): pass\n"
+        "    asyncio.run(main())"
+    )
+    assert _loaded_by(entered) & {*HEAVY, "requests", "structlog"} == {"tenacity"}
 
 
 def test_networking_loads_nothing_of_the_proxy() -> None:

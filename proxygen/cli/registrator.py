@@ -61,7 +61,7 @@ async def _run(settings: Settings) -> None:
         chosen = settings.registrator
         leased = partial(hinted_subnet, settings.network.subnet_file)
         registrator = Registrator(
-            Agent(client), engine=chosen.engine, policy=policy, leased=leased, resync=chosen.resync
+            Agent(client.http), engine=chosen.engine, policy=policy, leased=leased, resync=chosen.resync
         )
         page = serving(
             chosen.metrics, lambda: readings(registrator.figures(), client.statistics), setting="registrator.metrics"

@@ -8,7 +8,6 @@ headers too. Nothing else in the project opens a connection to Consul.
 from __future__ import annotations
 
 import asyncio
-import base64
 import copy
 import ssl
 import time
@@ -22,11 +21,12 @@ import consul.base
 from yarl import URL
 
 from proxygen.consul import answers
+from proxygen.consul.access import ConsulAccess
 from proxygen.consul.address import parse_address
 from proxygen.consul.answers import Reply
 from proxygen.consul.credentials import TokenSource, tls_context
 from proxygen.consul.oddities import Oddities
-from proxygen.kit.errors import AccessDenied, ConsulUnreachable, SettingsError
+from proxygen.kit.errors import AccessDenied, ConsulUnreachable
 from proxygen.settings import ConsulSettings
 
 Consistency = Literal["any", "default", "consistent"]
@@ -78,9 +78,10 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         super().__init__(self.address.host, self.address.port, self.address.scheme)
         self.base_uri = self.address.base
         self._settings = settings
-        self._token = TokenSource(settings)
-        self._tls = tls_context(settings) if self.address.scheme == "https" else None
-        self._headers = _basic_authentication(settings)
+        self._access = ConsulAccess.of(settings)
+        self._token = TokenSource(self._access)
+        self._tls = tls_context(self._access) if self.address.scheme == "https" else None
+        self._headers = self._access.authentication
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._session: aiohttp.ClientSession | None = None
         self._careful: aiohttp.ClientSession | None = None
@@ -121,7 +122,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         in coming.
         """
         started = time.monotonic()
-        url = URL(self.uri(path, [*params, *self._tenancy()]), encoded=True)
+        url = URL(self.uri(path, [*params, *self._access.tenancy]), encoded=True)
         try:
             reply = await self._authorised(method, url, path, data, deadline)
         except BaseException as error:
@@ -138,10 +139,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
             listener(end, None if waits else time.monotonic() - started)
 
     async def _authorised(self, method: str, url: URL, path: str, data: bytes, deadline: float) -> Reply:
-        token = self._token.current()
-        reply = await self._send(method, url, data, token, deadline)
-        if reply.status == 403 and self._token.changed_since(token):
-            reply = await self._send(method, url, data, self._token.current(), deadline)
+        reply = await self._token.spend(lambda token: self._send(method, url, data, token, deadline))
         answers.refuse_failure(reply, method=method, path=path, address=str(self.address), hide=self._token.hide)
         if method == "GET":
             answers.refuse_unled(reply, address=str(self.address), max_staleness=self._settings.max_staleness)
@@ -207,10 +205,6 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         if self.address.socket is not None:
             return aiohttp.UnixConnector(path=str(self.address.socket), limit=limit, **options)
         return _tcp_connector(limit, self._tls, **options)
-
-    def _tenancy(self) -> list[tuple[str, str]]:
-        pairs = (("ns", self._settings.namespace), ("partition", self._settings.partition))
-        return [(name, value) for name, value in pairs if value]
 
     async def _called(
         self,
@@ -352,15 +346,6 @@ def _tcp_connector(limit: int, tls: ssl.SSLContext | None, **options: Any) -> ai
         # Deprecated for aiohttp 4 without a successor that also covers single connections.
         warnings.simplefilter("ignore", DeprecationWarning)
         return aiohttp.TCPConnector(limit=limit, ssl=tls, ssl_shutdown_timeout=_TLS_FAREWELL, **options)
-
-
-def _basic_authentication(settings: ConsulSettings) -> dict[str, str]:
-    if settings.auth is None:
-        return {}
-    pair = settings.auth.get_secret_value()
-    if ":" not in pair:
-        raise SettingsError("consul.auth is not USER:PASSWORD")
-    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def _reason(error: Exception, deadline: float) -> str:

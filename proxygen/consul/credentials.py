@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from proxygen.consul.access import ConsulAccess
+from proxygen.consul.answers import Reply
 from proxygen.kit.errors import SettingsError
-from proxygen.settings import ConsulSettings
 
 
 class TokenSource:
     """The ACL token of the next request. A token file wins over a token, as in Consul's own tools."""
 
-    def __init__(self, settings: ConsulSettings) -> None:
-        self._file = settings.token_file
+    def __init__(self, access: ConsulAccess) -> None:
+        self._file = access.token_file
         self._stamp: tuple[int, int, int] | None = None
-        self._token = settings.token.get_secret_value() if settings.token is not None else ""
+        self._token = access.token
         if self._token and not _is_token(self._token):
             raise SettingsError("consul.token is not one line of plain text")
         if self._file is not None:
@@ -33,7 +35,15 @@ class TokenSource:
                 pass
         return self._token
 
-    def changed_since(self, used: str) -> bool:
+    async def spend(self, send: Callable[[str], Awaitable[Reply]]) -> Reply:
+        """Send with the token of now, and once more where Consul refuses it and there is another by then."""
+        token = self.current()
+        reply = await send(token)
+        if reply.status == 403 and self._changed_since(token):
+            reply = await send(self.current())
+        return reply
+
+    def _changed_since(self, used: str) -> bool:
         """Look again after Consul refused ``used``: tell whether there is another token to try."""
         self._stamp = None
         return self.current() != used
@@ -66,23 +76,23 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def tls_context(settings: ConsulSettings) -> ssl.SSLContext:
+def tls_context(access: ConsulAccess) -> ssl.SSLContext:
     """Build the context for HTTPS. Raise SettingsError naming the file that cannot be used."""
     context = ssl.create_default_context()
-    if not settings.ssl_verify:
+    if not access.ssl_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if settings.ca_cert is not None:
-        _load_authority(context, "consul.ca_cert", settings.ca_cert)
-    if settings.ca_path is not None:
+    if access.ca_cert is not None:
+        _load_authority(context, "consul.ca_cert", access.ca_cert)
+    if access.ca_path is not None:
         # Consul's tools read every file; OpenSSL alone would only look at names made by c_rehash.
-        for path in sorted(settings.ca_path.iterdir()) if settings.ca_path.is_dir() else [settings.ca_path]:
+        for path in sorted(access.ca_path.iterdir()) if access.ca_path.is_dir() else [access.ca_path]:
             _load_authority(context, "consul.ca_path", path)
-    if settings.client_cert is not None:
+    if access.client_cert is not None:
         try:
-            context.load_cert_chain(settings.client_cert, settings.client_key)
+            context.load_cert_chain(access.client_cert, access.client_key)
         except (OSError, ValueError) as error:
-            raise SettingsError(f"consul.client_cert {settings.client_cert} with its key: {_reason(error)}") from error
+            raise SettingsError(f"consul.client_cert {access.client_cert} with its key: {_reason(error)}") from error
     return context
 
 

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
+from proxygen.consul.address import ConsulAddress
+from proxygen.consul.answers import Reply
 from proxygen.kit.errors import CatalogUnavailable
 from proxygen.registration.checks import Status
 from proxygen.registration.service import HeldByAgent
-
-if TYPE_CHECKING:
-    from proxygen.consul.client import ConsulClient
 
 _DEADLINE: Final = 5.0
 """The agent is near; one that needs longer is in trouble, and a heartbeat must not wait for it."""
 
 
+class AgentRequests(Protocol):
+    """Requests to one agent: `SingleRequests` of an application, or ``ConsulClient.http`` of one who asks much."""
+
+    @property
+    def address(self) -> ConsulAddress:
+        """Where the agent is."""
+        ...
+
+    async def exchange(
+        self, method: str, path: str, params: Iterable[tuple[str, object]] = (), *, data: bytes = b"", deadline: float
+    ) -> Reply:
+        """Send one request and return the answer, which may be a 404. Raise CatalogUnavailable."""
+        ...
+
+
 class Agent:
     """What a registration asks of its agent. Everything raises CatalogUnavailable."""
 
-    def __init__(self, client: ConsulClient) -> None:
-        self._http = client.http
+    def __init__(self, requests: AgentRequests) -> None:
+        self._http = requests
 
     @property
     def address(self) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from proxygen.kit.errors import BadInput
@@ -15,11 +17,14 @@ from proxygen.registration.checks import Seconds, seconds
 from proxygen.registration.service import Announcement
 
 if TYPE_CHECKING:
-    from proxygen.consul.client import ConsulClient
+    from proxygen.consul.access import ConsulAccess
+    from proxygen.consul.single import SingleRequests
     from proxygen.registration.lease import Lease
     from proxygen.settings import ConsulSettings
 
 DRAIN: Final = 5.0
+_SETTINGS_FILE: Final = "proxygen.toml"
+"""In the working directory, as for proxygen's commands."""
 _FIRST: Final = 5.0
 """Seconds that entering waits for the first answer; the application then starts without it."""
 
@@ -48,7 +53,7 @@ class Registration(Announcement):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._drain_seconds = seconds(self.drain, what="drain")
-        self._client: ConsulClient | None = None
+        self._requests: SingleRequests | None = None
         self._lease: Lease | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._farewell: asyncio.Task[None] | None = None
@@ -84,17 +89,17 @@ class Registration(Announcement):
         """Settle what is announced, and send nothing yet. Raise BadInput for settings or an address that cannot be."""
         self._refuse_second_start()
         # Loads libraries, settings and certificates: nothing that an application's loop should stand still for.
-        self._client = await asyncio.to_thread(_open_client, self.consul)
+        self._requests = await asyncio.to_thread(_open_requests, self.consul)
         from proxygen.registration.agent import Agent
         from proxygen.registration.lease import Lease
 
-        where = self._client.http.address
+        where = self._requests.address
         host = None if where.socket is not None else where.host
         address = await asyncio.to_thread(choose_address, self.address, consul=host)
-        self._lease = Lease(self.service(address), Agent(self._client))
+        self._lease = Lease(self.service(address), Agent(self._requests))
 
     def _refuse_second_start(self) -> None:
-        if self._client is not None:
+        if self._requests is not None:
             raise BadInput(f"{self.id} was started before; make another Registration")
 
     async def withdraw(self) -> None:
@@ -123,8 +128,6 @@ class Registration(Announcement):
         await self._stop_keeping()
         if self._lease is not None:
             await self._lease.deregister()
-        if self._client is not None:
-            await self._client.close()
 
     async def _stop_keeping(self) -> None:
         if self._keeper is not None:
@@ -211,12 +214,23 @@ class _LoopThread:
         self._loop.close()
 
 
-def _open_client(consul: str | ConsulSettings | None) -> ConsulClient:
+def _open_requests(consul: str | ConsulSettings | None) -> SingleRequests:
     # Here, because an application that only imports this module pays for none of it.
     import proxygen.registration.lease  # noqa: F401 - loaded in this thread, used in the loop's
-    from proxygen.consul.client import ConsulClient
+    from proxygen.consul.single import SingleRequests
+
+    return SingleRequests(_access(consul))
+
+
+def _access(consul: str | ConsulSettings | None) -> ConsulAccess:
+    from proxygen.consul.access import ConsulAccess
+
+    if consul is not None and not isinstance(consul, str):
+        return ConsulAccess.of(consul)
+    plain = None if Path(_SETTINGS_FILE).is_file() else ConsulAccess.from_variables(os.environ)
+    if plain is not None:
+        return plain if consul is None else replace(plain, address=consul)
+    # Pydantic, which most applications have no use for.
     from proxygen.settings import load
 
-    if consul is None or isinstance(consul, str):
-        consul = load({} if consul is None else {"consul.address": consul}).consul
-    return ConsulClient(consul)
+    return ConsulAccess.of(load({} if consul is None else {"consul.address": consul}).consul)

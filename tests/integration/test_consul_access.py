@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
+from proxygen.consul.access import ConsulAccess
 from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
 from proxygen.consul.kv import delete_override, read_override, write_override
+from proxygen.consul.single import SingleRequests
 from proxygen.consul.snapshot import fetch_catalog
 from proxygen.kit.errors import AccessDenied, CatalogUnavailable, ConflictingWrite, ConsulUnreachable
+from proxygen.registration.agent import Agent
 from proxygen.settings import ConsulSettings
 from tests.consul.certificates import SERVER_NAME, make_certificates
 from tests.consul.watching import ROUTE, ids, watching
@@ -195,8 +198,10 @@ async def test_a_unix_socket(make_consul: Callable[..., ConsulAgent], short_dire
     agent = make_consul(config={"addresses": {"http": f"127.0.0.1 unix://{socket}"}})
     agent.start()
     agent.register("web", id="web-1", port=8001, tags=[ROUTE])
-    async with watching(ConsulSettings(address=f"unix://{socket}")) as one:
+    settings = ConsulSettings(address=f"unix://{socket}")
+    async with watching(settings) as one:
         await one.until(lambda catalog: ids(catalog, "web") == ["web-1"])
+    assert "web-1" in await _services(settings)
 
 
 async def test_tls_with_a_client_certificate(make_consul: Callable[..., ConsulAgent], tmp_path: Path) -> None:
@@ -232,9 +237,27 @@ async def test_tls_with_a_client_certificate(make_consul: Callable[..., ConsulAg
         async with ConsulClient(wrong) as client:
             with pytest.raises(CatalogUnavailable, match=r"127\.0\.0\.1"):
                 await fetch_catalog(client, tag_prefix="proxygen")
+        with pytest.raises(CatalogUnavailable, match=r"127\.0\.0\.1"):
+            await _services(wrong)
     unverified = right.model_copy(update={"ca_cert": None, "tls_server_name": None, "ssl_verify": False})
     async with ConsulClient(unverified) as client:
         assert ids(await fetch_catalog(client, tag_prefix="proxygen"), "web") == ["web-1"]
+    assert "web-1" in await _services(right)
+    assert "web-1" in await _services(unverified)
+
+
+async def test_an_agent_that_denies_is_asked_with_a_token(guarded: Guarded) -> None:
+    token = await asyncio.to_thread(guarded.token, SERVICES)
+    assert "web-1" in await _services(guarded.settings(token))
+    unknown = str(uuid.uuid4())
+    with pytest.raises(AccessDenied) as refusal:
+        await _services(guarded.settings(unknown))
+    assert unknown not in str(refusal.value)
+
+
+async def _services(settings: ConsulSettings) -> Mapping[str, object]:
+    """What an application that registers itself sees of its agent."""
+    return await Agent(SingleRequests(ConsulAccess.of(settings))).services()
 
 
 async def test_nothing_listens() -> None:

@@ -43,7 +43,7 @@ async def at_work(settings: ConsulSettings, url: str) -> AsyncIterator[asyncio.T
     """A registrator at work on that engine, whose host it asks for its name."""
     async with ConsulClient(settings) as client:
         policy = replace(POLICY, owner="", address="127.0.0.1")
-        registrator = Registrator(Agent(client), engine=url, policy=policy, leased=lambda: None, resync=1)
+        registrator = Registrator(Agent(client.http), engine=url, policy=policy, leased=lambda: None, resync=1)
         work = asyncio.create_task(registrator.run())
         try:
             yield work

@@ -19,8 +19,8 @@ async def test_an_answer_that_cannot_be_read_is_a_failure_of_the_agents(body: st
     async with fake_consul() as fake, ConsulClient(ConsulSettings(address=fake.address)) as client:
         fake.fault = lambda request: web.Response(text=body)
         with pytest.raises(CatalogUnavailable, match="cannot be read"):
-            await Agent(client).services()
+            await Agent(client.http).services()
         with pytest.raises(CatalogUnavailable, match="cannot be read"):
-            await Agent(client).look("web-1")
+            await Agent(client.http).look("web-1")
         with pytest.raises(CatalogUnavailable, match="cannot be read"):
             await set_tags(client, "web-1", set_to={}, removed=["canary"], prefix="proxygen")
