@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,8 @@ LONGEST: Final = 50
 """Lines of a function."""
 BROAD_EXCEPTS: Final = 0.5
 """In a thousand lines."""
+DOCUMENTED: Final = 0.9
+"""The part of all public classes, functions, methods and properties that have a docstring."""
 
 FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -54,3 +56,23 @@ def test_few_handlers_catch_everything() -> None:
     found = [place for place, node in nodes() if is_broad(node)]
     lines = sum(len(source.splitlines()) for source in SOURCES.values())
     assert len(found) <= BROAD_EXCEPTS * lines / 1_000, "\n".join(found)
+
+
+def public_names(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef | Function]:
+    """Classes and functions without an underscore, and those in such classes; what stands in functions is nobody's."""
+    for node in body:
+        if isinstance(node, (ast.ClassDef, *FUNCTIONS)) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public_names(node.body)
+
+
+def test_public_names_say_what_their_name_does_not() -> None:
+    """What is left is named by its Protocol, its framework, or so plainly that a sentence would repeat it."""
+    names = [
+        (f"{path} {node.name}", ast.get_docstring(node))
+        for path, tree in TREES.items()
+        for node in public_names(tree.body)
+    ]
+    silent = [where for where, said in names if said is None]
+    assert len(silent) <= (1 - DOCUMENTED) * len(names), "\n".join(silent)

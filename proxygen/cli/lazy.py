@@ -20,6 +20,7 @@ class LazyCommand:
     """The line that the group's help shows."""
 
     def load(self) -> click.Command:
+        """Import the module that holds it: no other command's imports are paid for."""
         module, _, attribute = self.target.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
@@ -33,13 +34,16 @@ class LazyGroup(click.Group):
         self.entries = entries
 
     def list_commands(self, context: click.Context) -> list[str]:
+        """In the order of the table, which groups them for the reader."""
         return list(self.entries)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import one command; None for a name that there is not."""
         entry = self.entries.get(name)
         return entry.load() if entry else None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table's summaries, so that ``--help`` imports no command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in self.entries.items()])
 
@@ -60,6 +64,7 @@ class Command(click.Command):
         self.examples = tuple(examples)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each section by itself, in the order in which its first option stands; "Options" comes first."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(context):
             record = parameter.get_help_record(context)
@@ -71,6 +76,7 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Unwrapped: an example is one line that can be copied."""
         with formatter.section("Examples"):
             for example in self.examples:
                 formatter.write(f"{'':{formatter.current_indent}}{example}\n")

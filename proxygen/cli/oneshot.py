@@ -92,13 +92,16 @@ class OneShotStages(Stages[Checked | None, Tried]):
         return self._pipeline.drafter.draft(self._catalog, self._memory, {**self._refused, **left_out})
 
     async def check(self, draft: Draft) -> Checked | RefusedCandidate | None:
+        """None where nginx is not asked and the first gate passed it."""
         refused = self._pipeline.gates.structure(draft.rendered)
         return await self._pipeline.try_out(draft) if refused is None and self._asks_nginx else refused
 
     async def deliver(self, draft: Draft, passed: Checked | None) -> Tried:
+        """Deliver nothing: what passed is the result."""
         return Tried(draft=draft, checked=passed)
 
     async def leave_out(self, draft: Draft, refused: RefusedCandidate) -> None:
+        """Quarantine whose lines were refused, or search for the service at fault where the refusal names none."""
         match refused:
             case RefusedLines():
                 self._refused |= quarantines(refused.refusals, self._refused)
@@ -124,6 +127,7 @@ class OneShotStages(Stages[Checked | None, Tried]):
         )
 
     async def record(self, draft: Draft, result: Tried) -> Tried:
+        """Record nothing: a command has no next attempt."""
         return result
 
 
@@ -167,6 +171,7 @@ async def open_bench(settings: Settings) -> Bench:
 
 
 def say(text: str) -> None:
+    """Print to standard error: standard output is the command's result."""
     click.echo(f"proxygen: {printable(text)}", err=True)
 
 

@@ -26,6 +26,7 @@ class ConsulAddress:
 
     @property
     def base(self) -> str:
+        """The URL without a path of Consul's own; IPv6 in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.path}"
 

@@ -97,6 +97,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
 
     @property
     def statistics(self) -> Statistics:
+        """Counted since the start, but for ``sockets`` and ``waiting``, which are of now."""
         return Statistics(
             requests=self._requests,
             failures=self._failures,
@@ -230,6 +231,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         headers: Mapping[str, str] | None = None,
         raw: bool = False,
     ) -> Any:
+        """Called by py-consul; its headers are ours already, so those that it passes are dropped."""
         return self._called(callback, "GET", path, params, raw=raw)
 
     def put(
@@ -263,6 +265,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         return self._called(callback, "POST", path, params, data)
 
     async def close(self) -> None:
+        """Close both sessions, and give TLS the time to say farewell."""
         sessions = [session for session in (self._session, self._careful) if session is not None]
         for session in sessions:
             await session.close()
@@ -290,10 +293,12 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
     def http_connect(
         self, host: str, port: int, scheme: str, verify: bool | str = True, cert: object = None
     ) -> Transport:
+        """Called by py-consul while it is made; the settings decide, not what it passes."""
         return Transport(self.settings)
 
     @property
     def statistics(self) -> Statistics:
+        """Of all clients that share these sockets."""
         return self.http.statistics
 
     def subscribe(self, listener: Listener) -> None:
@@ -336,6 +341,7 @@ class ConsulClient(consul.base.Consul):  # type: ignore[misc]
         return other
 
     async def close(self) -> None:
+        """Close the sockets, those of clients made by `at` too."""
         await self.http.close()
 
 

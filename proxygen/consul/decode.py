@@ -52,17 +52,23 @@ _OUTPUT_TOLD: Final = 300
 
 
 class NodeRecord(msgspec.Struct, rename="pascal"):
+    """The agent's host, as ``/v1/health/service`` answers."""
+
     node: str
     address: str = ""
     datacenter: str | None = ""
 
 
 class WeightsRecord(msgspec.Struct, rename="pascal"):
+    """Consul's own weights; it fills in 1 where a registration states none."""
+
     passing: int = 1
     warning: int = 1
 
 
 class ServiceRecord(msgspec.Struct, rename="pascal"):
+    """One registration, as ``/v1/health/service`` answers. Consul may answer null for what is empty."""
+
     id: str = msgspec.field(name="ID")
     service: str
     tags: tuple[str, ...] | None = ()
@@ -285,6 +291,7 @@ def carries_proxy_keys(instances: Iterable[Instance], tag_prefix: str) -> bool:
 
 
 def has_proxy_tag(tags: Iterable[str], tag_prefix: str) -> bool:
+    """Whether a tag begins with the prefix and a dot; whether it parses is another matter."""
     return any(tag.startswith(f"{tag_prefix}.") for tag in tags)
 
 

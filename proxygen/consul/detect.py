@@ -90,24 +90,28 @@ class DetectChanges:
         ]
 
     def follow(self, name: str) -> None:
+        """Read the service now, if the list of checks has been read; else with that list."""
         self._names[name] = None
         # Before the first list of checks a change after the read could not be seen; that list asks for all.
         if self._checks is not None:
             self._fetcher.ask((name,))
 
     def unfollow(self, name: str) -> None:
+        """Forget the service's index too: once it is back, everything of it is read anew."""
         del self._names[name]
         self._indexes.pop(name, None)
         self._fetcher.forget(name)
         self._recent.drop(name)
 
     def listing_moved(self, index: int, retagged: Iterable[str]) -> None:
+        """Ask for the services whose tags changed, and scan nodes for changes that the listing does not show."""
         # Before the first list of checks nothing has been read that could have changed.
         if self._checks is not None:
             self._ask(retagged)
             self._scan.moved(index)
 
     def stop(self) -> None:
+        """End the tasks and drop every read that is planned; may be called from such a read."""
         for task in self._tasks:
             task.cancel()
         self._scan.leave(self._reader)
@@ -211,10 +215,12 @@ class RecentPolls:
             self._tasks[name] = self._group.create_task(self._poll(name), name=f"watch of recent service {name}")
 
     def drop(self, name: str) -> None:
+        """End the service's standing question, if it has one."""
         if name in self._tasks:
             self._tasks.pop(name).cancel()
 
     def stop(self) -> None:
+        """End all standing questions."""
         for name in tuple(self._tasks):
             self.drop(name)
 

@@ -148,6 +148,7 @@ class Sweep:
         self._moved = asyncio.Event()
 
     def moved(self) -> None:
+        """Say that there may be something to read; it does not wait."""
         self._moved.set()
 
     async def run(self) -> NoReturn:

@@ -64,16 +64,19 @@ class PollEach:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def follow(self, name: str) -> None:
+        """One standing question, and one socket, for each service."""
         poll = poll_of_service(self._client, self._ledger, self._watcher, name)
         self._tasks[name] = start_eternal(self._group, poll.run(), name=f"watch of service {name}")
 
     def unfollow(self, name: str) -> None:
+        """End the service's standing question. Raise KeyError where there is none."""
         self._tasks.pop(name).cancel()
 
     def listing_moved(self, index: int, retagged: Iterable[str]) -> None:
         """Nothing to do: each service's own query tells."""
 
     def stop(self) -> None:
+        """End all standing questions; their sockets close."""
         for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()

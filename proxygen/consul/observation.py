@@ -228,9 +228,12 @@ class Observation:
     # What followers see.
 
     def is_routed(self, name: str) -> bool:
+        """Whether its tags or Meta ask for requests, by the newest listing."""
         return name in self._routed
 
     def observe(self, name: str, entries: tuple[HealthEntry, ...]) -> bool:
+        """Take a service's instances; return whether they differ. Unroute it where neither listing nor instances
+        ask."""
         instances = instances_of(name, entries)
         self._refused.discard(name)
         self._recalled.discard(name)
@@ -244,6 +247,7 @@ class Observation:
         return is_new
 
     async def entries_of(self, name: str, reply: Reply) -> tuple[HealthEntry, ...]:
+        """Decode an answer. No entry at all is believed only once the listing confirms it. Raise CatalogUnavailable."""
         entries = decode_entries(reply.body)
         if reply.index < self._indexes.get(name, 0):
             # Perhaps of a store that was wiped or restored: who sees a loss in it must know.
@@ -252,6 +256,8 @@ class Observation:
         return entries or await confirm_absence(self._client, name, self._confirm_listing)
 
     def failed(self, name: str, error: CatalogUnavailable) -> None:
+        """Before the view opens: let it open without this service, at once where only this one is refused, else in a
+        while."""
         if self._view.is_open:
             return
         if is_about_one_service(error):
@@ -264,11 +270,13 @@ class Observation:
     # What candidates see.
 
     def route_by_meta(self, name: str, entries: tuple[HealthEntry, ...]) -> None:
+        """Follow a service whose instances ask by Meta alone; ``entries`` are what was just read of it."""
         self._choose_follower(len(self._routed) + 1)
         self._route(name)
         self.observe(name, entries)
 
     def looked_at(self, name: str) -> None:
+        """Say that a service was asked for once; the view may open with it."""
         self._open_when_ready()
 
     # The first catalog.

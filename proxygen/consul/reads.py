@@ -48,6 +48,7 @@ def is_about_one_service(error: CatalogUnavailable) -> bool:
 
 
 def overrides_prefix(kv_prefix: str) -> str:
+    """The folder of the operator's shares, with its slash: one key for each service below it."""
     return f"{kv_prefix}/canary/"
 
 

@@ -70,10 +70,12 @@ class RegistrationScan:
         start_eternal(group, self._fetcher.run(), name="reading of nodes")
 
     def join(self, reader: RegistrationReader) -> None:
+        """Tell this reader too what is found, from a new look at everything on."""
         self._readers = (*self._readers, reader)
         self._look_anew()
 
     def leave(self, reader: RegistrationReader) -> None:
+        """Tell this reader no more; where nobody is left, nothing is asked."""
         self._readers = tuple(one for one in self._readers if one is not reader)
         self._look_anew()
 

@@ -60,6 +60,7 @@ class Remote:
 
     @property
     def problem(self) -> str | None:
+        """Why the other datacenter cannot be read; None while it answers."""
         return self._ledger.problem
 
     def take(self, polled: set[str], services: set[str]) -> None:
@@ -80,6 +81,7 @@ class Remote:
         self._reader.ask(self._unseen())
 
     def stop(self) -> None:
+        """Cancel its tasks; the instances that were read stay."""
         for task in self._tasks:
             task.cancel()
 

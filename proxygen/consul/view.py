@@ -37,10 +37,12 @@ class ObservedView:
         return name in self._services
 
     def instances(self, name: str) -> tuple[Instance, ...]:
+        """Empty for a service that was observed empty, and for one that was never observed."""
         return self._services.get(ServiceName(name), ())
 
     @property
     def overrides(self) -> Mapping[ServiceName, str]:
+        """The texts in KV as they are, not yet parsed."""
         return self._overrides
 
     def services_on(self, node: str) -> set[str]:
@@ -48,6 +50,7 @@ class ObservedView:
         return set(self._nodes.get(node, ()))
 
     def instances_on(self, node: str) -> list[Instance]:
+        """Those of all observed services on one node."""
         return [one for name in self._nodes.get(node, ()) for one in self._services[name] if one.node == node]
 
     def observe(self, name: str, instances: tuple[Instance, ...]) -> bool:
@@ -87,6 +90,7 @@ class ObservedView:
         self._retired[ServiceName(name)] = time.monotonic()
 
     def observe_overrides(self, overrides: dict[ServiceName, str]) -> None:
+        """Take all of them; publish only where one differs."""
         if overrides != self._overrides:
             self._overrides = overrides
             self._publish()

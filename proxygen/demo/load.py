@@ -32,6 +32,7 @@ class Count:
 
     @property
     def requests(self) -> int:
+        """Answered or not."""
         return self.answers.total() + self.failures.total()
 
     def share(self, instance: str) -> float:

@@ -56,17 +56,21 @@ class Notifier:
         return cls(address, watchdog=watchdog)
 
     def ready(self) -> None:
+        """Tell systemd that the start, or a reload, is over."""
         self.is_ready = self._send("READY=1")
 
     def reloading(self) -> None:
+        """Tell systemd that a reload began; it waits for `ready`."""
         self.is_ready = False
         # The moment lets Type=notify-reload tell this reload from one that it asked for later.
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
+        """Tell systemd that the stop is wanted, so that it does not count as a crash."""
         self._send("STOPPING=1\nSTATUS=stopping")
 
     def status(self, text: str) -> bool:
+        """Set the text of ``systemctl status``; return whether it was sent."""
         return self._send(f"STATUS={_one_line(text)}")
 
     def beat(self) -> None:

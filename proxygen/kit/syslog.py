@@ -93,6 +93,7 @@ class Syslog:
         return connection
 
     def close(self) -> None:
+        """Drop the connection; the next line opens another."""
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.close()

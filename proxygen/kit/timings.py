@@ -16,6 +16,7 @@ class Timings:
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
+        """Add the block's seconds to the stage's, also where it raises."""
         started = time.monotonic()
         try:
             yield

@@ -51,6 +51,7 @@ class Collector:
 
     @property
     def rhythm(self) -> float:
+        """Seconds between two looks: often enough that a grace is overrun by a tenth at most."""
         return min(_OFTEN, self._terms.grace / 10)
 
     async def run(self) -> NoReturn:

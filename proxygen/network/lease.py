@@ -81,6 +81,7 @@ class SubnetLease:
 
     @property
     def status(self) -> LeaseStatus:
+        """How it stands by now: an unconfirmed lease expires without a word from Consul."""
         standing = self._standing()
         reason = "" if standing is Standing.HELD else self._conflict or self._reason or _SLOW
         return LeaseStatus(standing=standing, subnet=self._live, reason=reason, problems=self._problems)

@@ -55,6 +55,7 @@ class AgentMemory:
         self._boot = boot
 
     def recall(self, host_id: str) -> Predecessor:
+        """What an agent before this one had. After another boot, only a hint; a file that cannot be read is none."""
         try:
             written = msgspec.json.decode(self._path.read_bytes(), type=_Written)
             live, hint = _subnet(written.live), _subnet(written.hint)
@@ -80,6 +81,7 @@ class AgentMemory:
         write_atomically(self._path, msgspec.json.encode(written))
 
     def forget(self) -> None:
+        """Remove the file, so that the next start asks for any subnet."""
         self._path.unlink(missing_ok=True)
 
 

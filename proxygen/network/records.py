@@ -161,6 +161,7 @@ def subnet_key(subnet: IPv4Network) -> str:
 
 
 def host_key(host_id: str) -> str:
+    """Below the network's prefix: the key that names this host's subnet."""
     return f"{_HOSTS}{host_id}"
 
 

@@ -68,6 +68,7 @@ class HostSession:
         self.id = ""
 
     async def end(self) -> None:
+        """Destroy it, so that its locks are released at once. Without a session nothing is done."""
         session, self.id = self.id, ""
         if session:
             await self._store.destroy(session)

@@ -84,6 +84,7 @@ class NetworkStore:
         return reply.status != 404
 
     async def destroy(self, session: str) -> None:
+        """End a session; Consul then releases its locks."""
         await self._put(f"/v1/session/destroy/{session}")
 
     # --- reading
@@ -125,6 +126,7 @@ class NetworkStore:
             return None
 
     async def entry(self, name: str) -> KeyEntry | None:
+        """None where Consul says that there is no such key. Raise where it does not answer."""
         entries = await self._read(self._key(name))
         return entries[0] if entries else None
 
@@ -158,12 +160,15 @@ class NetworkStore:
         return {entry["Key"].removeprefix(f"{self.prefix}/"): int(entry["ModifyIndex"]) for entry in entries}
 
     def unchanged(self, name: str, index: int) -> Operation:
+        """Part of a transaction: fails it where the key was written since ``index``."""
         return self._operation("check-index", name, Index=index)
 
     def absent(self, name: str) -> Operation:
+        """Part of a transaction: fails it where the key exists."""
         return self._operation("check-not-exists", name)
 
     def locked(self, name: str, session: str) -> Operation:
+        """Part of a transaction: fails it where another session, or none, has the lock."""
         return self._operation("check-session", name, Session=session)
 
     def lock(self, name: str, value: bytes, session: str) -> Operation:
@@ -171,6 +176,7 @@ class NetworkStore:
         return self._operation("lock", name, value, Session=session)
 
     def unlock(self, name: str, value: bytes, session: str) -> Operation:
+        """Part of a transaction: writes the key and releases its lock."""
         return self._operation("unlock", name, value, Session=session)
 
     def replace(self, name: str, value: bytes, index: int) -> Operation:

@@ -71,6 +71,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
         return await self._carryover.drafting.draft(self._catalog, self._delivery, self._timings)
 
     async def check(self, draft: Draft) -> Checked | Stands | RefusedCandidate:
+        """Stop after the first gate where a hold stands or the candidate is live already."""
         gates, rendered = self._delivery.pipeline.gates, draft.rendered
         with self._timings.of("check"):
             refused = await asyncio.to_thread(gates.structure, rendered)
@@ -86,6 +87,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
         return await self._delivery.check(draft, self._timings)
 
     async def deliver(self, draft: Draft, passed: Checked | Stands) -> Applied | RefusedReload:
+        """Publish and reload what passed; of a candidate that is live, finish what was begun."""
         match passed:
             case Stands.PINNED:
                 return await self._carryover.stay_pinned()
@@ -96,6 +98,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
         return self._carryover.left_out.blame(self._case(draft), applied) or applied
 
     async def leave_out(self, draft: Draft, refused: RefusedCandidate) -> None:
+        """Quarantine who is at fault, so that the next round does without."""
         left_out, case = self._carryover.left_out, self._case(draft)
         match refused:
             case RefusedLines():
@@ -117,6 +120,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
         return accepts
 
     async def record(self, draft: Draft, result: Applied) -> Applied:
+        """Remember what is live, or an outage that is not to be tried again at once."""
         carryover = self._carryover
         if carryover.accepted.pinned is not None:
             return result

@@ -39,6 +39,7 @@ class Agent:
 
     @property
     def address(self) -> str:
+        """The agent's, for messages."""
         return str(self._http.address)
 
     async def look(self, service_id: str) -> HeldByAgent | None:
@@ -57,12 +58,15 @@ class Agent:
         return services
 
     async def register(self, body: Mapping[str, Any]) -> None:
+        """Write a service and the checks in the body; checks that the body leaves out stay."""
         await self._put("/v1/agent/service/register", body=body)
 
     async def deregister(self, service_id: str) -> None:
+        """Remove a service with its checks; one that is not there is no error."""
         await self._put(f"/v1/agent/service/deregister/{service_id}")
 
     async def remove_check(self, check_id: str) -> None:
+        """Remove one check, of whichever service."""
         await self._put(f"/v1/agent/check/deregister/{check_id}")
 
     async def beat(self, check_id: str, status: Status, note: str) -> None:
@@ -70,6 +74,7 @@ class Agent:
         await self._put(f"/v1/agent/check/update/{check_id}", body={"Status": status, "Output": note})
 
     async def set_maintenance(self, service_id: str, *, enable: bool, reason: str = "") -> None:
+        """Put a service in maintenance, which is a critical check, or take it out."""
         params = {"enable": "true" if enable else "false", "reason": reason}
         await self._put(f"/v1/agent/service/maintenance/{service_id}", params)
 

@@ -78,11 +78,13 @@ class HttpCheck:
         _require_port("HttpCheck", self.port)
 
     def url(self, address: str, port: int) -> str:
+        """What Consul asks: the path at the instance's own address, or ``path`` as it is where it is a whole URL."""
         if not self.path.startswith("/"):
             return self.path
         return f"{self.scheme}://{authority(address, self.port or port)}{self.path}"
 
     def definition(self, address: str, port: int) -> dict[str, Any]:
+        """As ``/v1/agent/service/register`` takes it."""
         return {
             "HTTP": self.url(address, port),
             "Method": self.method,
@@ -92,6 +94,7 @@ class HttpCheck:
         }
 
     def words(self, address: str, port: int) -> str:
+        """One line for people, in the check's notes."""
         return f"HTTP {self.method} {self.url(address, port)} every {_written(self.interval)}"
 
 
@@ -112,9 +115,11 @@ class TcpCheck:
         _require_port("TcpCheck", self.port)
 
     def definition(self, address: str, port: int) -> dict[str, Any]:
+        """As ``/v1/agent/service/register`` takes it."""
         return {"TCP": authority(address, self.port or port), **_pace(self.interval, self.timeout)}
 
     def words(self, address: str, port: int) -> str:
+        """One line for people, in the check's notes."""
         return f"TCP {authority(address, self.port or port)} every {_written(self.interval)}"
 
 
@@ -140,6 +145,7 @@ class GrpcCheck:
         _require_port("GrpcCheck", self.port)
 
     def definition(self, address: str, port: int) -> dict[str, Any]:
+        """As ``/v1/agent/service/register`` takes it."""
         return {
             "GRPC": self._target(address, port),
             "GRPCUseTLS": self.tls,
@@ -148,6 +154,7 @@ class GrpcCheck:
         }
 
     def words(self, address: str, port: int) -> str:
+        """One line for people, in the check's notes."""
         return f"gRPC {self._target(address, port)} every {_written(self.interval)}"
 
     def _target(self, address: str, port: int) -> str:
@@ -172,12 +179,15 @@ class TtlCheck:
 
     @property
     def initially(self) -> Status:
+        """Critical until the first heartbeat."""
         return "critical"
 
     def definition(self, address: str, port: int) -> dict[str, Any]:
+        """As ``/v1/agent/service/register`` takes it."""
         return {"TTL": _written(self.ttl)}
 
     def words(self, address: str, port: int) -> str:
+        """One line for people, in the check's notes."""
         return f"heartbeat within {_written(self.ttl)}"
 
 

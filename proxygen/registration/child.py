@@ -35,6 +35,7 @@ class Child:
         self._process = process
 
     def settle(self, returncode: int) -> None:
+        """Take what `waitpid` told; negative is the signal that ended it."""
         # Popen would wait for it once more.
         self._process.returncode = returncode
         self.exited.set_result(returncode if returncode >= 0 else 128 - returncode)

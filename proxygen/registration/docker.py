@@ -103,6 +103,7 @@ class Engine:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str) -> AsyncIterator[Engine]:
+        """Open an engine by its URL; nothing is asked of it yet."""
         import aiodocker
 
         async with aiodocker.Docker(url=url) as api:

@@ -72,6 +72,7 @@ class Signals:
         return await self._stops.get()
 
     def close(self) -> None:
+        """Give all signals back to Python's defaults."""
         for number in (*STOPPING, *FORWARDED):
             self._loop.remove_signal_handler(number)
 

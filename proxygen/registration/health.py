@@ -40,6 +40,7 @@ class HealthProbe:
         self._pending: asyncio.Task[HealthVerdict] | None = None
 
     async def ask(self) -> TtlReport:
+        """Ask the application. An answer that is late is critical, and is waited for by the next question."""
         if self._pending is None:
             self._pending = asyncio.create_task(_answer(self._call), name="health of the application")
         await asyncio.wait({self._pending}, timeout=self._deadline)
@@ -49,6 +50,7 @@ class HealthProbe:
         return _report(answered)
 
     def close(self) -> None:
+        """Cancel a question that is not answered yet."""
         if self._pending is not None:
             self._pending.cancel()
 

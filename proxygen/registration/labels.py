@@ -63,9 +63,11 @@ class LabelValue:
 
     @property
     def text(self) -> str:
+        """The last one, where only one counts."""
         return self.texts[-1]
 
     def refuse(self, reason: str) -> BadInput:
+        """The error to raise: it names the label or variable."""
         return BadInput(f"{self.place}: {reason}")
 
 

@@ -41,6 +41,7 @@ class ContainerCounts:
 
 
 def readings(figures: ContainerCounts, consul: Statistics) -> Iterator[Reading]:
+    """What `Registrator.figures` says, as Prometheus's families."""
     yield one(ENGINE, figures.connected)
     yield Reading(
         CONTAINERS,

@@ -100,6 +100,7 @@ class Registrator:
         )
 
     async def run(self) -> NoReturn:
+        """Keep up with the engine until cancelled; an engine that is away is tried again."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             while True:

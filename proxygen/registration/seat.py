@@ -26,6 +26,7 @@ class Wish:
     """In maintenance: it is about to end, or does not answer."""
 
     def means_the_same_as(self, other: Wish) -> bool:
+        """Whether Consul would be told the same; the callables that tell health may differ."""
         # The callables of two descriptions of one container differ.
         return self.withdrawn == other.withdrawn and _body(self.service) == _body(other.service)
 
@@ -47,6 +48,7 @@ class Seat:
 
     @property
     def wish(self) -> Wish | None:
+        """The newest one, fulfilled or not; None for an empty seat."""
         return self._wishes.peek()
 
     def put(self, wish: Wish | None) -> None:
@@ -59,6 +61,7 @@ class Seat:
             self._wishes.put(wish)
 
     def hurry(self) -> None:
+        """Tell Consul now how the instance is; nothing where the seat is empty."""
         if self._lease is not None:
             self._lease.hurry()
 
@@ -67,6 +70,7 @@ class Seat:
         return 0.0 if self.wish is not None or self._lease is not None else time.monotonic() - self._idle_since
 
     async def run(self) -> NoReturn:
+        """Fulfil the newest wish, and each after it; it ends by being cancelled, and leaves the entry in Consul."""
         try:
             while True:
                 wish = await self._wishes.take()

@@ -110,6 +110,7 @@ class HeldByAgent:
 
 
 def missing_checks(service: CompleteRegistration, held: HeldByAgent) -> tuple[BoundCheck, ...]:
+    """The checks that the agent does not hold, whatever they are."""
     return tuple(check for check in service.checks if check.id not in held.checks)
 
 
@@ -192,6 +193,7 @@ class Announcement:
 
     @property
     def checks(self) -> tuple[Check, ...]:
+        """Always a tuple, as ``check`` may be one."""
         return tuple(self.check) if isinstance(self.check, Sequence) else (self.check,)
 
     @property

@@ -15,6 +15,7 @@ def read_pair(text: str, where: str) -> tuple[str, str]:
 
 
 def read_port(text: str, where: str) -> int:
+    """Read a port from 1 to 65535. Raise BadInput, which names ``where``."""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 65535:
         raise BadInput(f"{where} {quoted(text)} is not a port from 1 to 65535")
     return int(text)

@@ -27,39 +27,48 @@ class Knob:
 
     @property
     def flag(self) -> str:
+        """As on the command line: ``--consul-address``."""
         return f"--{self.slice}-{self.name}".replace("_", "-")
 
     @property
     def variable(self) -> str:
+        """As in the environment: ``PROXYGEN_CONSUL_ADDRESS``."""
         return f"{ENVIRONMENT_PREFIX}{self.slice}_{self.name}".upper()
 
     @property
     def key(self) -> str:
+        """As in a settings file and in messages: ``consul.address``."""
         return f"{self.slice}.{self.name}"
 
     @property
     def help(self) -> str:
+        """One sentence for people, from the field's description."""
         return self.field.description or ""
 
     @property
     def is_boolean(self) -> bool:
+        """Whether the flag has no value and a counterpart with ``no-``."""
         return self.field.annotation is bool
 
     @property
     def choices(self) -> tuple[str, ...]:
+        """The words that are allowed; empty where it is no choice between words."""
         annotation = self.field.annotation
         return get_args(annotation) if get_origin(annotation) is Literal else ()
 
     @property
     def is_table(self) -> bool:
+        """Whether only a settings file can hold it: it has keys of its own."""
         return get_origin(self.field.annotation) is Mapping
 
     @property
     def is_duration(self) -> bool:
+        """Whether it takes seconds, or a number with a unit such as ``5m``."""
         return _SECONDS in self.field.metadata
 
     @property
     def is_secret(self) -> bool:
+        """Whether no message may show its value."""
         return SecretStr in get_args(self.field.annotation)
 
     @property

@@ -64,6 +64,7 @@ class Protocol(StrEnum):
 
     @property
     def is_stream(self) -> bool:
+        """Whether nginx's stream module carries it: a port of its own, without hosts or paths."""
         return self in (Protocol.TCP, Protocol.UDP)
 
 
@@ -174,6 +175,7 @@ class Rate:
 
 
 def parse_host(text: str) -> Host:
+    """Read a host, in small letters. Raise ValueError, which says what is allowed."""
     # isascii comes first: lower() would turn the Kelvin sign into a plain k.
     if not text.isascii():
         raise ValueError(f"{quoted(text)} is not a host; write an international name in its ASCII form (xn--…)")
@@ -187,6 +189,7 @@ def parse_host(text: str) -> Host:
 
 
 def parse_path(text: str) -> Path:
+    """Read a path that nginx would not normalise. Raise ValueError, which says what is allowed."""
     if not _PATH.fullmatch(text):
         raise ValueError(f"{quoted(text)} is not a path; write / and then only letters, digits and ._~!&()*+,=:@/-")
     if len(text) > _LONGEST_PATH:
@@ -200,6 +203,7 @@ def parse_path(text: str) -> Path:
 
 
 def parse_route(text: str) -> RouteTag:
+    """Read HOST, HOST/PATH or /PATH, which is for any host. Raise ValueError."""
     host, slash, path = text.partition("/")
     if not text:
         raise ValueError("a route is empty; write HOST, HOST/PATH, or /PATH for any host")
@@ -207,10 +211,12 @@ def parse_route(text: str) -> RouteTag:
 
 
 def parse_canary(text: str) -> VariantTag:
+    """Read a share such as ``10%``; the variant's name is fixed. Raise ValueError."""
     return VariantTag(CANARY, parse_share(text))
 
 
 def parse_variant(text: str) -> VariantTag:
+    """Read ``NAME:N%``. Raise ValueError."""
     name, colon, share = text.partition(":")
     if not colon:
         raise ValueError(f"{quoted(text)} names no share; write NAME:N%, such as blue:20%")
@@ -233,6 +239,7 @@ def _parse_name(source: Source | StickyBy | BalanceBy, name: str) -> str:
 
 
 def parse_sticky(text: str) -> Sticky:
+    """Read by what a client stays with its variant. Raise ValueError, which lists the ways."""
     kind, colon, name = text.partition(":")
     if text in (StickyBy.NONE, StickyBy.IP):
         return Sticky(StickyBy(text))
@@ -244,6 +251,7 @@ def parse_sticky(text: str) -> Sticky:
 
 
 def parse_force(text: str) -> Force:
+    """Read the header or cookie that forces a variant, and its value where one is written. Raise ValueError."""
     kind, colon, rest = text.partition(":")
     name, valued, value = rest.partition(":")
     if not colon or kind not in tuple(Source):
@@ -259,6 +267,7 @@ def parse_force(text: str) -> Force:
 
 
 def parse_balance(text: str) -> Balance:
+    """Read one of nginx's balancing methods; those that hash name what they hash. Raise ValueError."""
     for by in (BalanceBy.HASH_HEADER, BalanceBy.HASH_COOKIE):
         if text.startswith(f"{by}:"):
             return Balance(by, _parse_name(by, text.removeprefix(f"{by}:")))
@@ -271,12 +280,14 @@ def parse_balance(text: str) -> Balance:
 
 
 def parse_protocol(text: str) -> Protocol:
+    """Read one of `Protocol`, in small letters. Raise ValueError."""
     if text not in tuple(Protocol):
         raise ValueError(f"{quoted(text)} is not a protocol; write one of {', '.join(Protocol)}")
     return Protocol(text)
 
 
 def parse_file_name(text: str) -> FileName:
+    """Read the name of a file without a folder. Raise ValueError."""
     if not _FILE_NAME.fullmatch(text):
         raise ValueError(
             f"{quoted(text)} is not a file's name; write a letter, digit or underscore, then at most 127 letters, "
@@ -286,6 +297,7 @@ def parse_file_name(text: str) -> FileName:
 
 
 def parse_rate(text: str) -> Rate:
+    """Read requests per second or minute, and the burst after a colon. Raise ValueError."""
     match = _RATE.fullmatch(text)
     if match is None or max(int(match[1]), int(match[3] or 0)) > _MOST_REQUESTS:
         raise ValueError(
@@ -314,6 +326,7 @@ def _parse_network(text: str) -> IPNetwork:
 
 
 def format_networks(networks: tuple[IPNetwork, ...]) -> str:
+    """Write networks as a tag does: between commas, without spaces."""
     return ",".join(map(str, networks))
 
 
@@ -334,4 +347,5 @@ def parse_failover(text: str) -> tuple[Datacenter, ...]:
 
 
 def format_failover(datacenters: tuple[Datacenter, ...]) -> str:
+    """Write datacenters in the order in which they are tried, between commas."""
     return ",".join(map(str, datacenters))

@@ -32,6 +32,7 @@ class Order(Enum):
 
     @property
     def next(self) -> Order:
+        """The one that the same key leads to next."""
         orders = list(Order)
         return orders[(orders.index(self) + 1) % len(orders)]
 
@@ -200,6 +201,7 @@ def instance_cells(detail: ServiceDetail) -> tuple[tuple[str, ...], ...]:
 
 
 def detail_problems(detail: ServiceDetail) -> tuple[str, ...]:
+    """What is wrong with one service, a line each."""
     found: list[str] = []
     if detail.quarantine is not None:
         found.append(f"quarantined: {detail.quarantine.place}: {detail.quarantine.reason}")
@@ -223,4 +225,5 @@ def generation_cells(generation: GenerationReport) -> tuple[str, ...]:
 
 
 def event_line(event: Event) -> str:
+    """One line for the terminal, without the date."""
     return printable(f"{event.at[11:19]}  {event.kind}  {event.text}")

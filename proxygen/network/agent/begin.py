@@ -31,10 +31,12 @@ def identify(settings: NetworkSettings) -> str:
 
 
 def name_of(settings: NetworkSettings) -> str:
+    """The host's name for people; the kernel's where the settings name none."""
     return settings.node or socket.gethostname()
 
 
 def wish_of(settings: NetworkSettings) -> UnderlayWish:
+    """What the operator says of the underlay; None in both fields leaves it to the routes."""
     return UnderlayWish(
         interface=settings.interface,
         address=IPv4Address(settings.public_ip) if settings.public_ip is not None else None,
@@ -42,10 +44,12 @@ def wish_of(settings: NetworkSettings) -> UnderlayWish:
 
 
 def store_of(settings: NetworkSettings, client: ConsulClient) -> NetworkStore:
+    """The network's keys, with the deadline that keeps a request shorter than the lease's lock."""
     return NetworkStore(client, prefix=settings.prefix, deadline=terms_of(settings).deadline)
 
 
 def terms_of(settings: NetworkSettings) -> Terms:
+    """The times of a lease, in seconds."""
     return Terms(ttl=settings.ttl, lock_delay=settings.lock_delay, grace=settings.grace)
 
 

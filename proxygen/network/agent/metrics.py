@@ -46,6 +46,7 @@ _STATES: Final = (HostState.STARTING, HostState.READY, HostState.DEGRADED)
 
 
 def readings(status: AgentStatus, consul: Statistics) -> Iterator[Reading]:
+    """What the agent knows of itself now; a reading that it does not have yet is left out, not 0."""
     yield Reading(INFO, {(status.version, status.backend): 1})
     yield Reading(STATE, {(state.value,): status.state is state for state in _STATES})
     yield Reading(LEASE, {(standing.value,): status.standing == standing.value for standing in Standing})

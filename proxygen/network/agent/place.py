@@ -20,25 +20,31 @@ class StateDirectory:
 
     @property
     def lock(self) -> Path:
+        """Held by the agent that runs: a host has one."""
         return self.path / "agent.lock"
 
     @property
     def lease(self) -> Path:
+        """The subnet and session of this host, for the next start."""
         return self.path / "lease.json"
 
     @property
     def known(self) -> Path:
+        """The members as last seen, for a start while Consul is down."""
         return self.path / "known.json"
 
     @property
     def status(self) -> Path:
+        """What the agent does, for ``proxygen network status`` and the doctor."""
         return self.path / "status.json"
 
     @property
     def wireguard_key(self) -> Path:
+        """The private key; it never leaves the host."""
         return self.path / "wireguard.key"
 
     def memory(self) -> AgentMemory:
+        """The lease's memory, which is void after another boot."""
         return AgentMemory(self.lease, boot=read_boot_id())
 
     @contextmanager

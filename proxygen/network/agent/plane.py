@@ -60,6 +60,7 @@ class DataPlane:
 
     @property
     def mtu(self) -> int:
+        """Bytes that containers may send to other hosts; 0 while there is no backend."""
         return self._backend.mtu if self._backend is not None else 0
 
     async def prepare(self) -> None:

@@ -28,6 +28,7 @@ class Waiting:
         self.reason = "it has just been started"
 
     def wait_for(self, what: str) -> None:
+        """Log what the start waits for, once for each reason."""
         if what != self.reason:
             _log.warning("agent waits", reason=what)
         self.reason = what

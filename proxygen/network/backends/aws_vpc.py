@@ -64,6 +64,7 @@ class AwsVpcBackend:
 
     @property
     def mtu(self) -> int:
+        """The underlay's: the VPC routes packets as they are."""
         return self._underlay.mtu
 
     async def prepare(self) -> Attributes:
@@ -87,10 +88,12 @@ class AwsVpcBackend:
         return problems
 
     async def stirred(self) -> None:
+        """Never: only the next round sees a change."""
         # AWS tells nobody of changed routes.
         await asyncio.Event().wait()
 
     async def withdraw(self) -> None:
+        """Remove this host's own entries of the route tables, no other host's."""
         self._seen = None
         await asyncio.to_thread(self._withdraw)
 

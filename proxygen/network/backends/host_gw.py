@@ -14,12 +14,14 @@ class HostGwBackend(KernelBackend):
 
     @property
     def mtu(self) -> int:
+        """The underlay's: nothing is wrapped."""
         return self._underlay.mtu
 
     async def prepare(self) -> Attributes:
         return await self._publish(HostGw.type, None)
 
     async def carry(self, fabric: Fabric) -> tuple[str, ...]:
+        """One route for each member, by its address as gateway: they share a link."""
         wanted, problems = plan_routes(fabric, self._underlay)
         return (*problems, *await self._reconcile(wanted))
 

@@ -59,6 +59,7 @@ class VxlanBackend(KernelBackend):
 
     @property
     def mtu(self) -> int:
+        """The device's, which leaves room for the outer headers."""
         return self._device.mtu
 
     async def prepare(self) -> Attributes:

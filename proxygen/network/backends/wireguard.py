@@ -44,6 +44,7 @@ class WireGuardBackend(KernelBackend):
 
     @property
     def mtu(self) -> int:
+        """What is left of the underlay's, or of the configured one where that is less, after WireGuard's own bytes."""
         return min(self._underlay.mtu, self._config.mtu or self._underlay.mtu) - OVERHEAD
 
     async def prepare(self) -> Attributes:

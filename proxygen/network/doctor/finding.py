@@ -37,10 +37,12 @@ class Fault:
 
 
 def error(text: str, *, cure: str) -> Fault:
+    """What keeps packets from arriving now; ``cure`` is a command, or what to do."""
     return Fault(severity=Severity.ERROR, text=text, cure=cure)
 
 
 def warning(text: str, *, cure: str) -> Fault:
+    """What works now and may fail later, or cannot be told from what is meant."""
     return Fault(severity=Severity.WARNING, text=text, cure=cure)
 
 

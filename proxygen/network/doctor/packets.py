@@ -48,6 +48,7 @@ class Addresses:
     negated: bool = False
 
     def meet(self, address: IPv4Address) -> bool:
+        """Whether a packet's address is one of them; with ``!`` in the rule, whether it is none."""
         return any(address in network for network in self.networks) is not self.negated
 
 
@@ -59,6 +60,7 @@ class Names:
     negated: bool = False
 
     def meet(self, link: str) -> bool:
+        """Whether a link is one of them; ``+`` at the end of iptables' names was read as ``*``."""
         found = any(link.startswith(name[:-1]) if name.endswith("*") else link == name for name in self.names)
         return found is not self.negated
 
@@ -94,6 +96,7 @@ class Rule:
     goto: bool = False
 
     def meets(self, packet: Packet) -> bool:
+        """Never for a rule with a match that was not understood: it is not blamed."""
         return self.certain and self._fits(packet)
 
     def might_accept(self, packet: Packet) -> bool:
@@ -113,10 +116,12 @@ class Rule:
 
 
 def with_addresses(rule: Rule, addresses: Addresses, *, is_source: bool) -> Rule:
+    """The same rule for packets from, or to, these addresses."""
     return replace(rule, source=addresses) if is_source else replace(rule, destination=addresses)
 
 
 def with_names(rule: Rule, names: Names, *, is_incoming: bool) -> Rule:
+    """The same rule for packets that come, or leave, by these links."""
     return replace(rule, comes_by=names) if is_incoming else replace(rule, leaves_by=names)
 
 
@@ -150,6 +155,7 @@ class Dropped:
 
     @property
     def why(self) -> str:
+        """For people, with the rule as its own tool prints it."""
         where = f"{self.chain.table} {self.chain.name}"
         return f"the policy of {where} is drop" if self.rule is None else f"{where} has: {self.rule.text}"
 

@@ -51,6 +51,7 @@ class FrrPlace:
 
     @property
     def good(self) -> Path:
+        """Our part of the configuration that FRR took last."""
         return self.state / "good.conf"
 
 
@@ -85,9 +86,11 @@ class Frr:
             )
 
     def is_started(self) -> bool:
+        """By zebra's socket, which is removed at its stop."""
         return (self.place.sockets / "zebra.vty").exists()
 
     async def version(self) -> FrrVersion:
+        """Raise NetworkError where vtysh says none that can be read."""
         said = (await self._ask("show version")).output
         match = _RELEASE.search(said)
         try:
@@ -100,6 +103,7 @@ class Frr:
         return frozenset((await self._ask("show daemons")).output.split())
 
     async def running(self) -> str:
+        """The configuration in force, of all daemons, as text."""
         return (await self._ask("show running-config no-header")).output
 
     async def check(self, file: Path) -> None:
@@ -118,6 +122,7 @@ class Frr:
             raise NetworkError(f"FRR refused a part of {file}: {_gist(reloaded.output)}")
 
     async def bgp_neighbours(self) -> frozenset[IPv4Address]:
+        """Those that bgpd has configured, connected or not."""
         summary = await self._json("show bgp ipv4 unicast summary json")
         # 8.x puts them below the family when asked for all of them.
         peers = summary.get("peers") or summary.get("ipv4Unicast", {}).get("peers") or {}

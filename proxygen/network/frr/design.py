@@ -83,9 +83,11 @@ class BgpDesign:
 
     @property
     def neighbours(self) -> tuple[IPv4Address, ...]:
+        """Whom this host talks BGP with: all members, or the reflectors."""
         return tuple(peer.address for peer in self.peers)
 
     def without(self, refused: Iterable[IPv4Address]) -> BgpDesign:
+        """The same, but for peers that FRR refused."""
         left_out = frozenset(refused)
         peers = tuple(peer for peer in self.peers if peer.address not in left_out)
         return BgpDesign(says=self.says, reflects=self.reflects, peers=peers)
@@ -118,6 +120,7 @@ class OspfDesign:
         return tuple(router.address for router in self.routers)
 
     def without(self, refused: Iterable[IPv4Address]) -> OspfDesign:
+        """The same, but for routers that FRR refused."""
         left_out = frozenset(refused)
         return OspfDesign(
             says=self.says,

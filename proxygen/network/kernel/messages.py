@@ -105,6 +105,7 @@ def _route_attributes(route: Route) -> list[tuple[str, str | int]]:
 
 
 def read_route(message: Any) -> Route:
+    """A route without a gateway has None; one without a link (a blackhole) has 0."""
     gateway = message.get_attr("RTA_GATEWAY")
     return Route(
         destination=read_destination(message),
@@ -134,10 +135,12 @@ def read_default(message: Any) -> Route:
 
 
 def read_destination(message: Any) -> IPv4Network:
+    """The default route has no attribute: 0.0.0.0/0."""
     return IPv4Network((message.get_attr("RTA_DST") or "0.0.0.0", message["dst_len"]))  # noqa: S104 - a network
 
 
 def read_link(message: Any) -> Link:
+    """``kind`` is empty for hardware; only a VXLAN's own data are read."""
     info = message.get_attr("IFLA_LINKINFO")
     kind = (info.get_attr("IFLA_INFO_KIND") if info is not None else None) or ""
     data = info.get_attr("IFLA_INFO_DATA") if kind == "vxlan" else None
@@ -179,10 +182,12 @@ def read_address(message: Any) -> LinkAddress:
 
 
 def read_neighbour(message: Any) -> Neighbour:
+    """One that is being resolved has no MAC: ""."""
     address = IPv4Address(message.get_attr("NDA_DST"))
     return Neighbour(link=message["ifindex"], address=address, mac=message.get_attr("NDA_LLADDR") or "")
 
 
 def read_forward(message: Any) -> Forward:
+    """Of a VXLAN: behind which host's address a MAC is."""
     host = IPv4Address(message.get_attr("NDA_DST"))
     return Forward(link=message["ifindex"], mac=message.get_attr("NDA_LLADDR"), host=host)

@@ -125,6 +125,7 @@ class Kernel:
         return read_link(found[0])
 
     async def addresses(self) -> tuple[LinkAddress, ...]:
+        """IPv4 only, of every link."""
         found = await self._read("addresses", lambda: self._netlink.addr("dump", family=AF_INET, dump_filter=None))
         return tuple(read_address(message) for message in found)
 
@@ -218,6 +219,7 @@ class Kernel:
             await self._netlink.link("set", index=link.index, **wanted)
 
     async def remove_link(self, link: Link) -> None:
+        """One that is gone already is no error. Raise NetworkError for any other refusal."""
         async with _asking(f"{link.name} cannot be removed"):
             try:
                 await self._netlink.link("del", index=link.index)
@@ -313,6 +315,7 @@ class Events:
             self._netlink = netlink
 
     def close(self) -> None:
+        """May be called twice."""
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None

@@ -46,6 +46,7 @@ class Link:
 
     @property
     def is_ours(self) -> bool:
+        """By group and name: either alone may be an operator's."""
         return self.group == GROUP and self.name.startswith(("pxvx", "pxwg"))
 
 
@@ -95,6 +96,7 @@ class Neighbour:
 
     @property
     def key(self) -> tuple[int, IPv4Address]:
+        """What the kernel has one entry for."""
         return self.link, self.address
 
     def __str__(self) -> str:
@@ -111,6 +113,7 @@ class Forward:
 
     @property
     def key(self) -> tuple[int, str]:
+        """What one entry is kept for here; the kernel would take several."""
         return self.link, self.mac
 
     def __str__(self) -> str:

@@ -71,6 +71,7 @@ class AdminClient:
             raise SidecarUnavailable(f"the events of {self._place} ended ({_reason(error)})") from error
 
     async def rollback(self, number: int | None) -> ApplyReport:
+        """None goes back to the generation before the live one."""
         return await self._call("POST", "/api/v1/rollback", ApplyReport, body={"generation": number})
 
     async def release_hold(self) -> ApplyReport:

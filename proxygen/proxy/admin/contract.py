@@ -27,6 +27,7 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
+        """Whether there is no reason against it."""
         return not self.reasons
 
 

@@ -49,6 +49,7 @@ async def read_body(request: web.Request, shape: type[T], *, example: str) -> T:
 
 
 def json_answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """With a line break at its end, for terminals."""
     return web.Response(
         body=msgspec.json.encode(body) + b"\n", status=status, headers=headers, content_type="application/json"
     )
@@ -63,6 +64,7 @@ def etags_of(request: web.Request) -> frozenset[str]:
 
 
 def etag(value: object) -> Mapping[str, str]:
+    """The header for an answer of this version."""
     return {hdrs.ETAG: f'"{value}"'}
 
 

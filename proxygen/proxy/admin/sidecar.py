@@ -160,6 +160,7 @@ class RunningSidecar:
         return tuple(_counted(each, catalog) if each.state == ServiceState.QUARANTINED else each for each in found)
 
     def service(self, name: str) -> ServiceDetail | None:
+        """None where no plan knows it. Raise CatalogUnavailable before the first plan."""
         plans = self._plans()
         found = plans.told(lambda plan, kept: _details(plan, kept, name), detail_beside)
         detail = next(iter(found), None)
@@ -168,9 +169,11 @@ class RunningSidecar:
         return None if detail is None else Recent.of(self._tally).detailed(detail, self._tally)
 
     def traffic(self) -> Mapping[Name, Figures]:
+        """By service, since the sidecar's start."""
         return self._tally.totals()
 
     def generations(self) -> tuple[GenerationReport, ...]:
+        """Those on disk, the newest first."""
         made = attempts(self._journal.steps)
         live = self._reconciler.state.live
         return tuple(
@@ -179,9 +182,11 @@ class RunningSidecar:
         )
 
     def applies(self) -> tuple[ApplyReport, ...]:
+        """What attempts came to, the newest first."""
         return tuple(apply_report(step) for step in reversed(self._journal.steps))
 
     def difference(self, number: int, against: int | None) -> DiffReport:
+        """Between two generations; None compares with the one before. Raise UnknownGeneration."""
         return generation_difference(self._settings.output.directory, number, against)
 
     async def read_lever(self, service: str) -> Lever:
@@ -422,6 +427,7 @@ def _targets(plan: Plan) -> Iterator[tuple[str, Target]]:
 
 
 def apply_report(step: Step) -> ApplyReport:
+    """An attempt's step as the API tells it."""
     return ApplyReport(
         outcome=step.outcome.value,
         generation=step.generation,

@@ -62,10 +62,12 @@ class Address(NamedTuple):
 
     @property
     def is_wildcard(self) -> bool:
+        """Whether it stands for all addresses of its family."""
         return self.host == _WILDCARDS.get(self.family)
 
     @property
     def without_host(self) -> tuple[int, bool, int]:
+        """Port, whether UDP, family: what a wildcard and an address of it have in common."""
         return (self.port, self.udp, self.family)
 
     def meets(self, other: Address) -> bool:
@@ -110,10 +112,12 @@ class OperatorServer:
 
     @property
     def place(self) -> str:
+        """``FILE:LINE`` of its block, for messages."""
         return f"{self.file}:{self.line}"
 
     @property
     def addresses(self) -> frozenset[Address]:
+        """All that its ``listen`` directives stand for."""
         return frozenset(address for listen in self.listens for address in listen.addresses)
 
     @property

@@ -26,6 +26,7 @@ class JudgedInstance:
 
     @property
     def variant(self) -> str:
+        """The name of its variant; without one it is stable."""
         return self.tags.variant.name if self.tags.variant else STABLE
 
 
@@ -41,6 +42,7 @@ class Unusable:
 
     @property
     def place(self) -> str:
+        """Instance, node and what of it, cut to a length that a log can bear."""
         return f"instance {self.instance.id!r:.80} on {self.instance.node!r:.80}: {self.error.place}"
 
     def __str__(self) -> str:

@@ -28,6 +28,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, address: IPv4Address | IPv6Address, port: int) -> Endpoint:
+        """From an address and a port, with brackets around IPv6."""
         return cls(f"[{address}]" if address.version == 6 else str(address), port)
 
     def __str__(self) -> str:
@@ -122,6 +123,8 @@ class PlannedInstance:
 
 
 class ServiceState(StrEnum):
+    """What requests of a service's routes meet."""
+
     SERVED = "served"
     NOBODY = "nobody"
     """No instance can take a request: its routes answer 503."""
@@ -270,6 +273,7 @@ class CertificateIndex:
 
     @classmethod
     def of(cls, certificates: Iterable[Certificate]) -> CertificateIndex:
+        """By name the present one, by host the present one that expires last."""
         by_name: dict[str, Certificate] = {}
         by_host: dict[str, Certificate] = {}
         present_first = sorted(certificates, key=lambda each: each.is_previous)

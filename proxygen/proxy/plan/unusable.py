@@ -14,6 +14,7 @@ _OUT: Final = frozenset({PlannedState.LEFT_OUT, PlannedState.NO_PORT})
 
 
 def left_out(service: Service) -> list[PlannedInstance]:
+    """Those that get no requests because something of theirs cannot be used."""
     return [one for one in service.instances if one.state in _OUT]
 
 
@@ -23,6 +24,7 @@ def kept_as_before(service: Service) -> list[PlannedInstance]:
 
 
 def describe(one: PlannedInstance) -> str:
+    """One line for people: which instance, why, and what becomes of it."""
     problem = one.problem or "port: it is registered without one"
     return f"instance {one.id!r:.80} on {one.node!r:.80}: {problem}; {_fate(one)}"
 
@@ -33,6 +35,7 @@ def describe_more(those: list[PlannedInstance]) -> str:
 
 
 def describe_all(service: Service) -> Iterator[str]:
+    """A line for each of the first few, then how many more there are."""
     for those in (left_out(service), kept_as_before(service)):
         yield from map(describe, those[:NAMED])
         if len(those) > NAMED:

@@ -39,6 +39,7 @@ class Unit:
 
     @property
     def lines(self) -> int:
+        """How many lines of the file it takes."""
         return self.text.count("\n")
 
     def owners_at(self, line: int) -> tuple[ServiceName, ...]:
@@ -49,6 +50,8 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class RenderedFile:
+    """One file of a generation, made of units that each have their owners."""
+
     path: str
     """Relative to the generation, such as ``http.d/20-servers.conf``."""
     units: tuple[Unit, ...]
@@ -58,6 +61,7 @@ class RenderedFile:
         return "".join(unit.text for unit in self.units)
 
     def owners_at(self, line: int) -> tuple[ServiceName, ...]:
+        """Whose lines these are, from 1; empty for a line that is nobody's."""
         for unit in self.units:
             if line <= unit.lines:
                 return unit.owners_at(line)
@@ -74,6 +78,7 @@ class Rendered:
 
     @cached_property
     def contents(self) -> Mapping[str, bytes]:
+        """By path below the generation, as written to disk."""
         return MappingProxyType({file.path: file.text.encode() for file in self.files})
 
     @cached_property

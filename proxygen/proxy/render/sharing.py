@@ -57,10 +57,12 @@ class Shared:
 
     @property
     def variable(self) -> Variable:
+        """Which holds the target, by host."""
         return Variable(f"proxygen_target_{self.name}")
 
     @property
     def label(self) -> Variable:
+        """Which holds the service's name, by host."""
         return Variable(f"proxygen_service_{self.name}")
 
     def server_view(self) -> VirtualServerView:

@@ -41,6 +41,8 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenView:
+    """One ``listen`` directive."""
+
     address: str
     tls: bool = False
     http2: bool = False
@@ -57,11 +59,15 @@ class StreamDefaultsView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLabel:
+    """A service whose name is a log label, shared by all its locations."""
+
     label: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLine:
+    """One ``server`` of an upstream; ``fail_timeout`` is in seconds, None leaves nginx's own."""
+
     address: str
     weight: int
     max_fails: int
@@ -72,6 +78,8 @@ class ServerLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamView:
+    """One ``upstream`` block: the method, then its servers."""
+
     name: str
     least_conn: bool
     random: bool
@@ -85,12 +93,16 @@ class UpstreamView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapLine:
+    """One line of a ``map``: what is matched, and the value for it."""
+
     match: Value
     value: Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapView:
+    """One ``map`` block."""
+
     source: Value
     variable: Variable
     default: Value
@@ -120,12 +132,16 @@ class AccessLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
+    """One line of ``split_clients``: a share such as ``12.5%``, and its value."""
+
     percent: str
     value: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitView:
+    """One ``split_clients`` block; ``rest`` is the value of its line ``*``."""
+
     key: Expression
     variable: Variable
     pieces: tuple[Piece, ...]
@@ -208,6 +224,8 @@ class HttpView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zone:
+    """One ``limit_req_zone``."""
+
     zone: str
     """``zone=NAME:SIZE``: nginx knows quotes at the beginning of a token only, so such tokens come whole."""
     rate: str
@@ -239,6 +257,8 @@ class RequestKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchView:
+    """One ``location`` directive that leads to a `LocationView`."""
+
     path: str
     """Of a named location its name."""
     exact: bool
@@ -256,10 +276,12 @@ class MatchView:
 
     @property
     def is_once(self) -> bool:
+        """Whether it takes what nginx would send to a second instance after a first may have done it."""
         return self.kind is RequestKind.ONCE
 
     @property
     def waits(self) -> bool:
+        """Whether its answers may be silent for long: WebSockets, event streams."""
         return self.kind is RequestKind.WAIT
 
     @property
@@ -270,6 +292,8 @@ class MatchView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitView:
+    """One ``limit_req``."""
+
     zone: str
     """``zone=NAME``"""
     burst: int
@@ -291,6 +315,8 @@ class Template(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
+    """One ``rewrite``: what is matched, and the path in its place."""
+
     match: Value
     value: Value
 
@@ -373,10 +399,12 @@ class LocationView:
 
     @property
     def is_gated(self) -> bool:
+        """Whether an ``auth_request`` decides about at least one of its paths."""
         return any(match.gate for match in self.matches)
 
     @property
     def protocol_template(self) -> str:
+        """The name of the template's part for this protocol."""
         return self.protocol.value
 
     @property
@@ -387,6 +415,8 @@ class LocationView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateView:
+    """Files of one certificate, and its fingerprint: a renewed one is another text, so nginx is reloaded."""
+
     certificate: str
     key: str
     fingerprint: str

@@ -87,6 +87,7 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
+        """Wake the thread, and wait for its end."""
         os.eventfd_write(self._wake, 1)
         self._thread.join()
         os.close(self._wake)
@@ -144,9 +145,11 @@ class ReadingPace:
         """One of so many lines is looked at."""
 
     def is_due(self) -> bool:
+        """Whether a second has passed since the last reckoning."""
         return time.monotonic() - self._mark[0] >= 1.0
 
     def reckon(self) -> None:
+        """Adapt to the processor time that reading took since the last reckoning."""
         before, self._mark = self._mark, (time.monotonic(), time.thread_time())
         self.adapt((self._mark[1] - before[1]) / (self._mark[0] - before[0]))
 

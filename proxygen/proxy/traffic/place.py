@@ -34,6 +34,7 @@ class Place:
 
     @property
     def mark(self) -> Path:
+        """The file that says that a sidecar listens on the socket."""
         return self.socket.with_name(f"{self.socket.name}.live")
 
     @property

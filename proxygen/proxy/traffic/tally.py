@@ -56,6 +56,7 @@ class Figures:
 
     @property
     def requests(self) -> float:
+        """All of them, whatever their status."""
         return sum(self.row[:_BUCKETS])
 
     @property
@@ -224,6 +225,7 @@ class Tally:
 
     @property
     def ends(self) -> Ends:
+        """What became of the lines that were read, since the start."""
         return Ends(counted=self._counted, thinned=self._thinned, unknown=self._unknown, malformed=self._malformed)
 
     def totals(self) -> dict[Name, Figures]:

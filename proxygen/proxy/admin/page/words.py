@@ -35,12 +35,14 @@ def rate(traffic: TrafficReport | None) -> str:
 
 
 def per_second(value: float) -> str:
+    """Two digits below ten, whole numbers above."""
     if not value:
         return "0/s"
     return f"{value:.2g}/s" if value < 10 else f"{value:,.0f}/s"
 
 
 def errors(traffic: TrafficReport | None) -> str:
+    """The share of requests that failed; a dash where nothing is counted."""
     return NOTHING if traffic is None else percent_of(traffic.errors, traffic.requests)
 
 
@@ -52,6 +54,7 @@ def error_level(errors: float, requests: float) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
+    """From seconds; a dash for None."""
     if seconds is None:
         return NOTHING
     if seconds >= 1:
@@ -60,10 +63,12 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def count(number: int, one: str, many: str = "") -> str:
+    """``3 instances``: the plural is ``many``, or ``one`` with an s."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def moment(iso: str) -> datetime | None:
+    """Read a time of the API, in UTC where it names no zone; None where it is none."""
     try:
         found = datetime.fromisoformat(iso)
     except ValueError:
@@ -81,6 +86,7 @@ def clock(iso: str, now: datetime) -> str:
 
 
 def age(iso: str, now: datetime) -> str:
+    """How long ago a time of the API was; a dash where it is none."""
     found = moment(iso)
     return NOTHING if found is None else f"{span((now - found).total_seconds())} ago"
 
