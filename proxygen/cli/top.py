@@ -32,6 +32,10 @@ def top(settings: Settings, once: bool) -> int:
         return asyncio.run(_once(settings))
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("proxygen top needs a terminal; in a pipe take --once")
+    return _watch(settings)
+
+
+def _watch(settings: Settings) -> int:
     try:
         # An extra: nothing else needs it.
         from proxygen.top.app import Top

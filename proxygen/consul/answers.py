@@ -138,21 +138,21 @@ def refuse_unled(reply: Reply, *, address: str, max_staleness: float) -> None:
 def _advice(method: str, path: str, said: str) -> str:
     if "not found" in said.lower():
         return "the token is unknown to Consul"
-    policy = "read" if method == "GET" else "write"
     endpoint, _, rest = path.removeprefix("/v1/").partition("/")
+    return f"the token needs {_rule(endpoint, rest, 'read' if method == 'GET' else 'write')}"
+
+
+def _rule(endpoint: str, rest: str, policy: str) -> str:
     if endpoint == "kv":
         # A key is KV_PREFIX/canary/SERVICE; the rule covers all services.
-        prefix = rest.rpartition("/")[0]
-        rule = f'key_prefix "{prefix}/" {{ policy = "{policy}" }}'
-    elif endpoint in ("catalog", "health"):
-        rule = 'service_prefix "" { policy = "read" } and node_prefix "" { policy = "read" }'
-    elif endpoint == "agent" and rest.startswith(("service", "check")):
-        rule = f'service "NAME" {{ policy = "{policy}" }} for the service'
-    elif endpoint == "session":
-        rule = f'session_prefix "" {{ policy = "{policy}" }}'
-    else:
-        rule = f'agent_prefix "" {{ policy = "{policy}" }}'
-    return f"the token needs {rule}"
+        return f'key_prefix "{rest.rpartition("/")[0]}/" {{ policy = "{policy}" }}'
+    if endpoint in ("catalog", "health"):
+        return 'service_prefix "" { policy = "read" } and node_prefix "" { policy = "read" }'
+    if endpoint == "agent" and rest.startswith(("service", "check")):
+        return f'service "NAME" {{ policy = "{policy}" }} for the service'
+    if endpoint == "session":
+        return f'session_prefix "" {{ policy = "{policy}" }}'
+    return f'agent_prefix "" {{ policy = "{policy}" }}'
 
 
 def _backend(text: str) -> QueryBackend:

@@ -89,11 +89,15 @@ def tls_context(access: ConsulAccess) -> ssl.SSLContext:
         for path in sorted(access.ca_path.iterdir()) if access.ca_path.is_dir() else [access.ca_path]:
             _load_authority(context, "consul.ca_path", path)
     if access.client_cert is not None:
-        try:
-            context.load_cert_chain(access.client_cert, access.client_key)
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"consul.client_cert {access.client_cert} with its key: {_reason(error)}") from error
+        _load_client(context, access.client_cert, access.client_key)
     return context
+
+
+def _load_client(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"consul.client_cert {certificate} with its key: {_reason(error)}") from error
 
 
 def _load_authority(context: ssl.SSLContext, setting: str, path: Path) -> None:

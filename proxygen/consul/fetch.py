@@ -161,10 +161,15 @@ class Sweep:
             except TimeoutError:
                 pass
             self._moved.clear()
-            started, found = time.monotonic(), self._fetcher.found
-            self._fetcher.ask(self._names(), urgent=False)
-            await self._fetcher.drained()
-            took = time.monotonic() - started
+            found = self._fetcher.found
+            took = await self._read_all()
             longest = max(self._longest_gap, 2 * took)
             gap = self._gap if self._fetcher.found > found else min(gap * 2, longest)
             await asyncio.sleep(max(gap, took / 2))
+
+    async def _read_all(self) -> float:
+        """Return how many seconds it took."""
+        started = time.monotonic()
+        self._fetcher.ask(self._names(), urgent=False)
+        await self._fetcher.drained()
+        return time.monotonic() - started

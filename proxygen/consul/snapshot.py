@@ -102,15 +102,21 @@ async def _gather(client: ConsulClient, tag_prefix: str) -> RawCatalog:
     return replace(raw, elsewhere=await _gather_elsewhere(client, raw, tag_prefix))
 
 
-async def _gather_elsewhere(
-    client: ConsulClient, raw: RawCatalog, tag_prefix: str
-) -> dict[str, dict[str, list[msgspec.Raw]]]:
-    """Read the services that name other datacenters for their failover; what is not observed there is missing."""
+def _wanted_elsewhere(raw: RawCatalog, tag_prefix: str) -> dict[str, list[str]]:
+    """By the other datacenter the services that name it."""
     wanted: dict[str, list[str]] = {}
     for name, instances in catalog_of(raw).services.items():
         for datacenter in datacenters_named(instances, tag_prefix):
             if datacenter != raw.datacenter:
                 wanted.setdefault(datacenter, []).append(name)
+    return wanted
+
+
+async def _gather_elsewhere(
+    client: ConsulClient, raw: RawCatalog, tag_prefix: str
+) -> dict[str, dict[str, list[msgspec.Raw]]]:
+    """Read the services that name other datacenters for their failover; what is not observed there is missing."""
+    wanted = _wanted_elsewhere(raw, tag_prefix)
     if not wanted:
         return {}
     listed = await read_datacenters(client)

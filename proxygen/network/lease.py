@@ -117,6 +117,10 @@ class SubnetLease:
 
     # --- its life
 
+    def _pause_after(self, failures: int, error: CatalogUnavailable) -> float:
+        longest = min(self._terms.rhythm, 0.5 * 2 ** min(failures, 10))
+        return max(stay_away(error), random.uniform(longest / 4, longest))
+
     async def keep(self) -> NoReturn:
         """Find a subnet and keep it until cancelled. Nothing that Consul does ends it."""
         failures = 0
@@ -128,8 +132,7 @@ class SubnetLease:
             except CatalogUnavailable as error:
                 failures += 1
                 self._doubt(error)
-                longest = min(self._terms.rhythm, 0.5 * 2 ** min(failures, 10))
-                pause = max(stay_away(error), random.uniform(longest / 4, longest))
+                pause = self._pause_after(failures, error)
             self._news.tell(self.status)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -133,19 +133,13 @@ class View:
     def takers(self, subnet: IPv4Network, *, but: str) -> list[str]:
         """Name everybody other than a host whose claim overlaps a subnet."""
         leased = [one for one in self.records.values() if one.host_id != but and one.subnet.overlaps(subnet)]
-        pointing = [host for host, one in self.pointers.items() if host != but and one.subnet.overlaps(subnet)]
+        unreadable = [(other, why) for other, why in self.strangers.items() if other.overlaps(subnet)]
+        named = {but, *(one.host_id for one in leased)}
+        pointing = [(host, one.subnet) for host, one in self.pointers.items() if host not in named]
         return [
             *(f"{one.subnet} is leased to {one.holder}" for one in leased),
-            *(
-                f"{other} is a lease that cannot be read: {why}"
-                for other, why in self.strangers.items()
-                if other.overlaps(subnet)
-            ),
-            *(
-                f"hosts/{host} names {self.pointers[host].subnet}"
-                for host in pointing
-                if host not in {one.host_id for one in leased}
-            ),
+            *(f"{other} is a lease that cannot be read: {why}" for other, why in unreadable),
+            *(f"hosts/{host} names {other}" for host, other in pointing if other.overlaps(subnet)),
         ]
 
     def taken(self) -> Iterable[IPv4Network]:

@@ -123,10 +123,9 @@ class Accepted:
             self._remembered = replace(self._remembered, plan=draft.plan.memory)
             self._save_memory()
         if generation is not None and generation != self._saved:
-            last_good = LastGood(
-                catalog=catalog, generation=generation, saved_at=datetime.now(UTC), gone=gone(self._good_tags)
-            )
-            await asyncio.to_thread(self._save_catalog, last_good)
+            now, lost = datetime.now(UTC), gone(self._good_tags)
+            good = LastGood(catalog=catalog, generation=generation, saved_at=now, gone=lost)
+            await asyncio.to_thread(self._save_catalog, good)
 
     def write_again(self) -> None:
         """Write the memory where that failed the last time; the catalog is written with the next one taken."""

@@ -47,6 +47,11 @@ class Carryover:
     outage: Outage | None = None
     """The last candidate's, where it ended every worker."""
 
+    def next_outage(self, draft: Draft, reason: str) -> Outage:
+        """Keep a draft that ended every worker back, for longer than the last one that did."""
+        count = 0 if self.outage is None else self.outage.count
+        return Outage(self.pause(count), reason, draft.rendered.digest, count + 1)
+
 
 class SidecarStages(Stages[Checked | Stands, Applied]):
     """One attempt's."""
@@ -128,8 +133,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
             carryover.left_out.note_live(draft)
             carryover.outage = None
         elif result.ended_workers:
-            count = 0 if carryover.outage is None else carryover.outage.count
-            carryover.outage = Outage(carryover.pause(count), result.reason, draft.rendered.digest, count + 1)
+            carryover.outage = carryover.next_outage(draft, result.reason)
         if result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
             carryover.left_out.note_served(draft)
             await carryover.accepted.take(draft, result.generation)

@@ -78,19 +78,22 @@ def _file_layer(file: Path | None) -> list[_Layer]:
     path = file or Path(DEFAULT_FILE)
     if file is None and not path.is_file():
         return []
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"settings file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"settings file {path}: {error}") from error
     layer: dict[str, Any] = {}
-    for slice_name, table in document.items():
+    for slice_name, table in _document(path).items():
         if slice_name not in Settings.model_fields or not isinstance(table, dict):
             tables = ", ".join(Settings.model_fields)
             raise SettingsError(f"settings file {path}: unknown key {slice_name} = {table!r}; the tables are {tables}")
         layer |= _table_layer(path, slice_name, table)
     return [(f"settings file {path}", layer)]
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path}: {error}") from error
 
 
 def _table_layer(path: Path, slice_name: str, table: Mapping[str, Any]) -> dict[str, Any]:

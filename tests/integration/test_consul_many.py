@@ -88,11 +88,12 @@ async def test_a_change_costs_one_answer_for_each_node(crowded: ConsulAgent) -> 
 
 async def _settled(one: Watching) -> int:
     """Wait until two seconds pass without a request; return how many there were since the start."""
-    requests = -1
+    before = -1
     async with asyncio.timeout(60):
-        while requests != (requests := one.client.statistics.requests):
+        while (now := one.client.statistics.requests) != before:
+            before = now
             await asyncio.sleep(2.0)
-    return requests
+    return before
 
 
 @pytest.mark.incident("T13")

@@ -161,6 +161,16 @@ def connect() -> Any:
     return boto3.Session(botocore_session=session).client("ec2", region_name=region, config=config)
 
 
+def _only(found: list[Any], underlay: Underlay) -> Any:
+    # Another VPC of the account may have the same address; the MAC is this link's alone.
+    exact = [one for one in found if str(one.get("MacAddress", "")).lower() == underlay.mac.lower()]
+    chosen = exact if len(exact) == 1 else found
+    if len(chosen) != 1:
+        known = f"{len(found) or 'no'} network interfaces with this host's address {underlay.address.ip}"
+        raise NetworkError(f"AWS knows {known} in this region")
+    return chosen[0]
+
+
 def _ask_region(session: Any) -> str:
     from botocore.utils import InstanceMetadataRegionFetcher, resolve_imds_endpoint_mode
 
@@ -195,14 +205,7 @@ class _Cloud:
     def interface(self, underlay: Underlay) -> Interface:
         address = str(underlay.address.ip)
         found = self._all("describe_network_interfaces", "NetworkInterfaces", "addresses.private-ip-address", [address])
-        # Another VPC of the account may have the same address; the MAC is this link's alone.
-        exact = [one for one in found if str(one.get("MacAddress", "")).lower() == underlay.mac.lower()]
-        chosen = exact if len(exact) == 1 else found
-        if len(chosen) != 1:
-            raise NetworkError(
-                f"AWS knows {len(found) or 'no'} network interfaces with this host's address {address} in this region"
-            )
-        (one,) = chosen
+        one = _only(found, underlay)
         return Interface(
             id=one["NetworkInterfaceId"],
             subnet=one["SubnetId"],

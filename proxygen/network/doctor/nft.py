@@ -6,7 +6,7 @@ What today's iptables has made is there too: its tables are nft's, and only its 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 from typing import Any, Final
@@ -201,18 +201,21 @@ def _networks(values: list[Any]) -> tuple[IPv4Network, ...] | None:
     networks: list[IPv4Network] = []
     try:
         for value in values:
-            match value:
-                case {"prefix": {"addr": addr, "len": length}}:
-                    networks.append(IPv4Network((addr, length), strict=False))
-                case {"range": [low, high]}:
-                    networks += summarize_address_range(IPv4Address(low), IPv4Address(high))
-                case str():
-                    networks.append(IPv4Network(value, strict=False))
-                case _:
-                    return None
+            networks += _covered(value)
     except ValueError:
         return None
     return tuple(networks)
+
+
+def _covered(value: Any) -> Iterable[IPv4Network]:
+    match value:
+        case {"prefix": {"addr": addr, "len": length}}:
+            return (IPv4Network((addr, length), strict=False),)
+        case {"range": [low, high]}:
+            return summarize_address_range(IPv4Address(low), IPv4Address(high))
+        case str():
+            return (IPv4Network(value, strict=False),)
+    raise ValueError(f"{value!r} is no address")
 
 
 def _ports(values: list[Any]) -> frozenset[int] | None:

@@ -65,14 +65,19 @@ def write_request(step: KernelRequest) -> Request:
         fields, attributes = _route_fields(entry, removes=removes), _route_attributes(entry)
     else:
         kind = RTM_DELNEIGH if removes else RTM_NEWNEIGH
-        address: IPv4Address
-        if isinstance(entry, Neighbour):
-            family, state, flags, address = AF_INET, PERMANENT, 0, entry.address
-        else:
-            family, state, flags, address = AF_BRIDGE, PERMANENT | _NOARP, _SELF, entry.host
-        fields = {"family": family, "ifindex": entry.link, "state": state, "flags": flags}
-        attributes = [("NDA_DST", str(address)), ("NDA_LLADDR", entry.mac)]
+        fields, attributes = _neighbour_fields(entry), _neighbour_attributes(entry)
     return Request(type=kind, flags=_REQUEST | _ACK | _HOW[step.verb], fields=fields, attributes=tuple(attributes))
+
+
+def _neighbour_fields(entry: Neighbour | Forward) -> dict[str, int]:
+    if isinstance(entry, Neighbour):
+        return {"family": AF_INET, "ifindex": entry.link, "state": PERMANENT, "flags": 0}
+    return {"family": AF_BRIDGE, "ifindex": entry.link, "state": PERMANENT | _NOARP, "flags": _SELF}
+
+
+def _neighbour_attributes(entry: Neighbour | Forward) -> list[tuple[str, Any]]:
+    address = entry.address if isinstance(entry, Neighbour) else entry.host
+    return [("NDA_DST", str(address)), ("NDA_LLADDR", entry.mac)]
 
 
 def _route_fields(route: Route, *, removes: bool) -> dict[str, int]:

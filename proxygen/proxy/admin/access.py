@@ -112,12 +112,7 @@ def _refuse_other_sites(request: web.Request) -> None:
     https and to this host; elsewhere ``Origin`` has to name the host that was asked.
     """
     host = request.headers.get(hdrs.HOST, "").lower()
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get(hdrs.ORIGIN)
-    if site is not None:
-        is_ours = site in ("same-origin", "none")
-    else:
-        is_ours = origin is None or (host != "" and origin.lower().partition("://")[2] == host)
-    if not is_ours:
+    if not _is_from_here(request, host):
         raise web.HTTPForbidden(reason="this write comes from a page of another site")
     if _is_loopback(request) and not _is_local(host):
         raise web.HTTPForbidden(
@@ -128,6 +123,13 @@ def _refuse_other_sites(request: web.Request) -> None:
 def _is_loopback(request: web.Request) -> bool:
     name = request.transport.get_extra_info("sockname") if request.transport is not None else None
     return isinstance(name, tuple) and ip_address(name[0]).is_loopback
+
+
+def _is_from_here(request: web.Request, host: str) -> bool:
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get(hdrs.ORIGIN)
+    if site is not None:
+        return site in ("same-origin", "none")
+    return origin is None or (host != "" and origin.lower().partition("://")[2] == host)
 
 
 def _is_local(host: str) -> bool:
@@ -141,8 +143,10 @@ def _is_local(host: str) -> bool:
         name = URL(f"http://{host}").host or ""
     except ValueError:
         return False
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
+    return name == "localhost" or name.endswith(".localhost") or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
     try:
         ip_address(name.partition("%")[0])
     except ValueError:

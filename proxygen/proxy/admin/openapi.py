@@ -140,15 +140,16 @@ def _bodies(table: tuple[Operation, ...]) -> Iterator[Any]:
             yield endpoint.body
 
 
+def _all_parameters(endpoint: Operation) -> list[Any]:
+    path, query = _parameters(endpoint.parameters, "path"), _parameters(endpoint.query, "query")
+    return [*path, *query, *_if_match(endpoint)]
+
+
 def _operation(endpoint: Operation, schemas: Mapping[Any, Any]) -> Mapping[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.handler.__name__.strip("_"),
         "summary": endpoint.summary,
-        "parameters": [
-            *_parameters(endpoint.parameters, "path"),
-            *_parameters(endpoint.query, "query"),
-            *_if_match(endpoint),
-        ],
+        "parameters": _all_parameters(endpoint),
         "responses": _responses(endpoint, schemas),
         "security": [{_TOKEN: []}] if endpoint.writes else [],
     }

@@ -82,14 +82,7 @@ class Tokens:
             _log.info("tokens read", file=str(file), tokens=len(self._named))
 
     def _read(self, file: Path) -> tuple[Mapping[str, bytes], _Stamp]:
-        try:
-            with file.open("rb") as stream:
-                status = os.fstat(stream.fileno())
-                text = stream.read().decode()
-        except OSError as error:
-            raise SettingsError(f"admin.tokens_file {file}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"admin.tokens_file {file} is not text") from error
+        text, status = _open(file)
         if status.st_mode & stat.S_IWOTH:
             raise SettingsError(f"admin.tokens_file {file} can be written by anybody on this host; chmod o-w it")
         if status.st_mode & stat.S_IROTH:
@@ -138,3 +131,13 @@ def _hash(token: str) -> bytes:
 
 def _stamp(status: os.stat_result) -> _Stamp:
     return (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
+
+
+def _open(file: Path) -> tuple[str, os.stat_result]:
+    try:
+        with file.open("rb") as stream:
+            return stream.read().decode(), os.fstat(stream.fileno())
+    except OSError as error:
+        raise SettingsError(f"admin.tokens_file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"admin.tokens_file {file} is not text") from error

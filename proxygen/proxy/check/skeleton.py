@@ -110,6 +110,15 @@ def _node(directive: Mapping[str, Any]) -> Node:
     return (name, len(directive["args"]), skeleton(block or ()))
 
 
+def _misfit(node: Node, other: Node, directive: Mapping[str, Any]) -> Oddity:
+    if node[0] == other[0] and node[1] == other[1] and node[0] not in _VALUES:
+        inner = difference(node[2], other[2], directive.get("block") or ())
+        return inner or Oddity(directive["line"], f'"{node[0]}" lacks a directive')
+    if node[0] == other[0]:
+        return Oddity(directive["line"], f'"{node[0]}" has {node[1]} arguments or lines where {other[1]} belong')
+    return Oddity(directive["line"], f'unexpected directive "{directive["directive"]}"')
+
+
 def difference(seen: tuple[Node, ...], expected: tuple[Node, ...], lines: Sequence[Mapping[str, Any]]) -> Oddity | None:
     """Find the first place where two skeletons part; ``lines`` is the tree that ``seen`` was made from."""
     if seen == expected:
@@ -118,15 +127,8 @@ def difference(seen: tuple[Node, ...], expected: tuple[Node, ...], lines: Sequen
         directive = lines[position]
         if position >= len(expected):
             return Oddity(directive["line"], f'unexpected directive "{directive["directive"]}"')
-        other = expected[position]
-        if node == other:
-            continue
-        if node[0] == other[0] and node[1] == other[1] and node[0] not in _VALUES:
-            inner = difference(node[2], other[2], directive.get("block") or ())
-            return inner or Oddity(directive["line"], f'"{node[0]}" lacks a directive')
-        if node[0] == other[0]:
-            return Oddity(directive["line"], f'"{node[0]}" has {node[1]} arguments or lines where {other[1]} belong')
-        return Oddity(directive["line"], f'unexpected directive "{directive["directive"]}"')
+        if node != expected[position]:
+            return _misfit(node, expected[position], directive)
     return Oddity(lines[-1]["line"] if lines else 1, f'"{expected[len(seen)][0]}" is missing')
 
 

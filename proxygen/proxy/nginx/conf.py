@@ -75,13 +75,17 @@ class OperatorConf:
             raise BadInput(
                 f"{self.path} does not include what proxygen writes; add this line inside {context} {{ … }}: {line}"
             )
-        if context == "http" and (late := self._size_after_include()) is not None:
+        if context == "http":
+            self._refuse_settled_sizes()
+
+    def _refuse_settled_sizes(self) -> None:
+        if (late := self._size_after_include()) is not None:
             name = late.directive.name
             raise BadInput(
                 f"{late.file}:{late.directive.line}: {name} stands after {self.path} includes what proxygen writes, and"
                 f" with the first map in there nginx settles how long names may be; move the line before that include"
             )
-        if context == "http" and self._maps_before_sizes():
+        if self._maps_before_sizes():
             raise BadInput(
                 f"{self.path} has a map before it includes what proxygen writes, and with its first map nginx settles "
                 f"how long names may be; add these lines before that map: {' '.join(f'{line};' for line in MAP_SIZES)}"

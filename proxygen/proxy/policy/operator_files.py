@@ -156,10 +156,7 @@ def _judged(pair: Pair, file: Path, paths: tuple[Path, Path]) -> Certificate:
 _FIRST: Final = re.compile(rb"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----")
 
 
-def _certificates(chain: bytes) -> list[x509.Certificate]:
-    """Read a certificate and its chain. Whatever else is in the file is skipped, as nginx does."""
-    from cryptography.x509 import load_pem_x509_certificates
-
+def _refuse_other_forms(chain: bytes) -> None:
     first = _FIRST.search(chain)
     if first is None:
         raise ValueError("there is no certificate in PEM form in it, which begins with -----BEGIN CERTIFICATE-----")
@@ -169,6 +166,13 @@ def _certificates(chain: bytes) -> list[x509.Certificate]:
             "BEGIN TRUSTED CERTIFICATE is a form of OpenSSL's own; write it as BEGIN CERTIFICATE, as"
             " `openssl x509 -in FILE` does"
         )
+
+
+def _certificates(chain: bytes) -> list[x509.Certificate]:
+    """Read a certificate and its chain. Whatever else is in the file is skipped, as nginx does."""
+    from cryptography.x509 import load_pem_x509_certificates
+
+    _refuse_other_forms(chain)
     try:
         return load_pem_x509_certificates(chain)
     except ValueError as error:

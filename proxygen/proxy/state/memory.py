@@ -57,17 +57,20 @@ def recall(output: Path) -> Remembered:
         file = msgspec.json.decode((output / _FILE).read_bytes(), type=_File)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return Remembered()
+    return Remembered(plan=_memory(file), pinned=file.pinned)
+
+
+def _memory(file: _File) -> Memory:
     holders: dict[Claim, ServiceName] = {
         RouteClaim(route.host, route.path): ServiceName(route.service) for route in file.routes
     }
     holders.update((PortClaim(port.protocol, port.port), ServiceName(port.service)) for port in file.ports)
     overrides = {ServiceName(name): text for name, text in file.overrides.items() if _parses(text)}
-    memory = Memory(
+    return Memory(
         holders=MappingProxyType(holders),
         overrides=MappingProxyType(overrides),
         copies=frozenset(file.copies),
     )
-    return Remembered(plan=memory, pinned=file.pinned)
 
 
 def _parses(override: str) -> bool:
@@ -78,6 +81,10 @@ def _parses(override: str) -> bool:
 
 def remember(output: Path, remembered: Remembered) -> None:
     """Replace what is on disk. Raise OSError where that fails."""
+    write_atomically(output / _FILE, msgspec.json.encode(_file(remembered)))
+
+
+def _file(remembered: Remembered) -> _File:
     routes, ports = [], []
     for claim, service in remembered.plan.holders.items():
         match claim:
@@ -85,11 +92,10 @@ def remember(output: Path, remembered: Remembered) -> None:
                 routes.append(_Route(service, host, path))
             case PortClaim(protocol, port):
                 ports.append(_Port(service, protocol, port))
-    file = _File(
+    return _File(
         routes=tuple(routes),
         ports=tuple(ports),
         copies=tuple(sorted(remembered.plan.copies)),
         overrides={str(name): text for name, text in remembered.plan.overrides.items()},
         pinned=remembered.pinned,
     )
-    write_atomically(output / _FILE, msgspec.json.encode(file))

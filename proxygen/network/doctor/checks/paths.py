@@ -50,16 +50,17 @@ def backend_port(facts: Facts) -> Iterator[Fault]:
         raise Skipped(f"the backend {config.backend.type} uses no UDP port")
     underlay, fabric = known(facts.underlay), known(facts.fabric)
     here, link = underlay.address.ip, underlay.link
-    named = set()
+    by_reason: dict[str, tuple[str, Dropped]] = {}
     for member in fabric.others[:_ENOUGH]:
-        coming = Packet(source=member.public_ip, destination=here, comes_by=link, leaves_by="", udp_port=port)
-        going = Packet(source=here, destination=member.public_ip, comes_by="", leaves_by=link, udp_port=port)
-        shut = [(f"from {member.public_ip}", dropped) for dropped in rules.drops(coming, Hook.PREROUTING, Hook.INPUT)]
-        shut += [(f"to {member.public_ip}", dropped) for dropped in rules.drops(going, Hook.OUTPUT)]
-        for way, dropped in shut:
-            if dropped.why not in named:
-                named.add(dropped.why)
-                yield error(f"UDP {port} {way} is dropped here: {dropped.why}", cure=open_port(rules, dropped, port))
+        there = member.public_ip
+        coming = Packet(source=there, destination=here, comes_by=link, leaves_by="", udp_port=port)
+        going = Packet(source=here, destination=there, comes_by="", leaves_by=link, udp_port=port)
+        for dropped in rules.drops(coming, Hook.PREROUTING, Hook.INPUT):
+            by_reason.setdefault(dropped.why, (f"from {there}", dropped))
+        for dropped in rules.drops(going, Hook.OUTPUT):
+            by_reason.setdefault(dropped.why, (f"to {there}", dropped))
+    for why, (way, dropped) in by_reason.items():
+        yield error(f"UDP {port} {way} is dropped here: {why}", cure=open_port(rules, dropped, port))
 
 
 def _between_hosts(facts: Facts, rules: Ruleset) -> Iterator[Packet]:

@@ -220,6 +220,14 @@ def _instance(item: InstanceReport, total: int, failures: Mapping[tuple[str, str
     )
 
 
+def _figures_as_json(named: list[tuple[str, HistoryReport]], step: float) -> str:
+    series = [
+        {"name": name, "requests": history.requests, "errors": history.errors, "p95": history.p95}
+        for name, history in named
+    ]
+    return json.dumps({"step": step, "series": series}, separators=(",", ":"))
+
+
 def _chart(service: ServiceDetail) -> Chart | None:
     named = [(variant.name, variant.history) for variant in service.variants if variant.history]
     if service.unserved_history:
@@ -227,13 +235,9 @@ def _chart(service: ServiceDetail) -> Chart | None:
     if not named:
         return None
     step = named[0][1].step
-    series = [
-        {"name": name, "requests": history.requests, "errors": history.errors, "p95": history.p95}
-        for name, history in named
-    ]
     names = tuple(name for name, _ in named)
     return Chart(
-        data=json.dumps({"step": step, "series": series}, separators=(",", ":")),
+        data=_figures_as_json(named, step),
         label=f"Requests, errors and response times of {', '.join(names)}, last minutes; the table has the figures.",
         names=names,
         rows=tuple(_steps([history for _, history in named], step)),
