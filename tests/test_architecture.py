@@ -73,7 +73,7 @@ PLANTED = (
     ("proxy/plan/claims.py", "import asyncio", "What decides about traffic is pure"),
     ("proxy/guard/losses.py", "import time", "What decides about traffic is pure"),
     ("proxy/render/servers.py", "import pathlib", "What decides about traffic is pure"),
-    ("proxy/render/viewing.py", "import proxygen.settings", "What decides about traffic is pure"),
+    ("proxy/render/locations.py", "import proxygen.settings", "What decides about traffic is pure"),
     ("proxy/draft.py", "import pathlib", "What decides about traffic is pure"),
     ("tags/values.py", "import os", "What decides about traffic is pure"),
     ("catalog.py", "import socket", "What decides about traffic is pure"),

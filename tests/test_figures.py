@@ -15,6 +15,8 @@ TREES: Final = {path: ast.parse(source) for path, source in SOURCES.items()}
 
 LONGEST: Final = 50
 """Lines of a function."""
+SHORT: Final = 16
+"""Lines that nine functions in ten do not exceed."""
 BROAD_EXCEPTS: Final = 0.5
 """In a thousand lines."""
 DOCUMENTED: Final = 0.9
@@ -50,6 +52,12 @@ def is_broad(node: ast.AST) -> bool:
 
 def test_no_function_is_long() -> None:
     assert [f"{lines} {where}" for lines, where in lengths() if lines > LONGEST] == []
+
+
+def test_nine_functions_in_ten_are_short() -> None:
+    found = lengths()
+    over = [f"{lines} {where}" for lines, where in found if lines > SHORT]
+    assert len(over) < len(found) / 10, "\n".join(over)
 
 
 def test_few_handlers_catch_everything() -> None:

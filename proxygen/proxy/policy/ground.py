@@ -18,9 +18,9 @@ from proxygen.proxy.policy.operator_files import Certificates, read_authorities,
 from proxygen.proxy.policy.read import own_networks, read_policy
 from proxygen.proxy.render.defaults import lines_of_any
 from proxygen.proxy.render.inherited import CARRIED
+from proxygen.proxy.render.spots import ungated
 from proxygen.proxy.render.subrequests import NAMING, unanswered
 from proxygen.proxy.render.surroundings import RequestDefaults, Snippets, Surroundings, TrafficLog
-from proxygen.proxy.render.viewing import ungated
 from proxygen.proxy.traffic.place import obstacle, place_of
 from proxygen.settings import ProxySettings, Settings
 from proxygen.tags import IPNetwork

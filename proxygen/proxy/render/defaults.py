@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 from proxygen.kit.templating import Block
 from proxygen.proxy.render.surroundings import RequestDefaults, Surroundings
@@ -151,3 +151,11 @@ def _rest(module: str, requests: RequestDefaults) -> list[DefaultLine]:
     if module != "grpc" and not requests.response_buffering:
         lines.append(DefaultLine(f"{module}_buffering", ("off",)))
     return lines
+
+
+_T = TypeVar("_T")
+
+
+def or_default(stated_here: _T | None, otherwise: _T) -> _T:
+    """What a tag states, else what holds without it."""
+    return otherwise if stated_here is None else stated_here

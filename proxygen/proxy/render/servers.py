@@ -9,12 +9,14 @@ from proxygen.catalog import ServiceName
 from proxygen.kit.errors import TemplateError
 from proxygen.kit.templating import Block
 from proxygen.proxy.plan.types import Plan, Service, VirtualServer
+from proxygen.proxy.render.efforts import tries
+from proxygen.proxy.render.locations import location_view
 from proxygen.proxy.render.rendered import Unit
 from proxygen.proxy.render.sharing import Kinds, Shared, Sharer, share
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.proxy.render.twins import Pair, Twins
-from proxygen.proxy.render.viewing import location_view, server_view, tries
 from proxygen.proxy.render.views import LocationView, VirtualServerView
+from proxygen.proxy.render.virtual_servers import server_view
 
 _TEMPLATE: Final = "server.conf.j2"
 _LOCATIONS: Final = "\0locations\0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxygen.proxy.render.viewing import VOUCHED
+from proxygen.proxy.render.clients import VOUCHED
 from tests.conformance.case import BALANCER, STRANGER, Case, Group, Outcome, Sent
 
 _SETTINGS: Final = "AAMAAABkAARAAAAAAAIAAAAA"

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from proxygen.proxy.plan import Planner
 from proxygen.proxy.plan.origins import host_holders
 from proxygen.proxy.plan.types import Certificate, Memory, Plan, Policy, RouteClaim
+from proxygen.proxy.render.locations import location_view
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
-from proxygen.proxy.render.viewing import location_view, server_view
+from proxygen.proxy.render.virtual_servers import server_view
 from tests.proxy.plan.catalogs import catalog, instance, plan, service
 
 CERTIFICATE = Certificate(name="w", hosts=("*.example.com",), certificate="/w", key="/k", fingerprint="f")

@@ -25,7 +25,7 @@ from proxygen.proxy.plan.types import (
     VirtualServer,
 )
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
-from proxygen.proxy.render.viewing import server_view
+from proxygen.proxy.render.virtual_servers import server_view
 from tests.proxy.plan.catalogs import catalog, instance, plan, routes, service
 
 POLICY = Policy(claims={"app.example.com": ("web",), "*.shop.example.com": ("shop-*",)})

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from proxygen.kit.templating import Block
+from proxygen.proxy.render.clients import our_headers
 from proxygen.proxy.render.inherited import added_headers, ignored_headers, limits, parameters
 from proxygen.proxy.render.surroundings import Surroundings
-from proxygen.proxy.render.viewing import our_headers
 from proxygen.proxy.render.views import DefaultLine, Template
 from tests import golden
 

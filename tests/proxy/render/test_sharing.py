@@ -11,10 +11,11 @@ from proxygen.catalog import Health, Instance
 from proxygen.kit.templating import Templates
 from proxygen.proxy.check.structure import StructureGate
 from proxygen.proxy.plan.types import Authorities
+from proxygen.proxy.render.locations import location_view
 from proxygen.proxy.render.renderer import Rendered, Renderer
 from proxygen.proxy.render.sharing import HOSTS_EACH, Kinds
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
-from proxygen.proxy.render.viewing import location_view, server_view
+from proxygen.proxy.render.virtual_servers import server_view
 from tests.proxy.plan.catalogs import instance, plan
 
 _ALONE = "http.d/20-servers.conf"

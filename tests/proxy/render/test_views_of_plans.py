@@ -12,10 +12,14 @@ import pytest
 from proxygen.catalog import Health
 from proxygen.kit.templating import Block, Expression, Regex, Variable
 from proxygen.proxy.plan.types import Authorities, Certificate, Plan, Policy, Service
-from proxygen.proxy.render import viewing
 from proxygen.proxy.render.access import denied_variable
+from proxygen.proxy.render.efforts import tries
+from proxygen.proxy.render.locations import location_view
+from proxygen.proxy.render.spots import ungated
+from proxygen.proxy.render.streams import stream_view
 from proxygen.proxy.render.surroundings import RequestDefaults, Snippets, Surroundings, TrafficLog
-from proxygen.proxy.render.viewing import location_view, server_view, service_view, stream_view, traffic_view, tries
+from proxygen.proxy.render.told import traffic_view
+from proxygen.proxy.render.upstreams import service_view
 from proxygen.proxy.render.views import (
     AccessLine,
     LimitView,
@@ -35,6 +39,7 @@ from proxygen.proxy.render.views import (
     VirtualServerView,
     Zone,
 )
+from proxygen.proxy.render.virtual_servers import server_view
 from proxygen.tags.shares import WHOLE, Share
 from tests.proxy.plan.catalogs import instance, plan, service
 
@@ -743,4 +748,4 @@ def test_a_service_is_without_a_gate_where_the_operator_asks_and_its_fragment_ca
     files: dict[str, str], said: str, names: set[str]
 ) -> None:
     around = Surroundings(operator_says=frozenset({said} - {""}))
-    assert viewing.ungated(Snippets(files=files), around) == names
+    assert ungated(Snippets(files=files), around) == names
