@@ -17,6 +17,7 @@ from proxygen.cli import proxygen
 from proxygen.proxy.nginx.tokens import read_directives
 from proxygen.registration.definition import read_definitions
 from proxygen.settings import Settings, knobs, load
+from proxygen.settings.retired import RETIRED
 from proxygen.tags import KEYS, lint_tags
 
 ROOT = Path(__file__).parents[1]
@@ -111,8 +112,11 @@ def _is_module(package: str, name: str) -> bool:
 
 @of_pages
 def test_settings_that_a_page_names_exist(page: Path) -> None:
-    """`slice.name` is a setting, or a module that is called like a slice, or in a package that is."""
+    """`slice.name` is a setting, or a module that is called like a slice, or in a package that is. Of a retired one only
+    who upgrades reads, and who asks why."""
     known = {knob.key for knob in knobs()}
+    if page.name == "CHANGELOG.md" or page.parent.name == "decisions":
+        known |= RETIRED.keys()
     for code in inline_code(page):
         match = re.match(r"([a-z]+)\.([a-z_]+)(?: = .*)?$", code)
         if match and match[1] in Settings.model_fields:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import proxygen
 from proxygen.kit.errors import SettingsError
 from proxygen.settings import CONSUL_VARIABLES, Knob, Settings, knobs, load
+from proxygen.settings.retired import RETIRED
 from proxygen.settings.slices import ConsulSettings
 from tests.settings_read import keys_read
 
@@ -350,9 +351,9 @@ def test_all_wrong_values_are_told_at_once() -> None:
 
 
 def test_a_key_in_the_file_may_have_hyphens(tmp_path: Path) -> None:
-    file = toml(tmp_path, "[reload]\nsettle-max = '3s'\nmax_draining-wait = 7\n")
+    file = toml(tmp_path, "[reload]\nretry-max = '3s'\nmax_draining-wait = 7\n")
     settings = load(environment={}, file=file)
-    assert (settings.reload.settle_max, settings.reload.max_draining_wait) == (3.0, 7.0)
+    assert (settings.reload.retry_max, settings.reload.max_draining_wait) == (3.0, 7.0)
 
 
 def test_a_table_cannot_come_from_the_environment() -> None:
@@ -375,7 +376,7 @@ _KNOBS = {knob.key: knob for knob in knobs()}
 @pytest.mark.parametrize(
     ("key", "flag", "variable", "default", "allowed"),
     [
-        ("reload.settle_max", "--reload-settle-max", "PROXYGEN_RELOAD_SETTLE_MAX", "2s", "more than 0, at most 1m"),
+        ("reload.settle", "--reload-settle", "PROXYGEN_RELOAD_SETTLE", "25ms", "at least 0, at most 10s"),
         ("proxy.retry_after", "--proxy-retry-after", "PROXYGEN_PROXY_RETRY_AFTER", "5s", "at least 1s"),
         ("consul.ssl", "--consul-ssl", "PROXYGEN_CONSUL_SSL", "false", "true, false"),
         (
@@ -478,3 +479,25 @@ def test_nothing_that_stands_beside_a_token_is_quoted(table: str, tmp_path: Path
 )
 def test_a_wrong_value_in_a_table_is_told_by_the_tables_name(document: str, key: str, tmp_path: Path) -> None:
     assert refusal(file=toml(tmp_path, document)).startswith(key)
+
+
+@pytest.mark.parametrize("key", sorted(RETIRED))
+def test_a_setting_that_is_a_constant_now_is_accepted_and_told_wherever_it_stands(key: str, tmp_path: Path) -> None:
+    """Whatever its value: it may have been one that was refused, and it may have been a secret."""
+    slice_name, _, name = key.partition(".")
+    file = toml(tmp_path, f"[{slice_name}]\n{name.replace('_', '-')} = 'some value'\n")
+    found = [
+        load({key: "some value"}, environment={}),
+        load(environment={f"PROXYGEN_{key.replace('.', '_')}".upper(): "some value"}),
+        load(environment={}, file=file),
+    ]
+    for settings in found:
+        assert settings.model_dump() == Settings().model_dump()
+        (remark,) = settings.remarks
+        assert remark.startswith(f"{key} from ")
+        assert "some value" not in remark
+
+
+def test_no_setting_is_retired_and_alive() -> None:
+    assert not set(RETIRED) & {knob.key for knob in knobs()}
+    assert load(environment={}).remarks == ()

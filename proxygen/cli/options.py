@@ -13,6 +13,10 @@ import click
 from proxygen.cli.lazy import SectionedOption
 from proxygen.kit import log
 from proxygen.settings import DEFAULT_FILE, Knob, Settings, knobs, load
+from proxygen.settings.knobs import flag_of
+from proxygen.settings.retired import RETIRED
+
+_LOG: Final = log.get_logger(__name__)
 
 R = TypeVar("R")
 
@@ -54,7 +58,7 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
         @functools.wraps(command)
         def with_settings(*arguments: Any, source: SettingsSource, **options: Any) -> R:
             settings = source.load()
-            log.configure(format=settings.log.format, level=settings.log.level, syslog=settings.log.syslog)
+            configure_log(settings)
             return command(*arguments, settings=settings, **options)
 
         return source_options(*names)(with_settings)
@@ -62,9 +66,17 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
     return decorate
 
 
+def configure_log(settings: Settings) -> None:
+    """Set the log up, and say there what was set and has no effect any more."""
+    log.configure(format=settings.log.format, level=settings.log.level, syslog=settings.log.syslog)
+    for remark in settings.remarks:
+        _LOG.warning("setting without effect", reason=remark)
+
+
 def source_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Like `settings_options`, for a command that reads its settings itself, more than once: it gets ``source``."""
     wanted = {*names, "log"} if names else {knob.slice for knob in knobs()} - _OF_OTHER_COMMANDS
+    retired = [key for key in RETIRED if key.partition(".")[0] in wanted]
     chosen = [knob for knob in knobs() if {knob.slice, knob.key} & wanted]
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
@@ -73,10 +85,13 @@ def source_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]
         @functools.wraps(command)
         def with_source(*arguments: Any, config: Path | None, **options: Any) -> R:
             flags = {knob.key: options.pop(_parameter(knob)) for knob in chosen if not knob.is_table}
+            flags |= {key: options.pop(_parameter_of(key)) for key in retired}
             given = {key: value for key, value in flags.items() if value is not None}
             return command(*arguments, source=SettingsSource(flags=given, config=config), **options)
 
         decorated: Callable[..., R] = with_source
+        for key in retired:
+            decorated = click.option(flag_of(key), _parameter_of(key), hidden=True)(decorated)
         for knob in reversed(chosen):
             if not knob.is_table:
                 decorated = _option(knob, own)(decorated)
@@ -86,7 +101,11 @@ def source_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]
 
 
 def _parameter(knob: Knob) -> str:
-    return f"{knob.slice}__{knob.name}"
+    return _parameter_of(knob.key)
+
+
+def _parameter_of(key: str) -> str:
+    return key.replace(".", "__")
 
 
 def _option(knob: Knob, own: set[str]) -> Callable[[Callable[..., R]], Callable[..., R]]:

@@ -17,7 +17,7 @@ import click
 from proxygen import __version__
 from proxygen.catalog import Catalog
 from proxygen.cli.lazy import Command
-from proxygen.cli.options import SettingsSource, source_options
+from proxygen.cli.options import SettingsSource, configure_log, source_options
 from proxygen.cli.supervised import SidecarCondition
 from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
@@ -167,7 +167,7 @@ class _Parts:
 @asynccontextmanager
 async def _assembled(settings: Settings, output: Output, events: EventLog) -> AsyncIterator[_Parts]:
     """Raise BadInput where the settings, or the files that they name, cannot be used here."""
-    configure(format=settings.log.format, level=settings.log.level, syslog=settings.log.syslog)
+    configure_log(settings)
     pipeline = await _opened(settings, output)
     catalogs: Latest[Catalog] = Latest()
     async with AsyncExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,8 +58,21 @@ class ConsulAccess:
     def of(cls, settings: ConsulSettings) -> ConsulAccess:
         """Take what counts here from all settings."""
         token, auth = (secret.get_secret_value() if secret else "" for secret in (settings.token, settings.auth))
-        others = {one.name: getattr(settings, one.name) for one in fields(cls) if one.name not in ("token", "auth")}
-        return cls(token=token, auth=auth, **others)
+        return cls(
+            address=settings.address,
+            token=token,
+            token_file=settings.token_file,
+            auth=auth,
+            ssl=settings.ssl,
+            ssl_verify=settings.ssl_verify,
+            ca_cert=settings.ca_cert,
+            ca_path=settings.ca_path,
+            client_cert=settings.client_cert,
+            client_key=settings.client_key,
+            tls_server_name=settings.tls_server_name,
+            namespace=settings.namespace,
+            partition=settings.partition,
+        )
 
     @classmethod
     def from_variables(cls, environment: Mapping[str, str]) -> ConsulAccess | None:

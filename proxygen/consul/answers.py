@@ -15,6 +15,9 @@ TRANSACTION: Final = "/v1/txn"
 BACKEND_HEADER: Final = "x-consul-query-backend"
 _KEYS: Final = "/v1/kv/"
 
+MAX_STALENESS: Final = 30.0
+"""Seconds. A server that has not heard from the leader for longer is cut off, and knows of no change; a busy one may be
+behind by a few."""
 _LONGEST_RETRY_AFTER: Final = 60.0
 """Nobody may send us away for longer."""
 _QUOTED: Final = 200
@@ -122,16 +125,16 @@ def refuse_failure(reply: Reply, *, method: str, path: str, address: str, hide: 
     raise CatalogUnavailable(f"Consul at {address} does not accept {method} {path}: {words}")
 
 
-def refuse_unled(reply: Reply, *, address: str, max_staleness: float) -> None:
+def refuse_unled(reply: Reply, *, address: str) -> None:
     """Raise for an answer of a server that has no leader or has not heard from it for too long."""
     if not reply.tells_contact:
         return
     if not reply.known_leader:
         raise ConsulUnreachable(f"Consul at {address} answered without a known leader; its answer is not believed")
-    if reply.last_contact > max_staleness:
+    if reply.last_contact > MAX_STALENESS:
         raise ConsulUnreachable(
             f"Consul at {address} answered from a server that last heard from the leader {reply.last_contact:.1f} s "
-            f"ago; its answer is not believed (consul.max_staleness is {max_staleness:g} s)"
+            f"ago; an answer from more than {MAX_STALENESS:g} s ago is not believed"
         )
 
 

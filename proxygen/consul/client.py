@@ -143,7 +143,7 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
         reply = await self._token.spend(lambda token: self._send(method, url, data, token, deadline))
         answers.refuse_failure(reply, method=method, path=path, address=str(self.address), hide=self._token.hide)
         if method == "GET":
-            answers.refuse_unled(reply, address=str(self.address), max_staleness=self._settings.max_staleness)
+            answers.refuse_unled(reply, address=str(self.address))
         return reply
 
     async def _send(self, method: str, url: URL, data: bytes, token: str, deadline: float) -> Reply:

@@ -37,6 +37,10 @@ from proxygen.settings import Settings
 
 _log = get_logger(__name__)
 
+_SETTLE_MAX: Final = 2.0
+"""Seconds for which a flood of changes can put an attempt off: a render at 10,000 services takes about as long."""
+_RETRY_MIN: Final = 0.5
+"""Seconds before an attempt that failed is made again at first; doubles up to ``reload.retry_max``."""
 PATIENCE: Final = 5.0
 """Seconds that a start waits for Consul before it goes on with the catalog on disk."""
 
@@ -159,7 +163,7 @@ class Reconciler:
         reload = self._settings.reload
         governor = Pace(burst=reload.burst, rate=1 / reload.interval if reload.interval else math.inf)
         while True:
-            catalog = await self._catalogs.settled(reload.settle, reload.settle_max)
+            catalog = await self._catalogs.settled(reload.settle, _SETTLE_MAX)
             if self._changed_at is None:
                 self._changed_at = self._catalogs.taken_since
             self.begun += 1
@@ -268,7 +272,7 @@ class Reconciler:
         self._failures = self._failures + 1 if failed else 0
         if failed:
             reload = self._settings.reload
-            pause = min(reload.retry_max, reload.retry_min * 2 ** min(self._failures - 1, 16))
+            pause = min(reload.retry_max, _RETRY_MIN * 2 ** min(self._failures - 1, 16))
             self._retry = asyncio.get_running_loop().call_later(pause, self._again)
 
     # --- what the operator asks for

@@ -17,6 +17,16 @@ ENVIRONMENT_PREFIX: Final = "PROXYGEN_"
 _SECONDS: Final = get_args(Seconds)[1]
 
 
+def flag_of(key: str) -> str:
+    """As on the command line: ``consul.tls_server_name`` is ``--consul-tls-server-name``."""
+    return f"--{key}".replace(".", "-").replace("_", "-")
+
+
+def variable_of(key: str) -> str:
+    """As in the environment: ``consul.address`` is ``PROXYGEN_CONSUL_ADDRESS``."""
+    return f"{ENVIRONMENT_PREFIX}{key.replace('.', '_')}".upper()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
     """One setting under all its names."""
@@ -28,12 +38,12 @@ class Knob:
     @property
     def flag(self) -> str:
         """As on the command line: ``--consul-address``."""
-        return f"--{self.slice}-{self.name}".replace("_", "-")
+        return flag_of(self.key)
 
     @property
     def variable(self) -> str:
         """As in the environment: ``PROXYGEN_CONSUL_ADDRESS``."""
-        return f"{ENVIRONMENT_PREFIX}{self.slice}_{self.name}".upper()
+        return variable_of(self.key)
 
     @property
     def key(self) -> str:

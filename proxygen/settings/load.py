@@ -11,7 +11,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from proxygen.kit.errors import SettingsError
-from proxygen.settings.knobs import knobs
+from proxygen.settings.knobs import knobs, variable_of
+from proxygen.settings.retired import RETIRED, remark
 from proxygen.settings.slices import Settings
 
 DEFAULT_FILE: Final = "proxygen.toml"
@@ -48,13 +49,17 @@ def load(
     environment = os.environ if environment is None else environment
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
+    remarks: dict[str, str] = {}
     for origin, layer in (*_file_layer(file), *_environment_layers(environment), *_flag_layer(flags or {})):
         for key, value in layer.items():
+            if key in RETIRED:
+                remarks[key] = remark(key, origin)
+                continue
             slice_name, _, name = key.partition(".")
             values.setdefault(slice_name, {})[name] = value
             origins[key] = origin
     try:
-        settings = Settings.model_validate(values)
+        settings = Settings.model_validate(values).with_remarks(remarks.values())
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(dict(detail), origins) for detail in error.errors())) from error
     _require_room_for_a_poll(settings)
@@ -99,7 +104,8 @@ def _document(path: Path) -> dict[str, Any]:
 def _table_layer(path: Path, slice_name: str, table: Mapping[str, Any]) -> dict[str, Any]:
     names = [knob.name for knob in knobs() if knob.slice == slice_name]
     for name, value in table.items():
-        if name.replace("-", "_") not in names:
+        key = name.replace("-", "_")
+        if key not in names and f"{slice_name}.{key}" not in RETIRED:
             # A misspelt name may hold a token.
             shown = "(hidden)" if slice_name in ("consul", "admin") else repr(value)
             allowed = ", ".join(names)
@@ -115,6 +121,7 @@ def _environment_layers(environment: Mapping[str, str]) -> list[_Layer]:
     present = {variable: value for variable, value in environment.items() if value}
     consul = {f"consul.{name}": present[variable] for variable, name in CONSUL_VARIABLES.items() if variable in present}
     own = {knob.key: present[knob.variable] for knob in knobs() if knob.variable in present and not knob.is_table}
+    own |= {key: present[variable] for key in RETIRED if (variable := variable_of(key)) in present}
     return [("Consul's variables", consul), ("the environment", own)]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 
 from proxygen.settings.values import (
     AdminListen,
@@ -74,11 +74,6 @@ class ConsulSettings(Slice):
     )
     stale: bool = Field(
         default=True, description="let any server answer; an answer without a known leader is never believed"
-    )
-    max_staleness: Seconds = Field(
-        default=30.0,
-        gt=0,
-        description="an answer from a server that lost contact with the leader for longer is not believed",
     )
     max_connections: int = Field(
         default=64,
@@ -390,12 +385,6 @@ class ReloadSettings(Slice):
     """When to apply, and how long to wait for the proof."""
 
     settle: Seconds = Field(default=0.025, ge=0, le=10, description="how long a change waits for company")
-    settle_max: Seconds = Field(
-        default=2.0,
-        gt=0,
-        le=60,
-        description="longest time that a flood of changes can put an apply off",
-    )
     gap: Seconds = Field(default=0.25, ge=0, description="smallest time between two reloads")
     jitter: float = Field(
         default=0.1,
@@ -431,11 +420,6 @@ class ReloadSettings(Slice):
     )
     max_draining_wait: Seconds = Field(
         default=30.0, ge=0, description="longest time that a reload waits for draining workers"
-    )
-    retry_min: Seconds = Field(
-        default=0.5,
-        gt=0,
-        description="first pause before an apply that failed is tried again; doubles each time",
     )
     retry_max: Seconds = Field(
         default=30.0, gt=0, description="longest pause before an apply that failed is tried again"
@@ -664,7 +648,6 @@ class NetworkSettings(Slice):
         ge=0,
         description="how long such a loss must last, with a Consul that answers, until it is believed; 0 holds nothing",
     )
-    frr_vtysh: str = Field(default="vtysh", description="FRR's vtysh, by name or path")
     frr_reload: Path = Field(
         default=Path("/usr/lib/frr/frr-reload.py"), description="FRR's frr-reload.py (Debian: frr-pythontools)"
     )
@@ -702,3 +685,15 @@ class Settings(Slice):
     registrator: RegistratorSettings = RegistratorSettings()
     network: NetworkSettings = NetworkSettings()
     log: LogSettings = LogSettings()
+
+    _remarks: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was set and has no effect any more, one line each."""
+        return self._remarks
+
+    def with_remarks(self, remarks: Iterable[str]) -> Settings:
+        """The same, with these remarks about where it was read from."""
+        self._remarks = tuple(remarks)
+        return self

@@ -90,9 +90,9 @@ def test_only_a_streamed_answer_is_not_judged_by_its_leader(
     assert reply.tells_contact is is_judged
     if is_judged:
         with pytest.raises(ConsulUnreachable, match="known leader"):
-            refuse_unled(reply, address="", max_staleness=1)
+            refuse_unled(reply, address="")
     else:
-        refuse_unled(reply, address="", max_staleness=1)
+        refuse_unled(reply, address="")
 
 
 # --- streamed answers -------------------------------------------------------------------------------------------------

@@ -68,7 +68,6 @@ def make_backend(
 def frr_place(settings: NetworkSettings) -> FrrPlace:
     """Where FRR is on this host, and where ours of it is kept, below the agent's state."""
     return FrrPlace(
-        vtysh=settings.frr_vtysh,
         reload=settings.frr_reload,
         sockets=settings.frr_sockets,
         directory=settings.frr_directory,

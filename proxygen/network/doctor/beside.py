@@ -19,6 +19,7 @@ from proxygen.network.doctor.finding import Skipped, Unknown
 from proxygen.network.doctor.iptables import IPTABLES, read_iptables
 from proxygen.network.doctor.nft import read_nft
 from proxygen.network.doctor.packets import Chain, Ruleset
+from proxygen.network.frr.daemons import VTYSH
 from proxygen.settings import NetworkSettings
 
 _PATIENCE: Final = 20.0
@@ -162,7 +163,7 @@ async def read_manager() -> ManagerFacts | Unknown:
 
 async def read_frr(settings: NetworkSettings) -> FrrFacts:
     """Ask each daemon through vtysh. Raise ProgramUnavailable where there is none."""
-    vtysh = (settings.frr_vtysh, "--vty_socket", str(settings.frr_sockets))
+    vtysh = (VTYSH, "--vty_socket", str(settings.frr_sockets))
     answering = set()
     for daemon in _DAEMONS:
         asked = await run((*vtysh, "-d", daemon, "-c", "show version"), timeout=_PATIENCE)

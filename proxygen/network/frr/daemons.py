@@ -15,6 +15,8 @@ from proxygen.kit.errors import NetworkError, ProgramUnavailable
 from proxygen.kit.programs import Completed, run
 from proxygen.network.frr.version import FrrVersion
 
+VTYSH: Final = "vtysh"
+"""On PATH, as every package of FRR installs it."""
 _ASKING: Final = 15.0
 _RELOADING: Final = 120.0
 """A thousand neighbours are added in a few seconds; a busy host has time, a daemon that hangs is found out."""
@@ -31,7 +33,7 @@ _NOT_INTEGRATED: Final = "no service integrated-vtysh-config"
 class FrrPlace:
     """Where an FRR is. Several may run on one host, each in a namespace."""
 
-    vtysh: str = "vtysh"
+    vtysh: str = VTYSH
     """By name or path."""
     reload: Path = Path("/usr/lib/frr/frr-reload.py")
     sockets: Path = Path("/var/run/frr")
