@@ -112,8 +112,10 @@ def _is_module(package: str, name: str) -> bool:
 
 @of_pages
 def test_settings_that_a_page_names_exist(page: Path) -> None:
-    """`slice.name` is a setting, or a module that is called like a slice, or in a package that is. Of a retired one only
-    who upgrades reads, and who asks why."""
+    """`slice.name` is a setting, or a module that is called like a slice, or in a package that is.
+
+    What is retired stands only where people upgrade, or ask why.
+    """
     known = {knob.key for knob in knobs()}
     if page.name == "CHANGELOG.md" or page.parent.name == "decisions":
         known |= RETIRED.keys()
