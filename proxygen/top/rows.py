@@ -12,6 +12,7 @@ from proxygen.proxy.admin.report import GenerationReport, State, StatusReport
 from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
 from proxygen.proxy.admin.summary import facts, listings, named, share_text
 from proxygen.proxy.admin.traffic_report import HistoryReport, TrafficReport
+from proxygen.proxy.plan.types import ServiceState
 from proxygen.proxy.record.events import Event
 from proxygen.tags.shares import STABLE, WHOLE, Share, format_share
 
@@ -71,7 +72,7 @@ def arrange(services: Iterable[ServiceSummary], *, query: str, order: Order) -> 
         if all(word in " ".join((service.name, *service.routes)).casefold() for word in words_of_query)
     ]
     keys = {
-        Order.TROUBLE: lambda service: (service.state == "served", -_error_ratio(service), service.name),
+        Order.TROUBLE: lambda service: (service.state == ServiceState.SERVED, -_error_ratio(service), service.name),
         Order.NAME: lambda service: (service.name,),
         Order.REQUESTS: lambda service: (-_requests(service), service.name),
         Order.ERRORS: lambda service: (-_error_ratio(service), service.name),
