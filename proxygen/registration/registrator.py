@@ -22,7 +22,7 @@ from proxygen.registration.containers import Container
 from proxygen.registration.described import OWNER, ContainerDefaults, describe
 from proxygen.registration.docker import ContainerEvent, Engine
 from proxygen.registration.metrics import ContainerCounts
-from proxygen.registration.seat import Seat, Wish
+from proxygen.registration.seat import Seats, Wish
 from proxygen.registration.service import CompleteRegistration
 
 _LOG = get_logger(__name__)
@@ -69,8 +69,7 @@ class Registrator:
         self._resync = resync
         self._engine: Engine | None = None
         self._known: dict[str, _Known] = {}
-        self._seats: dict[str, Seat] = {}
-        self._seat_tasks: dict[str, asyncio.Task[None]] = {}
+        self._seats = Seats(agent)
         self._skipped: dict[str, str] = {}
         self._trouble = ""
         self._agent_trouble = ""
@@ -85,7 +84,7 @@ class Registrator:
     def figures(self) -> ContainerCounts:
         """Return what is so now; any thread may call it."""
         known = [(container_id, bool(one.services)) for container_id, one in tuple(self._known.items())]
-        wishes = [wish for seat in tuple(self._seats.values()) if (wish := seat.wish) is not None]
+        wishes = self._seats.wishes
         skipped = set(self._skipped)
         withdrawn = sum(wish.withdrawn for wish in wishes)
         return ContainerCounts(
@@ -102,7 +101,7 @@ class Registrator:
     async def run(self) -> NoReturn:
         """Keep up with the engine until cancelled; an engine that is away is tried again."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
+            start_eternal(group, self._seats.run(), name="seats of containers")
             while True:
                 await retrying(EngineUnavailable, longest=_LONGEST_PAUSE)(self._attend)
         raise AssertionError("it is only ever cancelled")
@@ -188,7 +187,7 @@ class Registrator:
             self._vacate(service for service in before.services if service.id not in kept)
         withdrawn = container.paused or time.monotonic() < known.stopping_until
         for service in known.services:
-            seat = self._seat(service.id)
+            seat = self._seats.of(service.id)
             seat.put(Wish(service=service, withdrawn=withdrawn))
             if before is not None and before.container.health is not container.health:
                 seat.hurry()
@@ -235,20 +234,12 @@ class Registrator:
 
         return health
 
-    def _seat(self, service_id: str) -> Seat:
-        if service_id not in self._seats:
-            seat = self._seats[service_id] = Seat(self._agent)
-            self._seat_tasks[service_id] = start_eternal(self._group, seat.run(), name=f"seat of {service_id}")
-        return self._seats[service_id]
-
     def _vacate(self, services: Iterable[CompleteRegistration]) -> None:
         for service in services:
-            self._seat(service.id).put(None)
+            self._seats.of(service.id).put(None)
 
     def _forget_what_is_gone(self, running: Iterable[str]) -> None:
-        for service_id in [id for id, seat in self._seats.items() if seat.idle_for() > _FORGET]:
-            self._seat_tasks.pop(service_id).cancel()
-            del self._seats[service_id]
+        self._seats.forget_idle(_FORGET)
         for container_id in self._skipped.keys() - set(running):
             del self._skipped[container_id]
 
@@ -257,7 +248,8 @@ class Registrator:
         wanted = {service.id for known in self._known.values() for service in known.services}
         try:
             for service_id, service in (await self._agent.services()).items():
-                if (service.get("Meta") or {}).get(OWNER) == self._policy.owner and self._is_orphan(service_id, wanted):
+                is_orphan = service_id not in wanted and not self._seats.is_taken(service_id)
+                if is_orphan and (service.get("Meta") or {}).get(OWNER) == self._policy.owner:
                     await self._agent.deregister(service_id)
                     _LOG.info("orphan deregistered", service=service.get("Service"), id=service_id)
         except CatalogUnavailable as error:
@@ -266,10 +258,6 @@ class Registrator:
             self._agent_trouble = str(error)
         else:
             self._agent_trouble = ""
-
-    def _is_orphan(self, service_id: str, wanted: set[str]) -> bool:
-        seat = self._seats.get(service_id)
-        return service_id not in wanted and (seat is None or seat.idle_for() > 0)
 
 
 async def _listen(engine: Engine, hints: asyncio.Queue[ContainerEvent]) -> None:

@@ -1,4 +1,4 @@
-"""One service id on the agent: who is to stand there, and the lease that puts it there."""
+"""One service id on the agent: who is to be there, and the lease that puts it there; and all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from proxygen.kit.aio import Latest, Pace
+from proxygen.kit.aio import Latest, Pace, start_eternal
 from proxygen.registration.agent import Agent
 from proxygen.registration.lease import Lease
 from proxygen.registration.service import CompleteRegistration
@@ -105,3 +105,46 @@ class Seat:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
             self._keeper = None
+
+
+class Seats:
+    """The seats of one agent, by service id. Wishes wait until `run`, which is the life of them all."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._seats: dict[str, Seat] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def wishes(self) -> tuple[Wish, ...]:
+        """Those of now; any thread may ask."""
+        return tuple(wish for seat in tuple(self._seats.values()) if (wish := seat.wish) is not None)
+
+    def of(self, service_id: str) -> Seat:
+        if service_id not in self._seats:
+            self._seats[service_id] = Seat(self._agent)
+            self._changed.set()
+        return self._seats[service_id]
+
+    def is_taken(self, service_id: str) -> bool:
+        """Whether anybody is to be there, or is there yet."""
+        seat = self._seats.get(service_id)
+        return seat is not None and not seat.idle_for()
+
+    def forget_idle(self, longest: float) -> None:
+        """Drop those that were idle for more seconds than this, and with them how often they were taken."""
+        self._seats = {id: seat for id, seat in self._seats.items() if seat.idle_for() <= longest}
+        self._changed.set()
+
+    async def run(self) -> NoReturn:
+        lives: dict[Seat, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                for service_id, seat in self._seats.items():
+                    if seat not in lives:
+                        lives[seat] = start_eternal(group, seat.run(), name=f"seat of {service_id}")
+                for forgotten in lives.keys() - self._seats.values():
+                    lives.pop(forgotten).cancel()
+                await self._changed.wait()
+        raise AssertionError("it is only ever cancelled")

@@ -10,10 +10,11 @@ from proxygen.kit.errors import printable
 from proxygen.proxy.admin.page import words
 from proxygen.proxy.admin.report import GenerationReport, State, StatusReport
 from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
-from proxygen.proxy.admin.standing import beside
+from proxygen.proxy.admin.summary import facts, listings, named, share_text
 from proxygen.proxy.admin.traffic_report import HistoryReport, TrafficReport
+from proxygen.proxy.plan.types import ServiceState
 from proxygen.proxy.record.events import Event
-from proxygen.tags.shares import STABLE
+from proxygen.tags.shares import STABLE, WHOLE, Share, format_share
 
 COLUMNS = ("SERVICE", "STATE", "INSTANCES", "REQUESTS", "ERRORS", "P95", "SHARES", "ROUTES")
 INSTANCE_COLUMNS = ("VARIANT", "STATE", "HEALTH", "ADDRESS", "WEIGHT", "NODE", "ID")
@@ -49,39 +50,15 @@ class Headline:
 
 def headline(status: StatusReport) -> Headline:
     titles = {State.READY: "healthy", State.DEGRADED: "degraded", State.STARTING: "starting"}
+    _, *known = facts(status)
+    problems = (f"{fact.label}: {fact.text}" for fact in known if fact.problem)
+    listed = (line for listing in listings(status) for line in listing.lines)
     return Headline(
         healthy=status.state is State.READY,
         title=titles[status.state],
-        lines=tuple(_facts(status)),
-        problems=tuple(printable(problem) for problem in _problems(status)),
+        lines=tuple(printable(f"{fact.label} {fact.text}") for fact in known if not fact.problem),
+        problems=tuple(printable(problem) for problem in (*problems, *listed)),
     )
-
-
-def _facts(status: StatusReport) -> Iterator[str]:
-    live = status.live
-    yield f"generation {live.number} since {live.since[:19]}Z" if live is not None else "no generation is live"
-    if status.last_apply is not None:
-        apply = status.last_apply
-        took = words.milliseconds(sum(apply.durations.values())) if apply.durations else ""
-        yield printable(" ".join(filter(None, ("last apply", apply.outcome, took, apply.cause))))
-    freshness = status.consul.freshness
-    read = "never read" if freshness is None else f"read {freshness:.0f} s ago"
-    yield printable(f"Consul {status.consul.address} {read}")
-    nginx = status.nginx
-    seen = f"{nginx.accepting} workers, {nginx.draining} draining" if nginx.master is not None else "not seen"
-    yield f"nginx {nginx.version or '?'}: {seen}"
-
-
-def _problems(status: StatusReport) -> Iterator[str]:
-    if notice := beside(status):
-        yield notice
-    yield from status.reasons
-    for quarantine in status.quarantined:
-        yield f"quarantined: {quarantine.service}: {quarantine.place}: {quarantine.reason}"
-    for conflict in status.conflicts:
-        yield f"conflict: {conflict.route}: {conflict.holder or 'nobody'} has it, {conflict.loser} was refused"
-    yield from (f"{condition.topic}: {condition.text}" for condition in status.conditions)
-    yield from status.warnings
 
 
 # --- services
@@ -96,7 +73,7 @@ def arrange(services: Iterable[ServiceSummary], *, query: str, order: Order) -> 
         if all(word in " ".join((service.name, *service.routes)).casefold() for word in words_of_query)
     ]
     keys = {
-        Order.TROUBLE: lambda service: (service.state == "served", -_error_ratio(service), service.name),
+        Order.TROUBLE: lambda service: (service.state == ServiceState.SERVED, -_error_ratio(service), service.name),
         Order.NAME: lambda service: (service.name,),
         Order.REQUESTS: lambda service: (-_requests(service), service.name),
         Order.ERRORS: lambda service: (-_error_ratio(service), service.name),
@@ -110,7 +87,7 @@ def service_cells(service: ServiceSummary) -> tuple[str, ...]:
     requests, errors = _requests(service), sum(report.errors for report in _reports(service))
     slowest = max((report.p95 for report in _reports(service) if report.p95 is not None), default=None)
     cells = (
-        service.name,
+        named(service),
         service.state,
         f"{sum(each.serving for each in service.variants)}/{sum(each.registered for each in service.variants)}",
         words.per_second(requests / seconds) if seconds else words.NOTHING,
@@ -123,13 +100,12 @@ def service_cells(service: ServiceSummary) -> tuple[str, ...]:
 
 
 def _share(variant: VariantSummary | VariantReport) -> str:
-    """What it gets, what is asked for where that is another, and what was measured."""
-    if variant.name == STABLE and variant.asked == variant.effective == 10_000:
+    """What it gets, what waits or is asked for where that is another, and what was measured."""
+    if variant.name == STABLE and variant.waiting is None and variant.asked == variant.effective == WHOLE:
         return STABLE
-    asked = f" asked {words.percent(variant.asked)}" if variant.effective != variant.asked else ""
     measured = variant.traffic.share if variant.traffic is not None else None
-    seen = f" (measured {words.percent(measured)})" if measured is not None else ""
-    return f"{variant.name} {words.percent(variant.effective)}{asked}{seen}"
+    seen = f" (measured {format_share(Share(measured))})" if measured is not None else ""
+    return f"{variant.name} {share_text(variant)}{seen}"
 
 
 def _reports(service: ServiceSummary) -> tuple[TrafficReport, ...]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from proxygen.proxy.admin.report import ConsulReport, HoldReport, KeptInstanceReport, State, StatusReport
+from proxygen.proxy.admin.report import (
+    ApplyReport,
+    ConditionReport,
+    ConsulReport,
+    HoldReport,
+    KeptInstanceReport,
+    State,
+    StatusReport,
+)
 from proxygen.proxy.admin.server import serving
+from proxygen.proxy.admin.service_report import ConflictReport
 from proxygen.settings import AdminSettings
 from tests.cli.conftest import Proxygen
 from tests.proxy.admin.sidecar import STATUS, RememberingSidecar
@@ -79,6 +89,41 @@ def test_status_that_is_not_ready_is_code_1_and_says_why(
     for fact in (state, "Consul has not answered", "none is live", "never answered; connection refused", "vanished"):
         assert fact in ended.out
     assert ["shop", "n1", "shop-7", "192.0.2.7:80"] in [line.split() for line in ended.out.splitlines()]
+
+
+def test_status_and_top_say_the_same_of_the_same_sidecar(
+    proxygen: Proxygen, sidecar: RememberingSidecar, short_directory: Path
+) -> None:
+    kept = KeptInstanceReport(service="shop", node="n1", id="shop-7", address="192.0.2.7:80")
+    sidecar.report = replace(
+        STATUS,
+        state=State.DEGRADED,
+        reasons=("the last apply was rejected: no",),
+        last_apply=ApplyReport(outcome="rejected", reason="no", cause="web changed", durations={"check": 0.5}),
+        consul=ConsulReport(address="c:1", freshness=2.5, problem="connection refused"),
+        conflicts=(ConflictReport(route="app.example.com/", holder="web", loser="shop"),),
+        hold=HoldReport(reason="all services vanished", since="2026-01-01", instances=(kept,)),
+        conditions=(ConditionReport(topic="settings", text="the newest settings are refused"),),
+        warnings=("nginx is old",),
+    )
+    status, top = (
+        proxygen(*command, "--output", str(short_directory)).out for command in (("status",), ("top", "--once"))
+    )
+    facts = [re.split(r": +", line, maxsplit=1)[1] for line in _paragraph(status)[1:]]
+    assert [fact for fact in facts if fact not in top] == []
+    for cells in (
+        (r"evil\nname", "proxygen.route=;", "no host"),
+        ("app.example.com/", "web", "shop"),
+        ("shop", "n1", "shop-7", "192.0.2.7:80"),
+    ):
+        for said in (status, top):
+            assert any(all(cell in line for cell in cells) for line in said.splitlines()), (cells, said)
+    assert "web changed" in status
+    assert all(share in said for share in ("0% (asked 10%)", "100% (asked 90%)") for said in (status, top))
+
+
+def _paragraph(text: str) -> list[str]:
+    return text.partition("\n\n")[0].splitlines()
 
 
 @pytest.mark.parametrize("command", ["status", "rollback", "release-hold"])

@@ -10,7 +10,7 @@ import pytest
 
 from proxygen.registration import TtlCheck
 from proxygen.registration.agent import Agent
-from proxygen.registration.seat import Seat, Wish
+from proxygen.registration.seat import Seat, Seats, Wish
 from proxygen.registration.service import Announcement, CompleteRegistration, HeldByAgent
 from tests.model.clock import simulated_time
 
@@ -142,3 +142,38 @@ def test_its_end_leaves_all_as_it_is(hall: Hall) -> None:
     hall.loop.run_until_complete(asyncio.sleep(60))
     assert hall.agent.told == []
     assert hall.agent.body is not None
+
+
+def test_wishes_wait_until_the_seats_run() -> None:
+    with simulated_time() as loop:
+        agent = CountingAgent()
+        seats = Seats(cast("Agent", agent))
+        seats.of("web-1").put(wish())
+        loop.run_until_complete(asyncio.sleep(1))
+        assert agent.told == []
+        running = loop.create_task(seats.run())
+        loop.run_until_complete(asyncio.sleep(1))
+        assert (agent.told, seats.is_taken("web-1")) == (["register 80"], True)
+        running.cancel()
+        loop.run_until_complete(asyncio.wait({running}))
+        assert agent.told == ["register 80"]
+
+
+def test_an_idle_seat_is_forgotten_and_its_place_taken_anew() -> None:
+    with simulated_time() as loop:
+        agent = CountingAgent()
+        seats = Seats(cast("Agent", agent))
+        running = loop.create_task(seats.run())
+        first = seats.of("web-1")
+        loop.run_until_complete(asyncio.sleep(10))
+        seats.forget_idle(20)
+        assert seats.of("web-1") is first
+        seats.forget_idle(5)
+        # In the same turn: the one that was forgotten must not answer for the one that came.
+        seats.of("web-1").put(wish())
+        assert seats.of("web-1") is not first
+        loop.run_until_complete(asyncio.sleep(1))
+        assert agent.told == ["register 80"]
+        assert [task.get_name() for task in asyncio.all_tasks(loop)].count("seat of web-1") == 1
+        running.cancel()
+        loop.run_until_complete(asyncio.wait({running}))

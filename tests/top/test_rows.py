@@ -47,7 +47,7 @@ def service(name: str, requests: float = 0, errors: float = 0, state: str = "ser
 def test_a_service_is_told_in_one_row() -> None:
     cells = dict(zip(COLUMNS, service_cells(service("web", 100, 5)), strict=True))
     assert (cells["INSTANCES"], cells["REQUESTS"], cells["ERRORS"], cells["P95"]) == ("1/2", "10/s", "5.0 %", "200 ms")
-    assert cells["SHARES"] == "canary 0 % asked 10 % (measured 9 %)"
+    assert cells["SHARES"] == "canary 0% (asked 10%) (measured 9%)"
 
 
 def test_without_traffic_nothing_is_claimed() -> None:
@@ -85,7 +85,7 @@ def test_every_order_comes_round() -> None:
 def test_problems_are_named_and_no_name_breaks_a_line() -> None:
     head = headline(replace(STATUS, state=State.DEGRADED, reasons=("Consul's data is 90s old",)))
     assert (head.healthy, head.title) == (False, "degraded")
-    assert head.problems[0] == "Consul's data is 90s old"
+    assert head.problems[0] == "because: Consul's data is 90s old"
     assert r"evil\nname" in head.problems[1]
     assert all(line.isprintable() for line in (*head.lines, *head.problems))
 
@@ -102,7 +102,7 @@ def test_a_variant_tells_its_last_minutes() -> None:
     )
     detail = ServiceDetail(name="web", state="served", variants=(variant,))
     first, second = variant_lines(detail)
-    assert first == "canary 10 % (measured 9.5 %): 10/s, 5.0 % errors, p50 10 ms, p95 200 ms, p99 1.5 s"
+    assert first == "canary 10% (measured 9.5%): 10/s, 5.0 % errors, p50 10 ms, p95 200 ms, p99 1.5 s"
     assert second == "  requests  █  errors     last 10 s"
     (row,) = instance_cells(detail)
     assert dict(zip(INSTANCE_COLUMNS, row, strict=True))["ADDRESS"] == "10.0.0.9:80"

@@ -17,9 +17,10 @@ from proxygen.kit.metrics import Family
 from proxygen.proxy.admin import families
 from proxygen.proxy.admin.contract import Sidecar
 from proxygen.proxy.admin.report import ConsulReport, HoldReport, NginxReport, StatusReport
-from proxygen.proxy.admin.service_report import InstanceState, ServiceSummary
+from proxygen.proxy.admin.service_report import WAITING, InstanceState, ServiceSummary
 from proxygen.proxy.admin.traffic_report import ListenerReport
 from proxygen.proxy.apply.outcome import FAILED
+from proxygen.proxy.plan.types import ServiceState
 from proxygen.proxy.record.events import Kind
 from proxygen.proxy.traffic.tally import BOUNDS, Figures, Name
 
@@ -28,7 +29,7 @@ _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
-_SERVICE_STATES: Final = ("served", "nobody", "quarantined", "waiting")
+_SERVICE_STATES: Final = (*(state.value for state in ServiceState), WAITING)
 _TOLD: Final = tuple(kind for kind in Kind if kind is not Kind.MISSED)
 _ALL: Final = 10_000
 """Basis points of a whole."""
@@ -122,7 +123,7 @@ def _services(services: tuple[ServiceSummary, ...]) -> Iterator[Metric]:
     shared = {key: variant for key, variant in variants.items() if key[0] in split}
     yield _gauges(families.SERVICE_SHARE, {key: variant.effective / _ALL for key, variant in shared.items()})
     yield _gauges(families.SERVICE_SHARE_ASKED, {key: variant.asked / _ALL for key, variant in shared.items()})
-    quarantined = {(service.name,): 1 for service in services if service.state == "quarantined"}
+    quarantined = {(service.name,): 1 for service in services if service.state == ServiceState.QUARANTINED}
     yield _gauges(families.SERVICE_QUARANTINED, quarantined)
     unusable = {(service.name,): service.unusable for service in services if service.unusable}
     yield _gauges(families.SERVICE_UNUSABLE, unusable)

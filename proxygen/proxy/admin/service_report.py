@@ -8,8 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from proxygen.proxy.admin.traffic_report import HistoryReport, TrafficReport
+
+WAITING: Final = "waiting"
+"""The state of a service that nginx does not serve yet; while it serves it, its state is one of the plan's
+`ServiceState`."""
 
 
 class Change(StrEnum):
@@ -100,7 +105,7 @@ class ServiceReport:
 
     name: str
     state: str = ""
-    """served, nobody (its routes answer 503), quarantined, or waiting (not in nginx yet)."""
+    """A `ServiceState` of the plan: served, nobody (its routes answer 503), quarantined; or `WAITING`."""
     routes: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     """Of its routes those that another service has, or the operator's policy refuses it."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from proxygen.proxy.admin.service_report import (
+    WAITING,
     Change,
     InstanceReport,
     InstanceState,
@@ -19,9 +20,6 @@ from proxygen.proxy.admin.service_report import (
     VariantReport,
     VariantSummary,
 )
-
-WAITING: Final = "waiting"
-"""The state of a service that nginx does not serve yet."""
 
 _Reported = TypeVar("_Reported", ServiceReport, ServiceSummary, ServiceDetail)
 _Key = tuple[str, str, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -24,6 +24,7 @@ from proxygen.proxy.admin.report import ConsulReport, NginxReport, State, Status
 from proxygen.proxy.admin.service_report import Change, InstanceState, ServiceSummary, VariantSummary
 from proxygen.proxy.admin.standing import beside
 from proxygen.proxy.admin.traffic_report import ListenerReport
+from proxygen.proxy.plan.types import ServiceState
 
 MOST_ROWS: Final = 1500
 """More are found by the search: a page of ten thousand rows is nothing that anybody reads."""
@@ -32,7 +33,7 @@ _ROUTES: Final = 2
 _NAMES: Final = 50
 """Routes by which the browser finds a row at once; the server looks at all."""
 
-_LEVELS: Final = {"quarantined": Level.BAD, "nobody": Level.BAD}
+_LEVELS: Final[Mapping[str, Level]] = {ServiceState.QUARANTINED: Level.BAD, ServiceState.NOBODY: Level.BAD}
 _ORDER: Final = [Level.BAD, Level.WARN, Level.GOOD]
 
 

@@ -12,6 +12,7 @@ from proxygen.proxy.admin.page.views import Level, PageLink, service_link
 from proxygen.proxy.admin.report import ConditionReport, ConsulReport, HoldReport, StatusReport
 from proxygen.proxy.admin.service_report import ConflictReport, QuarantineReport, ServiceSummary
 from proxygen.proxy.apply.outcome import FAILED
+from proxygen.proxy.plan.types import ServiceState
 
 MOST: Final = 40
 """Of each kind: one cause often has hundreds of victims, and the list below tells of each."""
@@ -38,7 +39,7 @@ class Problem:
 
 
 def problems(status: StatusReport, services: Iterable[ServiceSummary], now: datetime) -> tuple[Problem, ...]:
-    nobody = [service for service in services if service.state == "nobody"]
+    nobody = [service for service in services if service.state == ServiceState.NOBODY]
     found = [
         *_consul(status.consul),
         *_apply(status),

@@ -27,6 +27,7 @@ from proxygen.proxy.admin.page.views import (
 from proxygen.proxy.admin.page.way import Way, way
 from proxygen.proxy.admin.service_report import Change, InstanceReport, InstanceState, ServiceDetail, VariantReport
 from proxygen.proxy.admin.traffic_report import HistoryReport
+from proxygen.proxy.plan.types import ServiceState
 from proxygen.proxy.record.events import Event
 from proxygen.tags.shares import WHOLE
 
@@ -42,7 +43,11 @@ _LEVELS: Final = {
     InstanceState.QUARANTINED: Level.BAD,
     InstanceState.WAITING: Level.WARN,
 }
-_STATES: Final = {"served": Level.GOOD, "nobody": Level.BAD, "quarantined": Level.BAD}
+_STATES: Final[Mapping[str, Level]] = {
+    ServiceState.SERVED: Level.GOOD,
+    ServiceState.NOBODY: Level.BAD,
+    ServiceState.QUARANTINED: Level.BAD,
+}
 _WAITING: Final = {
     Change.ADDED: "nginx does not serve it yet; the plan that adds it is not live.",
     Change.CHANGED: "nginx serves it as shown; what is asked for since is not live.",
@@ -159,7 +164,7 @@ def _problems(service: ServiceDetail) -> Iterable[Problem]:
         yield Problem(
             kind="Quarantined", level=Level.BAD, text=service.quarantine.reason, offender=service.quarantine.place
         )
-    elif service.state == "nobody":
+    elif service.state == ServiceState.NOBODY:
         yield Problem(kind="Nobody serves", level=Level.BAD, text="Its routes answer 503.")
     if service.waiting:
         yield Problem(kind="Waiting", level=Level.WARN, text=_WAITING[service.waiting])

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from proxygen.proxy.admin.page import words
 from proxygen.proxy.admin.traffic_report import TrafficReport
+from proxygen.proxy.plan.types import ServiceState
 from proxygen.proxy.record.events import TELLINGS, Event, Mark
 from proxygen.tags.shares import WHOLE
 
@@ -108,7 +109,7 @@ class EventView:
 
 def served_as(state: str, *, routes: int, lost: int) -> str:
     """Say how a service is, of whose routes others have so many: with instances but no route it is not served."""
-    if not lost or state != "served":
+    if not lost or state != ServiceState.SERVED:
         return state
     return "no route" if lost >= routes else f"served, {lost} of {words.count(routes, 'route')} lost"
 
