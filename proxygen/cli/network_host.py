@@ -18,7 +18,7 @@ from proxygen.consul.client import ConsulClient
 from proxygen.kit.errors import BadInput
 from proxygen.kit.log import get_logger
 from proxygen.kit.metrics import serving
-from proxygen.kit.notify import CommandState, Notifier, keep_telling
+from proxygen.kit.notify import CommandState, Notifier, work_until
 from proxygen.network.agent.begin import store_of
 from proxygen.network.agent.host import HostAgent
 from proxygen.network.agent.known import write_config
@@ -136,24 +136,11 @@ async def _up(settings: Settings) -> None:
             settings.network.metrics, lambda: readings(agent.status(), client.statistics), setting="network.metrics"
         )
         with page:
-            await _work(agent, stop, notifier)
+            try:
+                await work_until(stop, agent.run(), notifier, lambda: _condition(agent))
+            finally:
+                await agent.close()
     _LOG.info("stopped, lease and routes stay")
-
-
-async def _work(agent: HostAgent, stop: asyncio.Event, notifier: Notifier) -> None:
-    work = asyncio.create_task(agent.run(), name="agent")
-    stopped = asyncio.create_task(stop.wait(), name="signal to stop")
-    telling = asyncio.create_task(keep_telling(notifier, lambda: _condition(agent)), name="word to systemd")
-    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    telling.cancel()
-    if work.done():
-        await agent.close()
-        work.result()
-    notifier.stopping()
-    work.cancel()
-    await asyncio.wait({work})
-    await agent.close()
 
 
 def _condition(agent: HostAgent) -> CommandState:

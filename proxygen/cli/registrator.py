@@ -14,7 +14,7 @@ from proxygen.consul.address import parse_address
 from proxygen.consul.client import ConsulClient
 from proxygen.kit.log import get_logger
 from proxygen.kit.metrics import serving
-from proxygen.kit.notify import CommandState, Notifier, keep_telling
+from proxygen.kit.notify import CommandState, Notifier, work_until
 from proxygen.network.files import hinted_subnet
 from proxygen.registration.address import choose_address
 from proxygen.registration.agent import Agent
@@ -67,22 +67,8 @@ async def _run(settings: Settings) -> None:
             chosen.metrics, lambda: readings(registrator.figures(), client.statistics), setting="registrator.metrics"
         )
         with page:
-            await _work(registrator, stop, notifier)
+            await work_until(stop, registrator.run(), notifier, lambda: _condition(registrator))
     _LOG.info("stopped, registrations stay")
-
-
-async def _work(registrator: Registrator, stop: asyncio.Event, notifier: Notifier) -> None:
-    work = asyncio.create_task(registrator.run(), name="registrator")
-    stopped = asyncio.create_task(stop.wait(), name="signal to stop")
-    telling = asyncio.create_task(keep_telling(notifier, lambda: _condition(registrator)), name="word to systemd")
-    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    notifier.stopping()
-    stopped.cancel()
-    telling.cancel()
-    if work.done():
-        work.result()
-    work.cancel()
-    await asyncio.wait({work})
 
 
 def _condition(registrator: Registrator) -> CommandState:

@@ -9,9 +9,9 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 _LOOK: Final = 1.0
 """Seconds between two looks at how the command is."""
@@ -111,6 +111,23 @@ async def keep_telling(notifier: Notifier, look: Callable[[], CommandState]) -> 
             notifier.beat()
             beat_due = time.monotonic() + notifier.watchdog / 2
         await asyncio.sleep(_pause(notifier))
+
+
+async def work_until(
+    stop: asyncio.Event, work: Coroutine[Any, Any, NoReturn], notifier: Notifier, look: Callable[[], CommandState]
+) -> None:
+    """Do this work, and tell how it is, until ``stop`` is set. Raise what ends it earlier."""
+    working = asyncio.create_task(work, name="work of the command")
+    stopped = asyncio.create_task(stop.wait(), name="signal to stop")
+    telling = asyncio.create_task(keep_telling(notifier, look), name="word to systemd")
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    telling.cancel()
+    if working.done():
+        working.result()
+    notifier.stopping()
+    working.cancel()
+    await asyncio.wait({working})
 
 
 def _pause(notifier: Notifier) -> float:

@@ -8,10 +8,11 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from proxygen.kit.notify import CommandState, Notifier, keep_telling
+from proxygen.kit.notify import CommandState, Notifier, keep_telling, work_until
 from tests.model.clock import simulated_time
 
 
@@ -188,3 +189,34 @@ async def test_nothing_is_looked_at_where_nobody_listens() -> None:
     assert work.looks == 0
     assert not telling.done()
     telling.cancel()
+
+
+def test_a_stop_is_told_and_then_ends_the_work(manager: Manager) -> None:
+    heard_at_its_end: list[str] = []
+
+    async def work() -> NoReturn:
+        try:
+            await asyncio.Event().wait()
+            raise AssertionError("it is only ever cancelled")
+        finally:
+            heard_at_its_end.extend(manager.heard())
+
+    with simulated_time() as loop:
+        stop = asyncio.Event()
+        loop.call_later(5, stop.set)
+        state = CommandState(is_ready=True, text="at work")
+        loop.run_until_complete(work_until(stop, work(), Notifier(manager.address), lambda: state))
+    assert heard_at_its_end == ["STATUS=at work", "READY=1", "STOPPING=1\nSTATUS=stopping"]
+
+
+def test_work_that_fails_is_an_error_and_no_stop(manager: Manager) -> None:
+    async def work() -> NoReturn:
+        await asyncio.sleep(1)
+        raise OSError("no socket")
+
+    state = CommandState(is_ready=True, text="at work")
+    with simulated_time() as loop:
+        whole = work_until(asyncio.Event(), work(), Notifier(manager.address), lambda: state)
+        with pytest.raises(OSError, match="no socket"):
+            loop.run_until_complete(whole)
+    assert manager.heard() == ["STATUS=at work", "READY=1"]

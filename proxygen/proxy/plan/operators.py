@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Final
 
 from proxygen.catalog import ServiceName
+from proxygen.kit.texts import keep_some
 from proxygen.proxy.plan.types import Claim, Listening, OperatorNames, RouteClaim
 
 _NAMED_GROUP: Final = re.compile(r"\(\?<(?![=!])")
@@ -127,7 +128,7 @@ class Operators:
             if isinstance(claim, RouteClaim) and claim.host:
                 for text in self._overtaken(claim.host, is_secure=claim.host in secure):
                     said.setdefault(name, {})[text] = None
-        return {name: tuple(_bounded(sorted(texts))) for name, texts in said.items()}
+        return {name: keep_some(sorted(texts), _TOLD, "and so it is with {} more") for name, texts in said.items()}
 
     def _find_overtaken(self, host: str, *, is_secure: bool) -> tuple[str, ...]:
         names = self._all if is_secure else self._plain
@@ -137,9 +138,3 @@ class Operators:
 
 def _has_wide_names(names: OperatorNames) -> bool:
     return bool(names.patterns) or any("*" in name for name in names.hosts)
-
-
-def _bounded(texts: list[str]) -> Iterator[str]:
-    yield from texts[:_TOLD]
-    if len(texts) > _TOLD:
-        yield f"and so it is with {len(texts) - _TOLD} more"
