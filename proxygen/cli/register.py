@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,15 @@ def _option(flag: str, help: str, **options: Any) -> Callable[[Callable[..., R]]
     return click.option(flag, help=f"{help} [{variable}{default}]", envvar=variable, **options)
 
 
+class _MayBeEmpty(click.Option):
+    """An option whose empty value means something: a variable that is set and empty is one, and not unset."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        if isinstance(self.envvar, str) and os.environ.get(self.envvar) == "":
+            return ("",)
+        return super().value_from_envvar(ctx)
+
+
 @click.command(
     cls=Command,
     short_help="Run a command, registered in Consul while it runs: a container's entrypoint.",
@@ -97,6 +107,7 @@ def _option(flag: str, help: str, **options: Any) -> Callable[[Callable[..., R]]
 @_option(
     "--check-grpc",
     "Consul asks by gRPC's health protocol; for the whole server without a SERVICE. May repeat.",
+    cls=_MayBeEmpty,
     multiple=True,
     is_flag=False,
     flag_value="",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from functools import partial
+from ipaddress import ip_network
 
 import click
 
@@ -91,4 +92,7 @@ def _policy(settings: Settings) -> ContainerDefaults:
         network=chosen.network,
         unlabelled=chosen.containers == "all",
         ttl=chosen.ttl,
+        variables=chosen.containers != "labelled",
+        any_checks=chosen.checks == "any",
+        never=tuple(ip_network(text) for text in settings.proxy.denied_addresses),
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from proxygen.kit.errors import BadInput, quoted
+from proxygen.registration.address import IPAddress
 from proxygen.registration.checks import Check, GrpcCheck, HealthCallable, HttpCheck, TcpCheck, TtlCheck
 from proxygen.registration.containers import Container, Port
 from proxygen.registration.labels import IGNORE, META, TAGGED_ADDRESS, Keys, LabelValue, Wanted, read_labels
-from proxygen.registration.service import EVEN, Announcement, CompleteRegistration
+from proxygen.registration.service import EVEN, META_MOST, Announcement, CompleteRegistration
 from proxygen.registration.texts import read_host_and_port, read_port, read_weights
-from proxygen.tags import KEYS
+from proxygen.tags import KEYS, IPNetwork
 
 Announce = Literal["auto", "published", "container"]
 
@@ -23,6 +25,8 @@ OWNER: Final = "registrator-host"
 _DEREGISTER_AFTER: Final = "10m"
 """Longer than an application's own: the registrator takes away what is gone, and a sick container is to stay known."""
 _COMPOSE_SERVICE: Final = "com.docker.compose.service"
+_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+"""The first two change nothing at an application that keeps to HTTP (RFC 9110, 9.2.1)."""
 _STATUSES: Final = ("passing", "warning", "critical")
 
 
@@ -43,16 +47,26 @@ class ContainerDefaults:
     """Whether containers without a label are registered too, as registrator does."""
     ttl: float
     """Seconds for which a container's health is believed once we are gone."""
+    variables: bool = False
+    """Whether variables of registrator's kind count without a label that says so."""
+    any_checks: bool = False
+    """Whether a label may have Consul's agent ask another address, or by a method that may change something."""
+    never: tuple[IPNetwork, ...] = ()
+    """Where no label may say that an instance is."""
 
 
 def describe(
-    container: Container, policy: ContainerDefaults, health: HealthCallable
+    container: Container,
+    policy: ContainerDefaults,
+    health: HealthCallable,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> tuple[CompleteRegistration, ...]:
     """Return the services of a running container; none where it does not ask for any.
 
-    Raise BadInput or TagError, and name the label, for a container that asks for what cannot be.
+    ``remark`` is told what was left out of them. Raise BadInput or TagError, and name the label, for a container that
+    asks for what cannot be.
     """
-    wanted = read_labels(container, prefix=policy.tag_prefix)
+    wanted = read_labels(container, prefix=policy.tag_prefix, variables=policy.variables)
     if wanted is None:
         if not policy.unlabelled:
             return ()
@@ -60,9 +74,12 @@ def describe(
     if _yes(wanted.common, IGNORE):
         return ()
     ports = [port for port in _ports(container, wanted, policy) if not _yes(wanted.of(port)[0], IGNORE)]
-    return tuple(
+    services = tuple(
         _Described(container, wanted, port, policy, health).service(is_one_of_many=len(ports) > 1) for port in ports
     )
+    for text in dict.fromkeys(wanted.remarks):
+        remark(text)
+    return services
 
 
 def _ports(container: Container, wanted: Wanted, policy: ContainerDefaults) -> tuple[Port, ...]:
@@ -145,6 +162,7 @@ class _Described:
     ) -> None:
         self._container = container
         self._keys, self._own = wanted.of(port)
+        self._remarks = wanted.remarks
         self._is_registrators = wanted.is_registrators
         self._port = port
         self._policy = policy
@@ -154,14 +172,13 @@ class _Described:
         address, port = self._target()
         keys, prefix = self._keys, self._policy.tag_prefix
         tags = [f"{prefix}.{key.name}={text}" for key in KEYS if key.name in keys for text in keys[key.name].texts]
-        meta = {key.removeprefix(META): given.text for key, given in keys.items() if key.startswith(META)}
         announcement = Announcement(
             name=self._name(is_one_of_many),
             port=port,
             id=self._text("id", self._default_id()),
             plain_tags=[*tags, *(keys["tag"].texts if "tag" in keys else ())],
-            check=list(self._checks()),
-            meta={**meta, OWNER: self._policy.owner},
+            check=list(self._checks(address)),
+            meta={**self._meta(), OWNER: self._policy.owner},
             weights=read_weights(keys["weights"].text, keys["weights"].place) if "weights" in keys else EVEN,
             tagged_addresses={
                 key.removeprefix(TAGGED_ADDRESS): read_host_and_port(given.text, given.place)
@@ -172,6 +189,16 @@ class _Described:
             tag_prefix=prefix,
         )
         return announcement.service(address)
+
+    def _meta(self) -> dict[str, str]:
+        """As many entries as Consul takes beside the owner's mark."""
+        meta = {key.removeprefix(META): given.text for key, given in sorted(self._keys.items()) if key.startswith(META)}
+        over = list(meta)[META_MOST - 1 :]
+        if over:
+            self._remarks.append(
+                f"{len(over)} entries of Meta are left out, from {over[0]} on: Consul takes {META_MOST}"
+            )
+        return {key: text for key, text in meta.items() if key not in over}
 
     def _text(self, key: str, default: str) -> str:
         given = self._keys.get(key)
@@ -201,9 +228,19 @@ class _Described:
         if address is None:
             return host, port
         try:
-            return str(ipaddress.ip_address(address.text)), port
+            stated = ipaddress.ip_address(address.text)
         except ValueError:
             raise address.refuse(f"{quoted(address.text)} is no IP address") from None
+        if self._is_never(stated):
+            raise address.refuse(f"{stated} is none that a container has; its checks would lead Consul's agent there")
+        return str(stated), port
+
+    def _is_never(self, address: IPAddress) -> bool:
+        if self._policy.any_checks:
+            return False
+        plain = getattr(address, "ipv4_mapped", None) or address
+        is_local = plain.is_loopback and not ipaddress.ip_address(self._policy.address).is_loopback
+        return is_local or any(plain in network for network in self._policy.never)
 
     def _reached(self, is_address_stated: bool) -> tuple[str, int]:
         announce = _announce(self._container, self._keys, self._policy)
@@ -239,20 +276,20 @@ class _Described:
         prefix = self._policy.tag_prefix
         raise BadInput(f"port {self._port.number} is published {how}; publish it, or write {prefix}.announce=container")
 
-    def _checks(self) -> Iterator[Check]:
-        yield from self._asked_by_consul()
+    def _checks(self, address: str) -> Iterator[Check]:
+        yield from self._asked_by_consul(address)
         # What Consul asks itself outlives us, so our own word is taken only where nothing else tells.
         if self._container.health is not None or not self._is_asked_by_consul():
             yield TtlCheck(self._text("check-ttl", "") or self._policy.ttl, self._health)
 
-    def _asked_by_consul(self) -> Iterator[Check]:
+    def _asked_by_consul(self, address: str) -> Iterator[Check]:
         interval, timeout = self._text("check-interval", "5s"), self._text("check-timeout", "2s")
         initially, is_tls = self._initially(), _yes(self._keys, "check-tls")
         for path in self._texts("check-http"):
             yield HttpCheck(
-                path,
+                self._asked_url(path, address),
                 scheme="https" if is_tls else "http",
-                method=self._text("check-method", "GET"),
+                method=self._method(),
                 tls_skip_verify=is_tls,
                 interval=interval,
                 timeout=timeout,
@@ -264,6 +301,30 @@ class _Described:
             )
         if self._is_connected_to():
             yield TcpCheck(interval=interval, timeout=timeout, initially=initially)
+
+    def _asked_url(self, path: str, address: str) -> str:
+        """Raise BadInput for a URL that leads elsewhere than to the instance's own address."""
+        if path.startswith("/") or self._policy.any_checks:
+            return path
+        url = urlsplit(path)
+        if not url.netloc:
+            # It is no URL, and refused as such.
+            return path
+        if url.netloc.count("@") or url.hostname != address.lower():
+            raise self._keys["check-http"].refuse(
+                f"{quoted(path)} is not at the instance's own address, {address}; write a path such as /healthz"
+                " (the operator may allow more: registrator.checks = any)"
+            )
+        return path
+
+    def _method(self) -> str:
+        given = self._keys.get("check-method")
+        if given is None:
+            return "GET"
+        allowed = _METHODS if self._policy.any_checks else _METHODS[:2]
+        if given.text.upper() not in allowed:
+            raise given.refuse(f"{quoted(given.text)} is none of {', '.join(allowed)}")
+        return given.text.upper()
 
     def _is_asked_by_consul(self) -> bool:
         return "check-http" in self._keys or "check-grpc" in self._keys or self._is_connected_to()

@@ -3,6 +3,9 @@
 
 A key is a flag of ``proxygen register`` without its dashes, or a key of the proxy tags. What stands for a port wins
 over what stands for the container, and our labels over registrator's.
+
+Variables ``SERVICE_…`` are an application's own, more often than not. They count where a label of registrator's kind
+says that the container is one for registrator, or the operator does; never beside our labels.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Final
 
 from proxygen.kit.errors import BadInput
 from proxygen.registration.containers import Container, Port
+from proxygen.registration.secrets import looks_secret
+from proxygen.registration.service import meta_problem
 from proxygen.tags import KEYS
 
 IGNORE: Final = "ignore"
@@ -83,6 +88,8 @@ class Wanted:
     """By number and protocol; the protocol is "" where none was written."""
     is_registrators: bool
     """Whether registrator would have registered every port of it."""
+    remarks: list[str] = field(default_factory=list)
+    """What is left out of it, and why, without any value."""
 
     def of(self, port: Port) -> tuple[Keys, Keys]:
         """What is asked for a port: everything that counts there, and what was written for this very port."""
@@ -90,38 +97,59 @@ class Wanted:
         return {**self.common, **own}, own
 
 
-def read_labels(container: Container, *, prefix: str) -> Wanted | None:
-    """Return what is asked for; None where nothing is. Raise BadInput for a key that does not exist."""
-    registrators = dict(_registrators_texts(container))
+def read_labels(container: Container, *, prefix: str, variables: bool = False) -> Wanted | None:
+    """Return what is asked for; None where nothing is. Raise BadInput for a key that does not exist.
+
+    ``variables``: those of registrator's kind count without a label that says so.
+    """
     ours = {key: text for key, text in container.labels.items() if key.startswith(f"{prefix}.")}
+    asks = any(_is_registrators(label) for label in container.labels)
+    sources = [container.environment] if (asks or variables) and not ours else []
+    registrators = dict(_registrators_texts(*sources, *([container.labels] if asks or sources else [])))
     if not registrators and not ours:
         return None
     wanted = Wanted(is_registrators=bool(registrators))
     for key, text in registrators.items():
         match = _REGISTRATORS_OF_PORT.fullmatch(key)
         into, rest = (wanted.common, key) if match is None else (_port(wanted, match[1], ""), match[2])
-        into.update(_translate(rest, text, f"{_REGISTRATORS}{key.upper()}"))
+        into.update(_translate(rest, text, f"{_REGISTRATORS}{key.upper()}", wanted.remarks))
+    _read_ours(wanted, ours, prefix)
+    return wanted
+
+
+def _read_ours(wanted: Wanted, ours: Mapping[str, str], prefix: str) -> None:
     for label, text in sorted(ours.items()):
         key = label.removeprefix(f"{prefix}.")
         match = _OF_PORT.fullmatch(key)
         into, rest = (wanted.common, key) if match is None else (_port(wanted, match[1], match[2] or ""), match[3])
-        into[rest] = _read(rest, text, label)
-    return wanted
+        value = _read(rest, text, label)
+        if rest.startswith(META) and (problem := meta_problem(rest.removeprefix(META), value.text)):
+            wanted.remarks.append(f"{label} is left out: {problem}")
+        else:
+            into[rest] = value
 
 
 def _port(wanted: Wanted, number: str, protocol: str) -> dict[str, LabelValue]:
     return wanted.by_port.setdefault((int(number), protocol), {})
 
 
-def _registrators_texts(container: Container) -> Iterator[tuple[str, str]]:
-    """Registrator's keys in small letters; a label wins over the environment, as it does there."""
-    for source in (container.environment, container.labels):
+def _is_registrators(label: str) -> bool:
+    """Whether registrator itself gives the label a meaning, other than that of one more entry of Meta."""
+    key = label.removeprefix(_REGISTRATORS).lower() if label.startswith(_REGISTRATORS) else ""
+    match = _REGISTRATORS_OF_PORT.fullmatch(key)
+    key = key if match is None else match[2]
+    return key in _TRANSLATED or key in ("ignore", "tags") or key.startswith("check_")
+
+
+def _registrators_texts(*sources: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Registrator's keys in small letters; a later source wins, as labels do there over the environment."""
+    for source in sources:
         for name, text in source.items():
             if name.startswith(_REGISTRATORS) and name != _REGISTRATORS and text:
                 yield name.removeprefix(_REGISTRATORS).lower(), text
 
 
-def _translate(key: str, text: str, place: str) -> Iterator[tuple[str, LabelValue]]:
+def _translate(key: str, text: str, place: str, remarks: list[str]) -> Iterator[tuple[str, LabelValue]]:
     if key in _TRANSLATED:
         # There check_tcp and ignore mean yes whatever they say.
         yield _TRANSLATED[key], LabelValue(("true",) if key == "check_tcp" else (text,), place)
@@ -139,6 +167,8 @@ def _translate(key: str, text: str, place: str) -> Iterator[tuple[str, LabelValu
         raise BadInput(
             f"{place}: there is no such check here; take SERVICE_CHECK_HTTP, _TCP or the image's HEALTHCHECK"
         )
+    elif problem := "it looks like a secret" if looks_secret(key, text) else meta_problem(key, text):
+        remarks.append(f"{place} is left out: {problem}")
     else:
         yield f"{META}{key}", LabelValue((text,), place)
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Network
 from typing import Final, NoReturn
 
@@ -71,6 +72,7 @@ class Registrator:
         self._known: dict[str, _Known] = {}
         self._seats = Seats(agent)
         self._skipped: dict[str, str] = {}
+        self._remarked: dict[str, set[str]] = {}
         self._trouble = ""
         self._agent_trouble = ""
         self._events = 0
@@ -196,7 +198,7 @@ class Registrator:
         """Return its services, but those whose id another container of this host has."""
         policy = replace(self._policy, leased=self._leased())
         try:
-            services = describe(container, policy, self._health_of(container.id))
+            services = describe(container, policy, self._health_of(container.id), partial(self._remark, container))
         except BadInput as error:
             self._skip(container, str(error))
             return ()
@@ -213,6 +215,13 @@ class Registrator:
             if known.container.id != but.id and any(service.id == service_id for service in known.services):
                 return known.container
         return None
+
+    def _remark(self, container: Container, text: str) -> None:
+        """Tell once, for as long as the container is there."""
+        said = self._remarked.setdefault(container.id, set())
+        if text not in said:
+            said.add(text)
+            _LOG.warning("something of a container is left out", container=container.place, reason=text)
 
     def _skip(self, container: Container, reason: str) -> None:
         if self._skipped.get(container.id) != reason:
@@ -240,8 +249,9 @@ class Registrator:
 
     def _forget_what_is_gone(self, running: Iterable[str]) -> None:
         self._seats.forget_idle(_FORGET)
-        for container_id in self._skipped.keys() - set(running):
-            del self._skipped[container_id]
+        for known in (self._skipped, self._remarked):
+            for container_id in known.keys() - set(running):
+                del known[container_id]
 
     async def _sweep(self) -> None:
         """Remove what an earlier life of ours registered for containers that are gone; never what others registered."""

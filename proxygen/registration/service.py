@@ -25,7 +25,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _ID: Final = re.compile(r"[A-Za-z0-9._:@=+-]{1,255}")
 _META_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _META_LONGEST: Final = 512
-_META_MOST: Final = 64
+META_MOST: Final = 64
 _SOONEST_REMOVAL: Final = 60.0
 """Consul takes a shorter ``DeregisterCriticalServiceAfter`` for a minute."""
 _OWN_ADDRESSES: Final = frozenset({"lan", "wan", "lan_ipv4", "wan_ipv4", "lan_ipv6", "wan_ipv6", "virtual"})
@@ -150,6 +150,14 @@ def _stated(held: Mapping[str, Any], ours: Mapping[str, object]) -> dict[str, An
     return {name: value for name, value in addresses.items() if name in ours or name not in _OWN_ADDRESSES}
 
 
+def meta_problem(key: str, value: str) -> str:
+    """Why Consul does not take an entry of Meta; empty where it does."""
+    if not _META_KEY.fullmatch(key):
+        return "a key is up to 128 letters, digits, hyphens and underscores"
+    size = len(value.encode(errors="surrogateescape"))
+    return f"{size} bytes, and Consul takes {_META_LONGEST}" if size > _META_LONGEST else ""
+
+
 @dataclass(kw_only=True, eq=False)
 class Announcement:
     """What an application says of itself. Raise BadInput or TagError for what Consul or the proxy would refuse."""
@@ -237,10 +245,8 @@ class Announcement:
             )
 
     def _judge_meta(self) -> None:
-        if len(self.meta) > _META_MOST:
-            raise BadInput(f"meta: {len(self.meta)} entries, and Consul takes {_META_MOST}")
+        if len(self.meta) > META_MOST:
+            raise BadInput(f"meta: {len(self.meta)} entries, and Consul takes {META_MOST}")
         for key, value in self.meta.items():
-            if not _META_KEY.fullmatch(key):
-                raise BadInput(f"meta {quoted(key)}: a key is up to 128 letters, digits, hyphens and underscores")
-            if len(value.encode()) > _META_LONGEST:
-                raise BadInput(f"meta {key}: {len(value.encode())} bytes, and Consul takes {_META_LONGEST}")
+            if problem := meta_problem(key, value):
+                raise BadInput(f"meta {key if _META_KEY.fullmatch(key) else quoted(key)}: {problem}")

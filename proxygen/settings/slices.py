@@ -539,8 +539,18 @@ class RegistratorSettings(Slice):
     network: str | None = Field(
         default=None, description="the network whose address counts where a container has several"
     )
-    containers: Literal["labelled", "all"] = Field(
-        default="labelled", description="register containers that have a label for it, or all, as registrator does"
+    containers: Literal["labelled", "variables", "all"] = Field(
+        default="labelled",
+        description=(
+            "register containers that have a label for it; or those too that have registrator's variables, such as"
+            " SERVICE_NAME; or all, as registrator does"
+        ),
+    )
+    checks: Literal["own", "any"] = Field(
+        default="own",
+        description=(
+            "what a label may have Consul ask: the instance's own address by GET or HEAD; or any URL, by any method"
+        ),
     )
     host: str = Field(
         default="",

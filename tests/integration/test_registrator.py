@@ -110,12 +110,15 @@ def test_own_addresses_and_every_port_as_registrator_registers_them(
     containers.run(
         "w1",
         *("--env=SERVICE_NAME=shop", "--env=SERVICE_9090_NAME=admin", "--env=SERVICE_REGION=eu"),
+        *("--env=SERVICE_PASSWORD=hunter2", f"--env=SERVICE_LONG={'x' * 600}"),
         *("--expose=9090", "--expose=9999", "--env=SERVICE_9999_IGNORE=yes"),
         labels=labels,
         publish=True,
     )
+    containers.run("w2", "--env=SERVICE_NAME=theirs", "--env=SERVICE_TAGS=own", publish=True)
     running = registrator("--registrator-announce", "container")
     services = wait_held(consul, {"here:w1:8080", "here:w1:9090"}, running)
+    assert "hunter2" not in running.said
     assert {id: service["Service"] for id, service in services.items()} == {
         "here:w1:8080": "shop-8080",
         "here:w1:9090": "admin",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
 from typing import Any
 
 import pytest
@@ -142,6 +142,127 @@ def test_registrators_checks_are_consuls_own() -> None:
 @pytest.mark.parametrize("key", ["SERVICE_CHECK_SCRIPT", "SERVICE_CHECK_CMD", "SERVICE_80_CHECK_TTL"])
 def test_checks_that_nobody_can_make_here_are_refused(key: str) -> None:
     assert key in refusal({"SERVICE_NAME": "web", key: "x"})
+
+
+PRIVATE = ["SERVICE_PASSWORD=hunter2", "SERVICE_NAME=theirs", 'SERVICE_ACCOUNT_JSON={"private_key": "x"}']
+
+
+@pytest.mark.incident("T69")
+def test_variables_of_a_container_that_asks_for_nothing_count_for_nothing() -> None:
+    assert services(None, published=HTTP, environment=PRIVATE) == ()
+    assert services({"SERVICE_OWNER": "team"}, published=HTTP, environment=PRIVATE) == ()
+
+
+@pytest.mark.incident("T69")
+def test_beside_our_labels_no_variable_counts() -> None:
+    for labels in (WEB, {**WEB, "SERVICE_TAGS": "x"}):
+        one = service(labels, environment=[*PRIVATE, "SERVICE_REGION=eu", "SERVICE_8080_IGNORE=1"])
+        assert (one.name, one.meta) == ("web", {"registrator-host": "here"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "policy"),
+    [({"SERVICE_TAGS": "x"}, {}), (None, {"variables": True}), (None, {"unlabelled": True, "variables": True})],
+)
+def test_variables_count_where_a_label_of_registrators_or_the_operator_says_so(
+    labels: dict[str, str] | None, policy: dict[str, Any]
+) -> None:
+    (one,) = services(labels, policy, published=HTTP, environment=["SERVICE_NAME=theirs", "SERVICE_REGION=eu"])
+    assert (one.name, one.meta["region"]) == ("theirs", "eu")
+
+
+SECRET_NAMES = (
+    *("PASSWORD", "DB_PASS", "API_KEY", "APIKEY", "AUTH", "GITHUB_TOKEN", "CLIENT_SECRET", "PRIVATE_KEY", "KEY"),
+    *("AWS_ACCESS_KEY_ID", "CREDENTIALS", "SENTRY_DSN", "TLS_CERT"),
+)
+
+
+@pytest.mark.incident("T69")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(f"SERVICE_{name}=x" for name in SECRET_NAMES),
+        "SERVICE_DATABASE=postgres://shop:hunter2@db/shop",
+        "SERVICE_CACHE=redis://:hunter2@cache:6379/0",
+        "SERVICE_BLOB=-----BEGIN RSA PRIVATE KEY-----",
+        "SERVICE_LOGIN=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
+        "SERVICE_CLOUD=AKIAIOSFODNN7EXAMPLE",
+        'SERVICE_ACCOUNT={"type": "service_account", "private_key": "x"}',
+        "SERVICE_SETUP=host=db;Password=hunter2",
+        "SERVICE_RANDOM=bXk4dGhpc0lzUmFuZG9tQnl0ZXNJbkJhc2U2NA==",
+    ],
+)
+def test_what_looks_like_a_secret_is_never_published(entry: str) -> None:
+    """Only it is left out, and the log names it without its value."""
+    said: list[str] = []
+    asking = container({"SERVICE_TAGS": "x"}, environment=[entry, "SERVICE_REGION=eu"], published=HTTP)
+    (one,) = describe(asking, POLICY, lambda: True, said.append)
+    assert one.meta == {"region": "eu", "registrator-host": "here"}
+    assert said == [f"{entry.partition('=')[0]} is left out: it looks like a secret"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "SERVICE_KEYBOARD=de",
+        "SERVICE_AUTHOR=ada",
+        "SERVICE_VERSION=0123456789abcdef0123456789abcdef01234567",
+        "SERVICE_SITE=https://a.example:8443/x?a=b",
+    ],
+)
+def test_what_only_resembles_one_is_published(entry: str) -> None:
+    name, _, value = entry.partition("=")
+    asking = container({"SERVICE_TAGS": "x"}, environment=[entry], published=HTTP)
+    (one,) = describe(asking, POLICY, lambda: True)
+    assert one.meta[name.removeprefix("SERVICE_").lower()] == value
+
+
+@pytest.mark.incident("T69")
+def test_what_consul_does_not_take_costs_itself() -> None:
+    """Not the container: its routes have nothing to do with one entry of Meta."""
+    said: list[str] = []
+    labels = {**WEB, "proxygen.meta.long": "x" * 513, "proxygen.meta.a b": "x", "proxygen.meta.team": "shop"}
+    (one,) = describe(container(labels, published=HTTP), POLICY, lambda: True, said.append)
+    assert one.meta == {"team": "shop", "registrator-host": "here"}
+    assert [text.partition(":")[0] for text in said] == [f"proxygen.meta.{key} is left out" for key in ("a b", "long")]
+    said.clear()
+    many = {f"proxygen.meta.k{number:02}": "x" for number in range(70)}
+    (one,) = describe(container({**WEB, **many}, published=HTTP), POLICY, lambda: True, said.append)
+    assert len(one.meta) == 64
+    assert said == ["7 entries of Meta are left out, from k63 on: Consul takes 64"]
+
+
+NEVER = {"never": (ip_network("169.254.0.0/16"), ip_network("0.0.0.0/8"))}
+ELSEWHERE = (
+    *("http://169.254.169.254/latest/", "https://10.0.0.2:32768/", "http://localhost:8500/v1/kv/"),
+    *("http://10.0.0.1@evil.example/", "http://me:x@10.0.0.1/", "http://10.0.0.1.evil.example/"),
+)
+
+
+@pytest.mark.incident("T54")
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        *(("check-http", url) for url in ELSEWHERE),
+        *(("check-method", method) for method in ("DELETE", "put", "OPTIONS")),
+        *(("address", address) for address in ("169.254.169.254", "127.0.0.1", "::1", "::ffff:169.254.169.254")),
+    ],
+)
+def test_a_label_has_consul_ask_the_own_address_alone_and_change_nothing(key: str, text: str) -> None:
+    labels = {**WEB, "proxygen.check-http": "/", f"proxygen.{key}": text}
+    assert refusal(labels, NEVER).startswith(f"proxygen.{key}: ")
+    assert service(labels, {**NEVER, "any_checks": True})
+
+
+def test_a_method_that_there_is_not_is_never_asked() -> None:
+    labels = {**WEB, "proxygen.check-http": "/", "proxygen.check-method": "G T"}
+    assert "none of GET, HEAD, OPTIONS" in refusal(labels, {"any_checks": True})
+
+
+def test_a_url_at_the_own_address_is_asked_by_get_or_head() -> None:
+    one = service({**WEB, "proxygen.check-http": "http://10.0.0.1:9000/up", "proxygen.check-method": "head"})
+    http = definitions(one)["http"]
+    assert (http["HTTP"], http["Method"]) == ("http://10.0.0.1:9000/up", "HEAD")
 
 
 def test_our_labels_win_over_registrators() -> None:
