@@ -221,6 +221,21 @@ async def test_what_shares_anothers_network_is_reached_there(
     assert consul.get("/v1/agent/service/docker-host:w2:8080")["Port"] == 32768
 
 
+@pytest.mark.incident("T72")
+async def test_what_shares_the_hosts_network_by_way_of_others_is_reached_on_the_host(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any]
+) -> None:
+    """A container of a container, and one of that again."""
+    nothing = {"Ports": {}, "Networks": {}}
+    for name, mode in (("w1", "host"), ("w2", "container:w1"), ("w3", "container:w2")):
+        engine.containers[name] = copy.deepcopy(web(name))
+        engine.containers[name] |= {"HostConfig": {"NetworkMode": mode}, "NetworkSettings": nothing}
+    engine.containers["w1"]["Config"]["Labels"] = {}
+    wanted = {"docker-host:w2:8080", "docker-host:w3:8080"}
+    await until(lambda: ids(consul) == wanted, "both")
+    assert {consul.get(f"/v1/agent/service/{id}")["Port"] for id in wanted} == {8080}
+
+
 async def test_the_right_to_write_services_is_all_that_it_needs(
     make_consul: Callable[..., ConsulAgent], engine: FakeEngine
 ) -> None:
