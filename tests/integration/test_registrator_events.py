@@ -230,6 +230,7 @@ async def test_what_shares_the_hosts_network_by_way_of_others_is_reached_on_the_
     for name, mode in (("w1", "host"), ("w2", "container:w1"), ("w3", "container:w2")):
         engine.containers[name] = copy.deepcopy(web(name))
         engine.containers[name] |= {"HostConfig": {"NetworkMode": mode}, "NetworkSettings": nothing}
+        engine.containers[name]["Config"]["ExposedPorts"] = {"8080/tcp": {}}
     engine.containers["w1"]["Config"]["Labels"] = {}
     wanted = {"docker-host:w2:8080", "docker-host:w3:8080"}
     await until(lambda: ids(consul) == wanted, "both")
