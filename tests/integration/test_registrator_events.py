@@ -92,6 +92,34 @@ async def test_a_signal_to_stop_withdraws_a_container_while_it_still_answers(
     await until(lambda: not ids(consul), "gone")
 
 
+@pytest.mark.incident("T66")
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ("SIGWINCH", "28"),
+        ("USR1", "SIGUSR1"),
+        ("SIGRTMIN+3", "37"),
+        ("RTMIN+3", "SIGRTMIN+3"),
+        (37, "37"),
+        ("SIGQUIT", "3"),
+    ],
+)
+async def test_a_container_is_withdrawn_by_the_signal_that_its_image_names(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any], stated: object, told: str
+) -> None:
+    """As the engine tells it of the container, in each way of writing; to others the same signal says nothing."""
+    engine.containers["w1"], engine.containers["w2"] = web(), web("w2")
+    engine.containers["w1"]["Config"]["StopSignal"] = stated
+    other = ID.replace("w1", "w2")
+    await until(lambda: ids(consul) == {ID, other}, "registered")
+    await listening(engine)
+    if stated != "SIGQUIT":
+        await engine.tell("w2", "kill", signal=told)
+    await engine.tell("w1", "kill", signal=told)
+    await until(lambda: MAINTENANCE in checks(consul), "withdrawn")
+    assert f"_service_maintenance:{other}" not in checks(consul)
+
+
 async def test_the_command_registers_what_runs_and_leaves_nothing(
     consul: ConsulAgent, engine: FakeEngine, tmp_path: Path
 ) -> None:
