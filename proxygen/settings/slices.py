@@ -712,6 +712,6 @@ class Settings(Slice):
         return self._remarks
 
     def with_remarks(self, remarks: Iterable[str]) -> Settings:
-        """The same, with these remarks about where it was read from."""
+        """Take these remarks, and return self. Settings with other remarks are not equal, though no setting differs."""
         self._remarks = tuple(remarks)
         return self
