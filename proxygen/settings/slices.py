@@ -496,7 +496,7 @@ class TrafficSettings(Slice):
         default=100.0,
         ge=0,
         le=100,
-        description="percent of the requests that nginx tells of, two decimals; figures are scaled back; 0: none",
+        description="percent of the requests that nginx tells of, two decimals; counts are extrapolated to all requests; 0: none",
     )
     socket: Path | None = Field(
         default=None,
