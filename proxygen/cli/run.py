@@ -127,7 +127,7 @@ def _listening(source: SettingsSource) -> Iterator[asyncio.Queue[_Call]]:
 
 
 class _SettingsReader:
-    """The settings as last read. Settings that were tried in vain are no news when they are read again."""
+    """The settings as last read. Settings that could not be used are no news when they are read again."""
 
     def __init__(self, source: SettingsSource) -> None:
         """Raise SettingsError."""
