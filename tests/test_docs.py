@@ -127,6 +127,34 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
 
 
 @of_pages
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """A path with an ending, from the root or the package. The changelog and the decisions tell of the past."""
+    if page.name == "CHANGELOG.md" or page.parent.name == "decisions":
+        return
+    for code in inline_code(page):
+        if re.fullmatch(r"(?:proxygen|proxy|cli|tests|docs|deploy)/[\w./-]+\.(?:py|md|j2|toml|ya?ml)", code):
+            assert any((root / code).exists() for root in (ROOT, ROOT / "proxygen", ROOT / "tests")), code
+
+
+_NOT_LISTED_WHOLE = {"proxy", "admin", "registration", "network", "tags", "settings"}
+
+
+def _map_of_the_rooms() -> dict[str, set[str]]:
+    """By room the modules that docs/architecture.md names, of those where it names them all."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## The map")[2]
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", page, re.MULTILINE)
+    return {room: set(_CODE.findall(text)) for room, text in rows if room not in _NOT_LISTED_WHOLE}
+
+
+@pytest.mark.parametrize("room", sorted(_map_of_the_rooms()))
+def test_every_module_of_a_room_is_on_the_map(room: str) -> None:
+    """And no other is."""
+    (place,) = (path for path in (ROOT / "proxygen" / room, ROOT / "proxygen" / "proxy" / room) if path.is_dir())
+    modules = {path.stem for path in place.glob("*.py")} - {"__init__"}
+    assert {name for name in _map_of_the_rooms()[room] if name.isidentifier()} == modules
+
+
+@of_pages
 def test_variables_that_a_page_names_exist(page: Path) -> None:
     named = set(re.findall(r"\bPROXYGEN_[A-Z_]+\b", page.read_text(encoding="utf-8")))
     of_options = {option.envvar for option in _command(["register"])[0].params}

@@ -69,6 +69,11 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
 def configure_log(settings: Settings) -> None:
     """Set the log up, and say there what was set and has no effect any more."""
     log.configure(format=settings.log.format, level=settings.log.level, syslog=settings.log.syslog)
+    log_remarks(settings)
+
+
+def log_remarks(settings: Settings) -> None:
+    """Say in the log what was set and has no effect any more."""
     for remark in settings.remarks:
         _LOG.warning("setting without effect", reason=remark)
 

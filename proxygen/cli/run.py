@@ -17,7 +17,7 @@ import click
 from proxygen import __version__
 from proxygen.catalog import Catalog
 from proxygen.cli.lazy import Command
-from proxygen.cli.options import SettingsSource, configure_log, source_options
+from proxygen.cli.options import SettingsSource, configure_log, log_remarks, source_options
 from proxygen.cli.supervised import SidecarCondition
 from proxygen.consul.acl import probe
 from proxygen.consul.client import ConsulClient
@@ -127,7 +127,7 @@ def _listening(source: SettingsSource) -> Iterator[asyncio.Queue[_Call]]:
 
 
 class _SettingsReader:
-    """The settings as last read. Settings that were tried in vain are no news when they are read again."""
+    """The settings as last read. Settings that could not be used are no news when they are read again."""
 
     def __init__(self, source: SettingsSource) -> None:
         """Raise SettingsError."""
@@ -140,7 +140,7 @@ class _SettingsReader:
         configure(format=log.format, level=log.level, syslog=log.syslog)
 
     def read(self) -> bool:
-        """Read again, and return whether anything is different from the last time."""
+        """Read again, and return whether anything is different from the last time, be it a remark."""
         before = (self.newest, self.problem)
         try:
             self.newest, self.problem = self._source.load(), ""
@@ -274,13 +274,16 @@ async def _other_settings(
         is_news = reader.read()
         if not is_news and call is not _Call.HANGUP:
             continue
-        if is_news and (reader.problem or reader.newest == parts.settings):
+        keys = _differences(parts.settings, reader.newest)
+        if is_news and (reader.problem or not keys):
             _note_settings(parts.events, reader.problem)
         if reader.problem:
             _log.error("settings refused, the old ones stay", reason=reader.problem)
-        elif reader.newest != parts.settings:
-            _log.info("settings changed", keys=_differences(parts.settings, reader.newest))
+        elif keys:
+            _log.info("settings changed", keys=keys)
             return reader.newest
+        elif is_news:
+            log_remarks(reader.newest)
         if call is _Call.HANGUP:
             parts.reconciler.files_changed()
     return None

@@ -228,7 +228,7 @@ class Observation:
     # What followers see.
 
     def is_routed(self, name: str) -> bool:
-        """Whether its tags or Meta ask for requests, by the newest listing."""
+        """Whether it asks for requests: by its tags in the newest listing, or by the Meta that was read last."""
         return name in self._routed
 
     def observe(self, name: str, entries: tuple[HealthEntry, ...]) -> bool:

@@ -70,7 +70,7 @@ class RegistrationScan:
         start_eternal(group, self._fetcher.run(), name="reading of nodes")
 
     def join(self, reader: RegistrationReader) -> None:
-        """Tell this reader too what is found, from a new look at everything on."""
+        """Tell this reader too what differs, and look at all nodes at once: from what the last look saw on."""
         self._readers = (*self._readers, reader)
         self._look_anew()
 

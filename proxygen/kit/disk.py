@@ -78,7 +78,7 @@ class Readers:
 
 
 def readers_of(source: os.stat_result) -> Readers:
-    """Who may read a file besides its owner, so that a copy lets in the same."""
+    """Who may read a file, so that a copy lets in the same."""
     return Readers(owner=source.st_uid, group=source.st_gid, bits=source.st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 

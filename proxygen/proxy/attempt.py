@@ -1,4 +1,4 @@
-"""One attempt: how a catalog becomes what nginx serves, as one sentence. Start reading here, or at the loop.
+"""One attempt: how a catalog becomes what nginx serves, as one sentence. Start reading here; `loop.py` says when.
 
 The sidecar's stages (`stages.py`) end in a reload that is proven; those of the one-shot commands (`cli/oneshot.py`) end
 before.

@@ -1,10 +1,10 @@
-"""The loop: start reading here.
+"""The loop: when a catalog is carried to nginx, and again after what. `attempt.py` says through which stages.
 
     catalog -> plan -> guard -> render -> first gate -> second gate -> publish -> reload -> proof -> outcome
 
 One slot holds the newest catalog. One task takes it, carries it through the stages and says how it ended; what
 arrives meanwhile coalesces behind it. Nothing that fails here ends the loop: what was live stays live, the reason is
-told, and the attempt is repeated with growing pauses. Files of the operator's that cannot be used leave those before
+told, and the pass is repeated with growing pauses. Files of the operator's that cannot be used leave those before
 in force.
 """
 
@@ -38,9 +38,9 @@ from proxygen.settings import Settings
 _log = get_logger(__name__)
 
 _SETTLE_MAX: Final = 2.0
-"""Seconds for which a flood of changes can put an attempt off: a render at 10,000 services takes about as long."""
+"""Seconds for which a flood of changes can put a pass off: a render at 10,000 services takes about as long."""
 _RETRY_MIN: Final = 0.5
-"""Seconds before an attempt that failed is made again at first; doubles up to ``reload.retry_max``."""
+"""Seconds before a pass that failed is made again at first; doubles up to ``reload.retry_max``."""
 PATIENCE: Final = 5.0
 """Seconds that a start waits for Consul before it goes on with the catalog on disk."""
 
@@ -56,7 +56,7 @@ class LoopState:
     """How things stand between catalogs and nginx."""
 
     last: Step | None
-    """The last attempt that is news."""
+    """What the last pass that is news came to."""
     live: int | None
     """The generation that nginx was last seen to serve by this run: another one may be on its way."""
     live_since: datetime | None
@@ -167,7 +167,7 @@ class Reconciler:
             if self._changed_at is None:
                 self._changed_at = self._catalogs.taken_since
             self.begun += 1
-            step = await self._attempt(lambda timings, catalog=catalog: self._passage.carry(catalog, timings))  # type: ignore[misc]
+            step = await self._pass(lambda timings, catalog=catalog: self._passage.carry(catalog, timings))  # type: ignore[misc]
             self.carried += 1
             if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 await asyncio.sleep(self._gap_after(step))
@@ -191,7 +191,7 @@ class Reconciler:
         try:
             while not first.done():
                 self._due.clear()
-                await self._attempt(lambda _timings: self._passage.finish_pending())
+                await self._pass(lambda _timings: self._passage.finish_pending())
                 due = asyncio.create_task(self._due.wait(), name="retry without a catalog")
                 await asyncio.wait({first, due}, return_when=asyncio.FIRST_COMPLETED)
                 due.cancel()
@@ -222,7 +222,7 @@ class Reconciler:
         else:
             self._catalogs.put(newest)
 
-    async def _attempt(self, work: _Work) -> Step:
+    async def _pass(self, work: _Work) -> Step:
         """Run one pass; every way in which it can end becomes a step, one line in the log, and perhaps a retry."""
         timings = Timings()
         async with self._one_at_a_time:
@@ -307,4 +307,4 @@ class Reconciler:
         catalog = self._catalogs.peek()
         if catalog is None:
             raise CatalogUnavailable("the hold is released; Consul has not been read yet, so there is no plan to apply")
-        return await self._attempt(lambda timings: self._passage.carry(catalog, timings))
+        return await self._pass(lambda timings: self._passage.carry(catalog, timings))

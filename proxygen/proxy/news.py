@@ -198,7 +198,7 @@ def _conflict(conflict: Conflict) -> Condition:
     holder = f"which service {conflict.holder} has" if conflict.holder else conflict.reason
     return Condition(
         text=f"service {conflict.loser} claims {conflict.claim}, {holder}",
-        end=f"service {conflict.loser} claims {conflict.claim} no longer in vain",
+        end=f"service {conflict.loser} no longer conflicts over {conflict.claim}",
         services=tuple(filter(None, (conflict.loser, conflict.holder))),
         cause=holder,
     )

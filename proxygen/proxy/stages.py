@@ -76,7 +76,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
         return await self._carryover.drafting.draft(self._catalog, self._delivery, self._timings)
 
     async def check(self, draft: Draft) -> Checked | Stands | RefusedCandidate:
-        """Stop after the first gate where a hold stands or the candidate is live already."""
+        """Stop after the first gate while the operator's pin holds, or where the draft is live and was judged."""
         gates, rendered = self._delivery.pipeline.gates, draft.rendered
         with self._timings.of("check"):
             refused = await asyncio.to_thread(gates.structure, rendered)

@@ -52,7 +52,7 @@ class Knob:
 
     @property
     def help(self) -> str:
-        """One sentence for people, from the field's description."""
+        """What it says of itself in ``--help`` and in the reference."""
         return self.field.description or ""
 
     @property

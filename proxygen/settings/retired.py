@@ -16,4 +16,4 @@ RETIRED: Final[Mapping[str, str]] = {
 
 def remark(key: str, origin: str) -> str:
     """One line for the log; the value may be a secret, and is not shown."""
-    return f"{key} from {origin} has no effect any more: {RETIRED[key]}; take it away"
+    return f"{key} from {origin} has no effect any more: {RETIRED[key]}; remove it"

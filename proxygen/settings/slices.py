@@ -496,7 +496,7 @@ class TrafficSettings(Slice):
         default=100.0,
         ge=0,
         le=100,
-        description="percent of the requests that nginx tells of, two decimals; figures are scaled back; 0: none",
+        description="percent of the requests that nginx tells of, two decimals; counts are extrapolated to all requests; 0: none",
     )
     socket: Path | None = Field(
         default=None,
@@ -712,6 +712,6 @@ class Settings(Slice):
         return self._remarks
 
     def with_remarks(self, remarks: Iterable[str]) -> Settings:
-        """The same, with these remarks about where it was read from."""
+        """Take these remarks, and return self. Settings with other remarks are not equal, though no setting differs."""
         self._remarks = tuple(remarks)
         return self

@@ -14,10 +14,8 @@ KEEP_ALL: Final = {"output__keep": 1000}
 """Settings under which no generation is removed."""
 
 
-SOON: Final = {"reload__retry_min": "100ms"}
-"""Settings under which the first five attempts at an apply are over after a second and a half."""
-
-_FIRST_PAUSE: Final = 0.1
+_FIRST_PAUSE: Final = 0.5
+"""Seconds, by a constant of the loop's; five attempts are over after seven and a half."""
 _ATTEMPTS: Final = 5
 
 

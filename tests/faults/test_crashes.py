@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.history import SOON, assert_pauses_grew, has_given_up_often
+from tests.faults.history import assert_pauses_grew, has_given_up_often
 from tests.harness import process
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
@@ -223,7 +223,7 @@ def test_t19_a_foreign_file_system_inside_output_is_refused_with_advice_and_paus
     """Injects another file system below the output directory: every apply says what to do, with growing pauses, and
     the admin API lives."""
     (any_nginx.output / "generations").mkdir(parents=True)
-    sidecar = make_sidecar(consul, any_nginx, **SOON)
+    sidecar = make_sidecar(consul, any_nginx)
     consul.register("web", port=1, tags=[ROUTE])
     running = process.start(_mounted(sidecar, f"mount -t tmpfs none {any_nginx.output}/generations"), log=sidecar.log)
     try:

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.faults.history import SOON, assert_pauses_grew, has_given_up_often
+from tests.faults.history import assert_pauses_grew, has_given_up_often
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.footprint import Footprint
@@ -105,7 +105,7 @@ def sidecar(
 ) -> Iterator[Sidecar]:
     """A sidecar beside that nginx, not started."""
     namespace, server = running_in
-    sidecar = make_sidecar(consul, server, **SOON)
+    sidecar = make_sidecar(consul, server)
     sidecar.output = namespace.seen(server.output)
     yield sidecar
     # Before the namespace goes.

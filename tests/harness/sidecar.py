@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from proxygen.settings.retired import RETIRED
 from tests.harness import process, warm
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
@@ -54,6 +55,8 @@ class Sidecar:
             "log.level": "debug",
             **(settings or {}),
         }
+        without_effect = knobs.keys() & RETIRED.keys()
+        assert not without_effect, without_effect
         directory.mkdir(parents=True, exist_ok=True)
         self.config.write_text(to_toml(knobs), encoding="utf-8")
 

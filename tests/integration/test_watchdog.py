@@ -172,6 +172,20 @@ async def test_changed_settings_are_taken_while_nginx_goes_on_serving(site: Site
     assert site.sidecar.stop() == 0
 
 
+async def test_a_setting_without_effect_is_told_and_restarts_nothing(site: Site) -> None:
+    """Written into the file, and taken out again as the log asks: it changes no setting."""
+    site.sidecar.start()
+    edit(site, "[log]", '[reload]\nsettle-max = "9s"\n[log]')
+    event = await outcome(site.sidecar, "setting without effect")
+    assert event["reason"].startswith("reload.settle_max from settings file ")
+    edit(site, 'settle-max = "9s"\n', "")
+    edit(site, 'retry_after = "5s"', 'retry_after = "7s"')
+    await outcome(site.sidecar, "starting", after=1)
+    (event,) = said(site.sidecar, "settings changed")
+    assert event["keys"] == ["proxy.retry_after"]
+    assert len(said(site.sidecar, "setting without effect")) == 1
+
+
 async def test_a_stamp_that_moves_is_proven_at_its_new_address(site: Site) -> None:
     """The live generation tells its stamp at the old address: nobody waits for it at the new one."""
     site.sidecar.start()

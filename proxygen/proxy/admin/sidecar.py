@@ -182,7 +182,7 @@ class RunningSidecar:
         )
 
     def applies(self) -> tuple[ApplyReport, ...]:
-        """What attempts came to, the newest first."""
+        """What passes came to, the newest first."""
         return tuple(apply_report(step) for step in reversed(self._journal.steps))
 
     def difference(self, number: int, against: int | None) -> DiffReport:
@@ -427,7 +427,7 @@ def _targets(plan: Plan) -> Iterator[tuple[str, Target]]:
 
 
 def apply_report(step: Step) -> ApplyReport:
-    """An attempt's step as the API tells it."""
+    """A pass's step as the API tells it."""
     return ApplyReport(
         outcome=step.outcome.value,
         generation=step.generation,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficReport:
-    """Requests over the last half minute, scaled back to all where nginx tells of a sample."""
+    """Requests over the last half minute, extrapolated to all where nginx tells of a sample."""
 
     seconds: float
     """How long that was."""

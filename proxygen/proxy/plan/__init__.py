@@ -298,7 +298,8 @@ def _overrides(catalog: Catalog, memory: Memory) -> tuple[Mapping[ServiceName, s
             before = memory.overrides.get(name)
             if before is not None:
                 settled[name] = before
-            unreadable[name] = f"the override in KV is ignored and {before or 'the tags'} stays in force: {error}"
+            kept = "the tags stay" if before is None else f"{before} stays"
+            unreadable[name] = f"the override in KV is ignored and {kept} in force: {error}"
         else:
             settled[name] = text
     return MappingProxyType(settled), MappingProxyType(unreadable)

@@ -17,7 +17,7 @@ _log = get_logger("proxygen.proxy.loop")
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt to make a plan live came to: for the loop, the journal, and who asks."""
+    """What one pass came to: for the loop, the journal, and who asks."""
 
     at: str
     """ISO 8601, UTC."""

@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Final
 
 from proxygen.kit.templating import Block, Variable
+from proxygen.proxy.plan.types import Service, ServiceState
 from proxygen.proxy.render.defaults import lines_of_any, words_of
 from proxygen.proxy.render.views import AccessLine, GeoView, MapLine
 from proxygen.tags import IPNetwork
@@ -22,6 +23,12 @@ Networks = tuple[IPNetwork, ...]
 
 _EVERYBODY: Final[Networks] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 _ALL: Final = "all"
+
+
+def networks_of(service: Service) -> tuple[Networks, Networks] | None:
+    """The networks that its tags let in and turn away; None where nobody is turned away by them."""
+    allow, deny = service.options.allow or (), service.options.deny or ()
+    return (allow, deny) if (allow or deny) and service.state is ServiceState.SERVED else None
 
 
 def denied_variable(allow: Networks, deny: Networks) -> Variable:

@@ -1,4 +1,4 @@
-"""How long and how often instances are asked."""
+"""How long an instance may take, and how many of them one request may ask."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_AGAIN: Final = 9
 
 
 class Effort(TypedDict):
-    """How long and how often instances are asked."""
+    """How long an instance may take, and how many of them one request may ask."""
 
     connect_timeout: int
     timeout: int | None
@@ -38,12 +38,12 @@ class Effort(TypedDict):
 
 def effort_of(at: Spot) -> Effort:
     options, most = at.service.options, tries(at.service)
-    is_once = _is_unbuffered(options, at.around, at.template, at.said_around)
+    is_unbuffered = _is_unbuffered(options, at.around, at.template, at.said_around)
     return Effort(
         connect_timeout=connect_timeout(options),
         timeout=options.timeout,
         idle_timeout=_idle_timeout(options, at.around),
-        again=None if is_once else Variable(f"proxygen_again_{min(most, MOST_AGAIN)}"),
+        again=None if is_unbuffered else Variable(f"proxygen_again_{min(most, MOST_AGAIN)}"),
         no_retries=options.retries == 0,
         retries_unsafe=or_default(options.retries_unsafe, at.around.requests.retries_unsafe),
         tries=most,

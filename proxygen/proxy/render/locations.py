@@ -7,19 +7,19 @@ from typing import Final, TypedDict
 
 from proxygen.kit.templating import Block, Expression, Regex, Variable
 from proxygen.proxy.plan.types import Location, Service, ServiceState, VirtualServer
-from proxygen.proxy.render.access import denied_variable
+from proxygen.proxy.render.access import denied_variable, networks_of
 from proxygen.proxy.render.clients import client_view, vouched_headers
 from proxygen.proxy.render.defaults import innermost, mentions, or_default
 from proxygen.proxy.render.efforts import effort_of
 from proxygen.proxy.render.inherited import added_headers, gate_lines, limits, parameters
+from proxygen.proxy.render.notation import literal
 from proxygen.proxy.render.prefixes import prefix_of
 from proxygen.proxy.render.spots import INTERCEPTING, Spot, ignored_views, spot_of, template_of
 from proxygen.proxy.render.subrequests import closed
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
-from proxygen.proxy.render.texts import literal
 from proxygen.proxy.render.upstreams import cookie_variable, target_of, variant_variable, zone_name
 from proxygen.proxy.render.views import LimitView, LocationView, MatchView, RequestKind, Said, Template, Value
-from proxygen.tags import IPNetwork, Protocol, StickyBy
+from proxygen.tags import Protocol, StickyBy
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -109,12 +109,6 @@ def _admission(at: Spot) -> _Admission:
         limits=limits(at.fragments, at.outer, at.outermost) if limit else (),
         gate_lines=gate_lines(at.fragments) if at.is_gated else (),
     )
-
-
-def networks_of(service: Service) -> tuple[tuple[IPNetwork, ...], tuple[IPNetwork, ...]] | None:
-    """The networks that its tags let in and turn away; None where nobody is turned away by them."""
-    allow, deny = service.options.allow or (), service.options.deny or ()
-    return (allow, deny) if (allow or deny) and service.state is ServiceState.SERVED else None
 
 
 def _limit(service: Service) -> LimitView | None:

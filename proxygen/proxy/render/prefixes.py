@@ -6,10 +6,10 @@ from typing import Final, TypedDict
 
 from proxygen.kit.templating import Expression, Regex, Variable
 from proxygen.proxy.render.clients import ASKED_FOR
+from proxygen.proxy.render.notation import literal
 from proxygen.proxy.render.rawpaths import kept_variable
 from proxygen.proxy.render.spots import Spot
 from proxygen.proxy.render.surroundings import Surroundings
-from proxygen.proxy.render.texts import literal
 from proxygen.proxy.render.views import Rewrite
 
 
@@ -60,7 +60,7 @@ def _redirects(prefix: str, around: Surroundings) -> tuple[Rewrite, ...]:
 
 
 def _cookie_paths(prefix: str) -> tuple[Rewrite, ...]:
-    unprefixed = Regex(f"~^/(?!{literal(prefix[1:])}(?:/|$))(?<proxygen_rest>.+)$")
+    unprefixed = Regex(f"~^/(?!{literal(prefix[1:])}(?:/|$))(?<{_REST_OF_PATH.name}>.+)$")
     return (
         Rewrite(match=Regex("~^/$"), value=prefix),
         Rewrite(match=unprefixed, value=Expression((f"{prefix}/", _REST_OF_PATH))),

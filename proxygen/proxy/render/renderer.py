@@ -12,22 +12,20 @@ from proxygen.kit.errors import TemplateError
 from proxygen.kit.templating import Expression, Templates, Variable
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.plan.types import Plan, RouteClaim, Service, StreamServer
-from proxygen.proxy.render.access import geo_view
+from proxygen.proxy.render.access import Networks, geo_view, networks_of
 from proxygen.proxy.render.clients import client_view, vouched_headers
 from proxygen.proxy.render.defaults import stated, tls_lines
 from proxygen.proxy.render.efforts import again_views
-from proxygen.proxy.render.locations import networks_of
 from proxygen.proxy.render.rawpaths import rest_view
 from proxygen.proxy.render.rendered import Rendered, RenderedFile, Unit
 from proxygen.proxy.render.servers import ServerRenderer
 from proxygen.proxy.render.spots import strips
 from proxygen.proxy.render.streams import stream_view
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
-from proxygen.proxy.render.told import traffic_view
+from proxygen.proxy.render.traffic import traffic_view
 from proxygen.proxy.render.twins import MAX_SHAPES, Twins
 from proxygen.proxy.render.upstreams import service_view
 from proxygen.proxy.render.views import HashSize, HttpView, StreamDefaultsView
-from proxygen.tags import IPNetwork
 
 __all__ = ["MAX_SHAPES", "SMALLEST_BUCKETS", "Rendered", "RenderedFile", "Renderer", "Unit"]
 
@@ -138,7 +136,7 @@ class Renderer:
         return stream, Unit(context="stream", text=text, inert=twin, owners=((1, owners),), upstreams=upstreams)
 
 
-def _restrictions(plan: Plan) -> list[tuple[tuple[IPNetwork, ...], tuple[IPNetwork, ...]]]:
+def _restrictions(plan: Plan) -> list[tuple[Networks, Networks]]:
     """The networks that tags let in and turn away, each pair once."""
     found = {networks_of(service) for service in plan.services if _speaks_http(service)}
     return sorted((networks for networks in found if networks is not None), key=str)

@@ -8,8 +8,8 @@ from typing import Final
 from proxygen.kit.templating import Expression, Regex, Variable
 from proxygen.proxy.plan.types import ForceRule, Server, Service, Split, Upstream
 from proxygen.proxy.render.defaults import or_default
+from proxygen.proxy.render.notation import header_variable, literal, percent
 from proxygen.proxy.render.surroundings import Surroundings
-from proxygen.proxy.render.texts import header_variable, literal, percent
 from proxygen.proxy.render.views import (
     MapLine,
     MapView,

@@ -39,7 +39,7 @@ class Place:
 
     @property
     def is_speakable(self) -> bool:
-        """Whether nginx can be told of it."""
+        """Whether nginx can read its path in a directive."""
         return _SPEAKABLE.fullmatch(str(self.socket)) is not None
 
 
@@ -57,7 +57,9 @@ def obstacle(place: Place, *, worker: str | None, logs: Sequence[str]) -> str:
     ``worker`` is the user whom nginx.conf names for its workers, ``logs`` where its http block logs to.
     """
     if not place.is_speakable:
-        return f"nginx cannot be told of {place.socket}: set traffic.socket to a plain path of at most 96 characters"
+        return (
+            f"nginx cannot write its log to {place.socket}: set traffic.socket to a plain path of at most 96 characters"
+        )
     if "off" in logs:
         return "access_log off in http silences every log beside it: write access_log /dev/null combined if=0; instead"
     # Where workers could not even look for the mark, nginx would say so in its error log at each request.

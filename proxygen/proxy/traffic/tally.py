@@ -50,7 +50,7 @@ Moment = NewType("Moment", int)
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Requests of one variant over some time, scaled back to all of them where only a sample was told."""
+    """Requests of one variant over some time, extrapolated to all of them where only a sample was told."""
 
     row: tuple[float, ...]
 

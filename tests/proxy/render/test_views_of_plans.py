@@ -18,7 +18,7 @@ from proxygen.proxy.render.locations import location_view
 from proxygen.proxy.render.spots import ungated
 from proxygen.proxy.render.streams import stream_view
 from proxygen.proxy.render.surroundings import RequestDefaults, Snippets, Surroundings, TrafficLog
-from proxygen.proxy.render.told import traffic_view
+from proxygen.proxy.render.traffic import traffic_view
 from proxygen.proxy.render.upstreams import service_view
 from proxygen.proxy.render.views import (
     AccessLine,

@@ -160,11 +160,11 @@ def test_lost_lines_are_those_of_nginxs_log_from_now_on(tmp_path: Path) -> None:
 
 
 def test_what_keeps_nginx_from_telling_is_said(tmp_path: Path) -> None:
-    """A place that it cannot be told of, or http-wide silence; workers who could not look are in the manual."""
+    """A path that it cannot read, or http-wide silence; workers who could not look are in the manual."""
     settings = Settings.model_validate({"traffic": {"socket": "/tmp/a,b.sock"}})
     place = place_of(settings)
     assert place is not None
-    assert "cannot be told" in obstacle(place, worker="root", logs=())
+    assert "nginx cannot write its log to /tmp/a,b.sock" in obstacle(place, worker="root", logs=())
     usual = Place(socket=Path("/var/lib/proxygen/traffic.sock"), through_proc=True)
     assert "access_log off" in obstacle(usual, worker="root", logs=("off",))
     assert obstacle(usual, worker="root", logs=("/var/log/nginx/access.log",)) == ""

@@ -59,7 +59,7 @@ def conflict(item: ConflictReport) -> Problem:
     return Problem(
         kind="Conflict",
         level=Level.WARN,
-        text=f"{item.loser} claims {item.route} in vain: {won}.",
+        text=f"{item.loser} claims {item.route}, but {won}.",
         service=service_link(item.loser),
         offender=item.route,
     )

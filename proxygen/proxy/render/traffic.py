@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxygen.kit.templating import Expression, Variable
+from proxygen.proxy.render.notation import percent
 from proxygen.proxy.render.surroundings import TrafficLog
-from proxygen.proxy.render.texts import percent
 from proxygen.proxy.render.views import MapLine, MapView, Piece, SplitView, TrafficView
 from proxygen.tags.shares import WHOLE
 
