@@ -164,7 +164,10 @@ CALLED_BY_OTHERS = {
     "consul/single.py": ("http.client", {"makefile"}),
     "kit/files.py": ("watchdog", {"on_any_event"}),
     "network/backends/aws_vpc.py": ("botocore", {"_get_region"}),
-    "network/config.py": ("flannel's configuration, which may have it", {"enable_nftables"}),
+    "network/config.py": (
+        "flannel's configuration, which may have it",
+        {"enable_nftables", "ipv6_network", "ipv6_subnet_len", "ipv6_subnet_max", "ipv6_subnet_min"},
+    ),
     "network/doctor/beside.py": ("configparser", {"optionxform"}),
     "registration/frameworks.py": ("applications", {"with_aiohttp", "with_asgi", "with_gunicorn"}),
     "settings/slices.py": ("pydantic", {"model_config"}),

@@ -7,8 +7,10 @@ Start at `COMMANDS`. A command's module is imported only when that command is as
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final, NoReturn
 
 import click
@@ -59,6 +61,7 @@ def main() -> NoReturn:
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every error ends here, as one line on standard error."""
+    _open_closed_streams()
     try:
         code = _invoke(arguments)
         sys.stdout.flush()
@@ -73,6 +76,18 @@ def run_command_line(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:
         return _internal_error(error)
+
+
+def _open_closed_streams() -> None:
+    """Where we were started without one of the three, whatever we open first would stand in its place, and in its
+    place in every program that we start."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for as long as we run
 
 
 def _invoke(arguments: Sequence[str]) -> int:
@@ -107,7 +122,9 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 def _say(text: str) -> None:
-    click.echo(f"proxygen: {' '.join(text.split())}", err=True)
+    # A full disk, or a reader that has left, must not cost the exit code.
+    with suppress(OSError):
+        click.echo(f"proxygen: {' '.join(text.split())}", err=True)
 
 
 def _internal_error(error: Exception) -> int:

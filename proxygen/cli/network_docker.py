@@ -16,12 +16,20 @@ from proxygen.network.docker import (
     daemon_json,
     docker_options,
     installed_docker,
-    merge_daemon_json,
     read_docker_version,
+    refuse_others,
     show_daemon_json,
 )
 from proxygen.network.files import read_subnet_env, write_file
 from proxygen.settings import Settings
+
+
+def _refuse_merge(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            "--merge is gone: print the options, put them into your daemon.json, and let "
+            "`dockerd --validate --config-file FILE` judge it"
+        )
 
 
 @click.group()
@@ -35,22 +43,19 @@ def docker() -> None:
     short_help="Print the daemon.json that gives Docker this host's subnet.",
     examples=[
         "proxygen network docker render",
-        "proxygen network docker render --network-docker-pools --merge /etc/docker/daemon.json",
-        "proxygen network docker render --merge /etc/docker/daemon.json --output /etc/docker/daemon.json",
+        "proxygen network docker render --network-docker-pools --output /etc/docker/daemon.json",
     ],
 )
 @settings_options("network")
-@click.option(
-    "--merge", type=click.Path(path_type=Path), metavar="FILE", help="A daemon.json to put it into; all else stays."
-)
+@click.option("--merge", hidden=True, expose_value=False, callback=_refuse_merge)
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead of printing.")
 @click.option("--docker-version", metavar="VERSION", help="Docker's version; default what dockerd says.")
-def docker_render(settings: Settings, merge: Path | None, output: Path | None, docker_version: str | None) -> None:
+def docker_render(settings: Settings, output: Path | None, docker_version: str | None) -> None:
     """Print the options of dockerd that give its containers addresses of this host's subnet, as a daemon.json.
 
     The subnet is read from subnet.env, which the agent writes. Docker takes the options when it is started again. What
-    stands in docker_opts.env must not stand in daemon.json too: use one of the two. Exits 2 when the file to merge into
-    says something else already; nothing is written then.
+    stands in docker_opts.env must not stand in daemon.json too: use one of the two. Exits 2 where the file to write has
+    anything of the operator's; nothing is written then.
     """
     lease = read_subnet_env(_read(settings.network.subnet_file, hint="; the agent writes it (proxygen network up)"))
     options = docker_options(
@@ -60,10 +65,12 @@ def docker_render(settings: Settings, merge: Path | None, output: Path | None, d
         divided=settings.network.docker_pools,
         version=_version(docker_version),
     )
-    text = show_daemon_json(daemon_json(options)) if merge is None else merge_daemon_json(_existing(merge), options)
+    text = show_daemon_json(daemon_json(options))
     if output is None:
         click.echo(text, nl=False)
-    elif write_file(output, text):
+        return
+    refuse_others(_existing(output), options)
+    if write_file(output, text):
         progress(f"{output} written; restart Docker")
 
 

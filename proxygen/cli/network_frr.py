@@ -142,7 +142,7 @@ def _own(view: View, host_id: str, underlay: Underlay) -> Member:
         host_id=host_id,
         node=attributes.node,
         subnet=records[0].subnet,
-        public_ip=underlay.address.ip,
+        public_ip=underlay.public_ip,
         backend_type=attributes.backend_type,
         backend_data=attributes.backend_data or {},
     )

@@ -23,6 +23,7 @@ from proxygen.registration.child import Children
 from proxygen.registration.entrypoint import ChildCommand as Entrypoint
 from proxygen.registration.entrypoint import run_registered
 from proxygen.registration.probe import Probe, command_probe, http_probe, tcp_probe
+from proxygen.registration.signals import PASSED_ON, read_signal
 from proxygen.registration.texts import read_host_and_port, read_pair, read_weights
 from proxygen.settings import Settings
 
@@ -58,6 +59,7 @@ class Given:
     drain: str
     grace: str
     signal_group: bool
+    stop_signal: str
 
 
 def _option(flag: str, help: str, **options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -143,6 +145,12 @@ class _MayBeEmpty(click.Option):
 )
 @_option("--drain", "How long proxies have to see that it leaves.", default=duration(DRAIN), metavar="DURATION")
 @_option("--grace", "How long the command may take to end before SIGKILL.", default="20s", metavar="DURATION")
+@_option(
+    "--stop-signal",
+    "What asks COMMAND to end, and from others asks us: the image's STOPSIGNAL, such as QUIT, WINCH or RTMIN+3.",
+    default="TERM",
+    metavar="SIGNAL",
+)
 @_option("--signal-group", "Signal everything that the command started, not only itself.", is_flag=True)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND ARGS...")
 def register(settings: Settings, command: tuple[str, ...], **options: Any) -> int:
@@ -151,9 +159,10 @@ def register(settings: Settings, command: tuple[str, ...], **options: Any) -> in
     Fit for PID 1 of a container: signals go on to COMMAND, zombies are reaped, nothing goes through a shell, and the
     exit code is COMMAND's (128 and the signal's number where one ended it; 127 or 126 where it cannot be started).
 
-    On SIGTERM, SIGINT or SIGQUIT the instance goes into maintenance; after --drain COMMAND gets the signal; after
-    --grace it is killed; then the instance is removed. A second signal cuts the step short. Give the container's
-    engine the time: docker stop --timeout 30.
+    On SIGTERM, SIGINT, SIGQUIT or the --stop-signal the instance goes into maintenance; after --drain COMMAND gets the
+    signal, the --stop-signal for SIGTERM; after --grace it is killed; then the instance is removed. A second signal
+    cuts the step short. Give the container's engine the time: docker stop --timeout 30. In a terminal COMMAND is in
+    the foreground, as without us: Ctrl-C and Ctrl-Z are its own.
 
     Without a --check flag we connect to the port ourselves and tell Consul. The command runs on whatever Consul does.
     """
@@ -168,6 +177,7 @@ async def _run(settings: Settings, given: Given, tags: Sequence[str], argv: tupl
         start_timeout=seconds(given.start_timeout, what="--start-timeout"),
         grace=seconds(given.grace, what="--grace"),
         signals_group=given.signal_group,
+        stop_signal=_stop_signal(given.stop_signal),
     )
     if not _has_check(given) and f"{settings.proxy.tag_prefix}.protocol=udp" in tags:
         raise BadInput("nothing tells whether a udp port is up; write --check-command or --check-process")
@@ -191,6 +201,13 @@ async def _run(settings: Settings, given: Given, tags: Sequence[str], argv: tupl
         # Before the command starts, so that what cannot be announced starts nothing.
         await registration.prepare()
         return await run_registered(registration, entrypoint, children, list(probes.ready()))
+
+
+def _stop_signal(text: str) -> int:
+    number = read_signal(text, "--stop-signal")
+    if number not in PASSED_ON:
+        raise BadInput(f"--stop-signal {text}: no program can be asked by it to end")
+    return number
 
 
 class _Probes:

@@ -1,17 +1,20 @@
-"""The network's configuration: flannel's JSON, read strictly.
+"""The network's configuration: flannel's JSON, read as flannel reads it.
 
-A key that flannel would ignore is refused here, because it is a typing error far more often than a wish.
+So names of keys and of backends count in any case, null is what is not written, and of a key that is written twice the
+last counts. Keys that flannel has for Windows or for IPv6 alone are taken and change nothing. One that flannel does not
+have is refused, where flannel ignores it: it is a typing error far more often than a wish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta, field
+from msgspec.structs import FieldInfo
 
 from proxygen.kit.errors import NetworkConfigError, quoted
 
@@ -31,6 +34,8 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How packets cross hosts, with flannel's options where flannel has the backend."""
 
     type: ClassVar[str]
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    """Options of flannel's that change nothing here: they are for Windows, or for IPv6."""
 
 
 class Alloc(BackendConfig, frozen=True):
@@ -43,12 +48,14 @@ class HostGw(BackendConfig, frozen=True):
     """Plain routes; all hosts share a network."""
 
     type = "host-gw"
+    without_effect = frozenset({"Name", "DNSServerList"})
 
 
 class Vxlan(BackendConfig, frozen=True):
     """VXLAN by the kernel."""
 
     type = "vxlan"
+    without_effect = frozenset({"Name", "MacPrefix"})
     vni: Annotated[int, Meta(ge=1, le=(1 << 24) - 1)] = field(name="VNI", default=1)
     port: Port = field(name="Port", default=8472)
     mtu: Mtu | None = field(name="MTU", default=None)
@@ -62,10 +69,13 @@ class WireGuard(BackendConfig, frozen=True):
     """WireGuard by the kernel."""
 
     type = "wireguard"
+    without_effect = frozenset({"ListenPortV6"})
     psk: str | None = field(name="PSK", default=None)
     listen_port: Port = field(name="ListenPort", default=51820)
     mtu: Mtu | None = field(name="MTU", default=None)
     keepalive: Annotated[int, Meta(ge=0, le=65535)] = field(name="PersistentKeepaliveInterval", default=0)
+    mode: Literal["separate", "auto", "ipv4"] = field(name="Mode", default="separate")
+    """By which family hosts reach each other, where they have both: all three are IPv4 here."""
 
 
 class AwsVpc(BackendConfig, frozen=True):
@@ -88,6 +98,17 @@ class FrrOspf(BackendConfig, frozen=True):
     type = "frr-ospf"
 
 
+_ELSEWHERE: Final = {
+    "udp": "it copies every packet through a process; write vxlan",
+    "ipip": "write vxlan, or host-gw where all hosts share a network",
+    "ipsec": "write wireguard, which encrypts too",
+    "extension": "it runs commands that stand in Consul's KV; write alloc, and route what is leased yourself",
+    "gce": "write vxlan",
+    "ali-vpc": "write vxlan",
+    "tencent-vpc": "write vxlan",
+}
+"""Backends that flannel has and this network does not, and what to do."""
+
 _BACKENDS: Final[dict[str, type[BackendConfig]]] = {
     kind.type: kind for kind in (Alloc, HostGw, Vxlan, WireGuard, AwsVpc, FrrBgp, FrrOspf)
 }
@@ -104,6 +125,11 @@ class _Written(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     enable_ipv4: bool = field(name="EnableIPv4", default=True)
     enable_ipv6: bool = field(name="EnableIPv6", default=False)
     enable_nftables: bool = field(name="EnableNFTables", default=False)
+    ipv6_network: object = field(name="IPv6Network", default=None)
+    ipv6_subnet_len: object = field(name="IPv6SubnetLen", default=None)
+    ipv6_subnet_min: object = field(name="IPv6SubnetMin", default=None)
+    ipv6_subnet_max: object = field(name="IPv6SubnetMax", default=None)
+    """Of no account, as for flannel, while EnableIPv6 is not true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +170,8 @@ class NetworkConfig:
 def parse_config(text: str | bytes) -> NetworkConfig:
     """Read the JSON. Raise NetworkConfigError with the key and what is allowed."""
     try:
-        written = msgspec.json.decode(text, type=_Written)
+        raw = msgspec.json.decode(text, type=dict[str, object])
+        written = msgspec.convert(_spelt(raw, msgspec.structs.fields(_Written)), type=_Written)
     except msgspec.MsgspecError as error:
         raise NetworkConfigError(f"the network's config cannot be read: {error}") from error
     except RecursionError as error:
@@ -152,7 +179,9 @@ def parse_config(text: str | bytes) -> NetworkConfig:
     except UnicodeDecodeError as error:
         raise NetworkConfigError("the network's config is not UTF-8") from error
     if written.enable_ipv6 or not written.enable_ipv4:
-        raise NetworkConfigError("EnableIPv6, EnableIPv4: leases are of IPv4 alone")
+        raise NetworkConfigError(
+            "EnableIPv6, EnableIPv4: leases are of IPv4 alone; write EnableIPv6 = false and an IPv4 Network"
+        )
     network = _network(written.network)
     length = _subnet_len(network, written.subnet_len)
     size = 1 << (32 - length)
@@ -164,6 +193,19 @@ def parse_config(text: str | bytes) -> NetworkConfig:
     return NetworkConfig(
         network=network, subnet_len=length, first=first, last=last, backend=_backend(dict(written.backend))
     )
+
+
+def _spelt(
+    written: Mapping[str, object], fields: Iterable[FieldInfo], without_effect: Iterable[str] = ()
+) -> dict[str, object]:
+    """The same, with the names of keys as they are declared; without null, and without what has no effect."""
+    names = {one.encode_name.lower(): one.encode_name for one in fields}
+    skipped = {name.lower() for name in without_effect}
+    return {
+        names.get(key.lower(), key): value
+        for key, value in written.items()
+        if value is not None and key.lower() not in skipped
+    }
 
 
 def refuse_overlaps(config: NetworkConfig, host_networks: Iterable[IPv4Network]) -> None:
@@ -226,11 +268,17 @@ def _bound(key: str, text: str, network: IPv4Network, length: int, default: int)
 
 def _backend(written: dict[str, object]) -> BackendConfig:
     # flannel's pages say vxlan; its code takes udp, which copies every packet through a process.
-    name = written.pop("Type", Vxlan.type)
-    kind = _BACKENDS.get(name) if isinstance(name, str) else None
+    named = [written.pop(key) for key in tuple(written) if key.lower() == "type"]
+    name = next((one for one in reversed(named) if one is not None), Vxlan.type)
+    kind = _BACKENDS.get(name.lower()) if isinstance(name, str) else None
     if kind is None:
-        raise NetworkConfigError(f"Backend.Type: {quoted(str(name))} is none of {', '.join(_BACKENDS)}")
+        why = _ELSEWHERE.get(str(name).lower())
+        hint = f"; that is flannel's alone: {why}" if why else ""
+        raise NetworkConfigError(f"Backend.Type: {quoted(str(name))} is none of {', '.join(_BACKENDS)}{hint}")
+    spelt = _spelt(written, msgspec.structs.fields(kind), kind.without_effect)
+    if kind is WireGuard and spelt.get("Mode") == "ipv6":
+        raise NetworkConfigError("Backend (wireguard): Mode ipv6: hosts reach each other by IPv4 here; write ipv4")
     try:
-        return msgspec.convert(written, type=kind)
+        return msgspec.convert(spelt, type=kind)
     except msgspec.ValidationError as error:
         raise NetworkConfigError(f"Backend ({name}): {error}") from error

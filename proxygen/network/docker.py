@@ -123,59 +123,22 @@ def daemon_flags(options: DockerOptions) -> dict[str, str]:
     return flags
 
 
-def merge_daemon_json(text: str, options: DockerOptions) -> str:
-    """Return a ``daemon.json`` with the options in it and everything else as it was.
+def show_daemon_json(written: Mapping[str, object]) -> str:
+    """Return the text of a ``daemon.json``."""
+    return json.dumps(written, indent=2, ensure_ascii=False) + "\n"
 
-    Raise NetworkConfigError, naming the key, where the file says something else already: it is the operator's.
-    """
+
+def refuse_others(text: str, options: DockerOptions) -> None:
+    """Raise NetworkConfigError where a ``daemon.json`` has anything that is not ours to write: it is the operator's."""
     try:
         found = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError) as error:
         raise NetworkConfigError(f"daemon.json is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise NetworkConfigError("daemon.json is no JSON object")
-    _refuse_others_bridge(found, options)
-    return show_daemon_json(_merged(found, daemon_json(options), place=""))
-
-
-def show_daemon_json(written: Mapping[str, object]) -> str:
-    """Return the text of a ``daemon.json``."""
-    return json.dumps(written, indent=2, ensure_ascii=False) + "\n"
-
-
-def _refuse_others_bridge(found: Mapping[str, object], options: DockerOptions) -> None:
-    # Docker itself refuses bip beside bridge, and only once it is restarted.
-    if found.get("bridge"):
-        raise NetworkConfigError(
-            f'daemon.json: "bridge" is {quoted(str(found["bridge"]))}, so Docker takes no "bip"; '
-            f"remove it, or give that bridge {options.bridge} yourself"
-        )
-    fixed = found.get("fixed-cidr")
-    try:
-        outside = bool(fixed) and not IPv4Interface(str(fixed)).network.subnet_of(options.bridge.network)
-    except ValueError:
-        outside = True
-    if outside:
-        raise NetworkConfigError(
-            f'daemon.json: "fixed-cidr" is {quoted(str(fixed))}, which is not in {options.bridge.network}; remove it'
-        )
-
-
-def _merged(found: Mapping[str, object], wanted: Mapping[str, object], *, place: str) -> dict[str, object]:
-    result = dict(found)
-    for key, value in wanted.items():
-        there = found.get(key)
-        where = f'{place}"{key}"'
-        if isinstance(there, dict) and isinstance(value, dict):
-            result[key] = _merged(there, value, place=f"{where}.")
-        elif key not in found or (there == value and type(there) is type(value)):
-            result[key] = value
-        else:
-            raise NetworkConfigError(
-                f"daemon.json: {where} is {quoted(json.dumps(there))} and would have to be "
-                f"{json.dumps(value)}; remove it if it is not needed"
-            )
-    return result
+    if others := sorted(found.keys() - daemon_json(options).keys()):
+        yours = ", ".join(map(quoted, others))
+        raise NetworkConfigError(f"daemon.json has {yours} of yours; print the options, and put them into it yourself")
 
 
 def read_docker_version(text: str) -> DockerVersion | None:

@@ -18,9 +18,16 @@ class Underlay:
     link: str
     index: int
     address: IPv4Interface
-    """The host's public address with the network that its link is on."""
+    """The host's own address with the network that its link is on."""
     mtu: int
     mac: str
+    elsewhere: IPv4Address | None = None
+    """Where the others reach the host, if a router translates that address into the host's own."""
+
+    @property
+    def public_ip(self) -> IPv4Address:
+        """What the others are told."""
+        return self.elsewhere or self.address.ip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +115,7 @@ def check_host(member: Member, underlay: Underlay) -> str:
         return f"its PublicIP {address} is no host's"
     if network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
         return f"its PublicIP {address} is that of the network {network} itself"
-    if address == underlay.address.ip:
+    if address == underlay.public_ip:
         return f"it has this host's PublicIP {address}"
     return ""
 

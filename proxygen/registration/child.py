@@ -12,9 +12,10 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from proxygen.kit.errors import CannotStart
+from proxygen.registration.terminal import Terminal
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _NOT_FOUND: Final = 127
@@ -66,6 +67,8 @@ class Children:
 
     def __init__(self) -> None:
         self._by_pid: dict[int, Child] = {}
+        self._terminals: dict[int, Terminal] = {}
+        """Of those that share ours."""
 
     def __enter__(self) -> Self:
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
@@ -77,21 +80,25 @@ class Children:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
 
     def start(self, argv: Sequence[str], *, quiet: bool = False) -> Child:
-        """Start a program in a session of its own, with our standard streams unless ``quiet``.
+        """Start a program with our standard streams unless ``quiet``.
+
+        It is in the foreground of our terminal where we are, and without a terminal in a session of its own.
 
         Raise CannotStart.
         """
-        stream = subprocess.DEVNULL if quiet else None
+        terminal = None if quiet else Terminal.ours()
         try:
-            process = subprocess.Popen(  # noqa: S603 - what the operator asked for, and no shell
-                list(argv), stdin=stream, stdout=stream, stderr=stream, start_new_session=True
-            )
+            process = _start(argv, is_quiet=quiet, has_terminal=terminal is not None)
         except OSError as error:
             code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
             raise CannotStart(f"{argv[0]} cannot be started: {error.strerror}", exit_code=code) from error
         except ValueError as error:
             raise CannotStart(f"{argv[0]!r} cannot be started: {error}", exit_code=_NOT_EXECUTABLE) from error
         child = self._by_pid[process.pid] = Child(process)
+        if terminal is not None:
+            self._terminals[process.pid] = terminal
+            if terminal.is_held_by(os.getpgrp()):
+                terminal.give(process.pid)
         return child
 
     async def run(self, argv: Sequence[str], *, timeout: float) -> int:  # noqa: ASYNC109 - it ends the program
@@ -110,11 +117,30 @@ class Children:
         # Signals of one kind coalesce: one SIGCHLD may stand for many.
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            child = self._by_pid.pop(pid, None)
-            if child is not None:
+            if os.WIFSTOPPED(status):
+                self._stopped(pid, os.WSTOPSIG(status))
+            elif (child := self._by_pid.pop(pid, None)) is not None:
+                self._take_back(pid)
                 child.settle(os.waitstatus_to_exitcode(status))
+
+    def _stopped(self, pid: int, number: int) -> None:
+        terminal = self._terminals.get(pid)
+        if terminal is not None:
+            terminal.stop_with(pid, number)
+
+    def _take_back(self, pid: int) -> None:
+        terminal = self._terminals.pop(pid, None)
+        if terminal is not None and terminal.is_held_by(pid):
+            terminal.give(os.getpgrp())
+
+
+def _start(argv: Sequence[str], *, is_quiet: bool, has_terminal: bool) -> subprocess.Popen[bytes]:
+    stream = subprocess.DEVNULL if is_quiet else None
+    # A session of its own would have no terminal.
+    apart: dict[str, Any] = {"process_group": 0} if has_terminal else {"start_new_session": True}
+    return subprocess.Popen(list(argv), stdin=stream, stdout=stream, stderr=stream, **apart)  # noqa: S603 - no shell

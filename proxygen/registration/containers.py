@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from proxygen.catalog import Health
+from proxygen.registration.signals import find_signal
 
 Protocol = Literal["tcp", "udp"]
 
@@ -44,6 +46,8 @@ class Container:
     networks: Mapping[str, str]
     """Addresses by the network's name."""
     stop_timeout: float
+    stop_signal: int
+    """What the engine sends to have it end, by the image's STOPSIGNAL or as it was run."""
 
     @property
     def place(self) -> str:
@@ -71,6 +75,7 @@ def decode_container(answer: Mapping[str, Any]) -> Container:
             for name, facts in (network.get("Networks") or {}).items()
             if facts.get("IPAddress") or facts.get("GlobalIPv6Address")
         },
+        stop_signal=find_signal(str(config.get("StopSignal") or "TERM")) or signal.SIGTERM,
         stop_timeout=float(_STOP_TIMEOUT if config.get("StopTimeout") is None else config["StopTimeout"]),
     )
 

@@ -32,6 +32,8 @@ _LISTINGS: Final = 5
 _USUAL: Final = "unix:///var/run/docker.sock"
 _ID: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _OF_ANOTHER: Final = "container:"
+_MOST_OWNERS: Final = 8
+"""Containers in a row, each in the network of the next; no engine makes a circle of them."""
 
 
 class _NoSuchContainer(EngineUnavailable):
@@ -131,12 +133,20 @@ class Engine:
         with suppress(_NoSuchContainer):
             async with self._asking():
                 answer = await self._api.containers.container(container_id).show()
-                mode = answer["HostConfig"].get("NetworkMode") or ""
-                if mode.startswith(_OF_ANOTHER):
-                    other = await self._api.containers.container(mode.removeprefix(_OF_ANOTHER)).show()
-                    answer = {**answer, "NetworkSettings": other["NetworkSettings"]}
-                return decode_container(answer)
+                owner = await self._network_owner(answer)
+                mode = {"NetworkMode": owner["HostConfig"].get("NetworkMode")}
+                network = {"NetworkSettings": owner["NetworkSettings"], "HostConfig": {**answer["HostConfig"], **mode}}
+                return decode_container({**answer, **network})
         return None
+
+    async def _network_owner(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The container whose network this one is in: its own, or that of another, which may be in a third one's."""
+        for _ in range(_MOST_OWNERS):
+            mode = answer["HostConfig"].get("NetworkMode") or ""
+            if not mode.startswith(_OF_ANOTHER):
+                break
+            answer = await self._api.containers.container(mode.removeprefix(_OF_ANOTHER)).show()
+        return answer
 
     async def events(self) -> AsyncIterator[ContainerEvent]:
         """Yield what happens to containers, for ever; raise EngineUnavailable when the engine ends the stream."""

@@ -15,18 +15,10 @@ from proxygen.kit.log import get_logger
 from proxygen.registration.application import Registration
 from proxygen.registration.child import Child, Children
 from proxygen.registration.probe import Probe
+from proxygen.registration.signals import PASSED_ON, STOPPING, name_of
 
 _LOG = get_logger(__name__)
 
-STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-FORWARDED: Final = (
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGWINCH,
-    signal.SIGALRM,
-    signal.SIGCONT,
-)
 _ASK_AGAIN: Final = 0.1
 _GROUP_LOOK: Final = 0.05
 
@@ -42,6 +34,8 @@ class ChildCommand:
     """Seconds between the signal that asks it to end and SIGKILL."""
     signals_group: bool
     """Send signals to everything in the command's group instead of the command alone."""
+    stop_signal: int = signal.SIGTERM
+    """Asks the command to end; from others it asks us."""
 
 
 class Signals:
@@ -50,30 +44,32 @@ class Signals:
     Make it before the command is started: a signal that nobody handles ends us and leaves the command alone.
     """
 
-    def __init__(self) -> None:
-        self._stops: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        self._early: list[signal.Signals] = []
+    def __init__(self, stop_signal: int = signal.SIGTERM) -> None:
+        self._stops: asyncio.Queue[int] = asyncio.Queue()
+        self._early: list[int] = []
         self._loop = asyncio.get_running_loop()
-        for number in STOPPING:
+        self._stopping = STOPPING | {stop_signal}
+        self._passed_on = PASSED_ON - self._stopping
+        for number in self._stopping:
             self._loop.add_signal_handler(number, self._stops.put_nowait, number)
-        for number in FORWARDED:
+        for number in self._passed_on:
             self._loop.add_signal_handler(number, self._early.append, number)
 
     def forward(self, child: Child, *, group: bool) -> None:
         """Send the command what came meanwhile, and what comes from now on."""
         send = child.send_group if group else child.send
-        for number in FORWARDED:
+        for number in self._passed_on:
             self._loop.add_signal_handler(number, send, number)
         for number in self._early:
             send(number)
 
-    async def stop(self) -> signal.Signals:
+    async def stop(self) -> int:
         """Wait for the next signal that asks us to end."""
         return await self._stops.get()
 
     def close(self) -> None:
         """Give all signals back to Python's defaults."""
-        for number in (*STOPPING, *FORWARDED):
+        for number in self._stopping | self._passed_on:
             self._loop.remove_signal_handler(number)
 
 
@@ -84,7 +80,7 @@ async def run_registered(
 
     Raise CannotStart, CommandNotReady, and BadInput for what cannot be announced; the command has ended by then.
     """
-    signals = Signals()
+    signals = Signals(command.stop_signal)
     try:
         child = children.start(command.argv)
         signals.forward(child, group=command.signals_group)
@@ -106,7 +102,7 @@ class _Run:
         try:
             stop = await self._stop_or_end(ready)
             if stop is not None:
-                _LOG.info("stopping", signal=stop.name, command=self._command.argv[0])
+                _LOG.info("stopping", signal=name_of(stop), command=self._command.argv[0])
                 await self._until_stop_or_end(self._registration.withdraw())
                 await self._end(stop)
             code = await self._child.exited
@@ -119,7 +115,7 @@ class _Run:
             self._child.send_group(signal.SIGKILL)
             await self._registration.deregister()
 
-    async def _stop_or_end(self, ready: Sequence[Probe]) -> signal.Signals | None:
+    async def _stop_or_end(self, ready: Sequence[Probe]) -> int | None:
         """Register, and wait for a signal to stop; None where the command ended by itself."""
         starting = asyncio.create_task(self._register(ready), name="registration of the command")
         stop = asyncio.create_task(self._signals.stop(), name="signal to stop")
@@ -145,9 +141,10 @@ class _Run:
             raise CommandNotReady(f"{self._command.argv[0]} did not become ready within {patience:g}s") from None
         await self._registration.start()
 
-    async def _end(self, how: signal.Signals) -> None:
+    async def _end(self, how: int) -> None:
         """Ask the command to end, wait, and end what is left of it and its group. A second signal ends the wait."""
-        self._send(how)
+        # Who stops any container by SIGTERM means what stops this one.
+        self._send(self._command.stop_signal if how == signal.SIGTERM else how)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._command.grace):
                 await self._until_stop_or_end(asyncio.sleep(self._command.grace))
@@ -165,7 +162,7 @@ class _Run:
                 return
             await asyncio.sleep(_GROUP_LOOK)
 
-    def _send(self, number: signal.Signals) -> None:
+    def _send(self, number: int) -> None:
         # Ctrl-C is for everything in the foreground, and a shell that waits for its command counts on that.
         if self._command.signals_group or number is signal.SIGINT:
             self._child.send_group(number)

@@ -7,6 +7,7 @@ to time. So neither a lost event nor a stream that ends leaves anything wrong fo
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from proxygen.registration.docker import ContainerEvent, Engine
 from proxygen.registration.metrics import ContainerCounts
 from proxygen.registration.seat import Seats, Wish
 from proxygen.registration.service import CompleteRegistration
+from proxygen.registration.signals import find_signal
 
 _LOG = get_logger(__name__)
 
@@ -32,7 +34,8 @@ _LONGEST_PAUSE: Final = 5.0
 """Seconds between two tries to reach an engine; it is on this host."""
 _FORGET: Final = 600.0
 """Seconds after which a seat that nobody took again is forgotten, and how often it was taken."""
-_STOP_SIGNALS: Final = frozenset({"15", "SIGTERM", "TERM", "9", "SIGKILL", "KILL", "3", "SIGQUIT", "QUIT"})
+_STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGQUIT})
+"""What ends most programs; beside them each container's own."""
 _AFTER_STOP: Final = 10.0
 """Seconds beyond a container's own time to stop, after which one that still runs was not stopped after all."""
 
@@ -165,7 +168,7 @@ class Registrator:
     def _heed(self, event: ContainerEvent) -> None:
         """A container that was sent a signal to stop is withdrawn while it still answers."""
         known = self._known.get(event.container)
-        if known is not None and event.action == "kill" and event.signal in _STOP_SIGNALS:
+        if known is not None and event.action == "kill" and _asks_to_stop(event, known.container):
             known.stopping_until = time.monotonic() + known.container.stop_timeout + _AFTER_STOP
         elif known is not None and event.action in ("start", "restart"):
             known.stopping_until = 0.0
@@ -276,6 +279,10 @@ class Registrator:
             self._agent_trouble = str(error)
         else:
             self._agent_trouble = ""
+
+
+def _asks_to_stop(event: ContainerEvent, container: Container) -> bool:
+    return find_signal(event.signal) in _STOP_SIGNALS | {container.stop_signal}
 
 
 async def _listen(engine: Engine, hints: asyncio.Queue[ContainerEvent]) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from proxygen.settings.values import (
     AdminListen,
     Bytes,
+    Interfaces,
     IpAddress,
     Ipv4Address,
     Listens,
@@ -586,13 +587,20 @@ class NetworkSettings(Slice):
     node: str = Field(
         default="", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="its name, for people; default the host's name"
     )
-    interface: str | None = Field(
+    interface: Interfaces | None = Field(
         default=None,
-        pattern=r"^[^\s/]{1,15}$",
-        description="interface through which the other hosts are reached; default that of public_ip or the default route",
+        description=(
+            "interface through which the other hosts are reached: its name, its IPv4 address, or a pattern for either "
+            "after a ~, such as ~^ens; several between commas, the first that fits; default that of public_ip or the "
+            "default route"
+        ),
     )
     public_ip: Ipv4Address | None = Field(
-        default=None, description="address at which the other hosts reach this one; default the interface's first"
+        default=None,
+        description=(
+            "address at which the other hosts reach this one; default the interface's first. One that this host does "
+            "not have is told to the others all the same: a router translates it"
+        ),
     )
     metrics: AdminListen = Field(
         default="off", description="ADDRESS:PORT of the agent's metrics for Prometheus, or off"

@@ -70,6 +70,24 @@ def _networks(value: object) -> object:
     return texts
 
 
+_INTERFACE: Final = re.compile(r"[^\s/~,]{1,15}")
+_LONGEST_PATTERN: Final = 200
+
+
+def _interfaces(value: object) -> object:
+    """Leave the text as it is, once each part of it can be read."""
+    for part in str(value).split(",") if isinstance(value, str) else ():
+        text = part.strip()
+        if text.startswith("~") and len(text) <= _LONGEST_PATTERN:
+            try:
+                re.compile(text[1:])
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"{text[1:]} is no regular expression: {error}") from error
+        elif not _INTERFACE.fullmatch(text):
+            raise ValueError(f"{text!r} is no interface's name of up to 15 letters, no IPv4 address, and no ~PATTERN")
+    return value
+
+
 def _address(value: object) -> object:
     if isinstance(value, str):
         ipaddress.ip_address(value)
@@ -124,6 +142,8 @@ Networks = Annotated[tuple[str, ...], BeforeValidator(_networks)]
 """CIDR networks; host bits must be zero."""
 
 IpAddress = Annotated[str, BeforeValidator(_address)]
+Interfaces = Annotated[str, BeforeValidator(_interfaces)]
+"""Names, IPv4 addresses and ``~PATTERN``, between commas."""
 Ipv4Address = Annotated[str, BeforeValidator(_ipv4_address)]
 Ports = Annotated[str, BeforeValidator(_ports)]
 """One port or ``FIRST-LAST``."""

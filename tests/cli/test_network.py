@@ -116,12 +116,16 @@ def test_dockers_options_follow_from_subnet_env(proxygen: Proxygen, here: tuple[
 def test_an_operators_own_option_is_not_overwritten(proxygen: Proxygen, here: tuple[str, ...], tmp_path: Path) -> None:
     subnet_env(tmp_path / "subnet.env", "10.99.3.1/24")
     daemon = tmp_path / "daemon.json"
-    text = '{"bip": "172.31.0.1/16"}'
+    text = '{"bip": "172.31.0.1/16", "log-driver": "journald"}'
     daemon.write_text(text)
-    flags = ("--merge", str(daemon), "--output", str(daemon), "--docker-version", "27.0.0")
+    flags = ("--output", str(daemon), "--docker-version", "27.0.0")
     ended = proxygen("network", "docker", "render", *here, *flags)
     assert ended.code == 2
-    assert '"bip"' in ended.err
+    assert "'log-driver' of yours" in ended.err
+    assert daemon.read_text() == text
+    ended = proxygen("network", "docker", "render", *here, "--merge", str(daemon), *flags)
+    assert ended.code == 2
+    assert "--merge is gone: print the options" in ended.err
     assert daemon.read_text() == text
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
+import shlex
 import shutil
 import signal
 import socket
@@ -17,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from proxygen.registration.signals import PASSED_ON, STOPPING, find_signal
 from tests.harness import process, warm
 from tests.harness.consul import ConsulAgent
 from tests.harness.entrypoint import Entrypoint
@@ -167,6 +171,196 @@ def test_signals_go_on_to_the_command(register: Register, tmp_path: Path) -> Non
         running.send(getattr(signal, f"SIG{name}"))
         running.until_said(f"got-{name}")
     assert running.stop() == 128 + signal.SIGTERM
+
+
+RECORDER = """
+import signal, sys
+def record(number, frame):
+    print(f"got-{number}", flush=True)
+    if number == int(sys.argv[1]):
+        sys.exit(7)
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+    signal.signal(number, record)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+"""A command that says each signal that it gets, and ends by one of them."""
+
+
+@pytest.mark.incident("T66")
+def test_every_signal_that_can_be_passed_on_is(register: Register) -> None:
+    """Real-time ones, and those of job control too; what asks to end is another test's."""
+    running = register(*process_only(sys.executable, "-c", RECORDER, 0))
+    running.until_said("ready")
+    numbers = sorted(PASSED_ON - STOPPING)
+    assert {signal.SIGTSTP, signal.SIGWINCH, signal.SIGABRT, signal.SIGRTMIN + 3, signal.SIGIO} <= set(numbers)
+    for number in numbers:
+        os.kill(running.process.pid, number)
+        running.until_said(f"got-{int(number)}\n")
+    assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+
+
+@pytest.mark.incident("T66")
+@pytest.mark.parametrize("name", ["USR1", "WINCH", "QUIT", "ABRT", "TSTP", "RTMIN+3", "TERM"])
+@pytest.mark.parametrize("sent", ["its own", "SIGTERM"])
+def test_an_images_own_stop_signal_drains_and_ends_the_command(
+    consul: ConsulAgent, register: Register, name: str, sent: str
+) -> None:
+    """What arrives goes on after the drain; for SIGTERM, by which anybody stops anything, the command gets its own."""
+    number = find_signal(name)
+    assert number is not None
+    running = register(
+        *("--name", "web", "--port", "1", "--address", "127.0.0.1", "--check-process", "--drain", "1h"),
+        *("--stop-signal", name, "--", sys.executable, "-c", RECORDER, number),
+    )
+    running.until_said("ready")
+    until_registered(consul)
+    os.kill(running.process.pid, number if sent == "its own" else signal.SIGTERM)
+    running.until_said("leaving")
+    process.wait_until(
+        lambda: any("_service_maintenance" in check for check in consul.get("/v1/agent/checks")), what="maintenance"
+    )
+    assert "got-" not in running.said
+    assert running.stop() == 7, running.said
+    assert f"got-{number}\n" in running.said
+    assert held(consul) == {}
+
+
+@pytest.mark.parametrize("name", ["KILL", "STOP", "SEGV", "NOPE", ""])
+def test_what_cannot_stop_a_command_is_refused(register: Register, tmp_path: Path, name: str) -> None:
+    running = register("--stop-signal", name, *process_only("touch", tmp_path / "started"))
+    assert running.ended() == 2
+    assert "--stop-signal" in running.said
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.incident("T70")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_with_streams_closed_the_command_runs_and_its_code_is_ours(
+    consul: ConsulAgent, tmp_path: Path, closed: str
+) -> None:
+    """And nothing of ours stands where the command expects its streams."""
+    script = f"ls -l /proc/self/fd > {tmp_path}/streams; exit 5"
+    options = map(str, process_only("sh", "-c", script))
+    started = ["register", "--consul-address", consul.address, *options]
+    shell = f'exec "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", *warm.COLD, *started], timeout=60, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 5, done.stdout
+    assert "socket:" not in (tmp_path / "streams").read_text()
+    assert "eventpoll" not in (tmp_path / "streams").read_text()
+
+
+@pytest.mark.incident("T70")
+@pytest.mark.parametrize("stream", [">", "2>"])
+def test_on_a_full_disk_the_commands_code_is_ours(consul: ConsulAgent, stream: str) -> None:
+    started = ["register", "--consul-address", consul.address, *map(str, process_only("sh", "-c", "exit 5"))]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {stream}/dev/full', "sh", *warm.COLD, *started], timeout=60)
+    assert done.returncode == 5
+
+
+class Typist:
+    """A shell in a terminal, and who types into it."""
+
+    def __init__(self, *command: object) -> None:
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            os.execvp(str(command[0]), [*map(str, command)])  # noqa: S606 - it is typed into
+        self.shown = ""
+
+    def types(self, text: str) -> None:
+        os.write(self._terminal, text.encode())
+
+    def sees(self, text: str) -> None:
+        """Wait until the terminal shows this after what it showed before."""
+
+        def shows() -> bool:
+            if select.select([self._terminal], [], [], 0)[0]:
+                with suppress(OSError):
+                    self.shown += os.read(self._terminal, 1 << 16).decode(errors="replace")
+            return text in self.shown
+
+        try:
+            process.wait_until(shows, what=f"{text!r} in the terminal", timeout=60)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {self.shown}") from error
+        self.shown = self.shown.partition(text)[2]
+
+    def ended(self) -> int:
+        status: list[int] = []
+
+        def has_ended() -> bool:
+            # What is written to a terminal that nobody reads waits.
+            if select.select([self._terminal], [], [], 0)[0]:
+                with suppress(OSError):
+                    os.read(self._terminal, 1 << 16)
+            pid, code = os.waitpid(self.pid, os.WNOHANG)
+            status.append(code)
+            return pid != 0
+
+        process.wait_until(has_ended, what="the end", timeout=60)
+        return os.waitstatus_to_exitcode(status[-1])
+
+
+BASH = ("env", "PS1=ask> ", "bash", "--norc", "--noprofile", "--noediting", "-i")
+
+
+@pytest.mark.incident("T66")
+def test_a_shell_in_a_terminal_works_as_without_us(consul: ConsulAgent) -> None:
+    """Ctrl-C ends what the shell runs, Ctrl-Z stops it, and the shell goes on; its code is ours."""
+    typist = Typist(*warm.COLD, "register", "--consul-address", consul.address, *process_only(*BASH))
+    typist.sees("ask> ")
+    typist.types("sh -c 'echo up-$((40 + 2)); exec sleep 1000'\n")
+    typist.sees("up-42")
+    typist.types("\x03")
+    typist.sees("ask> ")
+    typist.types("echo code-$?-$((40 + 2))\n")
+    typist.sees("code-130-42")
+    typist.types("cat\n")
+    typist.types("one\n")
+    typist.sees("one\r\none")
+    typist.types("\x1a")
+    typist.sees("Stopped")
+    typist.sees("ask> ")
+    typist.types("fg\n")
+    typist.sees("cat\r\n")
+    typist.types("two\n")
+    typist.sees("two\r\ntwo")
+    typist.types("\x04")
+    typist.sees("ask> ")
+    typist.types("exit 9\n")
+    assert typist.ended() == 9
+    process.wait_until(lambda: held(consul) == {}, what="deregistered", timeout=30)
+
+
+@pytest.mark.incident("T66")
+def test_a_command_is_a_job_of_the_shell_that_started_us(consul: ConsulAgent) -> None:
+    """Stopped by Ctrl-Z with us, continued by fg with us, and ended by Ctrl-C as any other."""
+    typist = Typist(*BASH)
+    typist.sees("ask> ")
+    # The echo of what is typed must not be what is waited for.
+    command = process_only("sh", "-c", "echo up-$((40 + 2)); exec cat")
+    started = (*warm.COLD, "register", "--log-level", "error", "--consul-address", consul.address, *command)
+    typist.types(" ".join(map(shlex.quote, map(str, started))) + "\n")
+    typist.sees("up-42")
+    typist.types("one\n")
+    typist.sees("one\r\none")
+    typist.types("\x1a")
+    typist.sees("Stopped")
+    typist.sees("ask> ")
+    typist.types("fg\n")
+    typist.sees("exec cat'\r\n")
+    typist.types("two\n")
+    typist.sees("two\r\ntwo")
+    typist.types("\x03")
+    typist.sees("ask> ")
+    typist.types("echo code-$?-$((40 + 2))\n")
+    typist.sees("code-130-42")
+    typist.types("exit 3\n")
+    assert typist.ended() == 3
+    process.wait_until(lambda: held(consul) == {}, what="deregistered", timeout=30)
 
 
 def test_orphans_are_reaped(register: Register) -> None:

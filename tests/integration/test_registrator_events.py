@@ -92,6 +92,34 @@ async def test_a_signal_to_stop_withdraws_a_container_while_it_still_answers(
     await until(lambda: not ids(consul), "gone")
 
 
+@pytest.mark.incident("T66")
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ("SIGWINCH", "28"),
+        ("USR1", "SIGUSR1"),
+        ("SIGRTMIN+3", "37"),
+        ("RTMIN+3", "SIGRTMIN+3"),
+        (37, "37"),
+        ("SIGQUIT", "3"),
+    ],
+)
+async def test_a_container_is_withdrawn_by_the_signal_that_its_image_names(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any], stated: object, told: str
+) -> None:
+    """As the engine tells it of the container, in each way of writing; to others the same signal says nothing."""
+    engine.containers["w1"], engine.containers["w2"] = web(), web("w2")
+    engine.containers["w1"]["Config"]["StopSignal"] = stated
+    other = ID.replace("w1", "w2")
+    await until(lambda: ids(consul) == {ID, other}, "registered")
+    await listening(engine)
+    if stated != "SIGQUIT":
+        await engine.tell("w2", "kill", signal=told)
+    await engine.tell("w1", "kill", signal=told)
+    await until(lambda: MAINTENANCE in checks(consul), "withdrawn")
+    assert f"_service_maintenance:{other}" not in checks(consul)
+
+
 async def test_the_command_registers_what_runs_and_leaves_nothing(
     consul: ConsulAgent, engine: FakeEngine, tmp_path: Path
 ) -> None:
@@ -219,6 +247,22 @@ async def test_what_shares_anothers_network_is_reached_there(
     engine.containers["w2"] = copy.deepcopy(beside)
     await until(lambda: ids(consul) == {"docker-host:w2:8080"}, "the one beside it")
     assert consul.get("/v1/agent/service/docker-host:w2:8080")["Port"] == 32768
+
+
+@pytest.mark.incident("T72")
+async def test_what_shares_the_hosts_network_by_way_of_others_is_reached_on_the_host(
+    consul: ConsulAgent, engine: FakeEngine, work: asyncio.Task[Any]
+) -> None:
+    """A container of a container, and one of that again."""
+    nothing = {"Ports": {}, "Networks": {}}
+    for name, mode in (("w1", "host"), ("w2", "container:w1"), ("w3", "container:w2")):
+        engine.containers[name] = copy.deepcopy(web(name))
+        engine.containers[name] |= {"HostConfig": {"NetworkMode": mode}, "NetworkSettings": nothing}
+        engine.containers[name]["Config"]["ExposedPorts"] = {"8080/tcp": {}}
+    engine.containers["w1"]["Config"]["Labels"] = {}
+    wanted = {"docker-host:w2:8080", "docker-host:w3:8080"}
+    await until(lambda: ids(consul) == wanted, "both")
+    assert {consul.get(f"/v1/agent/service/{id}")["Port"] for id in wanted} == {8080}
 
 
 async def test_the_right_to_write_services_is_all_that_it_needs(

@@ -19,8 +19,9 @@ from proxygen.network.docker import (
     daemon_json,
     docker_options,
     installed_docker,
-    merge_daemon_json,
     read_docker_version,
+    refuse_others,
+    show_daemon_json,
 )
 
 LEASE = IPv4Network("10.99.3.0/24")
@@ -138,62 +139,19 @@ async def test_the_daemons_own_program_is_asked(tmp_path: Path, monkeypatch: pyt
 # --- an operator's daemon.json
 
 
-def test_what_the_operator_wrote_stays_in_its_place() -> None:
-    before = {"log-driver": "journald", "default-network-opts": {"bridge": {"x": "y"}, "ipvlan": {}}, "labels": ["ü"]}
-    after = json.loads(merge_daemon_json(json.dumps(before), options()))
-    assert list(after)[:3] == list(before)
-    assert after["default-network-opts"] == {
-        "bridge": {"x": "y", "com.docker.network.driver.mtu": "1450"},
-        "ipvlan": {},
-    }
-    assert {key: after[key] for key in ("log-driver", "labels", "bip")} == {
-        "log-driver": "journald",
-        "labels": ["ü"],
-        "bip": "10.99.3.1/25",
-    }
-
-
 @pytest.mark.parametrize("text", ["", " \n", "{}"])
-def test_merging_into_nothing_gives_ours(text: str) -> None:
-    assert json.loads(merge_daemon_json(text, options())) == daemon_json(options())
+def test_a_file_without_anything_of_the_operators_may_be_replaced(text: str) -> None:
+    refuse_others(text, options())
+    refuse_others(show_daemon_json(daemon_json(options())), options())
 
 
-def test_merging_again_changes_nothing() -> None:
-    once = merge_daemon_json('{"debug": true}', options())
-    assert merge_daemon_json(once, options()) == once
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "named"),
-    [
-        ("bip", "172.26.0.1/16", '"bip"'),
-        ("mtu", 1500, '"mtu"'),
-        ("ip-masq", True, '"ip-masq"'),
-        ("ip-masq", 0, '"ip-masq"'),
-        ("default-address-pools", [{"base": "172.30.0.0/16", "size": 24}], '"default-address-pools"'),
-        (
-            "default-network-opts",
-            {"bridge": {"com.docker.network.driver.mtu": "9000"}},
-            r'"default-network-opts"."bridge"."com.docker.network.driver.mtu"',
-        ),
-        ("default-network-opts", None, '"default-network-opts"'),
-        ("allow-direct-routing", False, '"allow-direct-routing"'),
-        ("bridge", "br0", '"bridge"'),
-        ("fixed-cidr", "172.26.0.0/24", '"fixed-cidr"'),
-        ("fixed-cidr", ["x"], '"fixed-cidr"'),
-    ],
-)
-def test_a_contradiction_is_refused_by_its_key(key: str, value: object, named: str) -> None:
-    with pytest.raises(NetworkConfigError) as refused:
-        merge_daemon_json(json.dumps({"debug": True, key: value}), options())
-    assert named in str(refused.value)
-
-
-def test_a_part_of_docker0s_own_network_may_be_fixed() -> None:
-    assert "10.99.3.64/26" in merge_daemon_json('{"fixed-cidr": "10.99.3.64/26"}', options())
+@pytest.mark.parametrize("key", ["debug", "bridge", "fixed-cidr", "log-driver"])
+def test_what_the_operator_wrote_is_not_replaced(key: str) -> None:
+    with pytest.raises(NetworkConfigError, match=f"'{key}' of yours"):
+        refuse_others(json.dumps({"bip": "10.99.3.1/25", key: "x"}), options())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"bip"', "{'bip': 1}"])
 def test_what_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(NetworkConfigError, match=r"daemon\.json"):
-        merge_daemon_json(text, options())
+        refuse_others(text, options())

@@ -203,7 +203,7 @@ class HostAgent:
         assert self._parts.config is not None
         self._attributes = Attributes(
             node=self._parts.node,
-            public_ip=underlay.address.ip,
+            public_ip=underlay.public_ip,
             backend_type=self._parts.config.backend.type,
             backend_data=prepared.backend_data,
         )

@@ -54,7 +54,7 @@ def report(parts: Parts, *, waits_for: str) -> AgentStatus:
         backend=parts.config.backend.type if parts.config is not None else "",
         mtu=plane.mtu if plane is not None and underlay is not None else 0,
         interface=underlay.link if underlay is not None else "",
-        public_ip=str(underlay.address.ip) if underlay is not None else "",
+        public_ip=str(underlay.public_ip) if underlay is not None else "",
         consul_answered=None if answered is None else time.time() - (time.monotonic() - answered),
         members=_members(fabric),
         problems=problems,

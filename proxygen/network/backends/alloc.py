@@ -21,7 +21,7 @@ class AllocBackend:
         return self._underlay.mtu
 
     async def prepare(self) -> Attributes:
-        return Attributes(node=self._node, public_ip=self._underlay.address.ip, backend_type="alloc")
+        return Attributes(node=self._node, public_ip=self._underlay.public_ip, backend_type="alloc")
 
     async def carry(self, fabric: Fabric) -> tuple[str, ...]:
         """Carry nothing: the operator has routes of his own."""

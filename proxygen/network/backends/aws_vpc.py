@@ -70,7 +70,7 @@ class AwsVpcBackend:
     async def prepare(self) -> Attributes:
         """Find the interface and the tables: what is missing is told before there is a lease."""
         await asyncio.to_thread(self._look)
-        return Attributes(node=self._node, public_ip=self._underlay.address.ip, backend_type=configured.AwsVpc.type)
+        return Attributes(node=self._node, public_ip=self._underlay.public_ip, backend_type=configured.AwsVpc.type)
 
     async def carry(self, fabric: Fabric) -> tuple[str, ...]:
         """Bring this host's routes to its lease. AWS is asked when that is another one, and from time to time.

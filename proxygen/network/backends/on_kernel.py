@@ -62,7 +62,7 @@ class KernelBackend:
     async def _publish(self, kind: str, data: Mapping[str, Fact] | None) -> Attributes:
         """Return what others must know. What changes from now on is not missed."""
         await self._kernel.events.open()
-        return Attributes(node=self._node, public_ip=self._underlay.address.ip, backend_type=kind, backend_data=data)
+        return Attributes(node=self._node, public_ip=self._underlay.public_ip, backend_type=kind, backend_data=data)
 
     async def _reconcile(self, wanted: Wanted, *, link: Link | None = None) -> list[str]:
         """Bring our routes, and the tables of our link, to what is wanted. Return what could not be done.

@@ -53,7 +53,7 @@ class _OnFrr(ABC):
         await self._check_daemons()
         return Attributes(
             node=self._node,
-            public_ip=self._underlay.address.ip,
+            public_ip=self._underlay.public_ip,
             backend_type=self.type,
             backend_data={SINCE: self._seniority(), VERSION: str(self._version)},
         )

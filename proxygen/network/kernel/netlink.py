@@ -160,11 +160,11 @@ class Kernel:
         addresses = await self.addresses()
         defaults: list[Route] = []
         named: list[str | int] = []
-        if wish.interface is not None:
-            named = [wish.interface]
-        elif wish.address is not None:
+        if wish.name is not None:
+            named = [wish.name]
+        elif wish.interface is None and wish.address is not None:
             named = [address.link for address in addresses if address.interface.ip == wish.address]
-        else:
+        if not named:
             routes = await self._routes("default routes", table=MAIN_TABLE)
             defaults = [read_default(message) for message in routes if message["dst_len"] == 0]
             named = [route.link for route in defaults if route.link]

@@ -76,8 +76,11 @@ def test_the_address_that_faces_the_gateway_is_the_one() -> None:
         (UnderlayWish(interface="lo"), "no interface lo"),
         (UnderlayWish(interface="pxvx1"), "no interface pxvx1"),
         (UnderlayWish(interface="eth2"), "eth2 is down"),
-        (UnderlayWish(address=IPv4Address("192.0.2.77")), "does not have the address 192.0.2.77; it has 192.0.2.1"),
-        (UnderlayWish(address=IPv4Address("10.99.1.0")), "does not have the address 10.99.1.0"),
+        (UnderlayWish(interface="192.0.2.77"), "no interface 192.0.2.77"),
+        (UnderlayWish(interface="127.0.0.1"), "no interface 127.0.0.1"),
+        (UnderlayWish(interface="~^wlan,eth9"), "no interface ~.wlan,eth9; it has eth0, eth1, eth2"),
+        (UnderlayWish(address=IPv4Address("192.0.2.77")), "no default route"),
+        (UnderlayWish(address=IPv4Address("10.99.1.0")), "10.99.1.0 is not on a link that leads to other hosts"),
         (UnderlayWish(interface="eth1", address=IPv4Address("192.0.2.1")), "eth1 has not the address 192.0.2.1"),
     ],
     ids=str,
@@ -86,6 +89,38 @@ def test_what_cannot_be_is_refused_with_what_there_is(wish: UnderlayWish, said: 
     """Never lo, never a link of ours, never a link that is down."""
     with pytest.raises(NetworkError, match=said):
         choose_underlay(LINKS, ADDRESSES, [], wish)
+
+
+@pytest.mark.incident("T72")
+@pytest.mark.parametrize(
+    ("interface", "link", "own"),
+    [
+        ("eth0", "eth0", "192.0.2.1/24"),
+        ("eth9, eth1", "eth1", "198.51.100.1/24"),
+        ("192.0.2.1", "eth0", "192.0.2.1/24"),
+        ("~^eth[1-9]$", "eth1", "198.51.100.1/24"),
+        (r"~^192\.0\.2\.", "eth0", "192.0.2.1/24"),
+        ("~^wlan,~100[.]1$", "eth1", "198.51.100.1/24"),
+    ],
+)
+def test_an_interface_is_named_as_for_flannel(interface: str, link: str, own: str) -> None:
+    """By name, by address and by pattern, the first that fits of several."""
+    chosen = choose_underlay(LINKS, ADDRESSES, DEFAULTS, UnderlayWish(interface=interface))
+    assert (chosen.link, str(chosen.address), chosen.elsewhere) == (link, own, None)
+
+
+@pytest.mark.incident("T72")
+@pytest.mark.parametrize(
+    ("interface", "own"), [(None, "198.51.100.1"), ("eth0", "192.0.2.1"), ("192.0.2.1", "192.0.2.1")]
+)
+def test_a_public_address_that_a_router_translates_is_told_and_the_own_one_used(
+    interface: str | None, own: str
+) -> None:
+    """Packets come to the host's own address, whatever the others call it."""
+    wish = UnderlayWish(interface=interface, address=IPv4Address("203.0.113.99"))
+    chosen = choose_underlay(LINKS, ADDRESSES, DEFAULTS, wish)
+    assert str(chosen.address.ip) == own
+    assert str(chosen.public_ip) == "203.0.113.99"
 
 
 def test_a_link_without_an_address_is_refused() -> None:

@@ -17,13 +17,13 @@ _DROPS: Final = DockerVersion(28, 0)
 """From here on Docker drops what comes from another host for a container's address."""
 _ALLOWS: Final = DockerVersion(28, 2)
 """From here on that can be allowed."""
-_RENDER: Final = "proxygen network docker render --merge"
+_RENDER: Final = "proxygen network docker render"
 
 
 @check("docker", "Docker's bridge lies in the lease, and its version and options let other hosts' packets in")
 def docker(facts: Facts) -> Iterator[Fault]:
     found, subnet = known(facts.docker), facts.subnet()
-    cure = f"{_RENDER} {quote(found.file)} prints what the file should say; then restart dockerd"
+    cure = f"{_RENDER} prints what {found.file} should say; then restart dockerd"
     bip = found.options.get("bip")
     if bip is not None and not _lies_in(str(bip), subnet):
         yield error(f'{found.file} has "bip": "{bip}", and this host\'s subnet is {subnet}', cure=cure)

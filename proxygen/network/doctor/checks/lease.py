@@ -114,7 +114,7 @@ def identity(facts: Facts) -> Iterator[Fault]:
     own = lease.own
     if own is None or isinstance(facts.underlay, Unknown):
         return
-    here = facts.underlay.address.ip
+    here = facts.underlay.public_ip
     if own.attributes.public_ip not in (None, here):
         yield error(
             f"the lease says that this host is at {own.attributes.public_ip}, and it is at {here}",
