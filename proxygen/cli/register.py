@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import click
@@ -14,12 +15,10 @@ import click
 from proxygen.cli.keys import key_options, tag_texts
 from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
-from proxygen.consul.address import parse_address
 from proxygen.kit.errors import BadInput
-from proxygen.registration import Check, GrpcCheck, HttpCheck, Registration, TcpCheck, TtlCheck
-from proxygen.registration.address import choose_address
+from proxygen.registration import Check, GrpcCheck, Health, HttpCheck, Registration, TcpCheck, TtlCheck
 from proxygen.registration.application import DRAIN
-from proxygen.registration.checks import authority, duration, seconds
+from proxygen.registration.checks import duration, seconds
 from proxygen.registration.child import Children
 from proxygen.registration.entrypoint import ChildCommand as Entrypoint
 from proxygen.registration.entrypoint import run_registered
@@ -173,10 +172,6 @@ def register(settings: Settings, command: tuple[str, ...], **options: Any) -> in
 
 
 async def _run(settings: Settings, given: Given, tags: Sequence[str], argv: tuple[str, ...]) -> int:
-    consul = parse_address(settings.consul.address, ssl=settings.consul.ssl)
-    # Before the command starts, so that what cannot be announced starts nothing.
-    host = None if consul.socket is not None else consul.host
-    address = await asyncio.to_thread(choose_address, given.address, consul=host)
     entrypoint = Entrypoint(
         argv=argv,
         start_timeout=seconds(given.start_timeout, what="--start-timeout"),
@@ -187,12 +182,12 @@ async def _run(settings: Settings, given: Given, tags: Sequence[str], argv: tupl
     if not _has_check(given) and f"{settings.proxy.tag_prefix}.protocol=udp" in tags:
         raise BadInput("nothing tells whether a udp port is up; write --check-command or --check-process")
     with Children() as children:
-        probes = _Probes(given, given.local or authority(address, given.port), children)
+        probes = _Probes(given, lambda: registration.announced_address, children)
         registration = Registration(
             name=given.name,
             port=given.port,
             id=given.id,
-            address=address,
+            address=given.address,
             plain_tags=[*tags, *given.tag],
             tag_prefix=settings.proxy.tag_prefix,
             meta=dict(read_pair(text, "--meta") for text in given.meta),
@@ -203,6 +198,8 @@ async def _run(settings: Settings, given: Given, tags: Sequence[str], argv: tupl
             drain=given.drain,
             consul=settings.consul,
         )
+        # Before the command starts, so that what cannot be announced starts nothing.
+        await registration.prepare()
         return await run_registered(registration, entrypoint, children, list(probes.ready()))
 
 
@@ -216,14 +213,22 @@ def _stop_signal(text: str) -> int:
 class _Probes:
     """How we ask the command ourselves: before it is announced, and for what we tell Consul."""
 
-    def __init__(self, given: Given, local: str, children: Children) -> None:
+    def __init__(self, given: Given, announced: Callable[[], str], children: Children) -> None:
         self._given = given
         self._timeout = seconds(given.check_timeout, what="--check-timeout", least=0.001)
         self._children = children
-        self._host, self._port = read_host_and_port(local, "--local")
+        self._announced = announced
+        self._local = read_host_and_port(given.local, "--local") if given.local else None
+
+    def _where(self) -> tuple[str, int]:
+        """Where the command listens as seen from here: the announced address may change while it runs."""
+        return self._local or (self._announced(), self._given.port)
 
     def port(self) -> Probe:
-        return tcp_probe(self._host, self._port, timeout=self._timeout)
+        return lambda: tcp_probe(*self._where(), timeout=self._timeout)()
+
+    async def _ask(self, check: HttpCheck) -> Health:
+        return await http_probe(check.url(*self._where()), timeout=self._timeout)()
 
     def command(self, text: str) -> Probe:
         try:
@@ -239,7 +244,7 @@ class _Probes:
         given = self._given
         for path in given.check_http:
             check = HttpCheck(path, scheme="https" if given.check_tls else "http")
-            yield http_probe(check.url(self._host, self._port), timeout=self._timeout)
+            yield partial(self._ask, check)
         if given.check_command:
             yield self.command(given.check_command)
         if given.check_tcp or given.check_grpc or not _has_check(given):

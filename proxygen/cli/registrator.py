@@ -6,6 +6,7 @@ import asyncio
 import signal
 from functools import partial
 from ipaddress import ip_network
+from typing import NoReturn
 
 import click
 
@@ -13,14 +14,16 @@ from proxygen.cli.lazy import Command
 from proxygen.cli.options import settings_options
 from proxygen.consul.address import parse_address
 from proxygen.consul.client import ConsulClient
+from proxygen.kit.aio import start_eternal
 from proxygen.kit.log import get_logger
 from proxygen.kit.metrics import serving
 from proxygen.kit.notify import CommandState, Notifier, work_until
 from proxygen.network.files import hinted_subnet
-from proxygen.registration.address import choose_address
 from proxygen.registration.agent import Agent
 from proxygen.registration.described import ContainerDefaults
 from proxygen.registration.docker import require_library
+from proxygen.registration.following import FollowedAddress
+from proxygen.registration.lease import LOOK
 from proxygen.registration.metrics import readings
 from proxygen.registration.registrator import Registrator
 from proxygen.settings import Settings
@@ -58,8 +61,9 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with ConsulClient(settings.consul) as client:
-        policy = await asyncio.to_thread(_policy, settings)
         chosen = settings.registrator
+        address = await asyncio.to_thread(_find_address, settings)
+        policy = _policy(settings, address.current)
         leased = partial(hinted_subnet, settings.network.subnet_file)
         registrator = Registrator(
             Agent(client.http), engine=chosen.engine, policy=policy, leased=leased, resync=chosen.resync
@@ -68,8 +72,15 @@ async def _run(settings: Settings) -> None:
             chosen.metrics, lambda: readings(registrator.figures(), client.statistics), setting="registrator.metrics"
         )
         with page:
-            await work_until(stop, registrator.run(), notifier, lambda: _condition(registrator))
+            await work_until(stop, _work(registrator, address), notifier, lambda: _condition(registrator))
     _LOG.info("stopped, registrations stay")
+
+
+async def _work(registrator: Registrator, address: FollowedAddress) -> NoReturn:
+    async with asyncio.TaskGroup() as group:
+        start_eternal(group, registrator.run(), name="registration of containers")
+        start_eternal(group, address.follow(LOOK, registrator.move), name="address of the host")
+    raise AssertionError("it is only ever cancelled")
 
 
 def _condition(registrator: Registrator) -> CommandState:
@@ -81,12 +92,17 @@ def _condition(registrator: Registrator) -> CommandState:
     )
 
 
-def _policy(settings: Settings) -> ContainerDefaults:
-    chosen, consul = settings.registrator, parse_address(settings.consul.address, ssl=settings.consul.ssl)
+def _find_address(settings: Settings) -> FollowedAddress:
+    consul = parse_address(settings.consul.address, ssl=settings.consul.ssl)
+    return FollowedAddress(settings.registrator.address, consul=None if consul.socket is not None else consul.host)
+
+
+def _policy(settings: Settings, address: str) -> ContainerDefaults:
+    chosen = settings.registrator
     return ContainerDefaults(
         tag_prefix=settings.proxy.tag_prefix,
         owner=chosen.host,
-        address=choose_address(chosen.address, consul=None if consul.socket is not None else consul.host),
+        address=address,
         announce=chosen.announce,
         leased=None,
         network=chosen.network,

@@ -69,8 +69,8 @@ def choose_address(text: str | None, *, consul: str | None) -> str:
         return str(default_address(interfaces(), route=None if consul is None else route_to(consul)))
     check_form(text)
     kind, _, rest = text.partition(":")
-    if kind == "interface" and rest:
-        return str(_first((item.address for item in interfaces() if item.name == rest), text))
+    if is_of_kernel(text):
+        return str(_first(candidates(text, interfaces()), text))
     if kind == "env" and rest:
         return _from_environment(rest)
     if kind == "docker":
@@ -78,20 +78,40 @@ def choose_address(text: str | None, *, consul: str | None) -> str:
         from proxygen.registration.docker import own_address
 
         return str(_usable(own_address(rest or None)))
-    if "/" in text:
-        network = ipaddress.ip_network(text)
-        return str(_first((item.address for item in interfaces() if item.address in network), text))
     return str(_usable(text))
+
+
+def is_of_kernel(text: str | None) -> bool:
+    """Whether an address is chosen among those that the kernel tells: by default, of an interface or in a network."""
+    return text is None or text.startswith("interface:") or "/" in text
+
+
+def is_written_out(text: str | None) -> bool:
+    """Whether the text is the address, and no way to find one."""
+    with suppress(ValueError):
+        ipaddress.ip_address(text or "")
+        return True
+    return False
+
+
+def candidates(text: str | None, found: Iterable[InterfaceAddress]) -> tuple[InterfaceAddress, ...]:
+    """Those of the addresses that a text stands for, an interface, a network or nothing, the best first."""
+    if text is None:
+        reachable = [item for item in found if is_reachable(item.address)]
+        return tuple(sorted(reachable, key=lambda item: not item.address.is_private))
+    routed = [item for item in found if not item.address.is_link_local]
+    if text.startswith("interface:"):
+        return tuple(item for item in routed if item.name == text.removeprefix("interface:"))
+    network = ipaddress.ip_network(text)
+    return tuple(item for item in routed if item.address in network)
 
 
 def default_address(found: Iterable[InterfaceAddress], *, route: IPAddress | None) -> IPAddress:
     """The address from which Consul's agent is reached, else the first private one, else the first public one."""
-    if route is not None and _is_reachable(route):
+    if route is not None and is_reachable(route):
         return route
-    reachable = [item.address for item in found if _is_reachable(item.address)]
-    private = [address for address in reachable if address.is_private]
-    for address in (*private, *reachable):
-        return address
+    for item in candidates(None, found):
+        return item.address
     raise BadInput(f"this machine has no address to announce but loopback; set address: {_FORMS}")
 
 
@@ -152,13 +172,13 @@ def _usable(text: str) -> IPAddress:
     return address
 
 
-def _is_reachable(address: IPAddress) -> bool:
+def is_reachable(address: IPAddress) -> bool:
+    """Whether other machines may reach it."""
     return not (address.is_loopback or address.is_link_local or address.is_unspecified)
 
 
-def _first(addresses: Iterable[IPAddress], text: str) -> IPAddress:
-    for address in addresses:
-        if not address.is_link_local:
-            return address
+def _first(found: Iterable[InterfaceAddress], text: str) -> IPAddress:
+    for item in found:
+        return item.address
     known = ", ".join(f"{item.name} {item.address}" for item in interfaces())
     raise BadInput(f"address = {text}: this machine has no such address; it has {known}")

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from proxygen.kit.errors import BadInput
-from proxygen.registration.address import choose_address
 from proxygen.registration.checks import Seconds, seconds
 from proxygen.registration.service import Announcement
 
 if TYPE_CHECKING:
     from proxygen.consul.access import ConsulAccess
     from proxygen.consul.single import SingleRequests
+    from proxygen.registration.following import FollowedAddress
     from proxygen.registration.lease import Lease
     from proxygen.settings import ConsulSettings
 
@@ -55,6 +55,7 @@ class Registration(Announcement):
         self._drain_seconds = seconds(self.drain, what="drain")
         self._requests: SingleRequests | None = None
         self._lease: Lease | None = None
+        self._address: FollowedAddress | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._farewell: asyncio.Task[None] | None = None
         self._withdrawal: asyncio.Task[None] | None = None
@@ -67,9 +68,9 @@ class Registration(Announcement):
 
     @property
     def announced_address(self) -> str:
-        """The address that was chosen; `prepare` or `start` comes first."""
-        assert self._lease is not None, "not prepared"
-        return self._lease.service.address
+        """The address that is announced now; `prepare` or `start` comes first."""
+        assert self._address is not None, "not prepared"
+        return self._address.current
 
     async def start(self) -> None:
         """Register and stay so in the background. Raise BadInput for settings or an address that cannot be.
@@ -78,12 +79,26 @@ class Registration(Announcement):
         """
         if self._keeper is not None or self._lease is None:
             await self.prepare()
-        lease = self._lease
+        lease, address = self._lease, self._address
         assert lease is not None
-        self._keeper = asyncio.create_task(lease.keep(), name=f"registration of {self.id}")
+        assert address is not None
+        self._keeper = asyncio.create_task(self._keep(lease, address), name=f"registration of {self.id}")
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST):
                 await lease.attempted.wait()
+
+    async def _keep(self, lease: Lease, address: FollowedAddress) -> None:
+        async with asyncio.TaskGroup() as group:
+            entry = group.create_task(lease.keep(), name=f"entry of {self.id}")
+
+            def move(announced: str) -> None:
+                nonlocal entry
+                # What was asked from an address that is gone gets no answer.
+                entry.cancel()
+                lease.move(self.service(announced))
+                entry = group.create_task(lease.keep(), name=f"entry of {self.id}")
+
+            await address.follow(lease.rhythm, move)
 
     async def prepare(self) -> None:
         """Settle what is announced, and send nothing yet. Raise BadInput for settings or an address that cannot be."""
@@ -91,12 +106,13 @@ class Registration(Announcement):
         # Loads libraries, settings and certificates: nothing that an application's loop should stand still for.
         self._requests = await asyncio.to_thread(_open_requests, self.consul)
         from proxygen.registration.agent import Agent
+        from proxygen.registration.following import FollowedAddress
         from proxygen.registration.lease import Lease
 
         where = self._requests.address
         host = None if where.socket is not None else where.host
-        address = await asyncio.to_thread(choose_address, self.address, consul=host)
-        self._lease = Lease(self.service(address), Agent(self._requests))
+        self._address = await asyncio.to_thread(FollowedAddress, self.address, consul=host)
+        self._lease = Lease(self.service(self._address.current), Agent(self._requests))
 
     def _refuse_second_start(self) -> None:
         if self._requests is not None:
@@ -216,6 +232,7 @@ class _LoopThread:
 
 def _open_requests(consul: str | ConsulSettings | None) -> SingleRequests:
     # Here, because an application that only imports this module pays for none of it.
+    import proxygen.registration.following
     import proxygen.registration.lease  # noqa: F401 - loaded in this thread, used in the loop's
     from proxygen.consul.single import SingleRequests
 

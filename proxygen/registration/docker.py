@@ -152,7 +152,7 @@ class Engine:
         """Yield what happens to containers, for ever; raise EngineUnavailable when the engine ends the stream."""
         heard = self._api.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
         params: dict[str, Any] = {
-            "filters": json.dumps({"type": ["container"]}),
+            "filters": json.dumps({"type": ["container", "network"]}),
             "since": str(int(time.time()) - _OVERLAP),
         }
         stream = asyncio.create_task(self._api.events.run(**params), name="events of the engine")
@@ -193,9 +193,11 @@ class Engine:
 
 def _event(told: Mapping[str, Any]) -> ContainerEvent | None:
     actor = told.get("Actor") or {}
+    attributes = actor.get("Attributes") or {}
     container, action = actor.get("ID") or told.get("id"), told.get("Action") or told.get("status")
+    if told.get("Type") == "network":
+        # Docker names the container that joined or left beside the network; Podman names it as the actor.
+        container = attributes.get("container") or container
     if not container or not action:
         return None
-    return ContainerEvent(
-        container=str(container), action=str(action), signal=str((actor.get("Attributes") or {}).get("signal", ""))
-    )
+    return ContainerEvent(container=str(container), action=str(action), signal=str(attributes.get("signal", "")))

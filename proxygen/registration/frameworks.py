@@ -22,12 +22,17 @@ from typing import Any, Final
 
 from proxygen.kit.errors import BadInput
 from proxygen.registration.application import Registration
+from proxygen.registration.journal import get_journal
 
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _MASTERS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _FIRST_LOOK: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _CONNECT: Final = 2.0
+_NO_LIFESPAN: Final = (
+    "start the server with lifespans (uvicorn --lifespan on), wrap the outermost application if one around it keeps "
+    "them to itself, or run the server under proxygen register"
+)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -67,16 +72,28 @@ def with_aiohttp(registration: Registration) -> Callable[[Any], AsyncIterator[No
 def with_asgi(app: Application, registration: Registration) -> Application:
     """Return the application with a lifespan around its own, which it need not have.
 
-    For a server of one process. Several under one port are one instance: run them under ``proxygen register``.
+    For a server of one process. Several under one port are one instance: run them under ``proxygen register``. A
+    server that sends no lifespan leaves nothing to register by: the first request logs a warning.
     """
+    was_begun = was_warned = False
 
     async def registered(scope: Message, receive: Receive, send: Send) -> None:
+        nonlocal was_begun, was_warned
         if scope["type"] == "lifespan":
+            was_begun = True
             await _Lifespan(app, registration, receive, send).run(scope)
-        else:
-            await app(scope, receive, send)
+            return
+        if not (was_begun or was_warned):
+            was_warned = True
+            _warn_of_no_lifespan(registration)
+        await app(scope, receive, send)
 
     return registered
+
+
+def _warn_of_no_lifespan(registration: Registration) -> None:
+    facts = {"service": registration.name, "id": registration.id, "hint": _NO_LIFESPAN}
+    get_journal(__name__).warning("not registered: no lifespan began before the first request", **facts)
 
 
 def with_gunicorn(registration: Registration) -> Callable[[Any], None]:

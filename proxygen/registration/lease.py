@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from proxygen.kit.aio import retrying
 from proxygen.kit.errors import CatalogUnavailable, stay_away
@@ -21,6 +22,7 @@ from proxygen.registration.service import (
     changed_checks,
     changed_fields,
     missing_checks,
+    operators_part,
     stale_checks,
 )
 
@@ -32,6 +34,7 @@ _LAST_TRY: Final = 1.0
 """The same, once the agent did not take the first part of it: no application waits long for a dead agent."""
 LEAVING: Final = "proxygen: leaving"
 """Reason of the maintenance that precedes a deregistration; whoever comes back under the same id ends it."""
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Lease:
@@ -46,6 +49,8 @@ class Lease:
         self._agent = agent
         self._hurried = asyncio.Event()
         self._log = get_journal(__name__)
+        self._next = service
+        self._has_moved = False
         self._may_be_held = False
         self._patience = _PATIENCE
         self._compared = False
@@ -74,6 +79,10 @@ class Lease:
         """Tell Consul now how we are, where health is known to have changed."""
         self._hurried.set()
 
+    def move(self, service: CompleteRegistration) -> None:
+        """Announce the same service at another address from the next look on."""
+        self._next = service
+
     async def _attempt(self) -> None:
         try:
             await self.renew()
@@ -92,6 +101,8 @@ class Lease:
         The first look compares everything. The later ones only ask whether the service and its checks are there: what
         an operator changes on a live registration (``proxygen tags set``) stays until the next start.
         """
+        if self._next is not self.service:
+            self.service, self._has_moved = self._next, True
         ids = [check.id for check in self._beats]
         reports = dict(zip(ids, await asyncio.gather(*map(self._report, self._beats)), strict=True))
         held = await self._agent.look(self.service.id)
@@ -100,25 +111,33 @@ class Lease:
         else:
             await self._mend(held, reports)
         self._compared = self.registered = self._may_be_held = True
+        self._has_moved = False
         for check_id, report in reports.items():
             await self._agent.beat(check_id, report.status, report.note)
 
     async def _mend(self, held: HeldByAgent, reports: dict[str, TtlReport]) -> None:
         own = {check.id for check in self.service.checks}
-        fields: tuple[str, ...]
         self._statuses |= {id: check["Status"] for id, check in held.checks.items() if id in own}
-        if self._compared:
-            checks, fields = missing_checks(self.service, held), ()
-        else:
-            checks, fields = changed_checks(self.service, held), changed_fields(self.service, held)
+        checks, fields = self._differences(held)
+        if not self._compared:
             await self._clear(held)
         if checks or fields:
             names = (*fields, *(f"check {check.id}" for check in checks))
-            await self._write(checks, reports, why=f"changed: {', '.join(names)}")
+            kept = operators_part(held) if self._compared else {}
+            await self._write(checks, reports, why=f"changed: {', '.join(names)}", kept=kept)
         elif not self._compared:
             self._log.info(
                 "already registered", service=self.service.name, id=self.service.id, agent=self._agent.address
             )
+
+    def _differences(self, held: HeldByAgent) -> tuple[tuple[BoundCheck, ...], tuple[str, ...]]:
+        """The checks and the fields that are to be written."""
+        if self._compared and not self._has_moved:
+            return missing_checks(self.service, held), ()
+        fields = changed_fields(self.service, held)
+        if self._compared:
+            fields = tuple(name for name in fields if name == "address")
+        return changed_checks(self.service, held), fields
 
     async def _clear(self, held: HeldByAgent) -> None:
         """Remove what an earlier life under this id left behind."""
@@ -132,11 +151,18 @@ class Lease:
         else:
             self._log.warning("in maintenance", id=self.service.id, reason=maintenance.get("Notes"))
 
-    async def _write(self, checks: Sequence[BoundCheck], reports: dict[str, TtlReport], *, why: str) -> None:
+    async def _write(
+        self,
+        checks: Sequence[BoundCheck],
+        reports: dict[str, TtlReport],
+        *,
+        why: str,
+        kept: Mapping[str, Any] = _NOTHING,
+    ) -> None:
         statuses = self._statuses | {check_id: report.status for check_id, report in reports.items()}
         # An answer that is lost on its way does not mean that nothing was written.
         self._may_be_held = True
-        await self._agent.register(self.service.body(checks, statuses))
+        await self._agent.register({**self.service.body(checks, statuses), **kept})
         self._log.info(
             "registered",
             service=self.service.name,

@@ -181,12 +181,20 @@ class Registrator:
                 del self._known[container_id]
                 self._vacate(before.services)
             return
-        known = _Known(
-            container=container,
-            services=self._describe(container),
-            stopping_until=before.stopping_until if before is not None else 0.0,
-        )
-        self._known[container_id] = known
+        self._seat(container)
+
+    def move(self, address: str) -> None:
+        """Announce another address of the host from now on, for the containers that are reached there."""
+        self._policy = replace(self._policy, address=address)
+        for known in tuple(self._known.values()):
+            self._seat(known.container)
+
+    def _seat(self, container: Container) -> None:
+        """Have a running container's services stand in Consul as it asks now, and none that it asked for before."""
+        before = self._known.get(container.id)
+        stopping_until = before.stopping_until if before is not None else 0.0
+        known = _Known(container=container, services=self._describe(container), stopping_until=stopping_until)
+        self._known[container.id] = known
         if before is not None:
             kept = {service.id for service in known.services}
             self._vacate(service for service in before.services if service.id not in kept)

@@ -145,6 +145,11 @@ def changed_fields(service: CompleteRegistration, held: HeldByAgent) -> tuple[st
     return tuple(name for name, (before, after) in pairs.items() if before != after)
 
 
+def operators_part(held: HeldByAgent) -> dict[str, Any]:
+    """What an operator may have changed on a live entry, as it stands in the body of a registration."""
+    return {key: held.service[key] for key in ("Tags", "Meta", "Weights") if held.service.get(key) is not None}
+
+
 def _stated(held: Mapping[str, Any], ours: Mapping[str, object]) -> dict[str, Any]:
     addresses = held.get("TaggedAddresses") or {}
     return {name: value for name, value in addresses.items() if name in ours or name not in _OWN_ADDRESSES}

@@ -41,6 +41,22 @@ async def own(scope, receive, send):
 app = with_asgi(own, Registration(name="web", port=8000))
 """
 
+KEPT_LIFESPAN = (
+    OWN_LIFESPAN
+    + """
+inner = app
+
+async def app(scope, receive, send):
+    if scope["type"] != "lifespan":
+        await inner(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+)
+
 WSGI = """
 def app(environ, start_response):
     start_response("200 OK", [("Content-Length", "5")])
@@ -111,9 +127,9 @@ def with_aiohttp(start: Callable[..., Running], **options: int) -> Running:
     return start({"app.py": example("README.md", "with_aiohttp")}, sys.executable, "app.py", **options)
 
 
-def with_uvicorn(start: Callable[..., Running], app: str = "") -> Running:
+def with_uvicorn(start: Callable[..., Running], app: str = "", *options: str) -> Running:
     text = app or example("docs/how-to/register.md", "with_asgi")
-    return start({"app.py": text}, sys.executable, "-m", "uvicorn", "--port", "{port}", "app:app")
+    return start({"app.py": text}, sys.executable, "-m", "uvicorn", "--port", "{port}", *options, "app:app")
 
 
 def with_gunicorn(start: Callable[..., Running], **options: int) -> Running:
@@ -174,3 +190,30 @@ def test_an_address_that_cannot_be_ends_an_application_at_its_start(start: Calla
     running = with_uvicorn(start, OWN_LIFESPAN.replace('name="web"', 'name="web" , address="interface:nosuch0"'))
     assert running.process.wait(60) != 0
     assert "interface:nosuch0" in running.said
+
+
+@pytest.mark.incident("T71")
+@pytest.mark.parametrize(
+    ("app", "options"),
+    [(OWN_LIFESPAN, ("--lifespan", "off")), (KEPT_LIFESPAN, ())],
+    ids=["switched off", "kept by an application around it"],
+)
+def test_an_application_that_gets_no_lifespan_says_so_at_its_first_request(
+    consul: ConsulAgent, start: Callable[..., Running], app: str, options: tuple[str, ...]
+) -> None:
+    """The server sends no lifespan, or an application around ours keeps it. Requests are answered, and one line says
+    that nothing is registered and what to do."""
+    running = with_uvicorn(start, app, *options)
+    running.until(lambda: "Uvicorn running" in running.said, "the server")
+    assert [says_hello(running.port) for _ in range(3)] == [True] * 3
+    running.until(lambda: "not registered" in running.said, "the warning")
+    assert running.said.count("not registered") == 1
+    assert "--lifespan on" in running.said
+    assert consul.get("/v1/agent/services") == {}
+
+
+def test_who_gets_a_lifespan_is_told_nothing_of_it(consul: ConsulAgent, start: Callable[..., Running]) -> None:
+    running = with_uvicorn(start, OWN_LIFESPAN)
+    running.until_passing()
+    assert says_hello(running.port)
+    assert "not registered" not in running.said

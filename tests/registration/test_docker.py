@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from proxygen.kit.errors import BadInput
-from proxygen.registration.docker import _own_id, require_library
+from proxygen.registration.docker import ContainerEvent, _event, _own_id, require_library
 
 ID = "0123456789abcdef" * 4
 
@@ -25,6 +25,16 @@ def test_elsewhere_nothing_looks_like_one() -> None:
     layer = f"1 2 0:3 /overlay/{ID}/merged / rw - overlay overlay rw"
     assert _own_id(f"{layer}\n24 30 0:22 / /proc rw - proc proc rw\n") is None
     assert _own_id("") is None
+
+
+@pytest.mark.parametrize(
+    "actor",
+    [{"ID": "net", "Attributes": {"container": ID, "name": "other"}}, {"ID": ID, "Attributes": {"network": "other"}}],
+    ids=["Docker", "Podman"],
+)
+def test_a_container_that_joins_a_network_is_named_by_its_event(actor: dict[str, object]) -> None:
+    told = {"Type": "network", "Action": "connect", "Actor": actor}
+    assert _event(told) == ContainerEvent(container=ID, action="connect", signal="")
 
 
 def test_what_has_to_be_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,36 @@ async def test_a_start_compares_what_an_earlier_life_left_and_keeps_what_consul_
     assert agent.removed == ["web-1:http"]
 
 
+async def test_a_move_is_one_write_of_what_names_the_address_and_keeps_what_an_operator_changed() -> None:
+    agent = RememberingAgent()
+    lease = remembered(agent)
+    await lease.renew()
+    assert agent.held is not None
+    http = {**agent.held.checks["web-1:http"], "Status": "passing"}
+    agent.held = HeldByAgent(
+        service={**agent.held.service, "Tags": ["by an operator"]},
+        checks={**agent.held.checks, "web-1:http": http},
+    )
+    lease.move(Announcement(name="web", port=80, id="web-1", check=[HttpCheck("/"), TtlCheck()]).service("10.0.0.8"))
+    await lease.renew()
+    await lease.renew()
+    (_, body) = agent.bodies
+    assert (body["Address"], body["Tags"], ids(body)) == ("10.0.0.8", ["by an operator"], ["web-1:http"])
+    assert body["Checks"][0]["Status"] == "passing", "a change of address is no reason to doubt it"
+
+
+async def test_a_move_that_could_not_be_written_is_written_once_the_agent_answers() -> None:
+    agent = RememberingAgent()
+    lease = remembered(agent)
+    await lease.renew()
+    lease.move(Announcement(name="web", port=80, id="web-1", check=[HttpCheck("/"), TtlCheck()]).service("10.0.0.8"))
+    agent.failures = [ConsulUnreachable("nobody there")]
+    with pytest.raises(ConsulUnreachable):
+        await lease.renew()
+    await lease.renew()
+    assert [body["Address"] for body in agent.bodies] == ["10.0.0.7", "10.0.0.8"]
+
+
 @pytest.mark.parametrize(("reason", "ended"), [(LEAVING, [(False, "")]), ("by an operator", [])])
 async def test_a_maintenance_of_our_own_farewell_ends_and_nobody_elses(
     reason: str, ended: list[tuple[bool, str]]

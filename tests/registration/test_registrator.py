@@ -185,6 +185,21 @@ def test_who_runs_is_registered_and_who_ends_is_not(host: Host) -> None:
     assert host.serving == {"b": 8003}
 
 
+def test_the_hosts_new_address_is_announced_at_once_and_where_it_counts(host: Host) -> None:
+    host.run("a", port=8001, event=False)
+    own = container({"proxygen.announce": "container"}, exposed=("80/tcp",), networks={"net": "10.88.0.2"})
+    host.engine.containers["b"] = replace(own, id="b", name="b")
+    host.begin()
+    asked = len(host.engine.inspected)
+    host.registrator.move("10.0.0.2")
+    host.wait(1)
+    assert {id: body["Address"] for id, body in host.agent.held.items()} == {
+        "here:a:80": "10.0.0.2",
+        "here:b:80": "10.88.0.2",
+    }
+    assert len(host.engine.inspected) == asked
+
+
 def test_a_lost_event_is_made_good_by_the_next_look_at_everything(host: Host) -> None:
     host.run("a", port=8001, event=False)
     host.begin()
