@@ -87,11 +87,14 @@ class Registration(Announcement):
         self._client = await asyncio.to_thread(_open_client, self.consul)
         from proxygen.registration.agent import Agent
         from proxygen.registration.lease import Lease
+        from proxygen.registration.lives import Lives
 
         where = self._client.http.address
         host = None if where.socket is not None else where.host
         address = await asyncio.to_thread(choose_address, self.address, consul=host)
-        self._lease = Lease(self.service(address), Agent(self._client))
+        agent = Agent(self._client)
+        lives = Lives(agent=agent.address, id=self.id, name=self.name, port=self.port)
+        self._lease = Lease(self.service(address), agent, lives)
 
     def _refuse_second_start(self) -> None:
         if self._client is not None:
