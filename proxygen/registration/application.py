@@ -108,11 +108,14 @@ class Registration(Announcement):
         from proxygen.registration.agent import Agent
         from proxygen.registration.following import FollowedAddress
         from proxygen.registration.lease import Lease
+        from proxygen.registration.lives import Lives
 
         where = self._requests.address
         host = None if where.socket is not None else where.host
         self._address = await asyncio.to_thread(FollowedAddress, self.address, consul=host)
-        self._lease = Lease(self.service(self._address.current), Agent(self._requests))
+        agent = Agent(self._requests)
+        lives = Lives(agent=agent.address, id=self.id, name=self.name, port=self.port)
+        self._lease = Lease(self.service(self._address.current), agent, lives)
 
     def _refuse_second_start(self) -> None:
         if self._requests is not None:

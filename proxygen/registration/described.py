@@ -14,14 +14,13 @@ from proxygen.registration.address import IPAddress
 from proxygen.registration.checks import Check, GrpcCheck, HealthCallable, HttpCheck, TcpCheck, TtlCheck
 from proxygen.registration.containers import Container, Port
 from proxygen.registration.labels import IGNORE, META, TAGGED_ADDRESS, Keys, LabelValue, Wanted, read_labels
+from proxygen.registration.owners import OWNER
 from proxygen.registration.service import EVEN, META_MOST, Announcement, CompleteRegistration
 from proxygen.registration.texts import read_host_and_port, read_port, read_weights
 from proxygen.tags import KEYS, IPNetwork
 
 Announce = Literal["auto", "published", "container"]
 
-OWNER: Final = "registrator-host"
-"""The key in a service's Meta that says which registrator put it there, and may take it away."""
 _DEREGISTER_AFTER: Final = "10m"
 """Longer than an application's own: the registrator takes away what is gone, and a sick container is to stay known."""
 _COMPOSE_SERVICE: Final = "com.docker.compose.service"

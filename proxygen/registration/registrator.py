@@ -21,9 +21,10 @@ from proxygen.kit.errors import BadInput, CatalogUnavailable, EngineUnavailable
 from proxygen.kit.log import get_logger
 from proxygen.registration.agent import Agent
 from proxygen.registration.containers import Container
-from proxygen.registration.described import OWNER, ContainerDefaults, describe
+from proxygen.registration.described import ContainerDefaults, describe
 from proxygen.registration.docker import ContainerEvent, Engine
 from proxygen.registration.metrics import ContainerCounts
+from proxygen.registration.owners import OWNER
 from proxygen.registration.seat import Seats, Wish
 from proxygen.registration.service import CompleteRegistration
 from proxygen.registration.signals import find_signal

@@ -17,8 +17,8 @@ from proxygen.consul.client import ConsulClient
 from proxygen.kit.errors import BadInput
 from proxygen.registration import Health, HttpCheck, ProxyTags, Registration, TtlCheck, Weights
 from proxygen.registration.address import interfaces
-from proxygen.registration.lease import LEAVING
 from proxygen.registration.live import set_tags
+from proxygen.registration.owners import LEAVING
 from proxygen.settings import ConsulSettings
 from tests.harness.consul import ConsulAgent
 from tests.harness.ports import free_port

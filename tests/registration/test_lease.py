@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from proxygen.kit.errors import ConsulUnreachable
 from proxygen.registration import HttpCheck, TcpCheck, TtlCheck
 from proxygen.registration.agent import Agent
-from proxygen.registration.lease import LEAVING, LOOK, Lease
+from proxygen.registration.lease import LOOK, Lease
+from proxygen.registration.owners import LEAVING
 from proxygen.registration.service import Announcement, HeldByAgent
 from tests.model.clock import simulated_time
 
