@@ -50,7 +50,15 @@ _ALONE: Final = Alone()
 class Lease:
     """One service on one agent. `keep` is its life; `withdraw` and `deregister` are its end."""
 
-    def __init__(self, service: CompleteRegistration, agent: Agent, lives: Alone = _ALONE) -> None:
+    def __init__(
+        self,
+        service: CompleteRegistration,
+        agent: Agent,
+        lives: Alone = _ALONE,
+        *,
+        statuses: Mapping[str, Status] = _NOTHING,
+    ) -> None:
+        """``statuses``: what is known of the checks under another id, by kind."""
         self.service = service
         self.attempted = asyncio.Event()
         """Set once the agent was asked for the first time, whatever it said."""
@@ -69,7 +77,8 @@ class Lease:
         self._patience = _PATIENCE
         self._compared = False
         self._trouble: type[Exception] | None = None
-        self._statuses: dict[str, Status] = {}
+        self._known = {one.id: statuses[kind] for one in service.checks if (kind := _kind(one.id)) in statuses}
+        self._statuses: dict[str, Status] = dict(self._known)
         self._beats = tuple(check for check in service.checks if check.ttl is not None)
         self.rhythm = min([LOOK, *(check.ttl / 3 for check in service.checks if check.ttl is not None)])
         self._probes = {
@@ -77,6 +86,11 @@ class Lease:
             for check in self._beats
             if check.health
         }
+
+    @property
+    def statuses(self) -> Mapping[str, Status]:
+        """Of the checks by kind, as the agent last told them."""
+        return {_kind(check_id): status for check_id, status in self._statuses.items()}
 
     async def keep(self) -> None:
         """Register, and stay so, until cancelled. Nothing that Consul does ends it."""
@@ -150,6 +164,9 @@ class Lease:
     async def _mend(self, held: HeldByAgent, reports: dict[str, TtlReport]) -> None:
         own = {check.id for check in self.service.checks}
         self._statuses |= {id: check["Status"] for id, check in held.checks.items() if id in own}
+        if not self._compared:
+            # The entry may be of another, who had this id until now.
+            self._statuses |= self._known
         checks, fields = self._differences(held)
         if not self._compared:
             self._carry_over(held)
@@ -366,3 +383,7 @@ class Lease:
                 return None
         self._patience = _LAST_TRY
         return reason
+
+
+def _kind(check_id: str) -> str:
+    return check_id.rpartition(":")[2]

@@ -2,7 +2,9 @@
 
 An agent tells no owner, and has no compare-and-set. So an entry is taken for ours by what it says:
 
-- ``registrator-host`` in its Meta is a registrator's, and never an application's;
+- ``registrator-host`` in its Meta is that registrator's, and never an application's;
+- for a registrator an entry without that mark is another's, unless it names the container's very service, address and
+  port, as one does that registrator left;
 - another service name is another's;
 - ours carries a check of our form (``ID:KIND``, notes that end in a digest), or our farewell's maintenance;
 - an entry without any check is ours where it names our very address and port: nothing else can be there.
@@ -41,14 +43,14 @@ def is_leaving(held: HeldByAgent, service_id: str) -> bool:
 
 
 def other_owner(service: CompleteRegistration, held: HeldByAgent) -> str | None:
-    """Return who holds an application's id, in words; None where the entry is ours. A registrator judges its own."""
-    if OWNER in service.meta:
-        return None
+    """Return who holds an id, in words; None where the entry is ours."""
     name, address, port = held_endpoint(held)
-    registrator = (held.service.get("Meta") or {}).get(OWNER)
+    registrator, own = (held.service.get("Meta") or {}).get(OWNER), service.meta.get(OWNER)
+    if own is not None and (own == registrator or (registrator is None and held_endpoint(held) == endpoint(service))):
+        return None
     if registrator is not None:
         return f"a container of the registrator on {registrator} (service {name} at {address}:{port})"
-    if name == service.name and _is_of_our_form(service, held):
+    if own is None and name == service.name and _is_of_our_form(service, held):
         return None
     return f"service {name} at {address}:{port}, which proxygen did not register for service {service.name}"
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Network
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from proxygen.catalog import Health
 from proxygen.kit.aio import retrying, start_eternal
@@ -25,7 +25,7 @@ from proxygen.registration.described import ContainerDefaults, describe
 from proxygen.registration.docker import ContainerEvent, Engine
 from proxygen.registration.metrics import ContainerCounts
 from proxygen.registration.owners import OWNER
-from proxygen.registration.seat import Seats, Wish
+from proxygen.registration.seat import Seats, Wish, can_follow
 from proxygen.registration.service import CompleteRegistration
 from proxygen.registration.signals import find_signal
 
@@ -46,9 +46,24 @@ class _Known:
     """What is known of a container that runs."""
 
     container: Container
-    services: tuple[CompleteRegistration, ...]
+    wanted: tuple[CompleteRegistration, ...]
+    """What it asks for; none where its labels cannot be used."""
+    services: tuple[CompleteRegistration, ...] = ()
+    """Of those the ones whose ids it holds."""
     stopping_until: float = 0.0
     """Monotonic; until then it is taken to be about to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """Who holds a service id, and as what."""
+
+    container_id: str
+    service: CompleteRegistration
+
+    def is_of(self, other: _Held) -> bool:
+        """Whether the other is the same port of the same container, by whatever id."""
+        return self.container_id == other.container_id and self.service.port == other.service.port
 
 
 class Registrator:
@@ -74,6 +89,8 @@ class Registrator:
         self._resync = resync
         self._engine: Engine | None = None
         self._known: dict[str, _Known] = {}
+        self._held: dict[str, _Held] = {}
+        """By service id."""
         self._seats = Seats(agent)
         self._skipped: dict[str, str] = {}
         self._remarked: dict[str, set[str]] = {}
@@ -151,14 +168,12 @@ class Registrator:
                 self._events += len(events)
                 for event in events:
                     self._heed(event)
-                for container_id in dict.fromkeys(event.container for event in events):
-                    await self._look(engine, container_id)
+                await self._look(engine, dict.fromkeys(event.container for event in events))
 
     async def _sync(self, engine: Engine) -> None:
         """Look at every container, and take away what earlier lives left in Consul."""
         running = await engine.running()
-        for container_id in (*running, *(self._known.keys() - set(running))):
-            await self._look(engine, container_id)
+        await self._look(engine, (*running, *(self._known.keys() - set(running))))
         if self._trouble:
             _LOG.info("engine is back")
             self._trouble = ""
@@ -174,59 +189,99 @@ class Registrator:
         elif known is not None and event.action in ("start", "restart"):
             known.stopping_until = 0.0
 
-    async def _look(self, engine: Engine, container_id: str) -> None:
-        container = await engine.inspect(container_id)
+    async def _look(self, engine: Engine, container_ids: Iterable[str]) -> None:
+        """Look at all of them, and at who has an id that one of them asks for.
+
+        Names that were swapped, or given on, are only understood together.
+        """
+        seen: dict[str, bool] = {}
+        left = list(container_ids)
+        while left:
+            for container_id in left:
+                seen[container_id] = self._note(container_id, await engine.inspect(container_id))
+            rivals = (rival for container_id in left for rival in self._rivals(container_id))
+            left = [rival for rival in dict.fromkeys(rivals) if rival not in seen]
+        changed = [container_id for container_id, is_changed in seen.items() if is_changed]
+        self._settle()
+        for container_id in changed:
+            for service in self._known[container_id].services:
+                self._seats.of(service.id).hurry()
+
+    def _note(self, container_id: str, container: Container | None) -> bool:
+        """Take in how a container is; return whether its health is another than before."""
         before = self._known.get(container_id)
         if container is None or not container.running:
-            if before is not None:
-                del self._known[container_id]
-                self._vacate(before.services)
-            return
-        self._seat(container)
+            self._known.pop(container_id, None)
+            return False
+        known = self._known[container_id] = _Known(container=container, wanted=self._describe(container))
+        if before is None:
+            return False
+        known.services, known.stopping_until = before.services, before.stopping_until
+        return before.container.health is not container.health
+
+    def _rivals(self, container_id: str) -> Iterator[str]:
+        """The containers that have had an id that this one asks for."""
+        known = self._known.get(container_id)
+        for service in known.wanted if known is not None else ():
+            if (held := self._held.get(service.id)) is not None:
+                yield held.container_id
 
     def move(self, address: str) -> None:
         """Announce another address of the host from now on, for the containers that are reached there."""
         self._policy = replace(self._policy, address=address)
-        for known in tuple(self._known.values()):
-            self._seat(known.container)
+        for known in self._known.values():
+            known.wanted = self._describe(known.container)
+        self._settle()
 
-    def _seat(self, container: Container) -> None:
-        """Have a running container's services stand in Consul as it asks now, and none that it asked for before."""
-        before = self._known.get(container.id)
-        stopping_until = before.stopping_until if before is not None else 0.0
-        known = _Known(container=container, services=self._describe(container), stopping_until=stopping_until)
-        self._known[container.id] = known
-        if before is not None:
-            kept = {service.id for service in known.services}
-            self._vacate(service for service in before.services if service.id not in kept)
-        withdrawn = container.paused or time.monotonic() < known.stopping_until
-        for service in known.services:
-            seat = self._seats.of(service.id)
-            seat.put(Wish(service=service, withdrawn=withdrawn))
-            if before is not None and before.container.health is not container.health:
-                seat.hurry()
+    def _settle(self) -> None:
+        """Decide who has each id, and have that stand in Consul; an id passes from one to the other without a gap."""
+        holders = self._holders()
+        now: dict[str, _Held] = {}
+        for container_id, known in self._known.items():
+            known.services = tuple(one for one in known.wanted if holders[one.id] == container_id)
+            self._tell_taken(known, holders)
+            now |= {one.id: _Held(container_id=container_id, service=one) for one in known.services}
+        before, self._held = self._held, now
+        for service_id, held in now.items():
+            self._seats.of(service_id).put(self._wish(held, before))
+        for service_id in before.keys() - now.keys():
+            self._seats.of(service_id).put(None, heir=_other_id(before[service_id], now))
+
+    def _holders(self) -> dict[str, str]:
+        """By service id the container that has it: who held it, while it asks for it, else who was seen first."""
+        holders: dict[str, str] = {}
+        for container_id, known in self._known.items():
+            for service in known.wanted:
+                held = self._held.get(service.id)
+                if service.id not in holders or (held is not None and held.container_id == container_id):
+                    holders[service.id] = container_id
+        return holders
+
+    def _wish(self, held: _Held, before: Mapping[str, _Held]) -> Wish:
+        """With the health that is known of it under another id."""
+        known = self._known[held.container_id]
+        withdrawn = known.container.paused or time.monotonic() < known.stopping_until
+        earlier = _other_id(held, before)
+        statuses = self._seats.of(earlier).statuses if earlier else {}
+        return Wish(service=held.service, withdrawn=withdrawn, statuses=statuses)
 
     def _describe(self, container: Container) -> tuple[CompleteRegistration, ...]:
-        """Return its services, but those whose id another container of this host has."""
         policy = replace(self._policy, leased=self._leased())
         try:
             services = describe(container, policy, self._health_of(container.id), partial(self._remark, container))
         except BadInput as error:
             self._skip(container, str(error))
             return ()
-        taken = {service.id: holder for service in services if (holder := self._holder(service.id, but=container))}
-        if taken:
-            self._skip(container, "; ".join(f"{one.place} has the id {id} already" for id, one in taken.items()))
-        else:
-            self._skipped.pop(container.id, None)
-        return tuple(service for service in services if service.id not in taken)
+        return services
 
-    def _holder(self, service_id: str, *, but: Container) -> Container | None:
-        """The other container that has an id; the one that was seen first keeps it."""
-        for known in self._known.values():
-            if known.container.id != but.id and any(service.id == service_id for service in known.services):
-                return known.container
-        return None
+    def _tell_taken(self, known: _Known, holders: Mapping[str, str]) -> None:
+        own = known.container.id
+        taken = {one.id: self._known[holders[one.id]].container for one in known.wanted if holders[one.id] != own}
+        if taken:
+            texts = (f"{holder.place} has the id {id} already" for id, holder in taken.items())
+            self._skip(known.container, "; ".join(texts))
+        elif known.wanted:
+            self._skipped.pop(own, None)
 
     def _remark(self, container: Container, text: str) -> None:
         """Tell once, for as long as the container is there."""
@@ -255,10 +310,6 @@ class Registrator:
 
         return health
 
-    def _vacate(self, services: Iterable[CompleteRegistration]) -> None:
-        for service in services:
-            self._seats.of(service.id).put(None)
-
     def _forget_what_is_gone(self, running: Iterable[str]) -> None:
         self._seats.forget_idle(_FORGET)
         for known in (self._skipped, self._remarked):
@@ -271,7 +322,8 @@ class Registrator:
         try:
             for service_id, service in (await self._agent.services()).items():
                 is_orphan = service_id not in wanted and not self._seats.is_taken(service_id)
-                if is_orphan and (service.get("Meta") or {}).get(OWNER) == self._policy.owner:
+                is_ours = (service.get("Meta") or {}).get(OWNER) == self._policy.owner
+                if is_orphan and is_ours and not await self._is_awaited(service_id, service):
                     await self._agent.deregister(service_id)
                     _LOG.info("orphan deregistered", service=service.get("Service"), id=service_id)
         except CatalogUnavailable as error:
@@ -280,6 +332,20 @@ class Registrator:
             self._agent_trouble = str(error)
         else:
             self._agent_trouble = ""
+
+    async def _is_awaited(self, service_id: str, service: Mapping[str, Any]) -> bool:
+        """Whether a container stands here under an id of before that has another now, which does not serve yet."""
+        place = (service.get("Address"), service.get("Port"))
+        now = (one.id for known in self._known.values() for one in known.services if (one.address, one.port) == place)
+        heir = next(now, None)
+        return heir is not None and not await can_follow(self._agent, service_id, heir)
+
+
+def _other_id(held: _Held, among: Mapping[str, _Held]) -> str:
+    """The id under which the same stands there; empty where it stands nowhere, or under the same id."""
+    found = (service_id for service_id, one in among.items() if one.is_of(held))
+    other = next(found, "")
+    return "" if other == held.service.id else other
 
 
 def _asks_to_stop(event: ContainerEvent, container: Container) -> bool:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from proxygen.kit.aio import Latest, Pace, start_eternal
+from proxygen.kit.errors import CatalogUnavailable
 from proxygen.registration.agent import Agent
+from proxygen.registration.checks import Status
 from proxygen.registration.lease import Lease
-from proxygen.registration.service import CompleteRegistration
+from proxygen.registration.service import CompleteRegistration, HeldByAgent
 
 _BURST: Final = 3
+_INHERITANCE: Final = 60.0
+"""Seconds for which an entry stays when who stood there has another id: by then Consul has made its checks."""
+_INHERITANCE_LOOK: Final = 0.2
 _RATE: Final = 0.1
 """A container may come back three times at once; after that, while it goes on dying, once in ten seconds."""
 
@@ -24,6 +31,8 @@ class Wish:
     service: CompleteRegistration
     withdrawn: bool
     """In maintenance: it is about to end, or does not answer."""
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    """What is known of its checks under another id, by kind."""
 
     def means_the_same_as(self, other: Wish) -> bool:
         """Whether Consul would be told the same; the callables that tell health may differ."""
@@ -45,19 +54,29 @@ class Seat:
         self._lease: Lease | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._idle_since = time.monotonic()
+        self._heir = ""
 
     @property
     def wish(self) -> Wish | None:
         """The newest one, fulfilled or not; None for an empty seat."""
         return self._wishes.peek()
 
-    def put(self, wish: Wish | None) -> None:
-        """Wish for something else; None: for nobody. The same once more is no wish."""
+    @property
+    def statuses(self) -> Mapping[str, Status]:
+        """Of the checks of who stands here, by kind; those that are not known yet are missing."""
+        return {} if self._lease is None else self._lease.statuses
+
+    def put(self, wish: Wish | None, *, heir: str = "") -> None:
+        """Wish for something else; None: for nobody. The same once more is no wish.
+
+        ``heir``: the id under which who stood here stands from now on; it goes from here once it serves there.
+        """
         before = self.wish
         if wish is None and before is None:
             return
         if wish is None or before is None or not wish.means_the_same_as(before):
             self._idle_since = time.monotonic()
+            self._heir = heir
             self._wishes.put(wish)
 
     def hurry(self) -> None:
@@ -92,19 +111,43 @@ class Seat:
             await self._pace.step()
             if self.wish is not wish:
                 return
-        self._lease = Lease(wish.service, self._agent)
+        self._lease = Lease(wish.service, self._agent, statuses=wish.statuses)
         self._keeper = asyncio.create_task(self._lease.keep(), name=f"registration of {wish.service.id}")
 
     async def _leave(self) -> None:
-        if self._lease is not None:
+        if self._lease is None:
+            return
+        if self._heir:
+            await self._until_inherited(self._lease.service.id, self._heir)
+        if self.wish is None:
             await self._lease.deregister()
             self._lease = None
+
+    async def _until_inherited(self, own: str, heir: str) -> None:
+        """Wait until the same serves under its other id, for a while, or somebody else is wished for here."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_INHERITANCE):
+                while self.wish is None:
+                    with suppress(CatalogUnavailable):
+                        if await can_follow(self._agent, own, heir):
+                            return
+                    await asyncio.sleep(_INHERITANCE_LOOK)
 
     async def _end_keeping(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
             self._keeper = None
+
+
+async def can_follow(agent: Agent, before: str, after: str) -> bool:
+    """Whether an entry may go since another stands for the same, no worse. Raise CatalogUnavailable."""
+    follower, leaver = await agent.look(after), await agent.look(before)
+    return follower is not None and (leaver is None or _serves(follower) or not _serves(leaver))
+
+
+def _serves(held: HeldByAgent) -> bool:
+    return all(check["Status"] != "critical" for check in held.checks.values())
 
 
 class Seats:

@@ -73,6 +73,10 @@ class PlainAgent:
         self.withdrawn: set[str] = set()
         self.statuses: dict[str, str] = {}
         self.is_away = False
+        self.critical: set[str] = set()
+        """Ids whose checks fail."""
+        self.gone: list[str] = []
+        """Ids that were deregistered, in order."""
 
     def _answer(self) -> None:
         if self.is_away:
@@ -83,7 +87,8 @@ class PlainAgent:
         body = self.held.get(service_id)
         if body is None:
             return None
-        checks = {one["CheckID"]: {"Notes": one["Notes"], "Status": "passing"} for one in body["Checks"]}
+        status = "critical" if service_id in self.critical else "passing"
+        checks = {one["CheckID"]: {"Notes": one["Notes"], "Status": status} for one in body["Checks"]}
         if service_id in self.withdrawn:
             checks[f"_service_maintenance:{service_id}"] = {"Notes": "proxygen: leaving", "Status": "critical"}
         return HeldByAgent(service={**body, "Service": body["Name"]}, checks=checks)
@@ -105,6 +110,7 @@ class PlainAgent:
 
     async def deregister(self, service_id: str) -> None:
         self._answer()
+        self.gone.append(service_id)
         self.held.pop(service_id, None)
         self.withdrawn.discard(service_id)
 
@@ -119,6 +125,10 @@ class Host:
         self.engine, self.agent = PlainEngine(), PlainAgent()
         monkeypatch.setattr("proxygen.registration.registrator.Engine", self.engine)
         self.leased: IPv4Network | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.start_anew()
+
+    def start_anew(self) -> None:
         self.registrator = Registrator(
             cast("Agent", self.agent),
             engine="unix:///nowhere",
@@ -126,7 +136,6 @@ class Host:
             leased=lambda: self.leased,
             resync=RESYNC,
         )
-        self.task: asyncio.Task[Any] | None = None
 
     def begin(self) -> None:
         self.task = self.loop.create_task(self.registrator.run())
@@ -259,9 +268,118 @@ def test_of_two_with_one_id_the_first_keeps_it_until_it_ends(host: Host) -> None
     figures = host.registrator.figures()
     assert (figures.registered, figures.skipped, figures.ignored) == (1, 1, 0)
     host.end("a")
-    host.tell("b", "start")
-    assert host.serving == {"same": 8002}
+    assert host.serving == {"same": 8002}, "at once, whatever the engine tells of it"
     assert host.registrator.figures().skipped == 0
+
+
+def rename(host: Host, **names: str) -> None:
+    """Give containers other names, by their ids, all at once."""
+    host.engine.containers |= {id: replace(host.engine.containers[id], name=name) for id, name in names.items()}
+
+
+@pytest.mark.incident("T67")
+@pytest.mark.parametrize("heard", [True, False], ids=["by an event", "by the next look at everything"])
+def test_a_container_that_is_renamed_stands_under_both_names_until_the_new_one_serves(
+    host: Host, *, heard: bool
+) -> None:
+    host.run("a", port=8001)
+    host.begin()
+    host.wait(RESYNC)
+    host.agent.critical = {"here:new:80"}
+    rename(host, a="new")
+    if heard:
+        host.tell("a", "rename")
+    host.wait(RESYNC + 2)
+    assert host.serving == {"a": 8001, "new": 8001}
+    host.agent.critical = set()
+    host.wait(1)
+    assert host.serving == {"new": 8001}
+
+
+@pytest.mark.incident("T67")
+def test_health_is_known_under_another_name_too(host: Host) -> None:
+    host.run("a", port=8001)
+    host.begin()
+    host.wait(RESYNC)
+    rename(host, a="new")
+    host.tell("a", "rename")
+    host.wait(1)
+    (body,) = host.agent.held.values()
+    assert (body["ID"], [check["Status"] for check in body["Checks"]]) == ("here:new:80", ["passing"])
+
+
+@pytest.mark.incident("T67")
+@pytest.mark.parametrize("told", [("a", "b"), ("a",), ("b",), ()], ids=str)
+def test_names_that_are_swapped_end_on_the_right_containers_and_none_is_ever_gone(
+    host: Host, told: tuple[str, ...]
+) -> None:
+    """Whether the engine told of both, of one, or of none."""
+    host.run("a", port=8001)
+    host.run("b", port=8002)
+    host.begin()
+    host.wait(RESYNC)
+    host.agent.gone.clear()
+    rename(host, a="b", b="a")
+    for id in told:
+        host.engine.queue.put_nowait(ContainerEvent(container=id, action="rename", signal=""))
+    host.wait(RESYNC + 2)
+    assert host.serving == {"a": 8002, "b": 8001}
+    assert host.agent.gone == []
+
+
+@pytest.mark.incident("T67")
+def test_an_id_that_is_given_up_is_taken_at_once_and_never_gone(host: Host) -> None:
+    same = {"proxygen.id": "x:same:1"}
+    host.run("a", port=8001, labels=same)
+    host.run("b", port=8002, labels=same)
+    host.begin()
+    assert host.serving == {"same": 8001}
+    host.agent.gone.clear()
+    host.end("a")
+    assert host.serving == {"same": 8002}
+    host.run("c", port=8003, labels=same)
+    host.run("b", port=8002)
+    assert host.serving == {"same": 8003, "b": 8002}
+    assert host.agent.gone == []
+
+
+@pytest.mark.incident("T67")
+def test_a_container_renamed_while_nobody_looked_keeps_its_old_entry_until_the_new_one_serves(host: Host) -> None:
+    host.run("a", port=8001)
+    host.begin()
+    assert host.task is not None
+    host.task.cancel()
+    host.loop.run_until_complete(asyncio.wait({host.task}))
+    rename(host, a="new")
+    host.agent.critical = {"here:new:80"}
+    host.start_anew()
+    host.begin()
+    host.wait(RESYNC)
+    assert host.serving == {"a": 8001, "new": 8001}
+    host.agent.critical = set()
+    host.wait(RESYNC + 1)
+    assert host.serving == {"new": 8001}
+
+
+@pytest.mark.incident("T54")
+@pytest.mark.parametrize("meta", [None, {OWNER: "there"}], ids=["an application's", "another registrator's"])
+def test_an_id_that_another_owner_holds_is_left_alone_until_it_is_free(host: Host, meta: dict[str, str] | None) -> None:
+    others = {"ID": "here:a:80", "Name": "other", "Address": "10.9.9.9", "Port": 1, "Meta": meta, "Checks": []}
+    host.agent.held["here:a:80"] = others
+    with capture_logs() as log:
+        host.run("a", port=8001)
+        host.begin()
+        host.wait(RESYNC)
+    assert host.agent.held["here:a:80"] is others
+    assert host.agent.withdrawn == set()
+    (line,) = [line for line in log if "the id is held by another" in line["event"]]
+    assert "other at 10.9.9.9:1" in line["holder"]
+    del host.agent.held["here:a:80"]
+    host.wait(5)
+    assert host.serving == {"a": 8001}
+    host.agent.held["here:a:80"] = others
+    host.end("a")
+    assert host.agent.held["here:a:80"] is others
 
 
 def test_a_bad_label_costs_its_container_alone_and_is_told_once(host: Host) -> None:
