@@ -119,6 +119,7 @@ async def test_a_life_that_is_not_seen_takes_over_without_a_fight(
     assert held(consul) is None
 
 
+@pytest.mark.incident("T54")
 def test_an_entrypoint_does_not_take_anothers_id(consul: ConsulAgent, tmp_path: Path) -> None:
     """The command runs on, and the other's entry is as it was."""
     consul.register("billing", id="web-1", port=9000)

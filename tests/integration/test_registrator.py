@@ -102,6 +102,7 @@ def test_a_bad_label_leaves_out_its_own_container_and_is_named(
         assert reason in line
 
 
+@pytest.mark.incident("T69")
 def test_own_addresses_and_every_port_as_registrator_registers_them(
     consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
 ) -> None:

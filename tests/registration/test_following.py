@@ -11,6 +11,8 @@ from proxygen.kit.errors import BadInput
 from proxygen.registration.address import InterfaceAddress
 from proxygen.registration.following import FollowedAddress, successor
 
+pytestmark = pytest.mark.incident("T68")
+
 START = "eth0 10.0.0.5, docker0 172.17.0.1"
 
 
