@@ -42,7 +42,7 @@ class Terminal:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})
 
     def stop_with(self, group: int, number: int) -> None:
-        """Do as a command did that was stopped: whoever started us as a job sees that, and goes on.
+        """Stop too when a command was stopped, so that the shell that started us as a job sees that.
 
         Return when we are continued, with the command. One that was stopped before it got the terminal goes on at once;
         so does one behind which nobody is who could continue it.

@@ -1,5 +1,5 @@
-"""Every network configuration of flannel's documentation and of its source's tests: read as flannel reads it, or
-refused for the reason that fits. The names are those of the pages and tests."""
+"""Network configurations as flannel's documentation and its source's tests have them: read as flannel reads them, or
+refused for the reason that fits. A name says the page or the test; the options of a backend's page are set together."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ READ: Final[dict[str, tuple[str, BackendConfig]]] = {
         "Backend": {"Type": "aws-vpc", "RouteTableID": ["rtb-abc00001", "rtb-abc00002"]}}""",
         AwsVpc(route_table_ids=("rtb-abc00001", "rtb-abc00002")),
     ),
-    "functional tests, alloc": (
+    "backends.md, alloc": (
         """{"Network": "172.16.0.0/12", "SubnetMin": "172.16.90.0", "SubnetMax": "172.16.100.0",
         "Backend": {"Type": "alloc"}}""",
         Alloc(),
@@ -99,11 +99,11 @@ REFUSED: Final[dict[str, tuple[str, str]]] = {
         "Backend": {"Type": "udp", "Port": 7890}}""",
         "Backend.Type: 'udp' is none of .* flannel's alone: .*; write vxlan",
     ),
-    "functional tests, ipip": (
+    "backends.md, IPIP": (
         """{"Network": "10.10.0.0/16", "Backend": {"Type": "ipip", "DirectRouting": true}}""",
         "'ipip' is none of .* flannel's alone",
     ),
-    "functional tests, ipsec": (
+    "backends.md, IPsec": (
         """{"Network": "10.50.0.0/16", "Backend": {"Type": "ipsec", "PSK": "x", "UDPEncap": true}}""",
         "'ipsec' is none of .* flannel's alone: write wireguard",
     ),

@@ -1,4 +1,4 @@
-"""Who the client is, and what instances are told of it."""
+"""Who the client is, and what an instance learns about it."""
 
 from __future__ import annotations
 
