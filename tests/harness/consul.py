@@ -41,8 +41,15 @@ def chosen_consul() -> Path:
     return binary
 
 
-_NOT_YET = ("leader", "No known Consul servers", "rpc error making call: EOF", "connection refused")
-"""What an agent says before it has found its servers, or they one another."""
+_NOT_YET = (
+    "leader",
+    "No known Consul servers",
+    "rpc error making call: EOF",
+    "rpc error getting client",
+    "failed to get conn",
+    "connection refused",
+)
+"""What an agent says before it has found its servers, or they one another, and while it turns from one to the next."""
 
 
 class ConsulAgent:
