@@ -35,6 +35,12 @@ class Latest(Generic[T]):
         """Return the newest value without taking it; None before the first."""
         return None if self._box is None else self._box[0]
 
+    def put_back(self) -> None:
+        """Have the value that was taken last taken once more, as if nobody had."""
+        if not self._fresh.is_set():
+            self._first_put = self.taken_since
+            self._fresh.set()
+
     async def take(self) -> T:
         """Wait for a value newer than the last one taken and return the newest."""
         return await self.settled(0.0, 0.0)

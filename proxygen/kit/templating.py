@@ -1,7 +1,8 @@
 """The Jinja2 environments, and the one way in which a value becomes text of nginx, of FRR, or of a web page.
 
-Every ``{{ … }}`` must end in the filter ``q``, for FRR in ``word``; anything else is refused while rendering. Both take
-typed values only, so what a template prints is a number, an address, a variable that we named, or a quoted literal.
+Every ``{{ … }}`` must end in the filter ``q``, for FRR in ``word``, in a text of Lua in ``lua``; anything else is
+refused while rendering. They take typed values only, so what a template prints is a number, an address, a variable that
+we named, or a quoted literal.
 In a web page every value is escaped, and there is no way to say that one is not to be.
 """
 
@@ -24,6 +25,9 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_./:=%+\[\]-]+")
 
 _FRR_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,63}")
 """A link's name may hold nearly anything (dev_valid_name in the kernel); nobody's does."""
+
+_LUA: Final = re.compile(r"[A-Za-z0-9_.:/\[\] -]{1,1000}")
+"""What stands in a text of Lua as it is."""
 
 MAX_TOKEN: Final = 4_000
 """nginx reads at most 4 096 bytes of one token (ngx_conf_file.c); the rest is left for the quotes."""
@@ -116,6 +120,15 @@ def word(value: object) -> Quoted:
     raise TemplateError(f"a {type(value).__name__} has no form in FRR's language")
 
 
+def lua(value: object) -> Quoted:
+    """Turn one typed value into what stands between the quotes of a text of Lua: what would mean more is refused."""
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # raises with the name that nobody defined
+    if not isinstance(value, str) or not _LUA.fullmatch(value):
+        raise TemplateError(f"{quoted(str(value))} cannot be written in a text of Lua")
+    return Quoted(value)
+
+
 def _escape(text: str, *, dollar: bool = False) -> str:
     if "$" in text and not dollar:
         raise TemplateError(f"{text!r} holds a $, which nginx cannot be told to take literally")
@@ -133,7 +146,7 @@ def _token(text: str) -> Quoted:
 def _only_quoted(value: object) -> object:
     if isinstance(value, Quoted):
         return value
-    raise TemplateError(f"{value!r} is printed without the filter q or word")
+    raise TemplateError(f"{value!r} is printed without the filter q, word or lua")
 
 
 class Templates:
@@ -162,6 +175,7 @@ class Templates:
         )
         self._environment.filters["q"] = quote
         self._environment.filters["word"] = word
+        self._environment.filters["lua"] = lua
 
     def render(self, name: str, context: Mapping[str, object]) -> Block:
         """Render one template. Raise TemplateError with its name and line."""

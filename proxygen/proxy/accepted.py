@@ -14,6 +14,7 @@ from typing import Final
 from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.kit.errors import ProxygenError
 from proxygen.kit.log import get_logger
+from proxygen.proxy.apply.outcome import Way
 from proxygen.proxy.apply.publish import current
 from proxygen.proxy.draft import Draft, Drafter
 from proxygen.proxy.guard.flapping import Calm, Flapping
@@ -110,22 +111,30 @@ class Accepted:
     def judge(self, plan: Plan, catalog: Catalog) -> Held | None:
         return self._guard.judge(plan, catalog, time.monotonic(), fresh=self._is_fresh())
 
-    async def take(self, draft: Draft, generation: int | None) -> None:
-        """Take note that a draft is live, as ``generation``."""
+    async def take(self, draft: Draft, generation: int | None, by: Way = Way.RELOAD) -> None:
+        """Take note that a draft is live, as ``generation``. What was pushed is written with its files, by
+        `write_published`."""
         catalog = as_planned(draft.plan, draft.catalog)
         self._guard.accept(draft.plan, catalog, time.monotonic())
         self._unchecked.accept(catalog)
         self.live = catalog.services
         # What Consul says is compared, not with which tags it was planned.
-        self._flapping.accept(draft.plan, draft.catalog, time.monotonic())
+        self._flapping.accept(draft.plan, draft.catalog, time.monotonic(), reloaded=by is Way.RELOAD)
         self._good_tags = note_served(self._good_tags, draft.plan, catalog)
         if draft.plan.memory != self._remembered.plan:
             self._remembered = replace(self._remembered, plan=draft.plan.memory)
             self._save_memory()
-        if generation is not None and generation != self._saved:
-            now, lost = datetime.now(UTC), gone(self._good_tags)
-            good = LastGood(catalog=catalog, generation=generation, saved_at=now, gone=lost)
-            await asyncio.to_thread(self._save_catalog, good)
+        if by is Way.RELOAD and generation is not None and generation != self._saved:
+            await self._write_catalog(catalog, generation)
+
+    async def write_published(self, draft: Draft, generation: int) -> None:
+        """Write the catalog behind a generation that was live before it was published."""
+        await self._write_catalog(as_planned(draft.plan, draft.catalog), generation)
+
+    async def _write_catalog(self, catalog: Catalog, generation: int) -> None:
+        now, lost = datetime.now(UTC), gone(self._good_tags)
+        good = LastGood(catalog=catalog, generation=generation, saved_at=now, gone=lost)
+        await asyncio.to_thread(self._save_catalog, good)
 
     def write_again(self) -> None:
         """Write the memory where that failed the last time; the catalog is written with the next one taken."""

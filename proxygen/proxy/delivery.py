@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 from proxygen import __version__
 from proxygen.kit.errors import OutputUnusable
+from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
 from proxygen.proxy.apply.apply import Applied, Applier
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, Way
 from proxygen.proxy.apply.publish import (
     Generation,
     Output,
@@ -25,17 +28,22 @@ from proxygen.proxy.apply.publish import (
     require_generation,
     stage,
 )
+from proxygen.proxy.apply.push.document import Entry, encode_document, entries_between
+from proxygen.proxy.apply.push.push import Pusher
 from proxygen.proxy.check.gates import Candidate, Checked, RefusedCandidate
 from proxygen.proxy.draft import Draft
 from proxygen.proxy.nginx.conf import ConfSource, OperatorConf
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
-from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, stamp_text
+from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, read_stamp, stamp_text
 from proxygen.proxy.pipeline import Pipeline
 from proxygen.proxy.plan.types import Plan
+from proxygen.proxy.publisher import Publisher
 from proxygen.proxy.record.live_plans import FILE as SERVICES_FILE
 from proxygen.proxy.record.live_plans import encode_services
 from proxygen.proxy.render.renderer import Rendered
 from proxygen.settings import Settings
+
+_log = get_logger(__name__)
 
 _CERTIFICATES: Final = "certificates"
 """In the manifest: the fingerprints of those that the generation names."""
@@ -44,11 +52,44 @@ DIGEST_LENGTH: Final = 16
 """Hexadecimal digits of a rendering's digest that stand in its stamp."""
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What nginx was seen to serve."""
+
+    stamp: Stamp
+    draft: Draft
+
+
 class Delivery:
     """Delivers with one pipeline, whose nginx and files it uses; build a new one when the pipeline is another."""
 
-    def __init__(self, settings: Settings, output: Output, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        output: Output,
+        pipeline: Pipeline,
+        *,
+        again: Callable[[], None],
+        published: Callable[[Draft, int], Awaitable[None]],
+    ) -> None:
+        """``again`` has the newest catalog gone over once more; ``published`` is told of what was pushed before, once
+        the files say it."""
         assert pipeline.binary is not None
+        self._again: Final = again
+        self._told_published: Final = published
+        self._stamp_address: Final = settings.nginx.stamp
+        document = pipeline.pushing.document
+        self._pusher: Final = None if document is None else Pusher(document, settings.nginx.stamp, pipeline.binary)
+        self._publisher: Final = Publisher(
+            self._publish_pushed, within=settings.reload.publish_within, longest_pause=settings.reload.retry_max
+        )
+        self._served: Served | None = None
+        """None where this delivery did not see it, or nginx may serve something else by now."""
+        self._published: Served | None = None
+        """What the files say of the same structure."""
+        self._refusal: tuple[str, RefusedCandidate] | None = None
+        """The digest of what was pushed and then refused, and why."""
+        self._last_number = 0
         self._output: Final = output
         self.pipeline: Final = pipeline
         self._conf: Final = ConfSource(settings.nginx, output.directory, pipeline.binary)
@@ -73,12 +114,20 @@ class Delivery:
         return current(self._output.directory)
 
     def is_live(self, rendered: Rendered) -> bool:
-        """Whether the live generation holds just this."""
+        """Whether nginx was given just this, by the live generation or by a push since."""
+        if self._served is not None and self._publisher.is_behind:
+            return self._served.stamp.digest == self._digest(rendered)
         live = self._live()
         return live is not None and live.stamp.digest == self._digest(rendered)
 
     async def finish_pending(self) -> Applied:
         """A reload that a crash or an absent nginx left undone."""
+        if self._served is not None and self._publisher.is_behind:
+            if await read_stamp(self._stamp_address) == self._served.stamp:
+                return Applied(outcome=Outcome.UNCHANGED, generation=self._served.stamp.generation)
+            # nginx reads its files anew, which are behind: once they are live, what is newer follows.
+            await self._forget_pushed()
+            self._again()
         live = self._live()
         if live is not None and not self._tells_its_stamp(live):
             # nginx.stamp was changed since: nobody can prove it, and the next generation replaces it.
@@ -99,7 +148,13 @@ class Delivery:
 
         Raise CheckRefused as `Gates.syntax` does, OutputUnusable where it cannot be written.
         """
-        stamp = Stamp(generation=next_number(self._output), digest=self._digest(draft.rendered))
+        return await self._stage_and_check(draft, self._next_stamp(draft), timings)
+
+    def _next_stamp(self, draft: Draft) -> Stamp:
+        self._last_number = max(next_number(self._output), self._last_number + 1)
+        return Stamp(generation=self._last_number, digest=self._digest(draft.rendered))
+
+    async def _stage_and_check(self, draft: Draft, stamp: Stamp, timings: Timings) -> Checked | RefusedCandidate:
         files = {**self.pipeline.files_of(draft.rendered, stamp), SERVICES_FILE: encode_services(draft.plan)}
         with timings.of("stage"):
             path = await asyncio.to_thread(stage, self._output, stamp, files, self.pipeline.ground.readers)
@@ -120,12 +175,99 @@ class Delivery:
             self._has_judged, self.remarks = True, checked.remarks
         return checked
 
-    async def deliver(self, checked: Checked, plan: Plan) -> Applied:
+    async def deliver(self, checked: Checked, draft: Draft) -> Applied:
         """Make a candidate live. Raise NginxUnavailable and OutputUnusable as `Applier.apply` does."""
-        applied = await self._applier.apply(checked, await self.conf(), _manifest(plan))
+        # What nginx serves now is where a way back leads to.
+        await self._publisher.flush()
+        self._served = None
+        applied = await self._applier.apply(checked, await self.conf(), _manifest(draft.plan))
         if applied.outcome is Outcome.APPLIED:
+            await self._publisher.stop()
+            self._served = self._published = Served(checked.stamp, draft)
             await asyncio.to_thread(self._forget_copies)
         return applied
+
+    def note_served(self, draft: Draft) -> None:
+        """Take note that nginx was seen to serve the live generation, which holds this draft."""
+        live = self._live()
+        if not self._publisher.is_behind and live is not None and live.stamp.digest == self._digest(draft.rendered):
+            self._served = self._published = Served(live.stamp, draft)
+
+    # --- without a reload
+
+    def pushable(self, draft: Draft) -> tuple[Entry, ...] | None:
+        """Return what of a draft is to be pushed; None where it takes a reload."""
+        if self._pusher is None or self._served is None:
+            return None
+        return entries_between(self._served.draft.rendered, draft.rendered)
+
+    def refusal_of(self, rendered: Rendered) -> RefusedCandidate | None:
+        """Why this was taken back after it was pushed; None where it was not."""
+        if self._refusal is not None and self._refusal[0] == self._digest(rendered):
+            return self._refusal[1]
+        return None
+
+    async def push(self, draft: Draft, entries: tuple[Entry, ...], timings: Timings) -> Applied | None:
+        """Push, and have the files follow. Return None where nginx does not take it: then it takes a reload."""
+        assert self._pusher is not None
+        assert self._served is not None
+        after = self._next_stamp(draft)
+        document = encode_document(self._served.stamp, after, entries)
+        with timings.of("push"):
+            try:
+                reason = await self._pusher.push(document, after, await self.conf())
+            except OSError as error:
+                reason = str(error)
+        if reason:
+            _log.warning("not pushed, nginx is reloaded", reason=reason)
+            self._served = None
+            return None
+        self._served = Served(after, draft)
+        self._publisher.put(self._served)
+        return Applied(outcome=Outcome.APPLIED, generation=after.generation, by=Way.PUSH)
+
+    async def _publish_pushed(self, pushed: Served) -> None:
+        """Carry what was pushed through the second gate and publish it; where that refuses it, take it back."""
+        checked = await self._stage_and_check(pushed.draft, pushed.stamp, Timings())
+        if isinstance(checked, RefusedCandidate):
+            self._refusal = (pushed.stamp.digest, checked)
+            await self._take_back()
+            self._again()
+            return
+        await self._applier.publish_pushed(checked, _manifest(pushed.draft.plan))
+        self._published = pushed
+        await self._told_published(pushed.draft, pushed.stamp.generation)
+
+    async def _take_back(self) -> None:
+        """Push what the files say."""
+        served, published = self._served, self._published
+        if self._pusher is None or served is None or published is None:
+            return
+        entries = entries_between(served.draft.rendered, published.draft.rendered)
+        self._served = None
+        if entries is None:
+            return
+        document = encode_document(served.stamp, published.stamp, entries)
+        reason = await self._pusher.push(document, published.stamp, await self.conf())
+        if reason:
+            _log.error("what nginx -t refuses was not taken back", reason=reason)
+        else:
+            self._served = published
+
+    async def _forget_pushed(self) -> None:
+        await self._publisher.stop()
+        self._served = None
+
+    async def flush(self) -> None:
+        """Have the files say what was pushed, at once."""
+        await self._publisher.flush()
+
+    async def is_as_seen(self) -> bool:
+        """Whether nginx serves what it was seen to serve; true where that is not known."""
+        served = self._served
+        if self._pusher is None or served is None:
+            return True
+        return await read_stamp(self._stamp_address) == served.stamp or self._served is not served
 
     def _forget_copies(self) -> None:
         """Delete copies of certificates that neither a generation on disk names nor one made of these files could."""
@@ -152,6 +294,8 @@ class Delivery:
 
     async def roll_back(self, number: int | None) -> Applied:
         """Raise OutputUnusable where there is no such generation, NginxUnavailable where nginx cannot be asked."""
+        await self._publisher.flush()
+        await self._forget_pushed()
         return await self._applier.roll_back(number, await self.conf(), test_seconds=self._test_seconds)
 
     async def narrow_copies(self) -> None:

@@ -15,6 +15,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NoReturn
@@ -26,13 +27,14 @@ from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
 from proxygen.proxy.accepted import Accepted
 from proxygen.proxy.apply.apply import Applied
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, Way
 from proxygen.proxy.apply.publish import Output
 from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.passage import Passage, pinned_reason
 from proxygen.proxy.pipeline import Pipeline
 from proxygen.proxy.plan.types import Plan
 from proxygen.proxy.record.steps import Step, conclude, tell
+from proxygen.proxy.stages import Unsettled
 from proxygen.settings import Settings
 
 _log = get_logger(__name__)
@@ -163,15 +165,33 @@ class Reconciler:
         reload = self._settings.reload
         governor = Pace(burst=reload.burst, rate=1 / reload.interval if reload.interval else math.inf)
         while True:
-            catalog = await self._catalogs.settled(reload.settle, _SETTLE_MAX)
-            if self._changed_at is None:
-                self._changed_at = self._catalogs.taken_since
-            self.begun += 1
-            step = await self._pass(lambda timings, catalog=catalog: self._passage.carry(catalog, timings))  # type: ignore[misc]
+            step = await self._next_step(reload.settle)
             self.carried += 1
-            if step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
+            if step.by is Way.PUSH:
+                await asyncio.sleep(reload.settle)
+            elif step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 await asyncio.sleep(self._gap_after(step))
                 await governor.step()
+
+    async def _next_step(self, settle: float) -> Step:
+        """Wait for a catalog and carry it: at once where it needs no reload, else once it has settled."""
+        if self._passage.can_push:
+            catalog = await self._take(0.0)
+            self.begun += 1
+            with suppress(Unsettled):
+                return await self._pass(lambda timings: self._passage.carry(catalog, timings, is_settled=False))
+            self._catalogs.put_back()
+            settled = await self._take(settle)
+        else:
+            settled = await self._take(settle)
+            self.begun += 1
+        return await self._pass(lambda timings: self._passage.carry(settled, timings))
+
+    async def _take(self, settle: float) -> Catalog:
+        catalog = await self._catalogs.settled(settle, _SETTLE_MAX)
+        if self._changed_at is None:
+            self._changed_at = self._catalogs.taken_since
+        return catalog
 
     def _gap_after(self, step: Step) -> float:
         """The least time between two reloads: no less than nginx needed to come up, which costs it a second copy of
@@ -231,6 +251,8 @@ class Reconciler:
                 applied = await work(timings)
             except ProxygenError as error:
                 applied = self._passage.rejected(str(error))
+            except Unsettled:
+                raise
             except Exception as error:
                 # Whatever nobody thought of, such as a full disk for temporary files: what is live goes on.
                 _log.exception("pass failed")

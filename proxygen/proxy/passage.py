@@ -52,7 +52,7 @@ class Passage:
         self._output: Final = output
         self._accepted: Final = accepted
         self._again: Final = again
-        self._delivery = Delivery(settings, output, pipeline)
+        self._delivery = self._delivery_by(pipeline)
         self._certificates: Final = CertificateWatch(self.files_changed)
         left_out = LeftOut(settings.proxy.tag_prefix, again=again, pause=self._pause, tell=tell)
         self.drafting: Final = Drafting(settings, accepted, left_out.refusals, again=again)
@@ -69,6 +69,24 @@ class Passage:
         self._files_changed = False
         self.files_problem = ""
         """Why the operator's files are not used as they are now, and those before stay in force; "" where they are."""
+
+    def _delivery_by(self, pipeline: Pipeline) -> Delivery:
+        return Delivery(
+            self._settings, self._output, pipeline, again=self._again, published=self._accepted.write_published
+        )
+
+    @property
+    def can_push(self) -> bool:
+        """Whether some changes need no reload."""
+        return self.pipeline.pushing.document is not None
+
+    async def is_as_seen(self) -> bool:
+        """See `Delivery.is_as_seen`."""
+        return await self._delivery.is_as_seen()
+
+    async def finish(self) -> None:
+        """Have the files say what was pushed."""
+        await self._delivery.flush()
 
     @property
     def pipeline(self) -> Pipeline:
@@ -97,14 +115,17 @@ class Passage:
             return await self._delivery.roll_back(pinned)
         return await self._delivery.finish_pending()
 
-    async def carry(self, catalog: Catalog, timings: Timings) -> Applied:
-        """Carry a catalog to nginx: with the operator's files as they are now, else with those before."""
+    async def carry(self, catalog: Catalog, timings: Timings, *, is_settled: bool = True) -> Applied:
+        """Carry a catalog to nginx: with the operator's files as they are now, else with those before.
+
+        Raise Unsettled where it takes a reload and ``is_settled`` is false: then nothing was done.
+        """
         self._accepted.write_again()
         carryover, before = self._carryover, self._delivery
         outage, trial = carryover.outage, Trial(carryover.left_out.refusals.names)
         carryover.left_out.begin()
         if not await self._refresh_pipeline():
-            return await self._attempt(catalog, timings)
+            return await self._attempt(catalog, timings, is_settled=is_settled)
         try:
             applied = await self._attempt(catalog, timings, trial)
         except (BadInput, CheckRefused) as error:
@@ -139,7 +160,9 @@ class Passage:
             self._keep_files(error)
         return applied
 
-    async def _attempt(self, catalog: Catalog, timings: Timings, trial: Trial | None = None) -> Applied:
+    async def _attempt(
+        self, catalog: Catalog, timings: Timings, trial: Trial | None = None, *, is_settled: bool = True
+    ) -> Applied:
         self._certificates.note(self.pipeline.ground.certificates)
         await self._delivery.narrow_copies()
         stages = SidecarStages(
@@ -148,6 +171,7 @@ class Passage:
             self._delivery,
             timings,
             trial=trial,
+            is_settled=is_settled,
         )
         return await attempt(stages)
 
@@ -212,7 +236,9 @@ class Passage:
         if files_changed or is_outdated:
             # Other addresses of this host excuse nothing that nginx refused.
             self._excuse(is_outdated=is_outdated)
-        self._delivery = Delivery(self._settings, self._output, pipeline)
+        # The new one does not know what was pushed, but by the files.
+        await self._delivery.flush()
+        self._delivery = self._delivery_by(pipeline)
         if is_outdated:
             self.files_problem = ""
         return not is_outdated

@@ -21,6 +21,7 @@ from proxygen.proxy.nginx.listens import listens
 from proxygen.proxy.nginx.stamp import ALTERED_TYPES, STAMP_FILE, Stamp, stamp_text
 from proxygen.proxy.plan.types import Memory
 from proxygen.proxy.policy.ground import read_ground
+from proxygen.proxy.policy.pushing import NOT_PUSHING, Pushing, find_pushing
 from proxygen.proxy.policy.read import own_networks
 from proxygen.proxy.render.renderer import SMALLEST_BUCKETS, Rendered, Renderer
 from proxygen.settings import Settings
@@ -42,11 +43,20 @@ class Pipeline:
         conf: OperatorConf | None,
         may_copy: bool = False,
         copies_refused: str = "",
+        pushing: Pushing = NOT_PUSHING,
     ) -> None:
         """Parameters as in `read_ground`."""
         self.binary: Final = binary
         self.conf: Final = conf
-        self.ground: Final = read_ground(settings, binary, conf, may_copy=may_copy, copies_refused=copies_refused)
+        self.ground: Final = read_ground(
+            settings,
+            binary,
+            conf,
+            may_copy=may_copy,
+            copies_refused=copies_refused,
+            pushed=pushing.document is not None,
+        )
+        self.pushing: Final = pushing
         self.templates: Final = Templates(settings.proxy.templates)
         self._settings: Final = settings
         self._may_copy: Final = may_copy
@@ -87,7 +97,12 @@ class Pipeline:
         """The virtual server that tells the generation on the private address."""
         listen = self._settings.nginx.stamp
         said = self.conf.http_directives if self.conf is not None else frozenset()
-        values = {"listen": listen, "stamp": stamp, "type_lists": sorted(ALTERED_TYPES & said)}
+        values = {
+            "listen": listen,
+            "stamp": stamp,
+            "type_lists": sorted(ALTERED_TYPES & said),
+            "pushed": str(self.pushing.document or ""),
+        }
         return self.templates.render("stamp.conf.j2", values).encode()
 
     def files_of(self, rendered: Rendered, stamp: Stamp = _NO_STAMP) -> dict[str, bytes]:
@@ -128,6 +143,7 @@ class Pipeline:
             conf=self.conf,
             may_copy=self._may_copy,
             copies_refused=reason,
+            pushing=self.pushing,
         )
         return self if await other._refusal_without_services() else other
 
@@ -154,7 +170,8 @@ async def open_pipeline(settings: Settings) -> Pipeline:
     conf.require_include("http")
     _require_buckets(conf)
     # Names are looked up and files read: a slow DNS server must not stop what else the event loop does.
-    pipeline = await asyncio.to_thread(Pipeline, settings, binary=binary, conf=conf, may_copy=True)
+    pushing = await find_pushing(settings, binary, conf)
+    pipeline = await asyncio.to_thread(Pipeline, settings, binary=binary, conf=conf, may_copy=True, pushing=pushing)
     return await pipeline.without_refused_copies()
 
 

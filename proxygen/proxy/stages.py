@@ -12,7 +12,8 @@ from proxygen.catalog import Catalog, ServiceName
 from proxygen.kit.timings import Timings
 from proxygen.proxy.accepted import Accepted
 from proxygen.proxy.apply.apply import Applied
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import DONE, Outcome
+from proxygen.proxy.apply.push.document import Entry
 from proxygen.proxy.attempt import Stages
 from proxygen.proxy.check.gates import Checked, RefusedCandidate, RefusedLines, RefusedWhole
 from proxygen.proxy.delivery import Delivery
@@ -53,7 +54,18 @@ class Carryover:
         return Outage(self.pause(count), reason, draft.rendered.digest, count + 1)
 
 
-class SidecarStages(Stages[Checked | Stands, Applied]):
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A draft that needs no reload."""
+
+    entries: tuple[Entry, ...]
+
+
+class Unsettled(Exception):
+    """The draft takes a reload, and more changes may follow that would share it."""
+
+
+class SidecarStages(Stages[Checked | Push | Stands, Applied]):
     """One attempt's."""
 
     def __init__(
@@ -64,8 +76,11 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
         timings: Timings,
         *,
         trial: Trial | None,
+        is_settled: bool = True,
     ) -> None:
-        """``trial``: the files behind ``delivery`` are on trial."""
+        """``trial``: the files behind ``delivery`` are on trial. ``is_settled``: nothing may follow that would share a
+        reload."""
+        self._is_settled: Final = is_settled
         self._carryover: Final = carryover
         self._catalog: Final = catalog
         self._delivery: Final = delivery
@@ -75,8 +90,9 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
     async def draft(self) -> Draft:
         return await self._carryover.drafting.draft(self._catalog, self._delivery, self._timings)
 
-    async def check(self, draft: Draft) -> Checked | Stands | RefusedCandidate:
-        """Stop after the first gate while the operator's pin holds, or where the draft is live and was judged."""
+    async def check(self, draft: Draft) -> Checked | Push | Stands | RefusedCandidate:
+        """Stop after the first gate while the operator's pin holds, where the draft is live and was judged, or where it
+        is pushed and judged then. Raise Unsettled where it takes a reload too early."""
         gates, rendered = self._delivery.pipeline.gates, draft.rendered
         with self._timings.of("check"):
             refused = await asyncio.to_thread(gates.structure, rendered)
@@ -89,17 +105,33 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
             return await self._delivery.check_live(draft, self._timings) or Stands.LIVE
         if self._carryover.outage is not None:
             self._carryover.outage.require_over(rendered.digest)
+        if (taken_back := self._delivery.refusal_of(rendered)) is not None:
+            return taken_back
+        if (entries := self._delivery.pushable(draft)) is not None:
+            return Push(entries)
+        if not self._is_settled:
+            raise Unsettled
         return await self._delivery.check(draft, self._timings)
 
-    async def deliver(self, draft: Draft, passed: Checked | Stands) -> Applied | RefusedReload:
-        """Publish and reload what passed; of a candidate that is live, finish what was begun."""
+    async def deliver(self, draft: Draft, passed: Checked | Push | Stands) -> Applied | RefusedCandidate:
+        """Publish and reload what passed, or push it; of a candidate that is live, finish what was begun."""
         match passed:
             case Stands.PINNED:
                 return await self._carryover.stay_pinned()
             case Stands.LIVE:
                 applied = await self._delivery.finish_pending()
+                if applied.outcome in DONE:
+                    self._delivery.note_served(draft)
+            case Push():
+                pushed = await self._delivery.push(draft, passed.entries, self._timings)
+                if pushed is not None:
+                    return pushed
+                checked = await self._delivery.check(draft, self._timings)
+                if isinstance(checked, RefusedCandidate):
+                    return checked
+                applied = await self._delivery.deliver(checked, draft)
             case Checked():
-                applied = await self._delivery.deliver(passed, draft.plan)
+                applied = await self._delivery.deliver(passed, draft)
         return self._carryover.left_out.blame(self._case(draft), applied) or applied
 
     async def leave_out(self, draft: Draft, refused: RefusedCandidate) -> None:
@@ -136,7 +168,7 @@ class SidecarStages(Stages[Checked | Stands, Applied]):
             carryover.outage = carryover.next_outage(draft, result.reason)
         if result.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
             carryover.left_out.note_served(draft)
-            await carryover.accepted.take(draft, result.generation)
+            await carryover.accepted.take(draft, result.generation, result.by)
         if result.outcome is Outcome.UNCHANGED and draft.held is not None:
             return replace(result, outcome=Outcome.HELD, reason=draft.held.reason)
         return result

@@ -386,6 +386,15 @@ class ReloadSettings(Slice):
     """When to apply, and how long to wait for the proof."""
 
     settle: Seconds = Field(default=0.025, ge=0, le=10, description="how long a change waits for company")
+    push: Literal["auto", "off"] = Field(
+        default="auto",
+        description=(
+            "auto: servers, weights, health and shares go to nginx without a reload where it has the http Lua module"
+        ),
+    )
+    publish_within: Seconds = Field(
+        default=1.0, ge=0.1, le=60, description="longest time by which the files may be behind what was pushed"
+    )
     gap: Seconds = Field(default=0.25, ge=0, description="smallest time between two reloads")
     jitter: float = Field(
         default=0.1,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from proxygen.kit.errors import NginxUnavailable
 from proxygen.proxy.apply.held import held_addresses, restart_needed, shared_with_others
 from proxygen.proxy.apply.observe import Before, Proven, Unproven, look, prove
-from proxygen.proxy.apply.outcome import FAILED, Outcome
+from proxygen.proxy.apply.outcome import FAILED, Outcome, Way
 from proxygen.proxy.apply.publish import (
     Output,
     current,
@@ -54,6 +54,7 @@ class Applied:
     """nginx's error log on it, where it wrote any."""
     ended_workers: bool = False
     """The candidate left nginx without workers until the rollback."""
+    by: Way = Way.RELOAD
     refused_reload: bool = False
     """nginx was asked to reload and refused it, or may have: what served before answers, and no log tells why."""
     durations: Mapping[str, float] = field(default_factory=dict)
@@ -119,6 +120,12 @@ class Applier:
             with attempt.timed("publish"):
                 await asyncio.to_thread(publish, self._output, candidate, manifest)
             return await self._go_live(attempt, candidate.stamp, candidate.listens)
+
+    async def publish_pushed(self, pushed: Checked, manifest: Mapping[str, Any]) -> None:
+        """Make the files say what nginx serves already. Raise OutputUnusable when they cannot be published."""
+        async with self._one_at_a_time:
+            await asyncio.to_thread(publish, self._output, pushed, manifest)
+            await asyncio.to_thread(self._keep_house, pushed.stamp.generation, None)
 
     async def finish_pending(self, conf: OperatorConf, *, test_seconds: float) -> Applied:
         """Reload if nginx does not serve the live generation: after a crash, or once nginx is back."""

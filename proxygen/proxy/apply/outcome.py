@@ -16,6 +16,13 @@ class Outcome(StrEnum):
     ROLLED_BACK = "rolled back"
 
 
+class Way(StrEnum):
+    """By what a change reached nginx."""
+
+    RELOAD = "reload"
+    PUSH = "push"
+
+
 DONE: Final = (Outcome.APPLIED, Outcome.UNCHANGED)
 """nginx serves what was asked for."""
 FAILED: Final = (Outcome.REJECTED, Outcome.ROLLED_BACK)

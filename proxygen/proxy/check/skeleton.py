@@ -37,7 +37,8 @@ _PROXY = frozenset(
 
 _LOCATION = frozenset(
     {
-        "set", "if", "return", "recursive_error_pages", "default_type", "allow", "satisfy", "auth_basic",
+        "set", "set_by_lua_block", "if", "return", "recursive_error_pages", "default_type", "allow", "satisfy",
+        "auth_basic",
         "auth_basic_user_file", "internal", "types", "limit_req", "limit_req_status", "rewrite", "proxy_pass",
         "root", "try_files", "proxy_redirect", "proxy_cookie_path", "client_body_timeout", "proxy_ssl_server_name",
         "proxy_ssl_name", "grpc_pass", "grpc_ssl_server_name", "grpc_ssl_name", "grpc_connect_timeout",
@@ -54,11 +55,11 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
         {
             "upstream", "server", "map", "split_clients", "geo", "limit_req_zone", "server_names_hash_bucket_size",
             "server_names_hash_max_size", "map_hash_bucket_size", "map_hash_max_size", "variables_hash_max_size",
-            "variables_hash_bucket_size", "log_format", "access_log",
+            "variables_hash_bucket_size", "log_format", "access_log", "lua_shared_dict", "init_by_lua_block",
         }
     ),
     ("http", "upstream"): frozenset(
-        {"server", "least_conn", "random", "ip_hash", "hash", "keepalive", "keepalive_timeout"}
+        {"server", "least_conn", "random", "ip_hash", "hash", "keepalive", "keepalive_timeout", "balancer_by_lua_block"}
     ),
     ("http", "server"): _PROXY
     | {
@@ -67,7 +68,7 @@ ALLOWED: Final[Mapping[tuple[str, ...], frozenset[str]]] = {
         "keepalive_timeout", "access_log", "set_real_ip_from", "real_ip_header", "real_ip_recursive",
         "location", "if", "server_tokens", "request_pool_size", "absolute_redirect",
         "large_client_header_buffers", "underscores_in_headers",
-        "ignore_invalid_headers",
+        "ignore_invalid_headers", "log_by_lua_block",
         "proxy_ssl_verify", "proxy_ssl_verify_depth", "proxy_ssl_trusted_certificate",
         "grpc_ssl_verify", "grpc_ssl_verify_depth", "grpc_ssl_trusted_certificate",
     },

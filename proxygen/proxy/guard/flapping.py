@@ -76,10 +76,11 @@ class Flapping:
             name for name, at in self._changed_at.items() if now - max(at, self._waits_until.get(name, at)) < WINDOW
         }
 
-    def accept(self, plan: Plan, catalog: Catalog, now: float) -> None:
-        """Take note that nginx serves this plan, which was made from this catalog."""
+    def accept(self, plan: Plan, catalog: Catalog, now: float, *, reloaded: bool = True) -> None:
+        """Take note that nginx serves this plan, which was made from this catalog. What cost no reload counts as no
+        change."""
         services = {service.name: service for service in plan.services}
-        if self._live is not None:
+        if self._live is not None and reloaded:
             names = services.keys() | self._services.keys()
             changed = {name for name in names if _differs(self._services.get(name), services.get(name))}
             lately = self._lately(now) | self._lately_then

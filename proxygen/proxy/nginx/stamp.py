@@ -20,7 +20,7 @@ itself; where it does not, nginx may lack the module."""
 
 # A worker answers within microseconds; one that does not is stopped or drowning, and is asked again.
 _PATIENCE: Final = 0.5
-_REQUEST: Final = f"GET {PATH} HTTP/1.0\r\nHost: proxygen-stamp\r\n\r\n".encode()
+_REQUEST: Final = "GET {} HTTP/1.0\r\nHost: proxygen-stamp\r\n\r\n"
 _STAMP: Final = re.compile(r"([1-9][0-9]{0,11}) ([0-9a-f]{8,64})")
 _LONGEST_ANSWER: Final = 4096
 
@@ -56,18 +56,25 @@ async def read_stamp(address: str) -> Stamp | None:
 
     ``address`` is ``HOST:PORT`` or ``unix:/PATH``. None: nobody answers there, or somebody who is no stamp.
     """
+    status, said = await ask(address, PATH, patience=_PATIENCE)
+    return parse_stamp(said) if status == "200" else None
+
+
+async def ask(address: str, path: str, *, patience: float) -> tuple[str, str]:
+    """Ask nginx's private virtual server for a path, and return status and text; both "" where nobody answers within
+    ``patience`` seconds."""
     with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(patience):
             reader, writer = await _connect(address)
             try:
-                writer.write(_REQUEST)
+                writer.write(_REQUEST.format(path).encode())
                 answer = await reader.read(_LONGEST_ANSWER)
                 while chunk := await reader.read(_LONGEST_ANSWER):
                     answer = (answer + chunk)[:_LONGEST_ANSWER]
             finally:
                 writer.transport.abort()
-        return _body(answer.decode("latin-1"))
-    return None
+        return _parts(answer.decode("latin-1"))
+    return "", ""
 
 
 async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -77,7 +84,6 @@ async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     return await asyncio.open_connection(host.strip("[]"), int(port))
 
 
-def _body(answer: str) -> Stamp | None:
+def _parts(answer: str) -> tuple[str, str]:
     head, _, body = answer.partition("\r\n\r\n")
-    status = head.split(" ", 2)[1:2]
-    return parse_stamp(body) if status == ["200"] else None
+    return "".join(head.split(" ", 2)[1:2]), body

@@ -66,12 +66,14 @@ def read_ground(
     *,
     may_copy: bool = False,
     copies_refused: str = "",
+    pushed: bool = False,
 ) -> Ground:
     """Read the files and look names up: takes its time, so not on an event loop.
 
     ``binary`` and ``conf`` are None where nginx is not there to ask: what it can do is then not assumed. ``may_copy``:
     this process holds the output directory, where certificates are copied to. ``copies_refused``: why none of the
-    operator's servers may be copied; "" where they may. Raise BadInput where a setting or a file cannot be used.
+    operator's servers may be copied; "" where they may. ``pushed``: servers and
+    shares are. Raise BadInput where a setting or a file cannot be used.
     """
     proxy, held = settings.proxy, occupied(conf)
     keeper = CertificateCopies(settings.output.directory, may_write=may_copy) if proxy.certificate_copies else None
@@ -84,6 +86,7 @@ def read_ground(
     snippets = Snippets(files=read_snippets(proxy.snippets))
     traffic_problem = _traffic_problem(settings, conf)
     around = _around(settings, binary, conf, held, copies, tells_traffic=not traffic_problem)
+    around = replace(around, pushed=pushed)
     return Ground(
         policy=replace(policy, ungated=ungated(snippets, around)),
         surroundings=around,

@@ -11,7 +11,7 @@ import msgspec
 from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
 from proxygen.proxy.apply.apply import Applied
-from proxygen.proxy.apply.outcome import FAILED, Outcome
+from proxygen.proxy.apply.outcome import FAILED, Outcome, Way
 
 _log = get_logger("proxygen.proxy.loop")
 
@@ -24,6 +24,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     generation: int | None = None
     """The one that was live after it."""
+    by: Way = Way.RELOAD
+    """How what is applied reached nginx."""
     refused: int | None = None
     """The one that nginx did not take, where it was rolled back."""
     reason: str = ""
@@ -54,6 +56,7 @@ def conclude(applied: Applied, timings: Timings, *, changed_at: float | None = N
         durations={**timings.seconds, **applied.durations},
         propagation=_age(changed_at) if applied.outcome is Outcome.APPLIED else None,
         refused=applied.refused,
+        by=applied.by,
     )
 
 
@@ -72,7 +75,7 @@ def tell(step: Step) -> None:
     match step.outcome:
         case Outcome.APPLIED:
             seconds = {name: round(value, 4) for name, value in step.durations.items()}
-            _log.info("generation applied", generation=step.generation, seconds=seconds)
+            _log.info("generation applied", generation=step.generation, by=step.by.value, seconds=seconds)
         case Outcome.UNCHANGED:
             _log.debug("nothing to change", **facts)
         case Outcome.HELD:

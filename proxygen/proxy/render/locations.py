@@ -17,7 +17,7 @@ from proxygen.proxy.render.prefixes import prefix_of
 from proxygen.proxy.render.spots import INTERCEPTING, Spot, ignored_views, spot_of, template_of
 from proxygen.proxy.render.subrequests import closed
 from proxygen.proxy.render.surroundings import Snippets, Surroundings
-from proxygen.proxy.render.upstreams import cookie_variable, target_of, variant_variable, zone_name
+from proxygen.proxy.render.upstreams import cookie_variable, share_view, target_of, variant_variable, zone_name
 from proxygen.proxy.render.views import LimitView, LocationView, MatchView, RequestKind, Said, Template, Value
 from proxygen.tags import Protocol, StickyBy
 
@@ -80,6 +80,7 @@ def location_view(location: Location, server: VirtualServer, around: Surrounding
         response_buffering=options.response_buffering,
         said=Said(at.said),
         said_around=Said(at.said_around),
+        share=share_view(service, around) if at.is_served else None,
         target=target_of(service, _SCHEMES[protocol]) if at.is_served else Expression((service.ident,)),
         snippets=at.fragments,
     )

@@ -13,6 +13,7 @@ from typing import Literal
 from proxygen.catalog import ServiceName
 from proxygen.kit.templating import Block
 from proxygen.proxy.plan.types import Plan
+from proxygen.proxy.render.pushed import Pushable
 
 Context = Literal["http", "stream"]
 
@@ -34,6 +35,8 @@ class Unit:
     """(host, where its requests go) for hosts that share a virtual server."""
     labels: tuple[tuple[str, str], ...] = ()
     """(host, service), for the same hosts, in a map that stands behind the one of the targets."""
+    pushable: Pushable | None = None
+    """What of it can be pushed; None where nothing can."""
     is_operators: bool = False
     """Copied from nginx.conf: no value of it comes from Consul, and it may say whatever nginx takes."""
 

@@ -9,13 +9,14 @@ from typing import Final
 
 from proxygen.catalog import ServiceName
 from proxygen.kit.errors import TemplateError
-from proxygen.kit.templating import Expression, Templates, Variable
+from proxygen.kit.templating import Block, Expression, Templates, Variable
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.plan.types import Plan, RouteClaim, Service, StreamServer
 from proxygen.proxy.render.access import Networks, geo_view, networks_of
 from proxygen.proxy.render.clients import client_view, vouched_headers
 from proxygen.proxy.render.defaults import stated, tls_lines
 from proxygen.proxy.render.efforts import again_views
+from proxygen.proxy.render.pushed import pushable_of
 from proxygen.proxy.render.rawpaths import rest_view
 from proxygen.proxy.render.rendered import Rendered, RenderedFile, Unit
 from proxygen.proxy.render.servers import ServerRenderer
@@ -25,7 +26,7 @@ from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from proxygen.proxy.render.traffic import traffic_view
 from proxygen.proxy.render.twins import MAX_SHAPES, Twins
 from proxygen.proxy.render.upstreams import service_view
-from proxygen.proxy.render.views import HashSize, HttpView, StreamDefaultsView
+from proxygen.proxy.render.views import HashSize, HttpView, PushView, StreamDefaultsView
 
 __all__ = ["MAX_SHAPES", "SMALLEST_BUCKETS", "Rendered", "RenderedFile", "Renderer", "Unit"]
 
@@ -46,6 +47,9 @@ class Renderer:
         self._around: Final = surroundings
         self._snippets: Final = snippets
         self._pages: Final = {name: self._page(name) for name in ("404.html", "503.html", "error.html")}
+        self._push: Final = PushView(
+            balancers=Block(templates.read("lua/balancers.lua")), push=Block(templates.read("lua/push.lua"))
+        )
         self._twins: Final = Twins(templates)
         self._servers: Final = ServerRenderer(self._twins, surroundings, snippets)
         self._operators: Final = tuple(
@@ -105,6 +109,7 @@ class Renderer:
             not_found=self._pages["404.html"],
             unavailable=self._pages["503.html"],
             traffic=None if around.traffic is None else traffic_view(around.traffic),
+            push=self._push if around.pushed else None,
             snippets=self._snippets["http.conf"],
         )
         text, twin = self._twins.pair("http.conf.j2", view)
@@ -122,9 +127,13 @@ class Renderer:
         known = self._services.get(service.name)
         if known is not None and (known[0] is service or known[0] == service):
             return service, known[1]
-        text, twin = self._twins.pair("upstream.conf.j2", service_view(service, self._around))
+        view = service_view(service, self._around)
+        text, twin = self._twins.pair("upstream.conf.j2", view)
         owners = ((1, (service.name,)),)
-        return service, Unit(context="http", text=text, inert=twin, owners=owners, upstreams=_expected(service))
+        pushable = pushable_of(view) if self._around.pushed else None
+        return service, Unit(
+            context="http", text=text, inert=twin, owners=owners, upstreams=_expected(service), pushable=pushable
+        )
 
     def _stream(self, stream: StreamServer) -> tuple[StreamServer, Unit]:
         known = self._streams.get(_key(stream))

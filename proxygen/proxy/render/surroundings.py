@@ -88,6 +88,8 @@ class Surroundings:
     """Copies of those of the operator's servers that ours would stand before, though they answer by default."""
     requests: RequestDefaults = field(default_factory=RequestDefaults)
     traffic: TrafficLog | None = None
+    pushed: bool = False
+    """Whether servers and shares are pushed: nginx has the Lua for it."""
     upstream_ca: Authorities | None = None
 
     @property

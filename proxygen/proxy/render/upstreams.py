@@ -9,6 +9,7 @@ from proxygen.kit.templating import Expression, Regex, Variable
 from proxygen.proxy.plan.types import ForceRule, Server, Service, Split, Upstream
 from proxygen.proxy.render.defaults import or_default
 from proxygen.proxy.render.notation import header_variable, literal, percent
+from proxygen.proxy.render.pushed import pushed_upstream
 from proxygen.proxy.render.surroundings import Surroundings
 from proxygen.proxy.render.views import (
     MapLine,
@@ -17,6 +18,7 @@ from proxygen.proxy.render.views import (
     ServerLine,
     ServiceLabel,
     ServiceView,
+    ShareView,
     SplitView,
     UpstreamView,
     Value,
@@ -36,9 +38,13 @@ REST: Final = 5
 def service_view(service: Service, around: Surroundings) -> ServiceView:
     """What stands in http once per service."""
     maps, splits = _division(service)
+    upstreams = upstream_views(service, around)
+    if around.pushed:
+        upstreams = tuple(map(pushed_upstream, upstreams))
+        splits = tuple(replace(split, pushed=_shares(service.split)) for split in splits if service.split)
     return ServiceView(
         service=ServiceLabel(label=service.ident),
-        upstreams=upstream_views(service, around),
+        upstreams=upstreams,
         maps=maps,
         splits=splits,
         zones=_zones(service),
@@ -138,9 +144,8 @@ def _division(service: Service) -> tuple[tuple[MapView, ...], tuple[SplitView, .
     maps, key = _key(service)
     rest: Value
     chain = [target_variable(service), *(Variable(f"{service.ident}_force{n}") for n in range(1, len(split.force)))]
-    if len(split.pieces) > 1 or not split.force:
-        # With one piece too: the virtual servers then stay as they are when a share reaches 0 % or 100 %.
-        share = Variable(f"{service.ident}_share") if split.force else chain[0]
+    if _is_split(split):
+        share = _share_variable(service, split)
         splits.append(split_view(split, Expression((key, service.ident)), share))
         rest = share
     else:
@@ -151,6 +156,27 @@ def _division(service: Service) -> tuple[tuple[MapView, ...], tuple[SplitView, .
     variants = tuple(MapLine(match=upstream.name, value=upstream.variant) for upstream in service.upstreams)
     maps.append(MapView(source=chain[0], variable=variant_variable(service), default="", lines=variants))
     return tuple(maps), tuple(splits)
+
+
+def share_view(service: Service, around: Surroundings) -> ShareView | None:
+    """How a request of a service is split, where shares are pushed; None where it is not, or nginx splits it."""
+    if not around.pushed or service.split is None or not _is_split(service.split):
+        return None
+    _, key = _key(service)
+    return ShareView(variable=_share_variable(service, service.split), key=key, salt=service.ident)
+
+
+def _is_split(split: Split) -> bool:
+    """With one piece too: the virtual servers then stay as they are when a share reaches 0 % or 100 %."""
+    return len(split.pieces) > 1 or not split.force
+
+
+def _share_variable(service: Service, split: Split) -> Variable:
+    return Variable(f"{service.ident}_share") if split.force else target_variable(service)
+
+
+def _shares(split: Split) -> str:
+    return " ".join(f"{share}:{upstream}" for share, upstream in split.pieces)
 
 
 def target_variable(service: Service) -> Variable:

@@ -89,6 +89,9 @@ class UpstreamView:
     keepalive: int | None
     keepalive_timeout: int | None
     """Milliseconds."""
+    pushed: tuple[str, ...] = ()
+    """Where servers are pushed: the method and then each server, in the words that a push has for them; the method's
+    directive then stands nowhere. Empty where nginx's own balancer chooses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +149,27 @@ class SplitView:
     variable: Variable
     pieces: tuple[Piece, ...]
     rest: str
+    pushed: str = ""
+    """Where shares are pushed: all of them, in the words that a push has for them; the block is then not written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushView:
+    """The Lua that chooses servers and splits requests, where both are pushed."""
+
+    balancers: Block
+    push: Block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareView:
+    """A split whose shares are pushed, at a request."""
+
+    variable: Variable
+    """That holds the upstream."""
+    key: Variable
+    salt: str
+    """What follows the key's value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +243,7 @@ class HttpView:
     error_html: Expression
     """The page for every other error."""
     traffic: TrafficView | None
+    push: PushView | None
     snippets: tuple[Block, ...]
 
 
@@ -393,6 +418,8 @@ class LocationView:
     no_retries: bool
     retries_unsafe: bool
     tries: int
+    share: ShareView | None
+    """Where its service's shares are pushed."""
     target: Expression
     """Where requests go; the service itself where they go nowhere."""
     snippets: tuple[Block, ...]
@@ -478,6 +505,8 @@ class VirtualServerView:
     passed_grpc_headers: tuple[Block, ...]
     own_errors: bool
     has_root: bool
+    pushed: bool
+    """Whether upstreams are told when a request has ended."""
     strips: bool
     """Whether a location of it takes a prefix off the path as the client wrote it."""
     subrequests: tuple[SubrequestView, ...]
@@ -534,6 +563,8 @@ def _inert(value: Any) -> Any:
         case ServerLine():
             # One address looks like any other: upstreams that differ in addresses and weights only share a shape.
             return dataclasses.replace(value, address="inert", weight=min(value.weight, 2))
+        case PushView():
+            return value
         case HashSize() | DefaultLine() | Said():
             return value
     return dataclasses.replace(

@@ -57,6 +57,7 @@ def server_view(server: VirtualServer, around: Surroundings, snippets: Snippets)
         passed_grpc_headers=parameters("grpc_set_header", fragments, outermost, ours=our_headers(around)),
         own_errors=said.isdisjoint(INTERCEPTING),
         has_root=any(location.path == "/" for location in server.locations),
+        pushed=around.pushed,
         strips=any(rest_of(location, around, fragments, snippets) is not None for location in server.locations),
         subrequests=subrequests(fragments, outermost, {each.path for each in server.locations if each.path != "/"}),
         snippets=fragments,

@@ -63,13 +63,13 @@ def obstacle(place: Place, *, worker: str | None, logs: Sequence[str]) -> str:
     if "off" in logs:
         return "access_log off in http silences every log beside it: write access_log /dev/null combined if=0; instead"
     # Where workers could not even look for the mark, nginx would say so in its error log at each request.
-    closed = _closed_to(worker, place.socket.parent) if os.geteuid() == 0 else None
+    closed = closed_to(worker, place.socket.parent) if os.geteuid() == 0 else None
     if closed is not None:
         return f"nginx's workers ({worker or 'nobody'}) cannot pass {closed}: let them, or set traffic.socket"
     return ""
 
 
-def _closed_to(user: str | None, directory: Path) -> Path | None:
+def closed_to(user: str | None, directory: Path) -> Path | None:
     """The first directory on the way that a user may not pass; one that does not exist yet is made for all."""
     try:
         entry = pwd.getpwnam(user or "nobody")

@@ -1,0 +1,1 @@
+"""What reaches nginx's workers without a reload: a document in a file, which nginx is told of and reads."""

@@ -1,0 +1,339 @@
+-- Which servers an upstream has, and how a service's requests are split: as the configuration says, or as was pushed
+-- since. `balancers` stands before this, in one block with it.
+--
+-- What is pushed lies in a file, which only the sidecar can write; a request merely says that it is there. The worker
+-- that is asked decodes all of it, or takes none of it, and puts each line into the shared dictionary below the stamp
+-- of the configuration that it runs; the new stamp goes last. Every worker compares that stamp at each request.
+local ffi = require "ffi"
+local balancer = require "ngx.balancer"
+local get_request = require("resty.core.base").get_request
+
+ffi.cdef "uint32_t ngx_murmur_hash2(const char *data, size_t len);"
+
+local BUSY = -3
+local LONGEST = 16 * 1024 * 1024
+local METHODS = { round_robin = true, least_conn = true, ip_hash = true, hash = true, random = true }
+local WHOLE = 10000
+
+local M = {}
+local dictionary = ngx.shared.proxygen
+local upstreams = {}
+local splits = {}
+local tries = {}
+local base
+
+-- The stamp of the configuration that this worker runs: it never changes.
+local function stamp_of_configuration()
+    base = base or ngx.var.proxygen_base
+    return base
+end
+
+-- A number that a line writes, if it is one within bounds.
+local function number(text, least, most)
+    local found = #text <= 7 and tonumber(text) or nil
+    return found and found >= least and found <= most and found or nil
+end
+
+local function is_address(text)
+    return text:find("^%d+%.%d+%.%d+%.%d+$") or text:find("^%[[%x:.]+%]$")
+end
+
+-- ADDRESS:PORT/WEIGHT/MAX_FAILS/FAIL_TIMEOUT/MAX_CONNS/p, or b for a backup.
+local function decode_peer(text)
+    local host, port, weight, fails, rest, conns, kind =
+        text:match("^(%S+):(%d+)/(%d+)/(%d+)/(%d+)/(%d+)/([pb])$")
+    if not host or not is_address(host) then
+        return nil
+    end
+    local peer = {
+        host = host,
+        port = number(port, 1, 65535),
+        weight = number(weight, 1, 1000000),
+        max_fails = number(fails, 0, 1000000),
+        fail_timeout = number(rest, 0, 1000000),
+        max_conns = number(conns, 0, 1000000),
+        backup = kind == "b",
+    }
+    if peer.port and peer.weight and peer.max_fails and peer.fail_timeout and peer.max_conns then
+        return peer
+    end
+    return nil
+end
+
+-- METHOD KEY PEER …; KEY is the variable that `hash` is over, and - for the other methods.
+local function decode_upstream(text)
+    local method, key, rest = text:match("^([%l_]+) (%S+)( .+)$")
+    if not method or not METHODS[method] or not (key == "-" or key:find("^[%w_]+$")) then
+        return nil
+    end
+    if (method == "hash") == (key == "-") then
+        return nil
+    end
+    local peers, primaries, length = {}, 0, 0
+    for word in rest:gmatch(" (%S+)") do
+        local peer = decode_peer(word)
+        if not peer then
+            return nil
+        end
+        length = length + 1 + #word
+        primaries = primaries + (peer.backup and 0 or 1)
+        peers[#peers + 1] = peer
+    end
+    if primaries == 0 or length ~= #rest then
+        return nil
+    end
+    return { method = method, key = key, peers = peers }
+end
+
+-- SHARE:UPSTREAM …, shares in basis points, in the order of the hash's range. They end as nginx's split_clients ends
+-- them; who is behind the last one is the last one's.
+local function decode_split(text)
+    local pieces, sum, bound, length = {}, 0, 0, 0
+    for word in text:gmatch("%S+") do
+        local share, upstream = word:match("^(%d+):([%w_]+)$")
+        share = share and number(share, 0, WHOLE)
+        if not share then
+            return nil
+        end
+        sum = sum + share
+        bound = bound + math.floor(share * 4294967295 / WHOLE)
+        length = length + #word + (#pieces > 0 and 1 or 0)
+        pieces[#pieces + 1] = { bound = bound, upstream = upstream }
+    end
+    if sum ~= WHOLE or length ~= #text then
+        return nil
+    end
+    return pieces
+end
+
+-- What was pushed for a name since it was looked at last, decoded; nil where that is nothing new. A dictionary that
+-- was lost tells nothing: what was known stays.
+local function news(known, kind, name, decode)
+    local version = dictionary:get(base or stamp_of_configuration())
+    if version == known.version then
+        return nil
+    end
+    known.version = version
+    local text = version and dictionary:get(base .. kind .. name)
+    if not text or text == known.text then
+        return nil
+    end
+    known.text = text
+    return decode(text)
+end
+
+local function pointer()
+    return tonumber(ffi.cast("uintptr_t", get_request()))
+end
+
+-- Whether nginx gave the last server up before it answered. A status of 502 or 504 may also be its own answer, and
+-- then the time of that is known.
+local function has_failed(statuses, times)
+    local status = statuses and statuses:match("(%d+)$")
+    return (status == "502" or status == "504") and (times or ""):sub(-1) == "-"
+end
+
+-- A round through an upstream that ended without its log: an error page led to another round.
+local function end_round(try, now)
+    local statuses = ngx.var.upstream_status or ""
+    local status = statuses:match("(%d+)[^%d]+$")
+    if status == "502" or status == "504" then
+        try.group:failed(try.state, now)
+    else
+        try.group:freed(try.state)
+    end
+    try.group:done(try.state)
+end
+
+-- A request's key for the method of its upstream.
+local function key_of(upstream)
+    if upstream.method == "hash" then
+        return ngx.var[upstream.key] or ""
+    end
+    return upstream.method == "ip_hash" and ngx.var.binary_remote_addr or nil
+end
+
+local function update(upstream, decoded)
+    upstream.method, upstream.key = decoded.method, decoded.key
+    if upstream.group then
+        upstream.group = balancers.carry(upstream.group, decoded.method, decoded.peers)
+    else
+        upstream.group = balancers.new(decoded.method, decoded.peers)
+    end
+end
+
+-- Have the configuration's own servers of an upstream known.
+function M.found(name, text)
+    local decoded = assert(decode_upstream(text), name)
+    local upstream = { text = text }
+    update(upstream, decoded)
+    upstreams[name] = upstream
+    return M.balance(name)
+end
+
+-- Choose a server for a request of an upstream; false where nothing is known of it yet.
+function M.balance(name)
+    local upstream = upstreams[name]
+    if not upstream then
+        return false
+    end
+    local decoded = news(upstream, " u ", name, decode_upstream)
+    if decoded then
+        update(upstream, decoded)
+    end
+    local now, request = ngx.time(), pointer()
+    local try = tries[request]
+    if try and balancer.get_last_failure() then
+        try.group:failed(try.state, now)
+    else
+        if try then
+            end_round(try, now)
+        end
+        local group = upstream.group
+        try = { group = group, state = group:begin(key_of(upstream)) }
+        if group.tries > 1 then
+            balancer.set_more_tries(group.tries - 1)
+        end
+    end
+    local peer = try.group:pick(try.state, now)
+    if not peer then
+        tries[request] = nil
+        try.group:done(try.state)
+        return ngx.exit(BUSY) or true
+    end
+    tries[request] = try
+    assert(balancer.set_current_peer(peer.host, peer.port))
+    return true
+end
+
+-- End what `balance` began: in the log phase of every request that may have been balanced.
+function M.log()
+    local request = pointer()
+    local try = tries[request]
+    if not try then
+        return
+    end
+    tries[request] = nil
+    local statuses = ngx.var.upstream_status
+    if statuses ~= "200" and has_failed(statuses, ngx.var.upstream_header_time) then
+        try.group:failed(try.state, ngx.time())
+    else
+        try.group:freed(try.state)
+    end
+    try.group:done(try.state)
+end
+
+-- The configuration's own shares of a split.
+local function found_split(name)
+    local text = ngx.var[name .. "_split"]
+    splits[name] = { text = text, pieces = assert(decode_split(text), name) }
+    return splits[name]
+end
+
+-- The upstream that a key falls to, by nginx's own hash.
+function M.share(name, key)
+    local split = splits[name] or found_split(name)
+    split.pieces = news(split, " s ", name, decode_split) or split.pieces
+    local hash, pieces = ffi.C.ngx_murmur_hash2(key, #key), split.pieces
+    for place = 1, #pieces - 1 do
+        if hash < pieces[place].bound then
+            return pieces[place].upstream
+        end
+    end
+    return pieces[#pieces].upstream
+end
+
+-- The stamp of what is served: of the configuration, or of what was pushed since.
+function M.stamp()
+    ngx.print(dictionary:get(stamp_of_configuration()) or base)
+end
+
+local function answer(status, text)
+    ngx.status = status
+    ngx.print(text)
+    return ngx.exit(status)
+end
+
+local function read_whole(path)
+    local file, reason = io.open(path, "rb")
+    if not file then
+        return nil, reason
+    end
+    local text = file:read(LONGEST + 1) or ""
+    file:close()
+    if #text > LONGEST then
+        return nil, "longer than " .. LONGEST .. " bytes"
+    end
+    return text
+end
+
+-- A document's stamps and entries, or nil and why it is none.
+local function decode_document(text)
+    local head, from, to, body, count = text:match("^(proxygen 1)\nfrom ([%x ]+)\nto ([%x ]+)\n(.*)end (%d+)\n$")
+    if not head then
+        return nil, "no whole document of version 1"
+    end
+    local entries = {}
+    for kind, name, entry in body:gmatch("([us]) ([%w_]+) ([^\n]+)\n") do
+        local decode = kind == "u" and decode_upstream or decode_split
+        if not decode(entry) then
+            return nil, "cannot decode " .. name
+        end
+        entries[#entries + 1] = { key = " " .. kind .. " " .. name, text = entry }
+    end
+    local _, lines = body:gsub("\n", "\n")
+    if lines ~= #entries or tonumber(count) ~= #entries then
+        return nil, "lines that are no entries"
+    end
+    return { from = from, to = to, entries = entries }
+end
+
+-- Store all entries or none. What was stored for another configuration goes first.
+local function store(document)
+    local own = stamp_of_configuration()
+    if dictionary:get("base") ~= own then
+        dictionary:flush_all()
+        dictionary:flush_expired()
+        dictionary:safe_set("base", own)
+    end
+    local before = {}
+    for place, entry in ipairs(document.entries) do
+        before[place] = dictionary:get(own .. entry.key) or false
+        local stored, reason = dictionary:safe_set(own .. entry.key, entry.text)
+        if not stored then
+            for other = 1, place - 1 do
+                dictionary:set(own .. document.entries[other].key, before[other] or nil)
+            end
+            return nil, reason
+        end
+    end
+    return dictionary:safe_set(own, document.to)
+end
+
+-- Take what lies in the sidecar's file: the whole of it, where it follows what is served now.
+function M.take(path)
+    local text, reason = read_whole(path)
+    if not text then
+        return answer(404, reason)
+    end
+    local document
+    document, reason = decode_document(text)
+    if not document then
+        return answer(400, reason)
+    end
+    local served = dictionary:get(stamp_of_configuration()) or base
+    if served == document.to then
+        return answer(200, served)
+    end
+    if served ~= document.from then
+        return answer(409, served)
+    end
+    local stored
+    stored, reason = store(document)
+    if not stored then
+        return answer(507, reason)
+    end
+    return answer(200, document.to)
+end
+
+proxygen = M
