@@ -213,6 +213,8 @@ async def _opened(settings: Settings, output: Output) -> Pipeline:
     )
     for problem in pipeline.ground.problems:
         _log.warning("file left out", reason=problem)
+    if pipeline.pushing.problem:
+        _log.info("nothing is pushed", reason=pipeline.pushing.problem)
     return pipeline
 
 
@@ -249,6 +251,7 @@ async def _serve(
     async with asyncio.TaskGroup() as group:
         tasks = (
             start_eternal(group, parts.reconciler.run(), name="reconcile"),
+            start_eternal(group, parts.reconciler.watch_nginx(), name="watch of nginx"),
             start_eternal(group, parts.watch.run(), name="watch of Consul"),
             start_eternal(group, parts.reporter.run(), name="look after Consul"),
             start_eternal(group, parts.journal.run(), name="journal"),
@@ -261,6 +264,7 @@ async def _serve(
             notifier.stopping()
         for task in tasks:
             task.cancel()
+    await parts.reconciler.finish()
     return wanted
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from proxygen.catalog import Catalog, Instance, ServiceName
 from proxygen.kit.errors import ProxygenError
 from proxygen.kit.log import get_logger
-from proxygen.proxy.apply.outcome import Way
+from proxygen.proxy.apply.outcome import WayToNginx
 from proxygen.proxy.apply.publish import current
 from proxygen.proxy.draft import Draft, Drafter
 from proxygen.proxy.guard.flapping import Calm, Flapping
@@ -111,7 +111,7 @@ class Accepted:
     def judge(self, plan: Plan, catalog: Catalog) -> Held | None:
         return self._guard.judge(plan, catalog, time.monotonic(), fresh=self._is_fresh())
 
-    async def take(self, draft: Draft, generation: int | None, by: Way = Way.RELOAD) -> None:
+    async def take(self, draft: Draft, generation: int | None, by: WayToNginx = WayToNginx.RELOAD) -> None:
         """Take note that a draft is live, as ``generation``. What was pushed is written with its files, by
         `write_published`."""
         catalog = as_planned(draft.plan, draft.catalog)
@@ -119,12 +119,12 @@ class Accepted:
         self._unchecked.accept(catalog)
         self.live = catalog.services
         # What Consul says is compared, not with which tags it was planned.
-        self._flapping.accept(draft.plan, draft.catalog, time.monotonic(), reloaded=by is Way.RELOAD)
+        self._flapping.accept(draft.plan, draft.catalog, time.monotonic(), reloaded=by is WayToNginx.RELOAD)
         self._good_tags = note_served(self._good_tags, draft.plan, catalog)
         if draft.plan.memory != self._remembered.plan:
             self._remembered = replace(self._remembered, plan=draft.plan.memory)
             self._save_memory()
-        if by is Way.RELOAD and generation is not None and generation != self._saved:
+        if by is WayToNginx.RELOAD and generation is not None and generation != self._saved:
             await self._write_catalog(catalog, generation)
 
     async def write_published(self, draft: Draft, generation: int) -> None:

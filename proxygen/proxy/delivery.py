@@ -14,7 +14,7 @@ from proxygen.kit.errors import OutputUnusable
 from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
 from proxygen.proxy.apply.apply import Applied, Applier
-from proxygen.proxy.apply.outcome import Outcome, Way
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.apply.publish import (
     Generation,
     Output,
@@ -29,6 +29,7 @@ from proxygen.proxy.apply.publish import (
     stage,
 )
 from proxygen.proxy.apply.push.document import Entry, encode_document, entries_between
+from proxygen.proxy.apply.push.publisher import Publisher
 from proxygen.proxy.apply.push.push import Pusher
 from proxygen.proxy.check.gates import Candidate, Checked, RefusedCandidate
 from proxygen.proxy.draft import Draft
@@ -37,7 +38,6 @@ from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp, read_stamp, stamp_text
 from proxygen.proxy.pipeline import Pipeline
 from proxygen.proxy.plan.types import Plan
-from proxygen.proxy.publisher import Publisher
 from proxygen.proxy.record.live_plans import FILE as SERVICES_FILE
 from proxygen.proxy.record.live_plans import encode_services
 from proxygen.proxy.render.renderer import Rendered
@@ -58,6 +58,7 @@ class Served:
 
     stamp: Stamp
     draft: Draft
+    by: WayToNginx = WayToNginx.RELOAD
 
 
 class Delivery:
@@ -190,10 +191,17 @@ class Delivery:
     def note_served(self, draft: Draft) -> None:
         """Take note that nginx was seen to serve the live generation, which holds this draft."""
         live = self._live()
-        if not self._publisher.is_behind and live is not None and live.stamp.digest == self._digest(draft.rendered):
+        if self._publisher.is_behind or live is None or (self._served is not None and self._served.stamp == live.stamp):
+            return
+        if live.stamp.digest == self._digest(draft.rendered):
             self._served = self._published = Served(live.stamp, draft)
 
     # --- without a reload
+
+    @property
+    def pushed(self) -> Stamp | None:
+        """What nginx serves by a push; None where it serves what it read from the files."""
+        return self._served.stamp if self._served is not None and self._served.by is WayToNginx.PUSH else None
 
     def pushable(self, draft: Draft) -> tuple[Entry, ...] | None:
         """Return what of a draft is to be pushed; None where it takes a reload."""
@@ -222,9 +230,9 @@ class Delivery:
             _log.warning("not pushed, nginx is reloaded", reason=reason)
             self._served = None
             return None
-        self._served = Served(after, draft)
+        self._served = Served(after, draft, WayToNginx.PUSH)
         self._publisher.put(self._served)
-        return Applied(outcome=Outcome.APPLIED, generation=after.generation, by=Way.PUSH)
+        return Applied(outcome=Outcome.APPLIED, generation=after.generation, by=WayToNginx.PUSH)
 
     async def _publish_pushed(self, pushed: Served) -> None:
         """Carry what was pushed through the second gate and publish it; where that refuses it, take it back."""

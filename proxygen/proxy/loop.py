@@ -27,9 +27,10 @@ from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
 from proxygen.proxy.accepted import Accepted
 from proxygen.proxy.apply.apply import Applied
-from proxygen.proxy.apply.outcome import Outcome, Way
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.apply.publish import Output
 from proxygen.proxy.guard.losses import Held
+from proxygen.proxy.nginx.stamp import Stamp
 from proxygen.proxy.passage import Passage, pinned_reason
 from proxygen.proxy.pipeline import Pipeline
 from proxygen.proxy.plan.types import Plan
@@ -45,6 +46,9 @@ _RETRY_MIN: Final = 0.5
 """Seconds before a pass that failed is made again at first; doubles up to ``reload.retry_max``."""
 PATIENCE: Final = 5.0
 """Seconds that a start waits for Consul before it goes on with the catalog on disk."""
+
+_LOOK: Final = 5.0
+"""Seconds between two looks at whether nginx serves what it was seen to serve."""
 
 _Work = Callable[[Timings], Awaitable[Applied]]
 
@@ -62,6 +66,8 @@ class LoopState:
     live: int | None
     """The generation that nginx was last seen to serve by this run: another one may be on its way."""
     live_since: datetime | None
+    pushed: Stamp | None
+    """What nginx serves by a push; None where it serves what it read from the files."""
     plan: Plan | None
     """The newest, live or not."""
     pinned: int | None
@@ -137,6 +143,7 @@ class Reconciler:
             last=self._last,
             live=self._live,
             live_since=self._live_since,
+            pushed=self._passage.pushed,
             plan=drafting.plan,
             pinned=pinned,
             held=drafting.held,
@@ -154,6 +161,20 @@ class Reconciler:
 
     # --- the loop
 
+    async def watch_nginx(self) -> NoReturn:
+        """Go over the newest catalog again where nginx no longer serves what was pushed: somebody restarted or reloaded
+        it before the files were there. Until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if self.busy_since is None and not await self._passage.is_as_seen() and self.busy_since is None:
+                _log.warning("nginx does not serve what was pushed")
+                self._again()
+
+    async def finish(self) -> None:
+        """Have the files say what was pushed, at an end."""
+        async with self._one_at_a_time:
+            await self._passage.finish()
+
     async def run(self) -> NoReturn:
         """Reconcile until cancelled."""
         try:
@@ -167,7 +188,7 @@ class Reconciler:
         while True:
             step = await self._next_step(reload.settle)
             self.carried += 1
-            if step.by is Way.PUSH:
+            if step.by is WayToNginx.PUSH:
                 await asyncio.sleep(reload.settle)
             elif step.outcome in (Outcome.APPLIED, Outcome.ROLLED_BACK):
                 await asyncio.sleep(self._gap_after(step))

@@ -20,6 +20,7 @@ from proxygen.proxy.apply.publish import Output
 from proxygen.proxy.attempt import attempt
 from proxygen.proxy.delivery import Delivery
 from proxygen.proxy.drafting import Drafting
+from proxygen.proxy.nginx.stamp import Stamp
 from proxygen.proxy.pipeline import Pipeline, open_pipeline
 from proxygen.proxy.quarantine.left_out import LeftOut
 from proxygen.proxy.quarantine.trial import Trial
@@ -79,6 +80,11 @@ class Passage:
     def can_push(self) -> bool:
         """Whether some changes need no reload."""
         return self.pipeline.pushing.document is not None
+
+    @property
+    def pushed(self) -> Stamp | None:
+        """See `Delivery.pushed`."""
+        return self._delivery.pushed
 
     async def is_as_seen(self) -> bool:
         """See `Delivery.is_as_seen`."""
@@ -265,6 +271,7 @@ class Passage:
     async def go_back(self, number: int | None) -> Applied:
         """Go back to an older generation, and stay there. Raise OutputUnusable where there is none of that number, or
         where that cannot be written down."""
+        await self._delivery.flush()
         live, pinned = self.live_number(), self._accepted.pinned
         target = number if number is not None else self._delivery.served_before()
         if target is not None:

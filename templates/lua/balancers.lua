@@ -178,7 +178,10 @@ local function by_key(group, state, now)
     while state.rounds <= TRIES_BY_KEY do
         local peer = points[state.hash % #points + 1].peer
         if can_take(state, peer, now) then
-            peer.current_weight = peer.current_weight - add_turn(peer)
+            -- The best of one: its turn comes and goes.
+            local before = peer.current_weight
+            add_turn(peer)
+            peer.current_weight = before
             return peer
         end
         state.hash, state.rounds = state.hash + 1, state.rounds + 1

@@ -2,8 +2,9 @@
 -- since. `balancers` stands before this, in one block with it.
 --
 -- What is pushed lies in a file, which only the sidecar can write; a request merely says that it is there. The worker
--- that is asked decodes all of it, or takes none of it, and puts each line into the shared dictionary below the stamp
--- of the configuration that it runs; the new stamp goes last. Every worker compares that stamp at each request.
+-- that is asked decodes all of it, or takes none of it, and puts each line into the shared dictionary; the new stamp
+-- goes last. Every worker compares that stamp at each request. Each time that nginx reads its configuration is counted,
+-- and what was pushed is kept below that number: so it ends with the workers that it was pushed to.
 local ffi = require "ffi"
 local balancer = require "ngx.balancer"
 local get_request = require("resty.core.base").get_request
@@ -20,13 +21,7 @@ local dictionary = ngx.shared.proxygen
 local upstreams = {}
 local splits = {}
 local tries = {}
-local base
-
--- The stamp of the configuration that this worker runs: it never changes.
-local function stamp_of_configuration()
-    base = base or ngx.var.proxygen_base
-    return base
-end
+local own = "read " .. (dictionary:incr("reads", 1, 0) or 0)
 
 -- A number that a line writes, if it is one within bounds.
 local function number(text, least, most)
@@ -109,12 +104,12 @@ end
 -- What was pushed for a name since it was looked at last, decoded; nil where that is nothing new. A dictionary that
 -- was lost tells nothing: what was known stays.
 local function news(known, kind, name, decode)
-    local version = dictionary:get(base or stamp_of_configuration())
+    local version = dictionary:get(own)
     if version == known.version then
         return nil
     end
     known.version = version
-    local text = version and dictionary:get(base .. kind .. name)
+    local text = version and dictionary:get(own .. kind .. name)
     if not text or text == known.text then
         return nil
     end
@@ -244,8 +239,12 @@ function M.share(name, key)
 end
 
 -- The stamp of what is served: of the configuration, or of what was pushed since.
+local function served()
+    return dictionary:get(own) or ngx.var.proxygen_base
+end
+
 function M.stamp()
-    ngx.print(dictionary:get(stamp_of_configuration()) or base)
+    ngx.print(served())
 end
 
 local function answer(status, text)
@@ -288,13 +287,19 @@ local function decode_document(text)
     return { from = from, to = to, entries = entries }
 end
 
--- Store all entries or none. What was stored for another configuration goes first.
+-- Forget what was pushed to workers of another configuration, but not how often one was read.
+local function make_room()
+    local reads = dictionary:get("reads")
+    dictionary:flush_all()
+    dictionary:flush_expired()
+    dictionary:set("reads", reads)
+    dictionary:set("owner", own)
+end
+
+-- Store all entries or none.
 local function store(document)
-    local own = stamp_of_configuration()
-    if dictionary:get("base") ~= own then
-        dictionary:flush_all()
-        dictionary:flush_expired()
-        dictionary:safe_set("base", own)
+    if dictionary:get("owner") ~= own then
+        make_room()
     end
     local before = {}
     for place, entry in ipairs(document.entries) do
@@ -321,12 +326,12 @@ function M.take(path)
     if not document then
         return answer(400, reason)
     end
-    local served = dictionary:get(stamp_of_configuration()) or base
-    if served == document.to then
-        return answer(200, served)
+    local before = served()
+    if before == document.to then
+        return answer(200, before)
     end
-    if served ~= document.from then
-        return answer(409, served)
+    if before ~= document.from then
+        return answer(409, before)
     end
     local stored
     stored, reason = store(document)

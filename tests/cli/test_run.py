@@ -22,6 +22,12 @@ class _Part:
         await self.broken.wait()
         raise RuntimeError("broken")
 
+    async def watch_nginx(self) -> None:
+        await asyncio.Event().wait()
+
+    async def finish(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("name", ["reconciler", "watch", "reporter", "journal", "admin"])
 async def test_a_part_that_fails_ends_the_sidecar(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

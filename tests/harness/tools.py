@@ -105,6 +105,24 @@ def shared_layout(group: str) -> Any:
     return pytest.param(f"{first_nginx()}, shared", marks=marks, id="shared")
 
 
+LUA = ("ndk_http", "ngx_http_lua")
+"""The modules of Debian's nginx by which servers are pushed."""
+
+
+def find_lua_nginx() -> NginxBinary | None:
+    """Debian's nginx, where it has the http Lua module."""
+    binary = find_nginx("debian")
+    if binary is None or binary.modules is None:
+        return None
+    return binary if all((binary.modules / f"{name}_module.so").exists() for name in LUA) else None
+
+
+def pushed_layout(group: str) -> Any:
+    """One more parameter: servers and shares reach nginx by Lua."""
+    marks = [pytest.mark.whole("servers that are pushed"), pytest.mark.xdist_group(f"{group}-pushed")]
+    return pytest.param("debian, pushed", marks=marks, id="pushed")
+
+
 def first_nginx() -> str:
     """The name of the nginx for tests that would learn nothing from a second."""
     return next((name for name in ("debian", "wheel") if find_nginx(name)), "debian")

@@ -11,7 +11,7 @@ import pytest
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import each_nginx, find_nginx, missing
+from tests.harness.tools import LUA, each_nginx, find_lua_nginx, find_nginx, missing, pushed_layout
 from tests.integration.certificates import Authority
 from tests.integration.site import Site
 
@@ -25,7 +25,7 @@ def site_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgen
     agent.stop()
 
 
-@pytest.fixture(scope="session", params=each_nginx("site"))
+@pytest.fixture(scope="session", params=[*each_nginx("site"), pushed_layout("site")])
 def site(
     request: pytest.FixtureRequest, site_consul: ConsulAgent, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
@@ -36,15 +36,17 @@ def site(
     One worker: round robin, passive health and rate limits are then exact, as nginx counts them per worker.
     """
     name, _, layout = request.param.partition(", ")
-    binary = find_nginx(name)
+    binary = find_lua_nginx() if layout == "pushed" else find_nginx(name)
     if binary is None:
-        missing(f"nginx ({name})")
+        missing(f"nginx ({request.param})")
     directory = tmp_path_factory.mktemp(f"site-{binary.name}-{layout}")
     authority = Authority()
     settings = _operators_files(directory, authority)
     if layout == "shared":
         settings["proxy.share_servers_from"] = 1
-    nginx = NginxServer(binary, directory / "nginx", output=directory / "output", workers=1)
+    nginx = NginxServer(
+        binary, directory / "nginx", output=directory / "output", modules=LUA if layout == "pushed" else (), workers=1
+    )
     sidecar = Sidecar(site_consul, nginx, directory / "sidecar", settings)
     site = Site(site_consul, nginx, sidecar, authority)
     nginx.start()

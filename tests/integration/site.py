@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -19,11 +20,24 @@ from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import each_nginx, shared_layout
+from tests.harness.tools import each_nginx, pushed_layout, shared_layout
 from tests.integration.certificates import Authority
 
-LAYOUTS = pytest.mark.parametrize("site", [*each_nginx("site"), shared_layout("site")], indirect=True, scope="session")
+LAYOUTS = pytest.mark.parametrize(
+    "site", [*each_nginx("site"), shared_layout("site"), pushed_layout("site")], indirect=True, scope="session"
+)
 """The site of a module whose tests are about hosts, locations and who gets a host's requests."""
+
+_SHARES = re.compile(r'_split {\n    default "?((?:\d+:\w+ ?)+)"?;')
+"""Shares as they are pushed: basis points, and whose they are."""
+
+
+def _as_split(shares: re.Match[str]) -> str:
+    """The same as lines of ``split_clients``, so that a test finds them whoever splits requests."""
+    *pieces, last = (piece.split(":") for piece in shares[1].split())
+    lines = [f"    {int(share) / 100:.2f}% {upstream};" for share, upstream in pieces]
+    return "\n".join((shares[0], *lines, f"    * {last[1]};"))
+
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -148,7 +162,8 @@ class Site:
             return ""
         if self._read != number:
             directory = self.sidecar.output / "generations" / f"{number:06}"
-            self._live = "".join(path.read_text() for path in sorted(directory.glob("*.d/*.conf")))
+            written = "".join(path.read_text() for path in sorted(directory.glob("*.d/*.conf")))
+            self._live = _SHARES.sub(_as_split, written)
             self._read = number
         return self._live
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from proxygen.kit.metrics import Family
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.traffic.tally import BOUNDS
 
 _UP_TO_A_MINUTE: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -22,7 +22,8 @@ _UP_TO_AN_HOUR: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 3
 # --- counted as it happens
 
 PASSES: Final = Family("proxygen_passes", "counter", f"Passes of the loop, by how they ended: {', '.join(Outcome)}.", ("outcome",))
-STAGES: Final = Family("proxygen_stage_seconds", "histogram", "How long each stage of a pass took: plan, render, check, stage, test (nginx -t), drain, publish, reload, prove, restore.", ("stage",), _UP_TO_A_MINUTE)
+APPLIED: Final = Family("proxygen_applied", "counter", f"Generations that nginx was proven to serve, by how they reached it: {', '.join(WayToNginx)}.", ("by",))
+STAGES: Final = Family("proxygen_stage_seconds", "histogram", "How long each stage of a pass took: plan, render, check, push, stage, test (nginx -t), drain, publish, reload, prove, restore.", ("stage",), _UP_TO_A_MINUTE)
 RELOADS: Final = Family("proxygen_reload_seconds", "histogram", "From asking nginx to reload until it was proven to serve the new generation.", (), _UP_TO_A_MINUTE)
 PROPAGATION: Final = Family("proxygen_propagation_seconds", "histogram", "From a change seen in Consul until nginx was proven to serve it, failed attempts and pauses included.", (), _UP_TO_AN_HOUR)
 CONSUL_REQUESTS: Final = Family("proxygen_consul_requests", "counter", "Requests to Consul, by how they ended: answered, denied (403), failed.", ("outcome",))
@@ -75,6 +76,7 @@ TRAFFIC_LOST: Final = Family("proxygen_traffic_lost_lines", "counter", "Lines th
 
 FAMILIES: Final = (
     PASSES,
+    APPLIED,
     STAGES,
     RELOADS,
     PROPAGATION,

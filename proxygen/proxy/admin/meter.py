@@ -12,6 +12,7 @@ from proxygen.kit.metrics import Family
 from proxygen.proxy.admin.families import (
     ADMIN_CONNECTIONS,
     ADMIN_TURNED_AWAY,
+    APPLIED,
     CONSUL_LATENCY,
     CONSUL_REQUESTS,
     PASSES,
@@ -20,7 +21,7 @@ from proxygen.proxy.admin.families import (
     STAGES,
 )
 from proxygen.proxy.admin.report import ApplyReport
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 
 _ENDS: Final = ("answered", "denied", "failed")
 
@@ -30,6 +31,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._passes: Final = _counter(PASSES)
+        self._applied: Final = _counter(APPLIED)
         self._stages: Final = _histogram(STAGES)
         self._reloads: Final = _histogram(RELOADS)
         self._propagation: Final = _histogram(PROPAGATION)
@@ -42,12 +44,16 @@ class Meter:
         # A series that is there from the start has a rate from its first event on.
         for outcome in Outcome:
             self._passes.labels(outcome)
+        for way in WayToNginx:
+            self._applied.labels(way)
         for end in _ENDS:
             self._requests.labels(end)
 
     def passed(self, step: ApplyReport) -> None:
         """Count one pass of the loop."""
         self._passes.labels(step.outcome).inc()
+        if step.outcome == Outcome.APPLIED:
+            self._applied.labels(step.by).inc()
         for stage, seconds in step.durations.items():
             self._stages.labels(stage).observe(seconds)
         if step.outcome == Outcome.APPLIED and "prove" in step.durations:
@@ -73,6 +79,7 @@ class Meter:
     def collect(self) -> Iterator[Metric]:
         for instrument in (
             self._passes,
+            self._applied,
             self._stages,
             self._reloads,
             self._propagation,

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from proxygen.proxy.admin.service_report import ConflictReport, QuarantineReport, ServiceReport
 from proxygen.proxy.admin.traffic_report import ListenerReport
+from proxygen.proxy.apply.outcome import WayToNginx
 
 
 class State(StrEnum):
@@ -87,6 +88,8 @@ class LiveReport:
     digest: str
     since: str
     outcome: str
+    by: str = WayToNginx.RELOAD.value
+    """How it reached nginx: reload or push."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,9 @@ class ApplyReport:
     reason: str = ""
     at: str = ""
     durations: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by step: plan, render, check, stage, test, drain, publish, reload, prove, restore."""
+    """Seconds by step: plan, render, check, push, stage, test, drain, publish, reload, prove, restore."""
+    by: str = WayToNginx.RELOAD.value
+    """How what was applied reached nginx: reload or push."""
     propagation: float | None = None
     """Seconds from the change in Consul until nginx was proven to serve it; None where nothing went live."""
     cause: str = ""
@@ -174,6 +179,10 @@ class NginxReport:
     draining: int | None = None
     max_draining: int = 0
     """``reload.max_draining``: a reload waits while more are draining."""
+    push: bool = False
+    """Whether servers, weights, health and shares reach nginx without a reload."""
+    push_problem: str = ""
+    """Why not, where ``reload.push = auto``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ from proxygen.proxy.admin.service_report import InstanceState, ServiceDetail, Se
 from proxygen.proxy.admin.traffic import Recent, listener_report
 from proxygen.proxy.admin.traffic_report import ListenerReport
 from proxygen.proxy.admin.waiting import by_name, detail_beside, report_beside, summary_beside
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.apply.publish import Generation, generations, read_generation
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.nginx.master import find_master, workers
@@ -266,6 +266,16 @@ class RunningSidecar:
 
     def _live_report(self, live: Generation | None) -> LiveReport | None:
         since = self._reconciler.state.live_since
+        pushed = self._reconciler.state.pushed
+        if pushed is not None and pushed.generation == self._reconciler.state.live and since is not None:
+            applied = Outcome.APPLIED.value
+            return LiveReport(
+                number=pushed.generation,
+                digest=pushed.digest,
+                since=_time(since),
+                outcome=applied,
+                by=WayToNginx.PUSH.value,
+            )
         if live is None or since is None:
             return None
         outcome = Outcome.APPLIED.value if live.proven else ""
@@ -344,6 +354,8 @@ class RunningSidecar:
             version=".".join(map(str, binary.version)),
             visible=self._settings.nginx.reload == "signal",
             max_draining=reload.max_draining,
+            push=pipeline.pushing.document is not None,
+            push_problem=pipeline.pushing.problem,
         )
         master = find_master(conf, binary)
         seen = workers(master) if master else None
@@ -434,6 +446,7 @@ def apply_report(step: Step) -> ApplyReport:
         reason=step.reason,
         at=step.at,
         durations=step.durations,
+        by=step.by.value,
         propagation=step.propagation,
         cause=step.cause,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from proxygen.proxy.admin.report import ApplyReport, ConsulReport, NginxReport, StatusReport
 from proxygen.proxy.admin.service_report import Change, ServiceReport, ServiceSummary, VariantReport, VariantSummary
 from proxygen.proxy.admin.standing import beside
+from proxygen.proxy.apply.outcome import WayToNginx
 from proxygen.tags.shares import Share, format_share
 
 _WAITING = {None: "", Change.CHANGED: "", Change.ADDED: " (not served yet)", Change.REMOVED: " (gone from Consul)"}
@@ -64,7 +65,8 @@ def apply_text(report: ApplyReport) -> str:
     generation = "" if report.generation is None else f" generation {report.generation}"
     reason = f": {report.reason}" if report.reason else ""
     seconds = sum(report.durations.values())
-    return f"{report.outcome}{generation}{reason}" + (f" ({seconds:.2f}s)" if seconds else "")
+    by = " by push" if report.by == WayToNginx.PUSH else ""
+    return f"{report.outcome}{generation}{by}{reason}" + (f" ({seconds:.2f}s)" if seconds else "")
 
 
 def _consul(consul: ConsulReport) -> str:
@@ -75,7 +77,8 @@ def _consul(consul: ConsulReport) -> str:
 def _nginx(nginx: NginxReport) -> str:
     workers = f", {nginx.accepting} workers, {nginx.draining} draining" if nginx.accepting is not None else ""
     master = f"master {nginx.master}" if nginx.master is not None else "no master seen"
-    return f"{nginx.version or 'version unknown'}, {master}{workers}"
+    push = ", pushed to" if nginx.push else f", not pushed to: {nginx.push_problem}" if nginx.push_problem else ""
+    return f"{nginx.version or 'version unknown'}, {master}{workers}{push}"
 
 
 def listings(status: StatusReport) -> tuple[StatusListing, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from proxygen.kit.errors import NginxUnavailable
 from proxygen.proxy.apply.held import held_addresses, restart_needed, shared_with_others
 from proxygen.proxy.apply.observe import Before, Proven, Unproven, look, prove
-from proxygen.proxy.apply.outcome import FAILED, Outcome, Way
+from proxygen.proxy.apply.outcome import FAILED, Outcome, WayToNginx
 from proxygen.proxy.apply.publish import (
     Output,
     current,
@@ -54,7 +54,7 @@ class Applied:
     """nginx's error log on it, where it wrote any."""
     ended_workers: bool = False
     """The candidate left nginx without workers until the rollback."""
-    by: Way = Way.RELOAD
+    by: WayToNginx = WayToNginx.RELOAD
     refused_reload: bool = False
     """nginx was asked to reload and refused it, or may have: what served before answers, and no log tells why."""
     durations: Mapping[str, float] = field(default_factory=dict)

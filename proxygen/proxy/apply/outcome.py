@@ -16,7 +16,7 @@ class Outcome(StrEnum):
     ROLLED_BACK = "rolled back"
 
 
-class Way(StrEnum):
+class WayToNginx(StrEnum):
     """By what a change reached nginx."""
 
     RELOAD = "reload"

@@ -11,7 +11,7 @@ import msgspec
 from proxygen.kit.log import get_logger
 from proxygen.kit.timings import Timings
 from proxygen.proxy.apply.apply import Applied
-from proxygen.proxy.apply.outcome import FAILED, Outcome, Way
+from proxygen.proxy.apply.outcome import FAILED, Outcome, WayToNginx
 
 _log = get_logger("proxygen.proxy.loop")
 
@@ -24,7 +24,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     generation: int | None = None
     """The one that was live after it."""
-    by: Way = Way.RELOAD
+    by: WayToNginx = WayToNginx.RELOAD
     """How what is applied reached nginx."""
     refused: int | None = None
     """The one that nginx did not take, where it was rolled back."""

@@ -18,7 +18,7 @@ from proxygen.proxy.render.views import (
     ServerLine,
     ServiceLabel,
     ServiceView,
-    ShareView,
+    SplitCallView,
     SplitView,
     UpstreamView,
     Value,
@@ -158,12 +158,12 @@ def _division(service: Service) -> tuple[tuple[MapView, ...], tuple[SplitView, .
     return tuple(maps), tuple(splits)
 
 
-def share_view(service: Service, around: Surroundings) -> ShareView | None:
+def share_view(service: Service, around: Surroundings) -> SplitCallView | None:
     """How a request of a service is split, where shares are pushed; None where it is not, or nginx splits it."""
     if not around.pushed or service.split is None or not _is_split(service.split):
         return None
     _, key = _key(service)
-    return ShareView(variable=_share_variable(service, service.split), key=key, salt=service.ident)
+    return SplitCallView(variable=_share_variable(service, service.split), key=key, salt=service.ident)
 
 
 def _is_split(split: Split) -> bool:

@@ -162,7 +162,7 @@ class PushView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShareView:
+class SplitCallView:
     """A split whose shares are pushed, at a request."""
 
     variable: Variable
@@ -418,7 +418,7 @@ class LocationView:
     no_retries: bool
     retries_unsafe: bool
     tries: int
-    share: ShareView | None
+    share: SplitCallView | None
     """Where its service's shares are pushed."""
     target: Expression
     """Where requests go; the service itself where they go nowhere."""

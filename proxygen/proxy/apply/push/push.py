@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from proxygen.kit.disk import write_atomically
 from proxygen.proxy.apply.push.document import LONGEST
 from proxygen.proxy.nginx.binary import Binary
 from proxygen.proxy.nginx.conf import OperatorConf
@@ -39,7 +40,7 @@ class Pusher:
         if len(content) > LONGEST:
             return f"a document of {len(content)} bytes is longer than nginx's workers read"
         before = await asyncio.to_thread(self._workers, conf)
-        await asyncio.to_thread(_replace, self._document, content)
+        await asyncio.to_thread(_write, self._document, content)
         status, said = await ask(self._address, PATH, patience=_PATIENCE)
         if status != "200" or said != str(after):
             return f"nginx answered {status or 'nothing'} to a push: {said[:200]}"
@@ -56,13 +57,9 @@ class Pusher:
         return None if seen is None else seen.accepting | seen.starting
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Not synchronized: after a power cut nobody reads it."""
-    path.parent.mkdir(mode=0o755, exist_ok=True)
-    path.parent.chmod(0o755)
-    aside = path.with_name(f"{path.name}.new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "wb") as file:
-        os.fchmod(descriptor, 0o644)
-        file.write(content)
-    os.rename(aside, path)
+def _write(path: Path, content: bytes) -> None:
+    """Where nginx's workers can read it, whatever our umask is."""
+    if not path.parent.is_dir():
+        path.parent.mkdir()
+        path.parent.chmod(0o755)
+    write_atomically(path, content, access=lambda file: os.fchmod(file, 0o644), durable=False)
