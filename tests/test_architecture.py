@@ -131,6 +131,7 @@ WRITERS = {
     "proxy/check/standalone.py": "for nginx -t, and gone after it",
     "proxy/check/structure.py": "for crossplane, and gone after it",
     "proxy/check/syntax.py": "for nginx -t, and gone after it",
+    "proxy/nginx/lua.py": "for an nginx that ends at once, and gone after it",
     "proxy/check/wrapper.py": "for nginx -t, and gone after it",
 }
 """The modules that write files themselves, and why."""
