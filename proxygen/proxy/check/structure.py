@@ -20,7 +20,11 @@ from proxygen.catalog import ServiceName
 from proxygen.kit.errors import CheckRefused
 from proxygen.proxy.check.skeleton import Node, Oddity, difference, forbidden, skeleton
 from proxygen.proxy.plan.types import Claim
+from proxygen.proxy.render.pushed import SPLIT
 from proxygen.proxy.render.renderer import MAX_SHAPES, Rendered, Unit
+
+_LUA_TEXT: Final = re.compile(r'"([^"]*)"')
+"""In a text of ours there are no quotes and no escapes."""
 
 _REMEMBERED: Final = 10_000
 """Units at least that are remembered as accepted: about a megabyte. It is more where a candidate has many."""
@@ -109,7 +113,7 @@ class StructureGate:
 
     def _judge(self, unit: Unit, tree: list[dict[str, Any]]) -> Oddity | None:
         oddity = difference(skeleton(tree), self._inert[unit.context, str(unit.inert)], tree)
-        return oddity or _unplanned(unit, tree)
+        return oddity or _unplanned(unit, tree) or _unpushed(unit, tree)
 
 
 def _unplanned(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
@@ -137,6 +141,23 @@ def _unplanned(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
     if targets != planned:
         return Oddity(first, f"targets {targets!r} are not the plan's {planned!r}")
     return None
+
+
+def _unpushed(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
+    """Compare what Lua is told of servers and shares with the plan's own."""
+    if unit.pushable is None:
+        return None
+    upstreams, splits = [], []
+    for directive in tree:
+        for line in directive.get("block") or ():
+            if line["directive"] == "balancer_by_lua_block":
+                name, also, *words, _ = _LUA_TEXT.findall(line["args"][0])
+                upstreams.append((name if name == also else "", " ".join(words)))
+            elif directive["directive"] == "map" and directive["args"][1].endswith(SPLIT):
+                splits.append((directive["args"][1][1 : -len(SPLIT)], line["args"][0]))
+    if (tuple(upstreams), tuple(splits)) == (unit.pushable.upstreams, unit.pushable.splits):
+        return None
+    return Oddity(tree[0]["line"], f"what Lua is told, {upstreams!r} and {splits!r}, is not the plan's")
 
 
 def _lost(rendered: Rendered) -> Iterator[Refusal]:

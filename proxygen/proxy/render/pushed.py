@@ -14,6 +14,9 @@ from proxygen.proxy.render.views import ServerLine, ServiceView, UpstreamView
 _NGINX_REST: Final = 10
 """Seconds of nginx's own ``fail_timeout``."""
 
+SPLIT: Final = "_split"
+"""What follows a split's variable in the name of the one that holds its shares."""
+
 Entries = tuple[tuple[str, str], ...]
 """By name: what a document says of it."""
 
