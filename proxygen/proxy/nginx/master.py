@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,9 +17,11 @@ from proxygen.kit.errors import NginxUnavailable
 from proxygen.proxy.nginx.binary import Binary
 from proxygen.proxy.nginx.conf import OperatorConf
 
-_MASTER: Final = "nginx: master process "
-_WORKER: Final = "nginx: worker process"
-_DRAINING: Final = "nginx: worker process is shutting down"
+_MASTER: Final = re.compile(r"(?:nginx|angie): master process (?:v\S+ #\d+ )?(.*)", re.DOTALL)
+"""What a master calls itself, and then its command line. OpenResty's says what nginx's says; Angie's tells its version
+and how often it read its configuration, and has the command line in brackets."""
+_WORKER: Final = re.compile(r"(?:nginx|angie): worker process\b(?! is shutting down)")
+_DRAINING: Final = re.compile(r"(?:nginx|angie): worker process is shutting down")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ def find_master(conf: OperatorConf, binary: Binary) -> Master | None:
 
 def is_alive(master: Master) -> bool:
     """Whether the process still is an nginx master (numbers are used again)."""
-    return _title(master.pid).startswith(_MASTER)
+    return _MASTER.match(_title(master.pid)) is not None
 
 
 def workers(master: Master) -> Workers | None:
@@ -71,12 +74,11 @@ def workers(master: Master) -> Workers | None:
     except OSError:
         return None
     titles = {int(child): _title(int(child)) for child in children}
-    draining = frozenset(pid for pid, title in titles.items() if title.startswith(_DRAINING))
-    return Workers(
-        accepting=frozenset(pid for pid, title in titles.items() if title.startswith(_WORKER)) - draining,
-        draining=draining,
-        starting=frozenset(pid for pid, title in titles.items() if title.startswith(_MASTER)),
-    )
+
+    def called(name: re.Pattern[str]) -> frozenset[int]:
+        return frozenset(pid for pid, title in titles.items() if name.match(title))
+
+    return Workers(accepting=called(_WORKER), draining=called(_DRAINING), starting=called(_MASTER))
 
 
 def send_reload(master: Master) -> None:
@@ -104,10 +106,10 @@ class _Runs(Enum):
 
 
 def _runs(pid: int, conf: OperatorConf, binary: Binary) -> _Runs:
-    title = _title(pid)
-    if not title.startswith(_MASTER):
+    master = _MASTER.match(_title(pid))
+    if master is None:
         return _Runs.NOT
-    options = dict(pairwise(title.removeprefix(_MASTER).split()))
+    options = dict(pairwise(master[1].strip("[] ").split()))
     named = options.get("-c")
     if named is None:
         ours = conf.path == binary.conf_path and not _is_moved(options.get("-p"), binary)

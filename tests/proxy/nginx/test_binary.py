@@ -55,6 +55,18 @@ def test_capabilities_follow_the_version(
     assert found == (keepalive, http2, reject, stderr)
 
 
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("nginx version: openresty/1.25.3.2\n", (1, 25, 3)),
+        ("Angie version: Angie/1.11.3\nnginx version: nginx/1.29.3\n", (1, 29, 3)),
+        ("Tengine version: Tengine/2.3.4\nnginx version: nginx/1.18.0\n", (1, 18, 0)),
+    ],
+)
+def test_what_was_made_of_nginx_tells_whose_version_it_has(said: str, version: tuple[int, int, int]) -> None:
+    assert parse_version_output(said, path=Path("/n"), prefix=None).version == version
+
+
 async def test_a_missing_binary_says_what_to_do() -> None:
     with pytest.raises(NginxUnavailable, match=re.escape("--nginx-binary")):
         await inspect_binary(NginxSettings(binary="no-such-nginx"))

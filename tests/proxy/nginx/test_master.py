@@ -209,6 +209,19 @@ def test_workers_are_told_apart_by_their_titles(processes: Processes, ours: str)
     assert workers(Master(pid=2, own_pid=41)) is None
 
 
+def test_angies_processes_are_told_by_their_own_name(processes: Processes, find: Find, conf: OperatorConf) -> None:
+    processes.add(
+        41, f"angie: master process v1.11.3 #4 [/usr/sbin/angie -c {conf.path}]", numbers=(41,), children=(42, 43, 44)
+    )
+    processes.add(42, "angie: worker process #4")
+    processes.add(43, "angie: worker process is shutting down #3")
+    processes.add(44, "angie: cache manager process #4")
+    found = Master(pid=41, own_pid=41)
+    assert find(41) == found
+    assert is_alive(found)
+    assert workers(found) == Workers(accepting=frozenset({42}), draining=frozenset({43}), starting=frozenset())
+
+
 def test_a_number_that_is_used_again_is_no_master_any_more(processes: Processes, ours: str) -> None:
     processes.add(41, ours)
     found = Master(pid=41, own_pid=3)
