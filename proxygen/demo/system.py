@@ -24,6 +24,8 @@ from proxygen.kit.errors import BadInput, ProxygenError, SidecarUnavailable
 from proxygen.proxy.admin.client import connect
 from proxygen.proxy.admin.report import State
 from proxygen.proxy.nginx.binary import Binary, inspect_binary
+from proxygen.proxy.nginx.conf import read_operator_conf
+from proxygen.proxy.nginx.lua import missing_lua
 from proxygen.settings import Settings, load
 from proxygen.tags import ProxyTags, format_tags
 
@@ -203,8 +205,36 @@ def _settings(folder: Path, http: int, consul: str, ports: _Ports) -> Settings:
 
 
 async def _nginx(stack: AsyncExitStack, binary: Binary, settings: Settings, folder: Path) -> None:
+    modules = _lua_modules(binary)
+    _write_conf(settings, folder, modules)
+    if modules and await _missing_lua(binary, settings):
+        _write_conf(settings, folder, [])
+    early = ("-e", f"{folder}/error.log") if binary.log_to_stderr_flag else ()
+    command = (str(binary.path), "-p", f"{folder}/", "-c", str(settings.nginx.conf), *early, "-g", "daemon off;")
+    await _start(stack, command, folder / "nginx.log")
+
+    async def has_pid() -> bool:
+        path = folder / "nginx.pid"
+        return path.exists() and path.read_text().strip().isdigit()
+
+    await _until(has_pid, "nginx", folder / "error.log")
+
+
+def _lua_modules(binary: Binary) -> list[Path]:
+    """Debian's modules for Lua, which servers are pushed with; none where they are not installed."""
+    modules = [binary.modules_path / f"{name}_module.so" for name in ("ndk_http", "ngx_http_lua")]
+    return modules if all(module.is_file() for module in modules) else []
+
+
+async def _missing_lua(binary: Binary, settings: Settings) -> str:
+    conf = await asyncio.to_thread(read_operator_conf, settings.nginx, settings.output.directory, binary)
+    return await missing_lua(binary, conf, timeout=settings.nginx.check_timeout)
+
+
+def _write_conf(settings: Settings, folder: Path, modules: Sequence[Path]) -> None:
     conf = [
         # Debian's nginx loads its stream module from a file; the demo has no stream route and does without.
+        *(f"load_module {module};" for module in modules),
         "user root;" if os.getuid() == 0 else "",
         "worker_processes 2;",
         "worker_shutdown_timeout 30s;",
@@ -218,15 +248,6 @@ async def _nginx(stack: AsyncExitStack, binary: Binary, settings: Settings, fold
         "}",
     ]
     settings.nginx.conf.write_text("\n".join(line for line in conf if line) + "\n", encoding="utf-8")
-    early = ("-e", f"{folder}/error.log") if binary.log_to_stderr_flag else ()
-    command = (str(binary.path), "-p", f"{folder}/", "-c", str(settings.nginx.conf), *early, "-g", "daemon off;")
-    await _start(stack, command, folder / "nginx.log")
-
-    async def has_pid() -> bool:
-        path = folder / "nginx.pid"
-        return path.exists() and path.read_text().strip().isdigit()
-
-    await _until(has_pid, "nginx", folder / "error.log")
 
 
 async def _instances(stack: AsyncExitStack, settings: Settings, folder: Path, ports: _Ports, canary: str) -> None:
