@@ -197,6 +197,10 @@ function M.balance(name)
         return ngx.exit(BUSY) or true
     end
     tries[request] = try
+    if ngx.is_subrequest then
+        -- Its end is not logged.
+        try.group:freed(try.state)
+    end
     assert(balancer.set_current_peer(peer.host, peer.port))
     return true
 end
@@ -253,24 +257,21 @@ local function answer(status, text)
     return ngx.exit(status)
 end
 
-local function read_whole(path)
-    local file, reason = io.open(path, "rb")
-    if not file then
-        return nil, reason
-    end
-    local text = file:read(LONGEST + 1) or ""
-    file:close()
-    if #text > LONGEST then
-        return nil, "longer than " .. LONGEST .. " bytes"
-    end
-    return text
+-- A document's three first lines.
+local function read_head(file)
+    local version, from, to = file:read("*l", "*l", "*l")
+    return {
+        is_known = version == "proxygen 1",
+        from = (from or ""):match("^from (%d+ %x+)$"),
+        to = (to or ""):match("^to (%d+ %x+)$"),
+    }
 end
 
--- A document's stamps and entries, or nil and why it is none.
-local function decode_document(text)
-    local head, from, to, body, count = text:match("^(proxygen 1)\nfrom ([%x ]+)\nto ([%x ]+)\n(.*)end (%d+)\n$")
-    if not head then
-        return nil, "no whole document of version 1"
+-- The entries of what follows, or nil and why they are none.
+local function decode_entries(text)
+    local body, count = text:match("^(.*)end (%d+)\n$")
+    if not body then
+        return nil, "no end"
     end
     local entries = {}
     for kind, name, entry in body:gmatch("([us]) ([%w_]+) ([^\n]+)\n") do
@@ -284,7 +285,7 @@ local function decode_document(text)
     if lines ~= #entries or tonumber(count) ~= #entries then
         return nil, "lines that are no entries"
     end
-    return { from = from, to = to, entries = entries }
+    return entries
 end
 
 -- Forget what was pushed to workers of another configuration, but not how often one was read.
@@ -297,48 +298,62 @@ local function make_room()
 end
 
 -- Store all entries or none.
-local function store(document)
+local function store(entries, stamp)
     if dictionary:get("owner") ~= own then
         make_room()
     end
     local before = {}
-    for place, entry in ipairs(document.entries) do
+    for place, entry in ipairs(entries) do
         before[place] = dictionary:get(own .. entry.key) or false
         local stored, reason = dictionary:safe_set(own .. entry.key, entry.text)
         if not stored then
             for other = 1, place - 1 do
-                dictionary:set(own .. document.entries[other].key, before[other] or nil)
+                dictionary:set(own .. entries[other].key, before[other] or nil)
             end
             return nil, reason
         end
     end
-    return dictionary:safe_set(own, document.to)
+    return dictionary:safe_set(own, stamp)
 end
 
--- Take what lies in the sidecar's file: the whole of it, where it follows what is served now.
-function M.take(path)
-    local text, reason = read_whole(path)
-    if not text then
-        return answer(404, reason)
+-- Take what an open document says, where it follows what is served: all of it or nothing. Return a status and a text.
+local function take(file)
+    local head, before = read_head(file), served()
+    if not (head.is_known and head.from and head.to) then
+        return 400, "no document of version 1"
     end
-    local document
-    document, reason = decode_document(text)
-    if not document then
-        return answer(400, reason)
+    -- Whoever asks, what is served already is not read again.
+    if before == head.to then
+        return 200, before
     end
-    local before = served()
-    if before == document.to then
-        return answer(200, before)
+    if before ~= head.from then
+        return 409, before
     end
-    if before ~= document.from then
-        return answer(409, before)
+    local text = file:read(LONGEST + 1) or ""
+    if #text > LONGEST then
+        return 400, "longer than " .. LONGEST .. " bytes"
+    end
+    local entries, reason = decode_entries(text)
+    if not entries then
+        return 400, reason
     end
     local stored
-    stored, reason = store(document)
+    stored, reason = store(entries, head.to)
     if not stored then
-        return answer(507, reason)
+        return 507, reason
     end
-    return answer(200, document.to)
+    return 200, head.to
+end
+
+-- Take what lies in the sidecar's file.
+function M.take(path)
+    local file, reason = io.open(path, "rb")
+    if not file then
+        return answer(404, reason)
+    end
+    local status, text = take(file)
+    file:close()
+    return answer(status, text)
 end
 
 proxygen = M

@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -295,6 +296,7 @@ def test_nothing_that_anybody_sends_changes_what_is_served(stand: Stand) -> None
         b"proxygen 1\nfrom {served}\nto 9 0123456789abcdef\nu web round_robin - 10.0.0.1:80/1/1/5/0/b\nend 1\n",
         b"proxygen 1\nfrom {served}\nto 9 0123456789abcdef\ns web_share 500:a 500:b\nend 1\n",
         b"proxygen 1\nfrom {served}\nto 9 0123456789abcdef\ns web_share 5000:a 5000:b",
+        b"proxygen 1\nfrom {served}\nto x\nend 0\n",
         b"proxygen 1\nfrom {served}\nto 9 0123456789abcdef\nx web 1\nend 1\n",
     ],
 )
@@ -383,15 +385,18 @@ def _push_weight(stand: Stand, weight: int) -> None:
 
 
 def test_a_flood_is_published_together(make_stand: Callable[..., Stand]) -> None:
-    stand = make_stand(reload__publish_within=1)
-    before = len(stand.applied())
+    """Half of the time that the files may be behind is waited for company."""
+    within = 30.0
+    stand = make_stand(reload__publish_within=within)
+    before, began = len(stand.applied()), time.monotonic()
     published: set[int] = set()
-    for number in range(30):
+    for number in range(10):
         _push_weight(stand, number % 7 + 2)
         published.add(stand.sidecar.generation() or 0)
+    most = 1 + (time.monotonic() - began) / (within / 2)
     stand.until_published()
-    assert len(stand.applied()) - before == 30
-    assert len(published) < 15
+    assert len(stand.applied()) - before == 10
+    assert len(published) <= most
 
 
 def test_push_is_off_where_the_settings_say_so(make_stand: Callable[..., Stand]) -> None:
