@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never, wait_random_exponential
@@ -35,12 +36,6 @@ class Latest(Generic[T]):
         """Return the newest value without taking it; None before the first."""
         return None if self._box is None else self._box[0]
 
-    def put_back(self) -> None:
-        """Have the value that was taken last taken once more, as if nobody had."""
-        if not self._fresh.is_set():
-            self._first_put = self.taken_since
-            self._fresh.set()
-
     async def take(self) -> T:
         """Wait for a value newer than the last one taken and return the newest."""
         return await self.settled(0.0, 0.0)
@@ -58,6 +53,16 @@ class Latest(Generic[T]):
                 self.taken_since = self._first_put
                 return self._box[0]
             await asyncio.sleep(pause)
+
+    async def stays(self, settle: float) -> bool:
+        """Wait until ``settle`` seconds have passed since the newest value. Return whether it is the one taken last."""
+        while not self._fresh.is_set():
+            pause = self._last_put + settle - time.monotonic()
+            if pause <= 0:
+                return True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._fresh.wait(), pause)
+        return False
 
 
 class Alarm:

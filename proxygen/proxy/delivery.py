@@ -90,7 +90,8 @@ class Delivery:
         """What the files say of the same structure."""
         self._refusal: tuple[str, RefusedCandidate] | None = None
         """The digest of what was pushed and then refused, and why."""
-        self._last_number = 0
+        self._last_pushed = 0
+        """The number of the last push, which may never be published."""
         self._output: Final = output
         self.pipeline: Final = pipeline
         self._conf: Final = ConfSource(settings.nginx, output.directory, pipeline.binary)
@@ -151,9 +152,13 @@ class Delivery:
         """
         return await self._stage_and_check(draft, self._next_stamp(draft), timings)
 
+    def discard(self, checked: Checked) -> None:
+        """Remove what passed and will not be published."""
+        discard(checked.path)
+
     def _next_stamp(self, draft: Draft) -> Stamp:
-        self._last_number = max(next_number(self._output), self._last_number + 1)
-        return Stamp(generation=self._last_number, digest=self._digest(draft.rendered))
+        number = max(next_number(self._output), self._last_pushed + 1)
+        return Stamp(generation=number, digest=self._digest(draft.rendered))
 
     async def _stage_and_check(self, draft: Draft, stamp: Stamp, timings: Timings) -> Checked | RefusedCandidate:
         files = {**self.pipeline.files_of(draft.rendered, stamp), SERVICES_FILE: encode_services(draft.plan)}
@@ -220,6 +225,7 @@ class Delivery:
         assert self._pusher is not None
         assert self._served is not None
         after = self._next_stamp(draft)
+        self._last_pushed = after.generation
         document = encode_document(self._served.stamp, after, entries)
         with timings.of("push"):
             try:

@@ -195,18 +195,16 @@ class Reconciler:
                 await governor.step()
 
     async def _next_step(self, settle: float) -> Step:
-        """Wait for a catalog and carry it: at once where it needs no reload, else once it has settled."""
-        if self._passage.can_push:
-            catalog = await self._take(0.0)
-            self.begun += 1
-            with suppress(Unsettled):
-                return await self._pass(lambda timings: self._passage.carry(catalog, timings, is_settled=False))
-            self._catalogs.put_back()
-            settled = await self._take(settle)
-        else:
-            settled = await self._take(settle)
-            self.begun += 1
-        return await self._pass(lambda timings: self._passage.carry(settled, timings))
+        """Wait for a catalog and carry it: what needs no reload at once, else once it has settled. Until then it is
+        made ready, for most often nothing follows."""
+        catalog = await self._take(0.0)
+        self.begun += 1
+        with suppress(Unsettled):
+            return await self._pass(
+                lambda timings: self._passage.carry(catalog, timings, settled=lambda: self._catalogs.stays(settle))
+            )
+        newest = await self._take(settle)
+        return await self._pass(lambda timings: self._passage.carry(newest, timings))
 
     async def _take(self, settle: float) -> Catalog:
         catalog = await self._catalogs.settled(settle, _SETTLE_MAX)

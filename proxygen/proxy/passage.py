@@ -25,7 +25,7 @@ from proxygen.proxy.pipeline import Pipeline, open_pipeline
 from proxygen.proxy.quarantine.left_out import LeftOut
 from proxygen.proxy.quarantine.trial import Trial
 from proxygen.proxy.record.expiry import CertificateWatch
-from proxygen.proxy.stages import Carryover, SidecarStages
+from proxygen.proxy.stages import Carryover, Settled, SidecarStages, settled
 from proxygen.settings import Settings
 
 _log = get_logger(__name__)
@@ -77,11 +77,6 @@ class Passage:
         )
 
     @property
-    def can_push(self) -> bool:
-        """Whether some changes need no reload."""
-        return self.pipeline.pushing.document is not None
-
-    @property
     def pushed(self) -> Stamp | None:
         """See `Delivery.pushed`."""
         return self._delivery.pushed
@@ -121,17 +116,18 @@ class Passage:
             return await self._delivery.roll_back(pinned)
         return await self._delivery.finish_pending()
 
-    async def carry(self, catalog: Catalog, timings: Timings, *, is_settled: bool = True) -> Applied:
+    async def carry(self, catalog: Catalog, timings: Timings, *, settled: Settled = settled) -> Applied:
         """Carry a catalog to nginx: with the operator's files as they are now, else with those before.
 
-        Raise Unsettled where it takes a reload and ``is_settled`` is false: then nothing was done.
+        ``settled`` is waited for before a reload. Raise Unsettled where a newer catalog came meanwhile: then nothing
+        was done.
         """
         self._accepted.write_again()
         carryover, before = self._carryover, self._delivery
         outage, trial = carryover.outage, Trial(carryover.left_out.refusals.names)
         carryover.left_out.begin()
         if not await self._refresh_pipeline():
-            return await self._attempt(catalog, timings, is_settled=is_settled)
+            return await self._attempt(catalog, timings, settled=settled)
         try:
             applied = await self._attempt(catalog, timings, trial)
         except (BadInput, CheckRefused) as error:
@@ -167,7 +163,7 @@ class Passage:
         return applied
 
     async def _attempt(
-        self, catalog: Catalog, timings: Timings, trial: Trial | None = None, *, is_settled: bool = True
+        self, catalog: Catalog, timings: Timings, trial: Trial | None = None, *, settled: Settled = settled
     ) -> Applied:
         self._certificates.note(self.pipeline.ground.certificates)
         await self._delivery.narrow_copies()
@@ -177,7 +173,7 @@ class Passage:
             self._delivery,
             timings,
             trial=trial,
-            is_settled=is_settled,
+            settled=settled,
         )
         return await attempt(stages)
 

@@ -61,8 +61,17 @@ class Push:
     entries: tuple[Entry, ...]
 
 
+Settled = Callable[[], Awaitable[bool]]
+"""Waits for what may follow and would share a reload; whether nothing did."""
+
+
+async def settled() -> bool:
+    """Wait for nothing."""
+    return True
+
+
 class Unsettled(Exception):
-    """The draft takes a reload, and more changes may follow that would share it."""
+    """The draft takes a reload, and there is a newer catalog that is to share it."""
 
 
 class SidecarStages(Stages[Checked | Push | Stands, Applied]):
@@ -76,11 +85,10 @@ class SidecarStages(Stages[Checked | Push | Stands, Applied]):
         timings: Timings,
         *,
         trial: Trial | None,
-        is_settled: bool = True,
+        settled: Settled = settled,
     ) -> None:
-        """``trial``: the files behind ``delivery`` are on trial. ``is_settled``: nothing may follow that would share a
-        reload."""
-        self._is_settled: Final = is_settled
+        """``trial``: the files behind ``delivery`` are on trial. ``settled`` is waited for before a reload."""
+        self._settled: Final = settled
         self._carryover: Final = carryover
         self._catalog: Final = catalog
         self._delivery: Final = delivery
@@ -92,7 +100,7 @@ class SidecarStages(Stages[Checked | Push | Stands, Applied]):
 
     async def check(self, draft: Draft) -> Checked | Push | Stands | RefusedCandidate:
         """Stop after the first gate while the operator's pin holds, where the draft is live and was judged, or where it
-        is pushed and judged then. Raise Unsettled where it takes a reload too early."""
+        is pushed and judged then."""
         gates, rendered = self._delivery.pipeline.gates, draft.rendered
         with self._timings.of("check"):
             refused = await asyncio.to_thread(gates.structure, rendered)
@@ -109,12 +117,11 @@ class SidecarStages(Stages[Checked | Push | Stands, Applied]):
             return taken_back
         if (entries := self._delivery.pushable(draft)) is not None:
             return Push(entries)
-        if not self._is_settled:
-            raise Unsettled
         return await self._delivery.check(draft, self._timings)
 
     async def deliver(self, draft: Draft, passed: Checked | Push | Stands) -> Applied | RefusedCandidate:
-        """Publish and reload what passed, or push it; of a candidate that is live, finish what was begun."""
+        """Publish and reload what passed, or push it; of a candidate that is live, finish what was begun. Raise
+        Unsettled where a newer catalog is to share the reload: then nothing was done."""
         match passed:
             case Stands.PINNED:
                 return await self._carryover.stay_pinned()
@@ -131,6 +138,9 @@ class SidecarStages(Stages[Checked | Push | Stands, Applied]):
                     return checked
                 applied = await self._delivery.deliver(checked, draft)
             case Checked():
+                if not await self._settled():
+                    self._delivery.discard(passed)
+                    raise Unsettled
                 applied = await self._delivery.deliver(passed, draft)
         return self._carryover.left_out.blame(self._case(draft), applied) or applied
 

@@ -416,7 +416,7 @@ class ReloadSettings(Slice):
         default=5, ge=1, le=100, description="reloads that may follow each other by the gap alone, such as in a deploy"
     )
     interval: Seconds = Field(
-        default=2.0, ge=0, description="time in which a flood of changes earns its next reload after that"
+        default=1.25, ge=0, description="time in which a flood of changes earns its next reload after that"
     )
     alive_after: Seconds = Field(
         default=0.3,
