@@ -48,11 +48,20 @@ def test_an_entry_of_our_form_is_ours(entry: HeldByAgent) -> None:
     assert other_owner(service(), entry) is None
 
 
+def test_an_entry_of_our_form_at_our_very_place_is_ours_whatever_its_name() -> None:
+    """We listen there now, so who wrote it is gone."""
+    assert other_owner(service(), ours(Service="billing")) is None
+    assert other_owner(service(), held(FAREWELL, Service="billing")) is None
+
+
 @pytest.mark.parametrize(
     "entry",
     [
-        ours(Service="billing"),
-        ours(Service="Web"),
+        ours(Service="billing", Port=81),
+        ours(Service="billing", Address="10.0.0.8"),
+        held(Service="billing"),
+        held(MANUAL, Service="billing"),
+        held(OTHER_CHECK, Service="billing"),
         held(OTHER_CHECK),
         held(OTHER_CHECK | MANUAL),
         held(MANUAL, Port=81),
