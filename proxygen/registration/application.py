@@ -186,9 +186,14 @@ class Registration(Announcement):
         return self
 
     def hurry(self) -> None:
-        """Cut the drain of a ``with`` block short, now or once it comes; for the handler of a second signal."""
+        """Cut the drain short, now or once it comes; for the handler of a second signal.
+
+        Beside ``async with`` call it in the loop.
+        """
         if self._thread is not None:
             self._thread.soon(self._cut_short)
+        else:
+            self._cut_short()
 
     def _cut_short(self) -> None:
         self._drain_seconds = 0.0

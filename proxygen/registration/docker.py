@@ -27,6 +27,10 @@ _OVERLAP: Final = 2
 _NOT_FOUND: Final = 404
 _GONE: Final = "no such container"
 """In the text of Podman's 500, where a container was removed while the answer was made."""
+_GLANCE: Final = 1.0
+"""Seconds between two looks at what runs, where an engine does not say that it stops a container."""
+_SILENT: Final = "Podman Engine"
+"""By its answer of its version."""
 _LISTINGS: Final = 5
 """How often the containers are listed where one went each time."""
 _USUAL: Final = "unix:///var/run/docker.sock"
@@ -127,6 +131,22 @@ class Engine:
         async with self._asking():
             listed = await self._api.containers.list()
             return tuple(item.id for item in sorted(listed, key=lambda item: (item["Created"], item.id)))
+
+    async def tells_of_signals(self) -> bool:
+        """Whether its events tell which signal a container is sent; Podman's tell of a stop once it is over."""
+        async with self._asking():
+            answer = await self._api.version()
+            return all(component["Name"] != _SILENT for component in answer.get("Components") or ())
+
+    async def stops(self) -> AsyncIterator[ContainerEvent]:
+        """Yield what no longer runs, for ever: to Podman a container that it is stopping does not run any more."""
+        before: set[str] = set()
+        while True:
+            running = set(await self.running())
+            for container_id in before - running:
+                yield ContainerEvent(container=container_id, action="stop", signal="")
+            before = running
+            await asyncio.sleep(_GLANCE)
 
     async def inspect(self, container_id: str) -> Container | None:
         """Return a container, None where it is gone."""

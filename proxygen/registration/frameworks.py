@@ -46,17 +46,16 @@ async def serving(registration: Registration) -> AsyncIterator[Registration]:
 
     For a lifespan of your own. Raise BadInput for an address that cannot be announced.
     """
-    try:
-        await registration.prepare()
-        announcing = asyncio.create_task(_announce(registration), name=f"announcement of {registration.id}")
+    await registration.prepare()
+    announcing = asyncio.create_task(_announce(registration), name=f"announcement of {registration.id}")
+    # Some servers tell the application to end first, and send the signal while it leaves.
+    with _signals_wait_for(registration):
         try:
-            with _signals_wait_for(registration):
-                yield registration
+            yield registration
         finally:
             announcing.cancel()
             await asyncio.wait({announcing})
-    finally:
-        await registration.leave()
+            await registration.leave()
 
 
 def with_aiohttp(registration: Registration) -> Callable[[Any], AsyncIterator[None]]:
@@ -72,8 +71,9 @@ def with_aiohttp(registration: Registration) -> Callable[[Any], AsyncIterator[No
 def with_asgi(app: Application, registration: Registration) -> Application:
     """Return the application with a lifespan around its own, which it need not have.
 
-    For a server of one process. Several under one port are one instance: run them under ``proxygen register``. A
-    server that sends no lifespan leaves nothing to register by: the first request logs a warning.
+    Several workers under one port are one instance, which leaves with the last of them. A server that closes its port
+    before it ends the lifespan without a signal (hypercorn) runs under ``proxygen register``. One that sends no
+    lifespan leaves nothing to register by: the first request logs a warning.
     """
     was_begun = was_warned = False
 
@@ -136,12 +136,13 @@ def _signals_wait_for(registration: Registration) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
     leaving: set[asyncio.Task[None]] = set()
-    befores = [_Before(loop, number) for number in _STOPPING]
+    # One that is ignored ends nothing: hypercorn's workers leave Ctrl-C to their master.
+    stopping = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    befores = [_Before(loop, number) for number in stopping]
 
     def leave(before: _Before) -> None:
         if leaving:
-            for task in leaving:
-                task.cancel()
+            registration.hurry()
             return
         task = asyncio.create_task(registration.leave(), name=f"leave of {registration.id}")
         leaving.add(task)

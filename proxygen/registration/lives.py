@@ -18,6 +18,7 @@ import asyncio
 import enum
 import hashlib
 import os
+import re
 import socket
 import struct
 import time
@@ -32,6 +33,7 @@ _TABLE: Final = Path("/proc/net/unix")
 _PREFIX: Final = "proxygen/registration"
 _LISTENS: Final = 0x10000
 """The flag of a listening socket in the kernel's table; a connection to it has the same name."""
+_FLAGS: Final = re.compile(r"[0-9A-F]{8}")
 _WAKE: Final = b"!"
 _PATIENCE: Final = 1.0
 
@@ -69,15 +71,22 @@ def holder(lives: Iterable[Life]) -> Life:
 
 
 def read_lives(table: str, key: str) -> Iterator[Life]:
-    """Yield the lives of one id in the kernel's table of Unix sockets."""
+    """Yield the lives of one id in the kernel's table of Unix sockets.
+
+    Anybody can name a socket so that the table seems to have more rows, with anything in them.
+    """
     for line in table.splitlines():
         fields = line.split()
-        if len(fields) != 8 or not fields[7].startswith(f"@{_PREFIX}/{key}/") or not int(fields[3], 16) & _LISTENS:
+        if len(fields) != 8 or not fields[7].startswith(f"@{_PREFIX}/{key}/") or not _listens(fields[3]):
             continue
         parts = fields[7].split("/")[3:]
         if len(parts) == 4 and all(part.isascii() and part.isdigit() for part in parts[1:]):
             since, born, pid = map(int, parts[1:])
             yield Life(key=key, instance=parts[0], since=since, born=born, pid=pid)
+
+
+def _listens(flags: str) -> bool:
+    return _FLAGS.fullmatch(flags) is not None and bool(int(flags, 16) & _LISTENS)
 
 
 class Alone:

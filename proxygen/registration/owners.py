@@ -5,7 +5,8 @@ An agent tells no owner, and has no compare-and-set. So an entry is taken for ou
 - ``registrator-host`` in its Meta is that registrator's, and never an application's;
 - for a registrator an entry without that mark is another's, unless it names the container's very service, address and
   port, as one does that registrator left;
-- another service name is another's;
+- another service name is another's, but at our very address and port: who wrote that is gone, as the port is ours now
+  (a life on this host that still runs is found by `lives`);
 - ours carries a check of our form (``ID:KIND``, notes that end in a digest), or our farewell's maintenance;
 - an entry without any check is ours where it names our very address and port: nothing else can be there.
 
@@ -50,7 +51,8 @@ def other_owner(service: CompleteRegistration, held: HeldByAgent) -> str | None:
         return None
     if registrator is not None:
         return f"a container of the registrator on {registrator} (service {name} at {address}:{port})"
-    if own is None and name == service.name and _is_of_our_form(service, held):
+    is_in_our_place = name == service.name or (address, port) == (service.address, service.port)
+    if own is None and is_in_our_place and _is_of_our_form(service, held):
         return None
     return f"service {name} at {address}:{port}, which proxygen did not register for service {service.name}"
 

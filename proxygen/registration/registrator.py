@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Network
@@ -147,17 +147,21 @@ class Registrator:
 
     async def _follow(self, engine: Engine) -> None:
         hints: asyncio.Queue[ContainerEvent] = asyncio.Queue()
-        listening = asyncio.create_task(_listen(engine, hints), name="events of containers")
-        working = asyncio.create_task(self._work(engine, hints), name="registration of containers")
+        tasks = [
+            asyncio.create_task(_listen(engine.events(), hints), name="events of containers"),
+            asyncio.create_task(self._work(engine, hints), name="registration of containers"),
+        ]
         try:
-            await asyncio.wait({listening, working}, return_when=asyncio.FIRST_COMPLETED)
-            for ended in (listening, working):
+            if not await engine.tells_of_signals():
+                tasks.append(asyncio.create_task(_listen(engine.stops(), hints), name="containers that are stopped"))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for ended in tasks:
                 if ended.done():
                     ended.result()
         finally:
-            for task in (listening, working):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({listening, working})
+            await asyncio.wait(tasks)
 
     async def _work(self, engine: Engine, hints: asyncio.Queue[ContainerEvent]) -> NoReturn:
         while True:
@@ -352,8 +356,8 @@ def _asks_to_stop(event: ContainerEvent, container: Container) -> bool:
     return find_signal(event.signal) in _STOP_SIGNALS | {container.stop_signal}
 
 
-async def _listen(engine: Engine, hints: asyncio.Queue[ContainerEvent]) -> None:
-    async for event in engine.events():
+async def _listen(told: AsyncIterable[ContainerEvent], hints: asyncio.Queue[ContainerEvent]) -> None:
+    async for event in told:
         # Podman tells of each of its own steps, Docker of each exec of a health check.
         if not event.action.startswith(("exec_", "top", "cleanup", "init", "create")):
             hints.put_nowait(event)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, Self
 
 _STDIN: Final = 0
-_TOO_EARLY: Final = (signal.SIGTTIN, signal.SIGTTOU)
+_FOR_THE_TERMINAL: Final = (signal.SIGTTIN, signal.SIGTTOU)
+"""What stops a group that reads or writes while another has the terminal."""
 
 
 class Terminal:
@@ -44,16 +46,41 @@ class Terminal:
     def stop_with(self, group: int, number: int) -> None:
         """Stop too when a command was stopped, so that the shell that started us as a job sees that.
 
-        Return when we are continued, with the command. One that was stopped before it got the terminal goes on at once;
-        so does one behind which nobody is who could continue it.
+        Return when we are continued, with the command. One that was stopped before it got the terminal goes on at once.
+        So does one behind which there is no shell that could continue it; where it asked for the terminal it gets it,
+        or it would be stopped again, and again.
         """
-        held = self.is_held_by(group)
-        is_job = os.getsid(0) != os.getpid()
-        if is_job and not (held and number in _TOO_EARLY):
-            if held:
-                self.give(os.getpgrp())
-            os.kill(os.getpid(), signal.SIGSTOP)
-            if self.is_held_by(os.getpgrp()):
-                self.give(group)
+        held, asks = self.is_held_by(group), number in _FOR_THE_TERMINAL
+        if _is_a_job():
+            if not (held and asks):
+                self._stop(group, held=held)
+        elif asks:
+            self.give(group)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGCONT)
+
+    def _stop(self, group: int, *, held: bool) -> None:
+        if held:
+            self.give(os.getpgrp())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if self.is_held_by(os.getpgrp()):
+            self.give(group)
+
+
+def _is_a_job() -> bool:
+    """Whether a shell put us into a group: above our group there is a process of our session. The kernel counts the
+    same way, and ignores Ctrl-Z elsewhere."""
+    pid = os.getpid()
+    with suppress(OSError):
+        while os.getpgid(pid) == os.getpgrp():
+            pid = _parent(pid)
+        return os.getsid(pid) == os.getsid(0)
+    return False
+
+
+def _parent(pid: int) -> int:
+    """The process above; raise ProcessLookupError above the first one."""
+    parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+    if parent == 0:
+        raise ProcessLookupError
+    return parent

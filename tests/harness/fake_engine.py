@@ -29,6 +29,7 @@ class FakeEngine:
         self.streams: dict[web.StreamResponse, asyncio.Event] = {}
         app = web.Application()
         app.router.add_get("/version", self._version)
+        app.router.add_get("/v1.41/version", self._version)
         app.router.add_get("/v1.41/info", self._info)
         app.router.add_get("/v1.41/events", self._events)
         app.router.add_get("/v1.41/containers/json", self._list)
@@ -55,7 +56,7 @@ class FakeEngine:
             self.streams.pop(stream).set()
 
     async def _version(self, _request: web.Request) -> web.Response:
-        return web.json_response({"ApiVersion": "1.41"})
+        return web.json_response({"ApiVersion": "1.41", "Components": [{"Name": "Engine"}]})
 
     async def _info(self, _request: web.Request) -> web.Response:
         return self._answer({"Name": "docker-host"})

@@ -24,8 +24,8 @@ class Instance(ThreadingHTTPServer):
     daemon_threads = False
     request_queue_size = 128
 
-    def __init__(self, name: str, port: int) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, name: str, port: int, *, host: str = "127.0.0.1") -> None:
+        super().__init__((host, port), _Handler)
         self.name = name
         self.told = threading.Event()
         self.late = 0

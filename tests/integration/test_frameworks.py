@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -14,9 +15,13 @@ from typing import Any
 
 import pytest
 
+from proxygen.registration import Registration
+from proxygen.registration.frameworks import serving
 from tests.harness import process
 from tests.harness.consul import ConsulAgent
 from tests.harness.ports import free_port
+from tests.harness.watching_passing import watching_passing
+from tests.integration.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,9 +132,16 @@ def with_aiohttp(start: Callable[..., Running], **options: int) -> Running:
     return start({"app.py": example("README.md", "with_aiohttp")}, sys.executable, "app.py", **options)
 
 
-def with_uvicorn(start: Callable[..., Running], app: str = "", *options: str) -> Running:
+def with_uvicorn(start: Callable[..., Running], app: str = "", *options: str, drain: int = 3) -> Running:
     text = app or example("docs/how-to/register.md", "with_asgi")
-    return start({"app.py": text}, sys.executable, "-m", "uvicorn", "--port", "{port}", *options, "app:app")
+    command = [sys.executable, "-m", "uvicorn", "--port", "{port}", *options, "app:app"]
+    return start({"app.py": text}, *command, drain=drain)
+
+
+def with_hypercorn(start: Callable[..., Running]) -> Running:
+    text = example("docs/how-to/register.md", "with_asgi")
+    command = [sys.executable, "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "2"]
+    return start({"app.py": text}, *command, "app:app")
 
 
 def with_gunicorn(start: Callable[..., Running], **options: int) -> Running:
@@ -217,3 +229,93 @@ def test_who_gets_a_lifespan_is_told_nothing_of_it(consul: ConsulAgent, start: C
     running.until_passing()
     assert says_hello(running.port)
     assert "not registered" not in running.said
+
+
+# --- several processes under one port, and servers that end the application without a signal --------------------------
+
+
+@pytest.mark.timeout(300)
+async def test_workers_that_share_an_id_are_one_instance_for_as_long_as_one_lives(
+    consul: ConsulAgent, start: Callable[..., Running]
+) -> None:
+    """uvicorn's, killed one after the other and then replaced by its reload: the entry stays, and goes at the end."""
+    running = await asyncio.to_thread(with_uvicorn, start, "", "--workers", "2")
+    await asyncio.to_thread(running.until_passing)
+    await until(lambda: running.said.count("startup complete") == 2, "both workers")
+    async with watching_passing(consul, "web") as seen:
+        await until(lambda: seen.requests > 10, "load")
+        first = worker_ids(running)
+        for number, worker in enumerate(first, start=3):
+            os.kill(worker, signal.SIGKILL)
+            await until(lambda: running.said.count("startup complete") == number, running.said)  # noqa: B023
+        running.process.send_signal(signal.SIGHUP)
+        await until(lambda: running.said.count("Finished server process") == 2, running.said)
+        after = seen.requests
+        await until(lambda: seen.requests > after + 100, "load after it")
+    # A connection that a killed worker had taken ends with it.
+    assert len(seen.failures) <= len(first), seen.failures
+    assert seen.is_passing
+    assert not seen.empty
+    running.process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(running.until_withdrawn)
+    assert await asyncio.to_thread(running.process.wait, 60) == 0
+    assert consul.get("/v1/agent/services") == {}
+    assert not re.search("WARN|ERROR|Traceback", running.said)
+
+
+def worker_ids(running: Running) -> list[int]:
+    return [int(found) for found in re.findall(r"Started server process \[(\d+)\]", running.said)]
+
+
+def test_a_reloader_registers_what_it_starts_anew(consul: ConsulAgent, start: Callable[..., Running]) -> None:
+    running = with_uvicorn(start, "", "--reload")
+    running.until_passing()
+    file = running.log.parent / "app.py"
+
+    def reloads() -> bool:
+        # What is written before its first look is no change.
+        found = "Reloading" in running.said
+        if not found:
+            file.touch()
+        return found
+
+    running.until(reloads, "the reload")
+    running.until_withdrawn()
+    running.until(lambda: len(worker_ids(running)) > 1, "a second worker")
+    running.until_passing()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(60) == 0, running.said
+    assert consul.get("/v1/agent/services") == {}
+
+
+def test_a_worker_that_is_told_to_end_while_it_leaves_still_leaves(
+    consul: ConsulAgent, start: Callable[..., Running]
+) -> None:
+    """hypercorn tells its workers to end without a signal, and sends SIGTERM twice to those that outlive the first."""
+    running = with_hypercorn(start)
+    running.until_passing()
+    running.until(lambda: running.said.count("Running on") == 2, "both workers")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(60) == 0, running.said
+    assert consul.get("/v1/agent/services") == {}
+
+
+def test_a_second_signal_cuts_the_drain_of_a_server_that_ends_by_itself(
+    consul: ConsulAgent, start: Callable[..., Running]
+) -> None:
+    """As after its last request; the first signal is not meant for the drain, which has begun by then."""
+    running = with_uvicorn(start, "", "--limit-max-requests", "3", drain=3600)
+    running.until_withdrawn()
+    running.process.send_signal(signal.SIGTERM)
+    running.process.send_signal(signal.SIGINT)
+    running.process.wait(60)
+    assert consul.get("/v1/agent/services") == {}
+
+
+async def test_a_signal_that_is_ignored_stays_ignored(consul: ConsulAgent) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        async with serving(Registration(name="web", port=1, address="127.0.0.1", consul=consul.address)):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -363,6 +363,46 @@ def test_a_command_is_a_job_of_the_shell_that_started_us(consul: ConsulAgent) ->
     process.wait_until(lambda: held(consul) == {}, what="deregistered", timeout=30)
 
 
+GIVES_AWAY = """
+import os, signal, time
+job = os.fork()
+if job == 0:
+    time.sleep(1000)
+os.setpgid(job, job)
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+os.tcsetpgrp(0, job)
+print(f"away-{40 + 2}", flush=True)
+print("got", input()[::-1], flush=True)
+os.kill(job, signal.SIGKILL)
+"""
+"""A command that puts a job of its own into the foreground, and reads all the same."""
+
+
+@pytest.mark.incident("T66")
+def test_a_command_that_reads_from_behind_gets_the_terminal_where_no_shell_would_give_it(consul: ConsulAgent) -> None:
+    """It was continued at once, to be stopped again, and so on without an end."""
+    command = process_only(sys.executable, "-c", GIVES_AWAY)
+    typist = Typist(*warm.COLD, "register", "--consul-address", consul.address, *command)
+    typist.sees("away-42")
+    typist.types("drawer\n")
+    typist.sees("got reward")
+    assert typist.ended() == 0
+
+
+@pytest.mark.incident("T66")
+def test_a_command_goes_on_under_a_script_that_nobody_can_continue(consul: ConsulAgent) -> None:
+    """Such as the shell of an image's ENTRYPOINT: it is PID 1, and no shell that knows jobs."""
+    command = process_only("sh", "-c", "echo up-$((40 + 2)); exec cat")
+    started = (*warm.COLD, "register", "--consul-address", consul.address, *command)
+    typist = Typist("sh", "-c", '"$@"; exit $?', "sh", *started)
+    typist.sees("up-42")
+    typist.types("\x1a")
+    typist.types("one\n")
+    typist.sees("one\r\none")
+    typist.types("\x04")
+    assert typist.ended() == 0
+
+
 def test_orphans_are_reaped(register: Register) -> None:
     """What loses its parent comes to us, is no zombie when it ends, and does not end the command."""
     running = register(*process_only("sh", "-c", "(sh -c 'sleep 0.1' & echo left-$!) ; echo ready; sleep 1000"))

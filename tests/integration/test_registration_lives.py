@@ -134,6 +134,40 @@ def test_an_entrypoint_does_not_take_anothers_id(consul: ConsulAgent, tmp_path: 
     assert held(consul) == before
 
 
+def test_what_was_killed_is_taken_over_under_another_name(consul: ConsulAgent, tmp_path: Path) -> None:
+    """Its port is ours now, so it cannot live. The entry under its name goes with the same write."""
+    place = ("--port", free_port(), "--address", "127.0.0.1", "--id", "web-1", "--drain", "0s", "--check-process")
+    old = Entrypoint(consul, tmp_path / "old.log", ("--name", "web", *place, "--", "sleep", "1000"))
+    try:
+        process.wait_until(lambda: consul.get("/v1/health/service/web?passing"), what="the old name")
+    finally:
+        old.kill()
+    new = Entrypoint(consul, tmp_path / "new.log", ("--name", "shop", *place, "--", "sleep", "1000"))
+    try:
+        new.until_said("registered")
+        assert "refused" not in new.said
+        process.wait_until(lambda: consul.get("/v1/health/service/shop?passing"), what="the new name")
+        assert consul.get("/v1/health/service/web") == []
+        assert new.stop() == 128 + signal.SIGTERM
+    finally:
+        new.kill()
+    assert held(consul) is None
+
+
+async def test_another_name_at_the_same_place_waits_while_the_first_one_lives(
+    consul: ConsulAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = registration(consul), registration(consul, name="shop")
+    async with first:
+        async with second:
+            assert not second.registered
+            assert "a living instance of this host" in caplog.text
+            assert held(consul)["Service"] == "web"
+            await first.leave()
+            assert held(consul)["Service"] == "shop"
+        assert held(consul) is None
+
+
 # --- gunicorn's upgrade -----------------------------------------------------------------------------------------------
 
 

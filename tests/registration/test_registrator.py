@@ -56,6 +56,9 @@ class PlainEngine:
         self.inspected.append(container_id)
         return self.containers.get(container_id)
 
+    async def tells_of_signals(self) -> bool:
+        return True
+
     async def events(self) -> AsyncIterator[ContainerEvent]:
         while True:
             event = await self.queue.get()
