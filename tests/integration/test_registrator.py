@@ -87,6 +87,18 @@ def test_a_labelled_container_is_registered_while_it_runs(
     wait_held(consul, {f"here:w1:{PORT}"}, running)
 
 
+def test_a_port_that_is_published_for_each_family_is_announced_by_the_one_of_its_address(
+    consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
+) -> None:
+    """The engine may name the other family first, with another port."""
+    containers.run("w1", "--publish=[::]::8080", "--publish=0.0.0.0::8080", labels=ROUTE, publish=False)
+    running = registrator()
+    service = wait_held(consul, {f"here:w1:{PORT}"}, running)[f"here:w1:{PORT}"]
+    (port,) = [line.rpartition(":")[2] for line in containers.call("port", "w1").splitlines() if "0.0.0.0" in line]
+    assert service["Port"] == int(port)
+    wait_status(consul, f"here:w1:{PORT}", {"tcp": "passing"})
+
+
 def test_a_bad_label_leaves_out_its_own_container_and_is_named(
     consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
 ) -> None:
