@@ -88,8 +88,7 @@ def _ports(container: Container, wanted: Wanted, policy: ContainerDefaults) -> t
     """The ports that become services: those that labels name, else the only one, else (registrator) all."""
     named = {key for key, given in wanted.by_port.items() if not _from_registrator(given)}
     if "port" in wanted.common:
-        given = wanted.common["port"]
-        named.add((read_port(given.text, given.place), ""))
+        named.add(_stated_port(wanted.common["port"]))
     if named:
         return tuple(_find_port(container, number, protocol) for number, protocol in sorted(named))
     eligible = tuple(port for port in container.ports if _is_eligible(container, port, wanted, policy))
@@ -97,10 +96,27 @@ def _ports(container: Container, wanted: Wanted, policy: ContainerDefaults) -> t
         return eligible
     prefix = policy.tag_prefix
     if not eligible:
-        how = "exposes no port" if policy.announce == "container" else "publishes no port"
-        raise BadInput(f"it {how}; write {prefix}.port=PORT, or {prefix}.announce=container")
+        raise BadInput(_without_a_port(container, wanted, policy))
     known = ", ".join(f"{port.number}/{port.protocol}" for port in eligible)
     raise BadInput(f"it has several ports, {known}; write {prefix}.port=PORT, or {prefix}.PORT.KEY for each")
+
+
+def _stated_port(given: LabelValue) -> tuple[int, str]:
+    """Return a number, and a protocol where one is written."""
+    number, slash, protocol = given.text.partition("/")
+    if slash and protocol not in ("tcp", "udp"):
+        raise given.refuse(f"{quoted(given.text)} is neither PORT, PORT/tcp nor PORT/udp")
+    return read_port(number, given.place), protocol
+
+
+def _without_a_port(container: Container, wanted: Wanted, policy: ContainerDefaults) -> str:
+    """Why no port of a container is announced, and what it takes."""
+    stated = wanted.common.get("announce")
+    if container.on_host_network:
+        return f"it is in the host's network, and its image exposes no port; write {policy.tag_prefix}.port=PORT"
+    if (policy.announce if stated is None else stated.text) == "container":
+        return f"its image exposes no port; write {policy.tag_prefix}.port=PORT"
+    return f"it publishes no port; publish one, or write {policy.tag_prefix}.announce=container"
 
 
 def _from_registrator(given: dict[str, LabelValue]) -> bool:
@@ -272,6 +288,8 @@ class _Described:
             if chosen not in networks:
                 raise BadInput(f"it has no address in the network {quoted(chosen)}; it has {_listed(networks)}")
             return networks[chosen]
+        if not networks:
+            raise BadInput("it is in no network, so it has no address")
         if len(networks) != 1:
             label = f"{self._policy.tag_prefix}.network=NAME"
             raise BadInput(f"which of its addresses? It has {_listed(networks)}; write {label}")

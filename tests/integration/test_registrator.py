@@ -99,6 +99,22 @@ def test_a_port_that_is_published_for_each_family_is_announced_by_the_one_of_its
     wait_status(consul, f"here:w1:{PORT}", {"tcp": "passing"})
 
 
+def test_a_host_that_is_renamed_leaves_no_second_entry_of_a_container(
+    consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
+) -> None:
+    """The registrator starts anew under the host's new name; what stands elsewhere is another registrator's."""
+    containers.run("w1", labels=ROUTE)
+    before = registrator("--registrator-host", "before")
+    wait_held(consul, {f"before:w1:{PORT}"}, before)
+    before.kill()
+    consul.register("web", id="elsewhere:w9:80", port=9009, meta={"registrator-host": "elsewhere"})
+    after = registrator("--registrator-host", "after")
+    services = wait_held(consul, {f"after:w1:{PORT}", "elsewhere:w9:80"}, after)
+    assert services[f"after:w1:{PORT}"]["Meta"] == {"registrator-host": "after"}
+    (line,) = [line for line in after.said.splitlines() if "orphan deregistered" in line]
+    assert f"before:w1:{PORT}" in line
+
+
 def test_a_bad_label_leaves_out_its_own_container_and_is_named(
     consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 from proxygen.kit.errors import BadInput
 from proxygen.registration.containers import decode_container
 from proxygen.registration.described import describe
-from proxygen.registration.service import CompleteRegistration
+from proxygen.registration.owners import other_owner
+from proxygen.registration.service import CompleteRegistration, HeldByAgent
 from tests.registration.containers import POLICY, container, inspected
 
 WEB = {"proxygen.name": "web", "proxygen.route": "web.example.com"}
@@ -450,3 +451,36 @@ def test_a_choice_that_has_to_be_made_is_named() -> None:
     assert "publishes no port" in refusal(WEB, published={}, exposed=("80/tcp",))
     assert "exposes no port" in refusal(WEB, INSIDE, published={})
     assert "port 99 is published nowhere" in refusal({**WEB, "proxygen.port": "99"})
+
+
+def test_of_two_protocols_of_a_port_the_label_names_one() -> None:
+    """As the refusal lists them: it said `8080/tcp, 8080/udp`, and took neither."""
+    both = {"8080/tcp": ("0.0.0.0", "1001"), "8080/udp": ("0.0.0.0", "1002")}
+    assert "8080/tcp, 8080/udp; write proxygen.port=PORT" in refusal(WEB, published=both)
+    for text, port in (("8080/udp", 1002), ("8080/tcp", 1001), ("8080", 1001)):
+        assert service({**WEB, "proxygen.port": text}, published=both).port == port
+    assert "proxygen.port: '8080/sctp' is neither PORT, PORT/tcp nor PORT/udp" in refusal(
+        {**WEB, "proxygen.port": "8080/sctp"}
+    )
+
+
+def test_a_container_without_a_place_is_told_what_would_give_it_one() -> None:
+    nothing: dict[str, Any] = {"published": {}}
+    assert refusal(WEB, **nothing) == "it publishes no port; publish one, or write proxygen.announce=container"
+    host = "it is in the host's network, and its image exposes no port; write proxygen.port=PORT"
+    assert refusal(WEB, mode="host", **nothing) == host
+    own = {**WEB, "proxygen.announce": "container"}
+    assert refusal(own, **nothing) == "its image exposes no port; write proxygen.port=PORT"
+    assert (
+        refusal({**own, "proxygen.port": "80"}, mode="none", **nothing) == "it is in no network, so it has no address"
+    )
+
+
+def test_an_entry_from_before_the_host_was_renamed_is_the_containers_own() -> None:
+    """An id that a label states would be refused for as long as the container runs."""
+    before, now = (service({**WEB, "proxygen.id": "w"}, {"owner": owner}) for owner in ("before", "now"))
+    body = before.body(before.checks, {})
+    held = HeldByAgent(service={**body, "Service": body["Name"]}, checks={})
+    assert other_owner(now, held) is None
+    elsewhere = HeldByAgent(service={**held.service, "Port": 9}, checks={})
+    assert other_owner(now, elsewhere) == "a container of the registrator on before (service web at 10.0.0.1:9)"
