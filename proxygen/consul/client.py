@@ -107,6 +107,11 @@ class Transport(consul.base.HTTPClient):  # type: ignore[misc]
             waiting=self._waiting,
         )
 
+    @property
+    def token_mark(self) -> str:
+        """Tells the token of the next request from any other."""
+        return self._token.mark
+
     async def exchange(
         self,
         method: str,

@@ -36,6 +36,11 @@ class SingleRequests:
         self._tls = tls_context(access) if self.address.scheme == "https" else None
         self._headers = access.authentication
 
+    @property
+    def token_mark(self) -> str:
+        """Tells the token of the next request from any other."""
+        return self._token.mark
+
     async def exchange(
         self,
         method: str,

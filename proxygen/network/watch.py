@@ -136,10 +136,11 @@ def config_problems(view: View, config: NetworkConfig) -> list[str]:
             "release the lease of each host and start its agent again, or change it back"
         )
     if view.config.backend != config.backend:
-        said.append(
-            f"Backend was changed from {config.backend.type} to {view.config.backend.type} or has other options; "
-            "it counts once the agent of each host is started again"
+        before, after = config.backend.type, view.config.backend.type
+        what = (
+            f"Backend was changed from {before} to {after}" if before != after else f"Options of {before} were changed"
         )
+        said.append(f"{what}, which counts once the agent of each host is started again")
     return said
 
 

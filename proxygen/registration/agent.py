@@ -24,6 +24,11 @@ class AgentRequests(Protocol):
         """Where the agent is."""
         ...
 
+    @property
+    def token_mark(self) -> str:
+        """Tells the token of the next request from any other; empty where there is none."""
+        ...
+
     async def exchange(
         self, method: str, path: str, params: Iterable[tuple[str, object]] = (), *, data: bytes = b"", deadline: float
     ) -> Reply:
@@ -41,6 +46,11 @@ class Agent:
     def address(self) -> str:
         """The agent's, for messages."""
         return str(self._http.address)
+
+    @property
+    def token_mark(self) -> str:
+        """Tells the token of the next request from any other; empty where there is none."""
+        return self._http.token_mark
 
     async def look(self, service_id: str) -> HeldByAgent | None:
         """Return what the agent holds; None where it does not know the service."""

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
-from proxygen.kit.errors import CannotStart
+from proxygen.kit.errors import CannotStart, quoted
 from proxygen.registration.terminal import Terminal
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _NOT_FOUND: Final = 127
 _NOT_EXECUTABLE: Final = 126
 """Exit codes of a command that cannot be started, as in every shell."""
+
+_LONGEST_FIRST_LINE: Final = 256
+"""Bytes of which the kernel reads an interpreter's name."""
 
 _OUT_OF_REACH: Final = (ProcessLookupError, PermissionError)
 """Gone, or run by another user by now."""
@@ -91,7 +97,7 @@ class Children:
             process = _start(argv, is_quiet=quiet, has_terminal=terminal is not None)
         except OSError as error:
             code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
-            raise CannotStart(f"{argv[0]} cannot be started: {error.strerror}", exit_code=code) from error
+            raise CannotStart(f"{argv[0]} cannot be started: {_why(argv[0], error)}", exit_code=code) from error
         except ValueError as error:
             raise CannotStart(f"{argv[0]!r} cannot be started: {error}", exit_code=_NOT_EXECUTABLE) from error
         child = self._by_pid[process.pid] = Child(process)
@@ -137,6 +143,25 @@ class Children:
         terminal = self._terminals.pop(pid, None)
         if terminal is not None and terminal.is_held_by(pid):
             terminal.give(os.getpgrp())
+
+
+def _why(program: str, error: OSError) -> str:
+    """What its owner can mend, where the kernel's word for it says something else."""
+    if error.errno == errno.ENOEXEC:
+        return f"{error.strerror}; it begins with no line such as #!/bin/sh, or is for another kind of machine"
+    path = shutil.which(program)
+    if error.errno == errno.ENOENT and path is not None:
+        with suppress(OSError), open(path, "rb") as file:
+            return f"it is there, and its {_interpreter(file.readline(_LONGEST_FIRST_LINE))} is not"
+    return str(error.strerror)
+
+
+def _interpreter(first_line: bytes) -> str:
+    if not first_line.startswith(b"#!"):
+        return "loader (ld.so, of another libc?)"
+    # The kernel takes a carriage return for a part of the name.
+    name = re.split(r"[ \t\n]", os.fsdecode(first_line[2:].lstrip()))[0]
+    return f"interpreter {quoted(name)}"
 
 
 def _start(argv: Sequence[str], *, is_quiet: bool, has_terminal: bool) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -73,8 +74,10 @@ def describe(
     if _yes(wanted.common, IGNORE):
         return ()
     ports = [port for port in _ports(container, wanted, policy) if not _yes(wanted.of(port)[0], IGNORE)]
+    all_of_it = [_Described(container, wanted, port, policy, health) for port in ports]
+    ids = Counter(one.stated_id for one in all_of_it)
     services = tuple(
-        _Described(container, wanted, port, policy, health).service(is_one_of_many=len(ports) > 1) for port in ports
+        one.service(is_one_of_many=len(ports) > 1, shares_its_id=ids[one.stated_id] > 1) for one in all_of_it
     )
     for text in dict.fromkeys(wanted.remarks):
         remark(text)
@@ -85,8 +88,7 @@ def _ports(container: Container, wanted: Wanted, policy: ContainerDefaults) -> t
     """The ports that become services: those that labels name, else the only one, else (registrator) all."""
     named = {key for key, given in wanted.by_port.items() if not _from_registrator(given)}
     if "port" in wanted.common:
-        given = wanted.common["port"]
-        named.add((read_port(given.text, given.place), ""))
+        named.add(_stated_port(wanted.common["port"]))
     if named:
         return tuple(_find_port(container, number, protocol) for number, protocol in sorted(named))
     eligible = tuple(port for port in container.ports if _is_eligible(container, port, wanted, policy))
@@ -94,10 +96,27 @@ def _ports(container: Container, wanted: Wanted, policy: ContainerDefaults) -> t
         return eligible
     prefix = policy.tag_prefix
     if not eligible:
-        how = "exposes no port" if policy.announce == "container" else "publishes no port"
-        raise BadInput(f"it {how}; write {prefix}.port=PORT, or {prefix}.announce=container")
+        raise BadInput(_without_a_port(container, wanted, policy))
     known = ", ".join(f"{port.number}/{port.protocol}" for port in eligible)
     raise BadInput(f"it has several ports, {known}; write {prefix}.port=PORT, or {prefix}.PORT.KEY for each")
+
+
+def _stated_port(given: LabelValue) -> tuple[int, str]:
+    """Return a number, and a protocol where one is written."""
+    number, slash, protocol = given.text.partition("/")
+    if slash and protocol not in ("tcp", "udp"):
+        raise given.refuse(f"{quoted(given.text)} is neither PORT, PORT/tcp nor PORT/udp")
+    return read_port(number, given.place), protocol
+
+
+def _without_a_port(container: Container, wanted: Wanted, policy: ContainerDefaults) -> str:
+    """Why no port of a container is announced, and what it takes."""
+    stated = wanted.common.get("announce")
+    if container.on_host_network:
+        return f"it is in the host's network, and its image exposes no port; write {policy.tag_prefix}.port=PORT"
+    if (policy.announce if stated is None else stated.text) == "container":
+        return f"its image exposes no port; write {policy.tag_prefix}.port=PORT"
+    return f"it publishes no port; publish one, or write {policy.tag_prefix}.announce=container"
 
 
 def _from_registrator(given: dict[str, LabelValue]) -> bool:
@@ -167,15 +186,19 @@ class _Described:
         self._policy = policy
         self._health = health
 
-    def service(self, *, is_one_of_many: bool) -> CompleteRegistration:
+    @property
+    def stated_id(self) -> str | None:
+        return self._keys["id"].text if "id" in self._keys else None
+
+    def service(self, *, is_one_of_many: bool, shares_its_id: bool) -> CompleteRegistration:
         address, port = self._target()
         keys, prefix = self._keys, self._policy.tag_prefix
         tags = [f"{prefix}.{key.name}={text}" for key in KEYS if key.name in keys for text in keys[key.name].texts]
         announcement = Announcement(
             name=self._name(is_one_of_many),
             port=port,
-            id=self._text("id", self._default_id()),
-            plain_tags=[*tags, *(keys["tag"].texts if "tag" in keys else ())],
+            id=self._id(is_shared=shares_its_id),
+            plain_tags=[*tags, *(keys["tag"].texts if "tag" in keys else ()), *self._protocol_tag()],
             check=list(self._checks(address)),
             meta={**self._meta(), OWNER: self._policy.owner},
             weights=read_weights(keys["weights"].text, keys["weights"].place) if "weights" in keys else EVEN,
@@ -212,10 +235,17 @@ class _Described:
             return self._container.labels[_COMPOSE_SERVICE]
         return self._container.image.rpartition("/")[2].partition("@")[0].partition(":")[0]
 
-    def _default_id(self) -> str:
-        """The same after a restart of the container, as registrator writes it."""
-        id = f"{self._policy.owner}:{self._container.name}:{self._port.number}"
+    def _id(self, *, is_shared: bool) -> str:
+        """The same after a restart of the container, as registrator writes it. What several ports share goes before."""
+        stated = self.stated_id
+        if stated is not None and not is_shared:
+            return stated
+        id = f"{stated or f'{self._policy.owner}:{self._container.name}'}:{self._port.number}"
         return f"{id}:udp" if self._port.protocol == "udp" else id
+
+    def _protocol_tag(self) -> tuple[str, ...]:
+        """As registrator tells the protocols of one port apart."""
+        return ("udp",) if self._is_registrators and self._port.protocol == "udp" else ()
 
     def _target(self) -> tuple[str, int]:
         """Address and port where proxies reach it."""
@@ -258,22 +288,34 @@ class _Described:
             if chosen not in networks:
                 raise BadInput(f"it has no address in the network {quoted(chosen)}; it has {_listed(networks)}")
             return networks[chosen]
+        if not networks:
+            raise BadInput("it is in no network, so it has no address")
         if len(networks) != 1:
             label = f"{self._policy.tag_prefix}.network=NAME"
             raise BadInput(f"which of its addresses? It has {_listed(networks)}; write {label}")
         return next(iter(networks.values()))
 
     def _published(self) -> tuple[str, int]:
-        for host, port in self._port.published:
-            address = ipaddress.ip_address(host)
-            if address.is_unspecified:
-                return self._policy.address, port
-            # Published for this host alone: nobody else can use it, unless everything here is this host's.
-            if not address.is_loopback or ipaddress.ip_address(self._policy.address).is_loopback:
-                return host, port
+        places = [place for place in self._port.published if self._is_reached(place[0])]
+        if places:
+            host, port = min(places, key=lambda place: self._farness(place[0]))
+            return self._policy.address if ipaddress.ip_address(host).is_unspecified else host, port
         how = "only on loopback" if self._port.published else "nowhere"
         prefix = self._policy.tag_prefix
         raise BadInput(f"port {self._port.number} is published {how}; publish it, or write {prefix}.announce=container")
+
+    def _is_reached(self, host: str) -> bool:
+        """Not what is published for this host alone: nobody else can use it, unless everything here is this host's."""
+        return not ipaddress.ip_address(host).is_loopback or ipaddress.ip_address(self._policy.address).is_loopback
+
+    def _farness(self, host: str) -> int:
+        """How far a place is from the host's own address; a wildcard of the other family has another port as a rule."""
+        place, own = ipaddress.ip_address(host), ipaddress.ip_address(self._policy.address)
+        if place == own:
+            return 0
+        if not place.is_unspecified:
+            return 2
+        return 1 if place.version == own.version else 3
 
     def _checks(self, address: str) -> Iterator[Check]:
         yield from self._asked_by_consul(address)

@@ -15,7 +15,7 @@ from proxygen.kit.log import get_logger
 from proxygen.registration.application import Registration
 from proxygen.registration.child import Child, Children
 from proxygen.registration.probe import Probe
-from proxygen.registration.signals import PASSED_ON, STOPPING, name_of
+from proxygen.registration.signals import PASSED_ON, STOPPING, is_ignored, name_of
 
 _LOG = get_logger(__name__)
 
@@ -49,11 +49,13 @@ class Signals:
         self._early: list[int] = []
         self._loop = asyncio.get_running_loop()
         self._stopping = STOPPING | {stop_signal}
-        self._passed_on = PASSED_ON - self._stopping
+        self._passed_on = {number for number in PASSED_ON - self._stopping if not is_ignored(number)}
         for number in self._stopping:
             self._loop.add_signal_handler(number, self._stops.put_nowait, number)
         for number in self._passed_on:
             self._loop.add_signal_handler(number, self._early.append, number)
+        # What our parent blocked would come neither to us nor to the command.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def forward(self, child: Child, *, group: bool) -> None:
         """Send the command what came meanwhile, and what comes from now on."""

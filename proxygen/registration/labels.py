@@ -156,7 +156,7 @@ def _translate(key: str, text: str, place: str, remarks: list[str]) -> Iterator[
     elif key == "ignore":
         yield IGNORE, LabelValue(("true",), place)
     elif key == "tags":
-        texts = (tag.replace("\\,", ",") for tag in _UNESCAPED_COMMA.split(text))
+        texts = (tag.replace("\\,", ",").strip() for tag in _UNESCAPED_COMMA.split(text))
         yield "tag", LabelValue(tuple(filter(None, texts)), place)
     elif key == "check_https":
         yield "check-http", LabelValue((text,), place)

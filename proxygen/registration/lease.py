@@ -71,8 +71,9 @@ class Lease:
         self._written: tuple[str, str, int] | None = None
         self._hurried = asyncio.Event()
         self._log = get_journal(__name__)
-        self._next = service
-        self._has_moved = False
+        self._next = self._taken = service
+        self._token_mark = ""
+        self._has_changed = False
         self._may_be_held = False
         self._patience = _PATIENCE
         self._compared = False
@@ -139,8 +140,7 @@ class Lease:
         an operator changes on a live registration (``proxygen tags set``) stays until the next start. An entry that
         another holds is left alone.
         """
-        if self._next is not self.service:
-            self.service, self._has_moved = self._next, True
+        self._take_up()
         standing = self._lives.standing()
         if standing is Seniority.SUCCEEDED:
             self._stand_aside("a newer life of this instance holds it")
@@ -156,10 +156,17 @@ class Lease:
         else:
             await self._mend(held, reports)
         self._compared = self.registered = self._may_be_held = True
-        self._has_moved = False
+        self._has_changed = False
         self._written = endpoint(self.service)
         for check_id, report in reports.items():
             await self._agent.beat(check_id, report.status, report.note)
+
+    def _take_up(self) -> None:
+        """Announce the service at its newest address, and by the newest token."""
+        token_mark = self._agent.token_mark
+        if self._next is not self._taken or token_mark != self._token_mark:
+            self._taken, self._token_mark, self._has_changed = self._next, token_mark, True
+            self.service = self._next.written_with(token_mark)
 
     async def _mend(self, held: HeldByAgent, reports: dict[str, TtlReport]) -> None:
         own = {check.id for check in self.service.checks}
@@ -189,7 +196,7 @@ class Lease:
 
     def _differences(self, held: HeldByAgent) -> tuple[tuple[BoundCheck, ...], tuple[str, ...]]:
         """The checks and the fields that are to be written."""
-        if self._compared and not self._has_moved:
+        if self._compared and not self._has_changed:
             return missing_checks(self.service, held), ()
         fields = changed_fields(self.service, held)
         if self._compared:

@@ -3,8 +3,8 @@
 An agent tells no owner, and has no compare-and-set. So an entry is taken for ours by what it says:
 
 - ``registrator-host`` in its Meta is that registrator's, and never an application's;
-- for a registrator an entry without that mark is another's, unless it names the container's very service, address and
-  port, as one does that registrator left;
+- for a registrator an entry without its mark is another's, unless it names the container's very service, address and
+  port, as one does that registrator left, or we under the host's former name;
 - another service name is another's, but at our very address and port: who wrote that is gone, as the port is ours now
   (a life on this host that still runs is found by `lives`);
 - ours carries a check of our form (``ID:KIND``, notes that end in a digest), or our farewell's maintenance;
@@ -34,7 +34,11 @@ def endpoint(service: CompleteRegistration) -> tuple[str, str, int]:
 
 
 def held_endpoint(held: HeldByAgent) -> tuple[str, str, int]:
-    service = held.service
+    return place_of(held.service)
+
+
+def place_of(service: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Name, address and port of a service as an agent tells it."""
     return str(service.get("Service", "")), str(service.get("Address", "")), int(service.get("Port") or 0)
 
 
@@ -47,7 +51,7 @@ def other_owner(service: CompleteRegistration, held: HeldByAgent) -> str | None:
     """Return who holds an id, in words; None where the entry is ours."""
     name, address, port = held_endpoint(held)
     registrator, own = (held.service.get("Meta") or {}).get(OWNER), service.meta.get(OWNER)
-    if own is not None and (own == registrator or (registrator is None and held_endpoint(held) == endpoint(service))):
+    if own is not None and (own == registrator or held_endpoint(held) == endpoint(service)):
         return None
     if registrator is not None:
         return f"a container of the registrator on {registrator} (service {name} at {address}:{port})"

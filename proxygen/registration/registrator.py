@@ -24,7 +24,7 @@ from proxygen.registration.containers import Container
 from proxygen.registration.described import ContainerDefaults, describe
 from proxygen.registration.docker import ContainerEvent, Engine
 from proxygen.registration.metrics import ContainerCounts
-from proxygen.registration.owners import OWNER
+from proxygen.registration.owners import OWNER, endpoint, place_of
 from proxygen.registration.seat import Seats, Wish, can_follow
 from proxygen.registration.service import CompleteRegistration
 from proxygen.registration.signals import find_signal
@@ -96,6 +96,8 @@ class Registrator:
         self._remarked: dict[str, set[str]] = {}
         self._trouble = ""
         self._agent_trouble = ""
+        self._found: set[str] | None = None
+        """Ids that the agent had when we came; None until it has told."""
         self._events = 0
         self._synced: float | None = None
 
@@ -324,11 +326,15 @@ class Registrator:
         """Remove what an earlier life of ours registered for containers that are gone; never what others registered."""
         wanted = {service.id for known in self._known.values() for service in known.services}
         try:
-            for service_id, service in (await self._agent.services()).items():
+            held = await self._agent.services()
+            if self._found is None:
+                self._found = set(held)
+            for service_id, service in held.items():
                 is_orphan = service_id not in wanted and not self._seats.is_taken(service_id)
-                is_ours = (service.get("Meta") or {}).get(OWNER) == self._policy.owner
+                is_ours = self._is_of_an_earlier_life(service_id, service)
                 if is_orphan and is_ours and not await self._is_awaited(service_id, service):
                     await self._agent.deregister(service_id)
+                    self._found.discard(service_id)
                     _LOG.info("orphan deregistered", service=service.get("Service"), id=service_id)
         except CatalogUnavailable as error:
             if self._agent_trouble != str(error):
@@ -336,6 +342,17 @@ class Registrator:
             self._agent_trouble = str(error)
         else:
             self._agent_trouble = ""
+
+    def _is_of_an_earlier_life(self, service_id: str, service: Mapping[str, Any]) -> bool:
+        """By the owner's mark; or under another, where a container of ours stands: the host was called otherwise then.
+
+        Only what was there when we came, and once: a second registrator of the same engine writes its own again.
+        """
+        owner = (service.get("Meta") or {}).get(OWNER)
+        if owner is None or owner == self._policy.owner:
+            return owner is not None
+        own = (endpoint(one) for known in self._known.values() for one in known.services)
+        return service_id in (self._found or ()) and place_of(service) in own
 
     async def _is_awaited(self, service_id: str, service: Mapping[str, Any]) -> bool:
         """Whether a container stands here under an id of before that has another now, which does not serve yet."""

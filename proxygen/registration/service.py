@@ -8,7 +8,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -64,6 +64,10 @@ class BoundCheck:
         notes: str = self.definition["Notes"]
         return notes
 
+    def written_with(self, token_mark: str) -> BoundCheck:
+        words, _, digest = self.notes.rpartition(" [")
+        return replace(self, definition={**self.definition, "Notes": f"{words} [{_digest(digest + token_mark)}]"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompleteRegistration:
@@ -78,6 +82,17 @@ class CompleteRegistration:
     weights: Weights
     tagged_addresses: Mapping[str, tuple[str, int]]
     checks: tuple[BoundCheck, ...]
+
+    def written_with(self, token_mark: str) -> CompleteRegistration:
+        """The same, as it is written with this token.
+
+        An agent goes on telling the catalog of a service and of a check with the token that wrote them. Once Consul has
+        forgotten that one, nothing reaches the catalog any more, not even that the service is gone. An agent does not
+        tell the token, so the checks' notes tell it from others: by 32 bits of a digest, and a token has 122.
+        """
+        if not token_mark:
+            return self
+        return replace(self, checks=tuple(check.written_with(token_mark) for check in self.checks))
 
     def body(self, checks: Sequence[BoundCheck], statuses: Mapping[str, Status]) -> dict[str, Any]:
         """The body of a registration that writes some of the checks; the others stay as the agent has them.
@@ -107,6 +122,10 @@ class HeldByAgent:
     service: Mapping[str, Any]
     checks: Mapping[str, Mapping[str, Any]]
     """By check id, as ``/v1/agent/checks`` tells."""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def missing_checks(service: CompleteRegistration, held: HeldByAgent) -> tuple[BoundCheck, ...]:
@@ -239,7 +258,7 @@ class Announcement:
                 "DeregisterCriticalServiceAfter": duration(seconds(self.deregister_after, what="deregister_after")),
                 **check.definition(address, self.port),
             }
-            digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
+            digest = _digest(json.dumps(definition, sort_keys=True))
             definition["Notes"] = f"{check.words(address, self.port)} [{digest}]"
             yield BoundCheck(
                 id=id,

@@ -22,6 +22,12 @@ PASSED_ON: Final = frozenset(map(int, signal.valid_signals())) - {
 _REAL_TIME: Final = re.compile(r"RT(MIN|MAX)(?:([+-])([0-9]{1,2}))?")
 
 
+def is_ignored(number: int) -> bool:
+    """Whether our parent has us ignore a signal, as ``nohup`` does; what we start ignores it then, too."""
+    # That one Python ignores by itself, and gives it back to what it starts.
+    return number != signal.SIGXFSZ and signal.getsignal(number) is signal.SIG_IGN
+
+
 def read_signal(text: str, where: str) -> int:
     """Read a number, or a name with or without SIG, in any case; ``RTMIN+3`` as systemd and Docker write it. Raise
     BadInput, which names ``where``."""

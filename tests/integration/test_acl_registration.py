@@ -80,6 +80,41 @@ def test_an_application_lives_its_whole_life_with_its_policy(guarded: ConsulAgen
         assert "warning" not in said
 
 
+def revoke(agent: ConsulAgent, secret: str) -> None:
+    known = agent.request("GET", "/v1/acl/token/self", token=secret)
+    agent.request("DELETE", f"/v1/acl/token/{known['AccessorID']}")
+
+
+def test_a_token_that_is_rotated_and_revoked_leaves_nothing_in_the_catalog(
+    guarded: ConsulAgent, start: Start, tmp_path: Path
+) -> None:
+    """The agent tells the catalog with the token that wrote an entry, so each new one writes it again."""
+    running = start(APPLICATION, "--check-process", "--check-ttl", "3s")
+    process.wait_until(lambda: statuses(guarded) == {"web-1:ttl": "passing"}, what="it to be well", timeout=30)
+    file = tmp_path / "token0"
+    before = file.read_text()
+    file.write_text(token(guarded, APPLICATION))
+    process.wait_until(lambda: running.said.count("registered") == 2, what="another registration", timeout=30)
+    revoke(guarded, before)
+    assert running.stop() == 0
+    process.wait_until(lambda: not guarded.instances("web"), what="a catalog without it")
+
+
+def test_a_start_with_another_token_takes_the_entry_of_a_revoked_one_over(
+    guarded: ConsulAgent, start: Start, tmp_path: Path
+) -> None:
+    """As after a kill, where each life has a token of its own: no life can tell what the agent wrote an entry with."""
+    port = free_port()
+    first = start(APPLICATION, "--check-process", "--port", port)
+    process.wait_until(lambda: statuses(guarded) == {"web-1:ttl": "passing"}, what="it to be well", timeout=30)
+    first.kill()
+    revoke(guarded, (tmp_path / "token0").read_text())
+    second = start(APPLICATION, "--check-process", "--port", port)
+    second.until_said("registered")
+    assert second.stop() == 0
+    process.wait_until(lambda: not guarded.instances("web"), what="a catalog without it")
+
+
 @pytest.mark.parametrize(
     "rules",
     [[], ['service "web" { policy = "read" }'], [rule.replace('"web"', '"shop"') for rule in APPLICATION]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 
 import pytest
 
@@ -58,6 +59,22 @@ async def test_a_link_of_somebody_else_is_left_alone(
     with pytest.raises(NetworkError, match=said):
         await make_node(stack, one, 1, VXLAN)
     assert one.ip("-details", "link", "show") == before
+
+
+async def test_who_has_the_port_already_is_named(lab: Lab, stack: contextlib.AsyncExitStack) -> None:
+    """A link of another overlay that takes any VNI (cilium#2925), or a program; the kernel says `in use` of both."""
+    one, two = lab.hosts(2)
+    one.ip("link", "add", "cilium_vxlan", "type", "vxlan", "dev", "eth0", "dstport", "8472", "external")
+    one.ip("link", "set", "cilium_vxlan", "up")
+    with pytest.raises(
+        NetworkError, match="in use: cilium_vxlan has UDP port 8472; stop what made it, or choose another"
+    ):
+        await make_node(stack, one, 1, VXLAN)
+    with two.entered():
+        holder = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        holder.bind(("0.0.0.0", 8472))
+    with pytest.raises(NetworkError, match="in use: a program has UDP port 8472; stop it, or choose another Port"):
+        await make_node(stack, two, 2, VXLAN)
 
 
 @pytest.mark.parametrize(("first", "then"), [(VXLAN, HOST_GW), (HOST_GW, VXLAN), (VXLAN, DIRECT)])

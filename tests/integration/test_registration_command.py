@@ -261,6 +261,36 @@ def test_on_a_full_disk_the_commands_code_is_ours(consul: ConsulAgent, stream: s
     assert done.returncode == 5
 
 
+def from_a_parent_with(kept: str, *command: object, consul: ConsulAgent, log: Path) -> subprocess.Popen[bytes]:
+    """Start an entrypoint by a program that keeps signals from what it starts, such as ``nohup``: by `env` of GNU."""
+    options = map(str, process_only(*command))
+    started = [*warm.COLD, "register", "--consul-address", consul.address, *options]
+    with log.open("wb") as output:
+        return subprocess.Popen(["env", kept, *started], stdout=output, stderr=output, start_new_session=True)
+
+
+def test_signals_that_a_parent_blocked_reach_us_and_the_command(consul: ConsulAgent, tmp_path: Path) -> None:
+    """A mask is inherited. With SIGCHLD in it nobody saw the command end, and SIGTERM was never heard (procServ#48)."""
+    running = from_a_parent_with("--block-signal", "sh", "-c", "exit 5", consul=consul, log=tmp_path / "first")
+    assert running.wait(30) == 5
+    running = from_a_parent_with("--block-signal", "sleep", "1000", consul=consul, log=tmp_path / "second")
+    until_registered(consul)
+    running.terminate()
+    assert running.wait(30) == 128 + signal.SIGTERM
+    assert held(consul) == {}
+
+
+def test_what_a_parent_ignores_for_us_stays_ignored(consul: ConsulAgent, tmp_path: Path) -> None:
+    """As ``nohup`` wants it: the terminal's end ended the command, which outlived it without us (oq-engine#4027)."""
+    script = "grep SigIgn /proc/self/status; exec sleep 1000"
+    running = from_a_parent_with("--ignore-signal=HUP", "sh", "-c", script, consul=consul, log=tmp_path / "log")
+    until_registered(consul)
+    running.send_signal(signal.SIGHUP)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 128 + signal.SIGTERM
+    assert "SigIgn:\t0000000000000001" in (tmp_path / "log").read_text()
+
+
 class Typist:
     """A shell in a terminal, and who types into it."""
 

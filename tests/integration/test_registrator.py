@@ -87,6 +87,34 @@ def test_a_labelled_container_is_registered_while_it_runs(
     wait_held(consul, {f"here:w1:{PORT}"}, running)
 
 
+def test_a_port_that_is_published_for_each_family_is_announced_by_the_one_of_its_address(
+    consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
+) -> None:
+    """The engine may name the other family first, with another port."""
+    containers.run("w1", "--publish=[::]::8080", "--publish=0.0.0.0::8080", labels=ROUTE, publish=False)
+    running = registrator()
+    service = wait_held(consul, {f"here:w1:{PORT}"}, running)[f"here:w1:{PORT}"]
+    (port,) = [line.rpartition(":")[2] for line in containers.call("port", "w1").splitlines() if "0.0.0.0" in line]
+    assert service["Port"] == int(port)
+    wait_status(consul, f"here:w1:{PORT}", {"tcp": "passing"})
+
+
+def test_a_host_that_is_renamed_leaves_no_second_entry_of_a_container(
+    consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
+) -> None:
+    """The registrator starts anew under the host's new name; what stands elsewhere is another registrator's."""
+    containers.run("w1", labels=ROUTE)
+    before = registrator("--registrator-host", "before")
+    wait_held(consul, {f"before:w1:{PORT}"}, before)
+    before.kill()
+    consul.register("web", id="elsewhere:w9:80", port=9009, meta={"registrator-host": "elsewhere"})
+    after = registrator("--registrator-host", "after")
+    services = wait_held(consul, {f"after:w1:{PORT}", "elsewhere:w9:80"}, after)
+    assert services[f"after:w1:{PORT}"]["Meta"] == {"registrator-host": "after"}
+    (line,) = [line for line in after.said.splitlines() if "orphan deregistered" in line]
+    assert f"before:w1:{PORT}" in line
+
+
 def test_a_bad_label_leaves_out_its_own_container_and_is_named(
     consul: ConsulAgent, containers: Containers, registrator: MakeRegistrator
 ) -> None:

@@ -232,6 +232,14 @@ def test_another_config_is_reported_and_does_not_touch_the_data_plane(config: st
     assert any(said in problem for problem in story.fabric.problems)
 
 
+def test_other_options_of_the_same_backend_are_called_that() -> None:
+    """It said that the backend was changed from vxlan to vxlan."""
+    before = parse_config('{"Network": "10.99.0.0/16", "Backend": {"Type": "vxlan"}}')
+    after = '{"Network": "10.99.0.0/16", "Backend": {"Type": "vxlan", "Port": 4789}}'
+    (said,) = config_problems(view(config=after), before)
+    assert said == "Options of vxlan were changed, which counts once the agent of each host is started again"
+
+
 def test_more_subnets_to_choose_from_are_no_problem() -> None:
     text = '{"Network": "10.99.0.0/16", "SubnetMin": "10.99.64.0", "Backend": {"Type": "host-gw"}}'
     assert config_problems(view(config=text), CONFIG) == []

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from proxygen.kit.errors import BadInput
+from proxygen.registration.containers import decode_container
 from proxygen.registration.described import describe
-from proxygen.registration.service import CompleteRegistration
-from tests.registration.containers import POLICY, container
+from proxygen.registration.owners import other_owner
+from proxygen.registration.service import CompleteRegistration, HeldByAgent
+from tests.registration.containers import POLICY, container, inspected
 
 WEB = {"proxygen.name": "web", "proxygen.route": "web.example.com"}
 HTTP = {"8080/tcp": ("0.0.0.0", "32768")}
@@ -120,6 +122,25 @@ def test_registrators_variables_and_labels_mean_what_they_meant() -> None:
     assert (two.name, two.id, two.address, two.port) == ("two", "id-2", "10.0.0.9", 1081)
     assert one.tags == two.tags == ("a", "b,c")
     assert one.meta["region"] == "eu"
+
+
+def test_an_id_that_several_ports_would_have_is_followed_by_the_port() -> None:
+    """The last one took the entry over, and nothing said so (registrator#599)."""
+    published = {"80/tcp": ("0.0.0.0", "1080"), "81/tcp": ("0.0.0.0", "1081"), "81/udp": ("0.0.0.0", "1082")}
+    assert [one.id for one in services({"SERVICE_ID": "w"}, published=published)] == ["w:80", "w:81", "w:81:udp"]
+    labels = {"SERVICE_80_ID": "a", "SERVICE_81_ID": "b"}
+    assert [one.id for one in services(labels, published=published)] == ["a", "b:81", "b:81:udp"]
+    labels = {"proxygen.id": "w", "proxygen.80.name": "a", "proxygen.81/udp.name": "b"}
+    assert [one.id for one in services(labels, published=published)] == ["w:80", "w:81:udp"]
+    assert service({"SERVICE_ID": "w"}, published={"81/udp": ("0.0.0.0", "1082")}).id == "w"
+
+
+def test_registrators_tags_are_trimmed_and_say_udp() -> None:
+    """A proxy tag after a comma and a space was none (registrator#597); by `udp` it told a port's protocols apart."""
+    published = {"81/tcp": ("0.0.0.0", "1081"), "81/udp": ("0.0.0.0", "1082")}
+    tcp, udp = services({"SERVICE_TAGS": "a, proxygen.route=/ ,, b"}, published=published)
+    assert tcp.tags == ("a", "proxygen.route=/", "b")
+    assert udp.tags == ("a", "proxygen.route=/", "b", "udp")
 
 
 def test_registrators_checks_are_consuls_own() -> None:
@@ -284,6 +305,34 @@ def test_loopback_is_announced_only_where_everything_is() -> None:
     assert service(WEB, {"address": "127.0.0.1"}, published=bound).address == "127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("bindings", "place"),
+    [
+        # Docker gives each family a port of its own where it may choose (moby#42375).
+        ([("::", "1006"), ("0.0.0.0", "1004")], ("10.0.0.1", 1004)),
+        ([("0.0.0.0", "1004"), ("::", "1006")], ("10.0.0.1", 1004)),
+        ([("192.0.2.9", "1001"), ("10.0.0.1", "1002")], ("10.0.0.1", 1002)),
+        ([("127.0.0.1", "1001"), ("192.0.2.9", "1002")], ("192.0.2.9", 1002)),
+        ([("::", "1006")], ("10.0.0.1", 1006)),
+    ],
+)
+def test_of_several_places_the_one_at_the_announced_address_counts(
+    bindings: list[tuple[str, str]], place: tuple[str, int]
+) -> None:
+    answer = inspected(WEB)
+    answer["NetworkSettings"]["Ports"] = {"8080/tcp": [{"HostIp": ip, "HostPort": port} for ip, port in bindings]}
+    (one,) = describe(decode_container(answer), POLICY, lambda: True)
+    assert (one.address, one.port) == place
+
+
+def test_an_address_of_ipv6_is_reached_by_its_own_port() -> None:
+    answer = inspected(WEB)
+    bindings = [{"HostIp": "0.0.0.0", "HostPort": "1004"}, {"HostIp": "::", "HostPort": "1006"}]
+    answer["NetworkSettings"]["Ports"] = {"8080/tcp": bindings}
+    (one,) = describe(decode_container(answer), replace(POLICY, address="2001:db8::1"), lambda: True)
+    assert (one.address, one.port) == ("2001:db8::1", 1006)
+
+
 def test_a_label_may_choose_the_containers_own_address_and_the_network() -> None:
     labels = {**WEB, "proxygen.announce": "container"}
     networks = {"front": "10.88.0.3", "back": "10.89.0.3"}
@@ -402,3 +451,36 @@ def test_a_choice_that_has_to_be_made_is_named() -> None:
     assert "publishes no port" in refusal(WEB, published={}, exposed=("80/tcp",))
     assert "exposes no port" in refusal(WEB, INSIDE, published={})
     assert "port 99 is published nowhere" in refusal({**WEB, "proxygen.port": "99"})
+
+
+def test_of_two_protocols_of_a_port_the_label_names_one() -> None:
+    """As the refusal lists them: it said `8080/tcp, 8080/udp`, and took neither."""
+    both = {"8080/tcp": ("0.0.0.0", "1001"), "8080/udp": ("0.0.0.0", "1002")}
+    assert "8080/tcp, 8080/udp; write proxygen.port=PORT" in refusal(WEB, published=both)
+    for text, port in (("8080/udp", 1002), ("8080/tcp", 1001), ("8080", 1001)):
+        assert service({**WEB, "proxygen.port": text}, published=both).port == port
+    assert "proxygen.port: '8080/sctp' is neither PORT, PORT/tcp nor PORT/udp" in refusal(
+        {**WEB, "proxygen.port": "8080/sctp"}
+    )
+
+
+def test_a_container_without_a_place_is_told_what_would_give_it_one() -> None:
+    nothing: dict[str, Any] = {"published": {}}
+    assert refusal(WEB, **nothing) == "it publishes no port; publish one, or write proxygen.announce=container"
+    host = "it is in the host's network, and its image exposes no port; write proxygen.port=PORT"
+    assert refusal(WEB, mode="host", **nothing) == host
+    own = {**WEB, "proxygen.announce": "container"}
+    assert refusal(own, **nothing) == "its image exposes no port; write proxygen.port=PORT"
+    assert (
+        refusal({**own, "proxygen.port": "80"}, mode="none", **nothing) == "it is in no network, so it has no address"
+    )
+
+
+def test_an_entry_from_before_the_host_was_renamed_is_the_containers_own() -> None:
+    """An id that a label states would be refused for as long as the container runs."""
+    before, now = (service({**WEB, "proxygen.id": "w"}, {"owner": owner}) for owner in ("before", "now"))
+    body = before.body(before.checks, {})
+    held = HeldByAgent(service={**body, "Service": body["Name"]}, checks={})
+    assert other_owner(now, held) is None
+    elsewhere = HeldByAgent(service={**held.service, "Port": 9}, checks={})
+    assert other_owner(now, elsewhere) == "a container of the registrator on before (service web at 10.0.0.1:9)"

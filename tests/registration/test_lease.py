@@ -22,6 +22,7 @@ class SilentAgent:
     """An agent that takes a registration and never answers it, and remembers what else it is told."""
 
     address = "nowhere"
+    token_mark = ""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -93,6 +94,7 @@ class RememberingAgent:
     """Holds one service as Consul's agent does, and remembers what it was told."""
 
     address = "agent:8500"
+    token_mark = ""
 
     def __init__(self) -> None:
         self.held: HeldByAgent | None = None
@@ -161,6 +163,31 @@ async def test_the_first_look_writes_everything_and_later_ones_only_what_is_lost
     assert ids(agent.bodies[1]) == ["web-1:ttl"], "a check that is there keeps its status"
     agent.held = None
     await lease.renew()
+    assert ids(agent.bodies[2]) == ["web-1:http", "web-1:ttl"]
+
+
+async def test_another_token_writes_everything_once_more_and_keeps_what_an_operator_changed() -> None:
+    """An agent tells the catalog by the token that wrote a service and a check, which Consul may have forgotten."""
+    agent = RememberingAgent()
+    agent.token_mark = "first"
+    lease = remembered(agent)
+    await lease.renew()
+    assert agent.held is not None
+    http = {**agent.held.checks["web-1:http"], "Status": "warning"}
+    agent.held = HeldByAgent(
+        service={**agent.held.service, "Tags": ["by an operator"]},
+        checks={**agent.held.checks, "web-1:http": http},
+    )
+    agent.token_mark = "second"
+    await lease.renew()
+    await lease.renew()
+    (_, body) = agent.bodies
+    assert (body["Tags"], ids(body)) == (["by an operator"], ["web-1:http", "web-1:ttl"])
+    assert [check["Status"] for check in body["Checks"]] == ["warning", "passing"]
+    await remembered(agent, plain_tags=["by an operator"]).renew()
+    assert len(agent.bodies) == 2, "a life after it, by the same token, writes nothing"
+    agent.token_mark = "third"
+    await remembered(agent, plain_tags=["by an operator"]).renew()
     assert ids(agent.bodies[2]) == ["web-1:http", "web-1:ttl"]
 
 

@@ -103,8 +103,12 @@ def test_a_registrator_takes_what_it_left_without_a_mark_and_nothing_else_withou
 
 
 def test_of_two_registrators_each_has_its_own() -> None:
-    said = other_owner(service(owner="here"), held(Meta={OWNER: "far"}))
-    assert said == "a container of the registrator on far (service web at 10.0.0.7:80)"
+    said = other_owner(service(owner="here"), held(Meta={OWNER: "far"}, Port=81))
+    assert said == "a container of the registrator on far (service web at 10.0.0.7:81)"
+
+
+def test_what_a_registrator_left_under_the_hosts_former_name_is_its_own() -> None:
+    assert other_owner(service(owner="here"), held(Meta={OWNER: "far"})) is None
 
 
 def test_a_mark_that_is_empty_is_an_owner_too() -> None:

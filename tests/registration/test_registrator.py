@@ -70,6 +70,7 @@ class PlainAgent:
     """Services by id, and which of them are in maintenance."""
 
     address = "agent:8500"
+    token_mark = ""
 
     def __init__(self) -> None:
         self.held: dict[str, Mapping[str, Any]] = {}

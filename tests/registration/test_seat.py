@@ -19,6 +19,7 @@ class CountingAgent:
     """Takes everything, and remembers it in order."""
 
     address = "agent:8500"
+    token_mark = ""
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -6,6 +6,8 @@ MAC, and the route to the subnet through that address. Nothing is learned, and n
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
@@ -93,10 +95,19 @@ class VxlanBackend(KernelBackend):
             link = None
         if link is None:
             refuse_strangers(filter(None, [await self._kernel.link(device.name)]), device)
-            await self._kernel.make_vxlan(device.name, device.vxlan, mac=device.mac, mtu=device.mtu)
+            await self._make(links)
         elif not await self._mend(link):
             return link
         return await self._verified()
+
+    async def _make(self, links: Iterable[Link]) -> None:
+        device = self._device
+        try:
+            await self._kernel.make_vxlan(device.name, device.vxlan, mac=device.mac, mtu=device.mtu)
+        except NetworkError as error:
+            if os.strerror(errno.EADDRINUSE) not in str(error):
+                raise
+            raise NetworkError(f"{error}: {_port_holder(links, device.vxlan.port)}, or choose another Port") from error
 
     async def _mend(self, link: Link) -> bool:
         """Change what is not as it should be. Return whether there was anything."""
@@ -125,6 +136,14 @@ class VxlanBackend(KernelBackend):
                 "systemd's MACAddressPolicy"
             )
         return link
+
+
+def _port_holder(links: Iterable[Link], port: int) -> str:
+    """Who has a UDP port, and what to do: a link with other options, such as one that takes any VNI, or a program."""
+    holders = [link.name for link in links if link.vxlan is not None and link.vxlan.port == port and not link.is_ours]
+    if holders:
+        return f"{' and '.join(holders)} has UDP port {port}; stop what made it"
+    return f"a program has UDP port {port}; stop it"
 
 
 def refuse_strangers(links: Iterable[Link], device: Device) -> None:
