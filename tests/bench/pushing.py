@@ -48,7 +48,8 @@ from tests.integration.waiting import answers, call, until
 from tests.proxy.plan.catalogs import catalog, instance
 
 HOST: Final = "web.example.com"
-_QUIET: Final = "keepalive_timeout 1h; keepalive_requests 1000000000; access_log off;"
+_NO_LOG: Final = "access_log /dev/null combined if=0;"
+_QUIET: Final = f"keepalive_timeout 1h; keepalive_requests 1000000000; {_NO_LOG}"
 _CONNECTIONS: Final = 16
 _RESAMPLED: Final = 10_000
 
@@ -218,7 +219,7 @@ _STREAMS: Final = 3
 async def pushed_under_load(binary: NginxBinary, directory: Path, *, pushes: int) -> Pushed:
     """Change one instance of each service in turns, each change once the one before is proven."""
     nginx = NginxServer(
-        binary, directory / "nginx", output=directory / "output", modules=LUA, http="access_log off;", connections=4096
+        binary, directory / "nginx", output=directory / "output", modules=LUA, http=_NO_LOG, connections=4096
     )
     nginx.conf.write_text(nginx.conf.read_text().replace(f"    access_log {nginx.directory}/access.log;\n", ""))
     consul, authority = ConsulAgent(directory / "consul"), Authority()
@@ -232,7 +233,7 @@ async def pushed_under_load(binary: NginxBinary, directory: Path, *, pushes: int
         stack.callback(nginx.stop)
         nginx.start()
         stack.callback(sidecar.kill)
-        await call(sidecar.start)
+        await call(sidecar.start, cold=True)
         for service in SERVICES[:2]:
             await answers(sidecar, f"{service}.example.com")
         await until(lambda: sidecar.events()[-1].get("event") == "generation applied", "the first generation")
