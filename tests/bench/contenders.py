@@ -22,9 +22,11 @@ from tests.harness.consul import ConsulAgent
 from tests.harness.nginx import NginxServer
 from tests.harness.ports import free_port
 from tests.harness.sidecar import Sidecar
-from tests.harness.tools import NginxBinary
+from tests.harness.tools import LUA, NginxBinary
 
 HASHES: Final = "server_names_hash_max_size 32768; variables_hash_max_size 32768;"
+
+PUSHED: Final = "proxygen, pushed"
 
 CONNECTIONS: Final = 16_384
 """Of each nginx worker: idle connections to instances of thousands of services count too."""
@@ -42,6 +44,8 @@ class Usage:
     """Connections to Consul now."""
     nginx: int
     """Bytes that nginx's processes hold together now."""
+    reloads: int
+    """How often nginx was told to read its configuration anew."""
 
 
 class Contender(Protocol):
@@ -68,11 +72,18 @@ Maker = Callable[[Path], Contender]
 
 
 class Proxygen:
-    name = "proxygen"
+    """proxygen with an nginx that it reloads; with one that has Lua where ``pushed``."""
 
-    def __init__(self, consul: ConsulAgent, binary: NginxBinary, directory: Path) -> None:
+    def __init__(self, consul: ConsulAgent, binary: NginxBinary, directory: Path, *, pushed: bool = False) -> None:
+        self.name = PUSHED if pushed else "proxygen"
         self._consul = consul
-        self._nginx = NginxServer(binary, directory / "nginx", output=directory / "output", connections=CONNECTIONS)
+        self._nginx = NginxServer(
+            binary,
+            directory / "nginx",
+            output=directory / "output",
+            connections=CONNECTIONS,
+            modules=LUA if pushed else (),
+        )
         self._sidecar = Sidecar(consul, self._nginx, directory / "sidecar", {"log.level": "info"})
         self.http = self._sidecar.http
 
@@ -102,7 +113,8 @@ _TEMPLATE: Final = """\
 {{ $host := scratch.Get "host" }}{{ if $host }}{{ $instances := service $name }}
 upstream {{ $name }} {
   zone upstream-{{ $name }} 64k;
-  {{ range $instances }}{{ if not (.Tags | contains "proxygen.canary=0%") -}}
+  {{ range $instances }}
+  {{- if not (or (.Tags | contains "proxygen.canary=0%") (.Tags | contains "proxygen.weight=0")) -}}
   server {{ .Address }}:{{ .Port }} max_fails=3 fail_timeout=60 weight=1;
   {{ end }}{{ else }}server 127.0.0.1:65535; # force a 502{{ end }}
 }
@@ -194,4 +206,5 @@ def usage_of(pid: int, consul: ConsulAgent, nginx: NginxServer) -> Usage:
         peak=int(peak.split()[1]) * 1024,
         sockets=len(sockets),
         nginx=sum(psutil.Process(each).memory_full_info().pss for each in (nginx.pid, *nginx.workers())),
+        reloads=nginx.errors().count(", reconfiguring"),
     )

@@ -20,6 +20,7 @@ _NODES: Final = 30
 _WRITERS: Final = 8
 _SAMPLE: Final = 200
 _CANARY_TAG: Final = "proxygen.canary=0%"
+_DRAINED_TAG: Final = "proxygen.weight=0"
 
 
 def host_of(service: str) -> str:
@@ -72,6 +73,10 @@ class Fleet:
 
     def add(self, service: str) -> None:
         self._register_locally(service, NEWCOMER, [f"proxygen.route={host_of(service)}"])
+
+    def drain(self, service: str) -> None:
+        """Take the newcomer's weight away."""
+        self._register_locally(service, NEWCOMER, [f"proxygen.route={host_of(service)}", _DRAINED_TAG])
 
     def add_canary(self, service: str) -> None:
         self._register_locally(service, CANARY, [f"proxygen.route={host_of(service)}", _CANARY_TAG])

@@ -28,7 +28,8 @@ async def until_answered_by(contender: Contender, service: str, name: str, since
 
 
 async def until_not_answered_by(contender: Contender, service: str, name: str, since: float) -> float:
-    """Return the seconds from ``since`` to the last request that the instance answered."""
+    """Return the seconds from ``since`` to the last request that the instance answered; `PAUSE` where none came to
+    it any more: that is no less than probes can tell."""
     last, others = since, 0
     while others < _GONE_REQUESTS or time.perf_counter() - last < _GONE_SECONDS:
         others += 1
@@ -36,7 +37,7 @@ async def until_not_answered_by(contender: Contender, service: str, name: str, s
             last, others = time.perf_counter(), 0
         _give_up(contender, f"{service} is still answered by {name}", since)
         await asyncio.sleep(PAUSE)
-    return last - since
+    return max(last - since, PAUSE)
 
 
 async def until_served(contender: Contender, services: tuple[str, ...], since: float) -> float:

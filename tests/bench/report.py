@@ -36,6 +36,11 @@ class Record:
         return (sum(usage.cpu for usage in self.ended) - sum(usage.cpu for usage in self.started)) / self.changes
 
     @property
+    def reloads(self) -> int:
+        """How many reloads the changes took."""
+        return sum(usage.reloads for usage in self.ended) - sum(usage.reloads for usage in self.started)
+
+    @property
     def peak(self) -> float:
         """MiB."""
         return max(usage.peak for usage in self.ended) / 2**20
@@ -60,8 +65,13 @@ def quantile(values: Sequence[float], part: float) -> float:
     return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
 
 
+def spread(values: Sequence[float]) -> float:
+    """Return p99 as a multiple of the median."""
+    return quantile(values, 0.99) / quantile(values, 0.5)
+
+
 def table(size: int, records: Mapping[str, Record]) -> Iterable[str]:
-    """Yield lines; a ratio is the contender's median as a multiple of proxygen's."""
+    """Yield lines; a ratio is the contender's median as a multiple of the first's, and p99's is by its own median."""
     own = next(iter(records.values())).rows()
     yield f"{size} services x 3 instances"
     yield f"  {'':22}" + "".join(f"{name:>34}" for name in records)
@@ -71,11 +81,12 @@ def table(size: int, records: Mapping[str, Record]) -> Iterable[str]:
             values = record.rows()[change]
             ratio = quantile(values, 0.5) / quantile(own[change], 0.5)
             told = " / ".join(f"{quantile(values, part) * 1000:.0f}" for part in (0.5, 0.9, 0.99))
-            cells.append(f"{told} ms  x{ratio:.2f}")
+            cells.append(f"{told} ms  x{ratio:.2f}  p99 x{spread(values):.1f}")
         yield f"  {change:22}" + "".join(f"{cell:>34}" for cell in cells)
     rows = {
         "CPU, cold start": [f"{record.cpu_start:.2f} s" for record in records.values()],
         "CPU, each change": [f"{record.cpu_change * 1000:.0f} ms" for record in records.values()],
+        "reloads / changes": [f"{record.reloads} / {record.changes}" for record in records.values()],
         "peak memory": [f"{record.peak:.0f} MiB" for record in records.values()],
         "nginx's memory": [f"{record.nginx:.0f} MiB" for record in records.values()],
         "sockets to Consul": [str(record.sockets) for record in records.values()],
@@ -92,6 +103,9 @@ def as_json(records: Mapping[str, Record]) -> dict[str, Any]:
                 for change, values in record.rows().items()
             },
             "samples": {change: len(values) for change, values in record.rows().items()},
+            "p99_by_median": {change: round(spread(values), 2) for change, values in record.rows().items()},
+            "reloads": record.reloads,
+            "changes": record.changes,
             "cpu_start_seconds": round(record.cpu_start, 3),
             "cpu_change_seconds": round(record.cpu_change, 4),
             "peak_mib": round(record.peak, 1),

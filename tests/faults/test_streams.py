@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -16,7 +15,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse
 
 from tests.harness.app import App
 from tests.harness.consul import ConsulAgent
-from tests.harness.gateways import GrpcEcho
+from tests.harness.gateways import GrpcEcho, RpcStream
 from tests.harness.nginx import NginxServer
 from tests.harness.sidecar import Sidecar
 from tests.harness.tools import NginxBinary
@@ -30,30 +29,6 @@ Saw = Callable[[str], None]
 RPC: Final = "rpc.example.com"
 SHUTDOWN: Final = 12
 """Seconds of worker_shutdown_timeout: two reloads on a busy machine take less."""
-
-
-class RpcStream:
-    """One gRPC stream that stays open; `echo` says something and waits for it to come back."""
-
-    def __init__(self, port: int, authority: Authority) -> None:
-        options = [
-            ("grpc.ssl_target_name_override", RPC),
-            ("grpc.default_authority", RPC),
-            ("grpc.enable_http_proxy", 0),
-        ]
-        self._channel = grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(authority.pem), options)
-        self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._answers = self._channel.stream_stream("/test.Echo/Stream")(iter(self._to_send.get, None))
-
-    def echo(self, message: bytes) -> bytes:
-        """Raise grpc.RpcError when the stream was cut."""
-        self._to_send.put(message)
-        answer: bytes = next(self._answers)
-        return answer
-
-    def close(self) -> None:
-        self._to_send.put(None)
-        self._channel.close()
 
 
 @pytest.mark.incident("T30")
@@ -85,7 +60,7 @@ async def test_t30_streams_live_until_the_shutdown_timeout_and_are_counted(
         session = await stack.enter_async_context(ClientSession())
         await stack.enter_async_context(steady_load(sidecar))
         first = await _websocket(session, sidecar)
-        stream = RpcStream(sidecar.https, authority)
+        stream = RpcStream(sidecar.https, RPC, authority.pem)
         stack.callback(stream.close)
         assert await call(stream.echo, b"before") == b"before"
 

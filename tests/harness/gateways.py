@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import socket
 import socketserver
 import struct
@@ -232,3 +233,28 @@ class GrpcEcho:
 
     def _stream(self, messages: Iterator[bytes], _: Any) -> Iterator[bytes]:
         yield from messages
+
+
+class RpcStream:
+    """One stream of `GrpcEcho` that stays open; `echo` says something and waits for it to come back."""
+
+    def __init__(self, port: int, host: str, trusted: bytes) -> None:
+        """``trusted``: the authority behind the host's certificate, in PEM."""
+        options = [
+            ("grpc.ssl_target_name_override", host),
+            ("grpc.default_authority", host),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        self._channel = grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(trusted), options)
+        self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._answers = self._channel.stream_stream("/test.Echo/Stream")(iter(self._to_send.get, None))
+
+    def echo(self, message: bytes) -> bytes:
+        """Raise grpc.RpcError when the stream was cut."""
+        self._to_send.put(message)
+        answer: bytes = next(self._answers)
+        return answer
+
+    def close(self) -> None:
+        self._to_send.put(None)
+        self._channel.close()

@@ -10,7 +10,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import islice
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from proxygen.kit.errors import CheckRefused
 from proxygen.proxy.check.skeleton import Node, Oddity, difference, forbidden, skeleton
 from proxygen.proxy.plan.types import Claim
 from proxygen.proxy.render.pushed import SPLIT
-from proxygen.proxy.render.renderer import MAX_SHAPES, Rendered, Unit
+from proxygen.proxy.render.renderer import MAX_SHAPES, Rendered, RenderedFile, Unit
 
 _LUA_TEXT: Final = re.compile(r'"([^"]*)"')
 """In a text of ours there are no quotes and no escapes."""
@@ -60,27 +59,26 @@ class StructureGate:
         """Check the units that were not accepted lately."""
         found = []
         accepted: dict[bytes, None] = {}
-        new: dict[bytes, tuple[str, int, Unit]] = {}
+        new: dict[bytes, tuple[RenderedFile, int, Unit]] = {}
         for file in rendered.files:
-            line = 1
-            # What is copied from nginx.conf is nginx's alone to judge.
-            for unit in (each for each in file.units if not each.is_operators):
-                mark = sha256(f"{unit.context}\0{unit.text}".encode()).digest()
-                accepted[mark] = None
-                if mark not in self._accepted:
-                    new[mark] = (file.path, line, unit)
-                line += unit.lines
+            for place, unit in enumerate(file.units):
+                # What is copied from nginx.conf is nginx's alone to judge.
+                if unit.is_operators:
+                    continue
+                accepted[unit.mark] = None
+                if unit.mark not in self._accepted:
+                    new[unit.mark] = (file, place, unit)
         trees = _parse([(unit.context, unit.text) for _, _, unit in new.values()])
         self._learn([unit for _, _, unit in new.values()])
-        for (mark, (path, line, unit)), (tree, error) in zip(new.items(), trees, strict=True):
+        for (mark, (file, place, unit)), (tree, error) in zip(new.items(), trees, strict=True):
             oddity = error or self._judge(unit, tree)
             if oddity is not None:
                 del accepted[mark]
                 found.append(
                     Refusal(
                         gate="crossplane",
-                        file=path,
-                        line=line + oddity.line - 1,
+                        file=file.path,
+                        line=sum(each.lines for each in file.units[:place]) + oddity.line,
                         services=unit.owners_at(oddity.line),
                         reason=oddity.reason,
                     )
@@ -163,9 +161,11 @@ def _unpushed(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
 def _lost(rendered: Rendered) -> Iterator[Refusal]:
     """Find hosts that share a virtual server and whose upstream is nowhere: in a map nginx would not miss it before a
     request asks for it."""
-    units = [(file, unit) for file in rendered.files for unit in file.units]
-    upstreams = {name for _, unit in units for name, _ in unit.upstreams}
-    for file, unit in units:
+    sharing = [(file, unit) for file in rendered.files for unit in file.units if unit.targets]
+    if not sharing:
+        return
+    upstreams = {name for file in rendered.files for unit in file.units for name, _ in unit.upstreams}
+    for file, unit in sharing:
         for host, target in unit.targets:
             if target.rpartition("/")[2] not in upstreams:
                 reason = f"{host} leads to {target}, which is no upstream"

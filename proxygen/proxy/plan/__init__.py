@@ -52,6 +52,9 @@ def plan_routes(
     return Planner(policy).plan(catalog, memory or Memory(), refused or {})
 
 
+_STREAMS: Final = (Protocol.TCP, Protocol.UDP)
+_NONE_CLOSED: Final[Mapping[Protocol, frozenset[Endpoint]]] = MappingProxyType(dict.fromkeys(_STREAMS, frozenset()))
+
 _Elsewhere = tuple[tuple[str, tuple[Instance, ...]], ...]
 """The instances of one service in other datacenters."""
 
@@ -162,10 +165,7 @@ class Planner:
             at_home = before.at_home
         else:
             at_home = _at_home((*instances, *(one for _, others in elsewhere for one in others)), self._policy)
-        closed = {
-            protocol: frozenset(place for place in at_home if PortClaim(protocol, place.port) in listening)
-            for protocol in _STREAMS
-        }
+        closed = _closed(at_home, listening)
         inputs = _Inputs(instances=instances, override=override, elsewhere=elsewhere, closed=closed)
         if before is not None and before.inputs == inputs and _is_past_the_same(before, name, marks.pasts):
             return before
@@ -192,6 +192,8 @@ class Planner:
     def _occupied(self, services: Mapping[ServiceName, Service]) -> Mapping[PortClaim, ServiceName]:
         """Ports at which an instance is on this host: a stream that listened there would send to itself, or take the
         place of one that is in quarantine for a while."""
+        if not any(isinstance(claim, PortClaim) for service in services.values() for claim in service.claims):
+            return {}
         return {
             PortClaim(_spoken(service), place.port): name
             for name, service in services.items()
@@ -230,6 +232,16 @@ def _at_home(instances: Iterable[Instance], policy: Policy) -> frozenset[Endpoin
     return frozenset(place for place in places if place is not None)
 
 
+def _closed(at_home: frozenset[Endpoint], listening: frozenset[PortClaim]) -> Mapping[Protocol, frozenset[Endpoint]]:
+    """Those of the places at which a stream of a protocol listens."""
+    if not (at_home and listening):
+        return _NONE_CLOSED
+    return {
+        protocol: frozenset(place for place in at_home if PortClaim(protocol, place.port) in listening)
+        for protocol in _STREAMS
+    }
+
+
 def _marked(service: Service, marks: _Marks) -> Service:
     """The service as planned, with what a gate and the operator's override say of it."""
     refused, unreadable = marks.refused.get(service.name), marks.unreadable.get(service.name)
@@ -238,9 +250,6 @@ def _marked(service: Service, marks: _Marks) -> Service:
     if unreadable is not None:
         service = replace(service, warnings=(*service.warnings, unreadable))
     return service
-
-
-_STREAMS: Final = (Protocol.TCP, Protocol.UDP)
 
 
 def _spoken(service: Service) -> Protocol:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -106,13 +106,9 @@ def _too_much(holders: Mapping[Claim, Service], grounds: Grounds) -> Mapping[Cla
     ports = [claim for claim in holders if isinstance(claim, PortClaim)]
     reason = f"there are {bounds.all_ports} ports already (bounds.all_ports)"
     refused: dict[Claim, str] = dict.fromkeys(sorted(ports, key=rank)[bounds.all_ports :], reason)
-    routes = sorted((claim for claim in holders if isinstance(claim, RouteClaim)), key=rank)
+    routes = [claim for claim in holders if isinstance(claim, RouteClaim)]
+    look_alikes = alike({claim.host for claim in routes})
+    in_turn = sorted((claim for claim in routes if claim.host in look_alikes), key=rank)
+    no_room = set(crowded(dict.fromkeys(claim.host for claim in in_turn), bounds.hash_bytes))
     reason = "nginx cannot tell so many names apart: their hash is the same (bounds.hash_bytes)"
-    return refused | dict.fromkeys(_look_alikes(routes, bounds.hash_bytes), reason)
-
-
-def _look_alikes(in_turn: Sequence[RouteClaim], most: int) -> Iterator[RouteClaim]:
-    if look_alikes := alike({claim.host for claim in in_turn}):
-        hosts = dict.fromkeys(claim.host for claim in in_turn if claim.host in look_alikes)
-        no_room = set(crowded(hosts, most))
-        yield from (claim for claim in in_turn if claim.host in no_room)
+    return refused | dict.fromkeys((claim for claim in in_turn if claim.host in no_room), reason)

@@ -18,9 +18,12 @@ from proxygen.proxy.render.pushed import Pushable
 Context = Literal["http", "stream"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A piece of configuration that is complete in itself, with what the plan expects to find in it."""
+    """A piece of configuration that is complete in itself, with what the plan expects to find in it.
+
+    It is kept for as long as it does not change, and with it what was worked out of its text.
+    """
 
     context: Context
     text: Block
@@ -40,10 +43,15 @@ class Unit:
     is_operators: bool = False
     """Copied from nginx.conf: no value of it comes from Consul, and it may say whatever nginx takes."""
 
-    @property
+    @cached_property
     def lines(self) -> int:
         """How many lines of the file it takes."""
         return self.text.count("\n")
+
+    @cached_property
+    def mark(self) -> bytes:
+        """SHA-256 of its text, and of where that may stand."""
+        return sha256(f"{self.context}\0{self.text}".encode()).digest()
 
     def owners_at(self, line: int) -> tuple[ServiceName, ...]:
         """The services whose lines these are; those of the whole unit where one line is everybody's."""
@@ -86,10 +94,10 @@ class Rendered:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all files: two renderings with the same digest are the same configuration."""
+        """SHA-256 over the units of all files: two renderings with the same digest are the same configuration."""
         total = sha256()
-        for path, content in sorted(self.contents.items()):
-            total.update(f"{path}\0{len(content)}\0".encode() + content)
+        for file in sorted(self.files, key=lambda file: file.path):
+            total.update(f"{file.path}\0{len(file.units)}\0".encode() + b"".join([unit.mark for unit in file.units]))
         return total.hexdigest()
 
     def owners_at(self, path: str, line: int) -> tuple[ServiceName, ...]:

@@ -55,6 +55,7 @@ class Renderer:
         self._operators: Final = tuple(
             Unit(context="http", text=block, inert=block, is_operators=True) for block in surroundings.operator_servers
         )
+        self._shared: tuple[HttpView, Unit] | None = None
         self._services: dict[ServiceName, tuple[Service, Unit]] = {}
         self._streams: dict[tuple[ServiceName, str], tuple[StreamServer, Unit]] = {}
 
@@ -64,7 +65,7 @@ class Renderer:
         self._services = {
             service.name: self._service(service)
             for service in plan.services
-            if service.upstreams and _speaks_http(service)
+            if service.upstreams and self._is_rendered(service)
         }
         self._streams = {_key(stream): self._stream(stream) for stream in plan.streams}
         servers, shared = self._servers.render(plan)
@@ -112,8 +113,10 @@ class Renderer:
             push=self._push if around.pushed else None,
             snippets=self._snippets["http.conf"],
         )
-        text, twin = self._twins.pair("http.conf.j2", view)
-        return Unit(context="http", text=text, inert=twin)
+        if self._shared is None or self._shared[0] != view:
+            text, twin = self._twins.pair("http.conf.j2", view)
+            self._shared = view, Unit(context="http", text=text, inert=twin)
+        return self._shared[1]
 
     def _stream_defaults(self, plan: Plan) -> Unit:
         sizes = (size for size in _hash_sizes(plan) if size.directive.startswith("variables_"))
@@ -122,6 +125,10 @@ class Renderer:
         )
         text, twin = self._twins.pair("stream-defaults.conf.j2", view)
         return Unit(context="stream", text=text, inert=twin)
+
+    def _is_rendered(self, service: Service) -> bool:
+        known = self._services.get(service.name)
+        return (known is not None and known[0] is service) or _speaks_http(service)
 
     def _service(self, service: Service) -> tuple[Service, Unit]:
         known = self._services.get(service.name)
