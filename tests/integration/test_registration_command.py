@@ -198,7 +198,8 @@ def test_every_signal_that_can_be_passed_on_is(register: Register) -> None:
     for number in numbers:
         os.kill(running.process.pid, number)
         running.until_said(f"got-{int(number)}\n")
-    assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+    # By now nothing but this ends what it runs.
+    running.kill()
 
 
 @pytest.mark.incident("T66")
