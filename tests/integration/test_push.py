@@ -253,6 +253,7 @@ def test_a_reload_by_somebody_else_before_the_files_followed_is_made_good(make_s
     stand.until_answered_by("one0", "one1", "two")
 
 
+@pytest.mark.incident("T10")
 def test_a_sidecar_that_is_killed_after_a_push_goes_on_from_the_files(make_stand: Callable[..., Stand]) -> None:
     stand = make_stand(reload__publish_within=60)
     stand.add("two")
@@ -390,6 +391,7 @@ def test_a_document_for_which_there_is_no_room_takes_a_reload(stand: Stand) -> N
     stand.until_answered_by("one0", "one1", "two", "three")
 
 
+@pytest.mark.incident("T17")
 async def test_pushes_under_load_lose_no_request_and_start_no_worker(stand: Stand) -> None:
     workers = stand.nginx.workers()
     load = Load("127.0.0.1", stand.sidecar.http, headers={"Host": HOST}, clients=4, keepalive=True)
