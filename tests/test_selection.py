@@ -156,6 +156,7 @@ SHOWN: Final[Mapping[str, str]] = {
     "test": f"{_GATE}::test_a_missing_working_directory_never_reaches_nginx",
     "drain": _SERVED,
     "publish": _SERVED,
+    "push": "integration/test_push.py::test_servers_weights_and_health_need_no_reload_and_the_files_follow",
     "reload": f"{_GATE}::test_a_snippet_that_the_master_refuses_in_silence_is_rolled_back",
     "prove": f"{_GATE}::test_a_candidate_that_ends_every_worker_is_rolled_back_and_not_tried_again",
     "restore": f"{_GATE}::test_a_snippet_that_the_master_refuses_in_silence_is_rolled_back",

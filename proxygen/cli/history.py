@@ -10,6 +10,7 @@ from proxygen.cli.output import print_json, print_table
 from proxygen.kit.errors import OutputUnusable
 from proxygen.proxy.admin.history import attempts, generation_report
 from proxygen.proxy.admin.report import GenerationReport
+from proxygen.proxy.admin.summary import by_push
 from proxygen.proxy.apply.publish import generations
 from proxygen.proxy.record.journal import load_journal
 from proxygen.settings import Settings
@@ -46,4 +47,4 @@ def history(settings: Settings, as_json: bool) -> None:
 
 
 def _state(report: GenerationReport) -> str:
-    return "live" if report.live else report.outcome
+    return ("live" if report.live else report.outcome) + by_push(report.by)

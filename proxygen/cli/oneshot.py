@@ -26,6 +26,7 @@ from proxygen.proxy.nginx.conf import OperatorConf, read_operator_conf
 from proxygen.proxy.pipeline import Pipeline
 from proxygen.proxy.plan.types import Plan, Quarantine, Service
 from proxygen.proxy.plan.unusable import describe_all
+from proxygen.proxy.policy.pushing import NOT_PUSHING, Pushing, find_pushing
 from proxygen.proxy.quarantine.culprits import find_culprits
 from proxygen.proxy.quarantine.quarantines import quarantines
 from proxygen.proxy.state.last_good import load_last_good
@@ -137,6 +138,8 @@ class Bench:
 
     pipeline: Pipeline
     remarks: tuple[str, ...] = ()
+    pushing: Pushing | None = None
+    """What a sidecar with this nginx.conf would push; None where there is none that can be read."""
     unreadable: BadInput | None = None
     """Why nginx.conf, or a file that it includes, cannot be read; None where it can, or where there is no nginx."""
 
@@ -147,6 +150,7 @@ async def open_bench(settings: Settings) -> Bench:
     binary: Binary | None = None
     conf: OperatorConf | None = None
     unreadable: BadInput | None = None
+    pushing: Pushing | None = None
     try:
         binary = await inspect_binary(settings.nginx)
     except NginxUnavailable as error:
@@ -159,13 +163,17 @@ async def open_bench(settings: Settings) -> Bench:
             is_meant = "conf" in settings.nginx.model_fields_set or settings.nginx.conf.exists()
             unreadable = error if is_meant else None
             remarks.append(str(error))
+        else:
+            pushing = await find_pushing(settings, binary, conf)
     if conf is not None and "http" not in conf.includes:
         # Nothing of ours is in force there, so nothing in it says what our candidate will meet.
         conf = None
-    pipeline = await Pipeline(settings, binary=binary, conf=conf).without_refused_copies()
+    used = NOT_PUSHING if conf is None or pushing is None else pushing
+    pipeline = await Pipeline(settings, binary=binary, conf=conf, pushing=used).without_refused_copies()
     return Bench(
         pipeline=pipeline,
         remarks=(*remarks, *pipeline.ground.problems, *pipeline.ground.copied),
+        pushing=pushing,
         unreadable=unreadable,
     )
 

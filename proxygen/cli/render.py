@@ -92,7 +92,8 @@ def _write(settings: Settings, target: Path, contents: Mapping[str, bytes], read
 @settings_options()
 @catalog_option
 def check(settings: Settings, catalog: Path | None) -> int:
-    """Render to a scratch place and pass every gate; say per service what is left out and why.
+    """Render to a scratch place and pass every gate; say per service what is left out and why, and whether
+    nginx is pushed to.
 
     Exits 0 when nothing is refused, quarantined or left out, 2 where nginx.conf cannot be read, else 1.
     """
@@ -117,6 +118,8 @@ async def _check(settings: Settings, catalog: Path | None) -> int:
     else:
         drafted = await _pass_all(pipeline, settings, observed)
     say_problems(drafted.plan)
+    if bench.pushing is not None:
+        say(str(bench.pushing))
     plan = drafted.plan
     served = len(plan.services) - len(plan.quarantined)
     unusable = sum(bool(one.problem) for service in plan.services for one in service.instances)

@@ -12,7 +12,7 @@ import msgspec
 from proxygen.catalog import ServiceName
 from proxygen.consul.watch import CatalogWatch
 from proxygen.kit.log import get_logger
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.plan.difference import difference
 from proxygen.proxy.plan.types import Conflict, Plan, PlannedInstance, Quarantine, Service
@@ -92,7 +92,8 @@ class Reporter:
             return
         before, self._live = self._live, _by_name(plan)
         late = f", {step.propagation:.2f} s after the change" if step.propagation is not None else ""
-        text = f"generation {step.generation} is live{late}"
+        by = " by push" if step.by is WayToNginx.PUSH else ""
+        text = f"generation {step.generation} is live{by}{late}"
         self._events.append(Kind.APPLIED, text, generation=step.generation, services=_changed(before, self._live))
 
     def _cause(self, plan: Plan | None) -> str:

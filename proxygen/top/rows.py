@@ -10,7 +10,7 @@ from proxygen.kit.errors import printable
 from proxygen.proxy.admin.page import words
 from proxygen.proxy.admin.report import GenerationReport, State, StatusReport
 from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
-from proxygen.proxy.admin.summary import facts, listings, named, share_text
+from proxygen.proxy.admin.summary import by_push, facts, listings, named, share_text
 from proxygen.proxy.admin.traffic_report import HistoryReport, TrafficReport
 from proxygen.proxy.plan.types import ServiceState
 from proxygen.proxy.record.events import Event
@@ -196,7 +196,13 @@ def detail_problems(detail: ServiceDetail) -> tuple[str, ...]:
 def generation_cells(generation: GenerationReport) -> tuple[str, ...]:
     """One cell for each of `GENERATION_COLUMNS`."""
     took = words.milliseconds(sum(generation.durations.values())) if generation.durations else words.NOTHING
-    cells = (generation.number, generation.outcome, f"{generation.created[:19]}Z", took, generation.cause)
+    cells = (
+        generation.number,
+        generation.outcome + by_push(generation.by),
+        f"{generation.created[:19]}Z",
+        took,
+        generation.cause,
+    )
     return tuple(printable(cell) for cell in cells)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.apply.publish import hold_output, mark_proven, publish, switch
 from proxygen.proxy.nginx.stamp import Stamp
 from proxygen.proxy.record.steps import Step
@@ -30,6 +30,21 @@ def test_generations_are_listed_newest_first_with_the_live_and_the_proven(proxyg
     assert rows[1][3:] == ["2" * 12]
     body = json.loads(proxygen("history", "--output", str(tmp_path), "--json").out)
     assert [generation["number"] for generation in body] == [3, 2, 1]
+
+
+def test_it_is_said_which_was_pushed(proxygen: Proxygen, tmp_path: Path) -> None:
+    fill(tmp_path)
+    made = tuple(
+        Step(at="1", outcome=Outcome.APPLIED, generation=number, by=by)
+        for number, by in ((1, WayToNginx.RELOAD), (2, WayToNginx.PUSH), (3, WayToNginx.PUSH))
+    )
+    (tmp_path / "state" / "journal.json").write_bytes(msgspec.json.encode(made))
+    rows = [line.split("  ") for line in proxygen("history", "--output", str(tmp_path)).out.splitlines()[1:]]
+    assert [[cell.strip() for cell in row if cell][:2] for row in rows] == [
+        ["3", "live by push"],
+        ["2", "proven by push"],
+        ["1", "proven"],
+    ]
 
 
 def test_each_tells_of_the_attempt_that_it_was_made_for(proxygen: Proxygen, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -20,6 +20,7 @@ from tests.harness.load import Load
 from tests.harness.nginx import NginxServer
 from tests.harness.outside import OutsideNode
 from tests.harness.sidecar import Sidecar
+from tests.harness.tools import LUA, find_lua_nginx, missing
 from tests.integration.waiting import call, said, steady_load, until
 
 MakeSidecar = Callable[..., Sidecar]
@@ -101,6 +102,48 @@ async def test_t17_a_hundred_flapping_instances_cost_a_bounded_number_of_reloads
     assert 1 <= most <= CAP + WORKERS
     assert not [tally.failures for tally in tallies if tally.failures]
     assert not said(sidecar, "reload rolled back")
+
+
+@pytest.mark.incident("T17")
+@pytest.mark.slow
+async def test_t17_where_nginx_is_pushed_to_they_cost_no_reload(
+    consul: ConsulAgent,
+    make_nginx: Callable[..., NginxServer],
+    make_sidecar: MakeSidecar,
+    upstreams: Upstreams,
+    seconds: Callable[[float, float], float],
+    saw: Saw,
+) -> None:
+    """Injects the same where nginx has Lua. No worker is new, no request fails, and when it is over nginx serves what
+    Consul says."""
+    binary = find_lua_nginx()
+    if binary is None:
+        missing("nginx with libnginx-mod-http-lua")
+    nginx = make_nginx(binary, modules=LUA)
+    nginx.start()
+    outside = OutsideNode([consul])
+    flapping = _register(outside, upstreams)
+    sidecar = make_sidecar(consul, nginx)
+    sidecar.start()
+    await call(outside.set_checks, dict.fromkeys(flapping, "passing"))
+    await until(lambda: _serving(sidecar) == len(flapping) + SERVICES, "what Consul says", timeout=60)
+    workers, before = nginx.accepting(), _reloads(nginx)
+    async with AsyncExitStack() as stack:
+        for service in range(3):
+            await stack.enter_async_context(steady_load(sidecar, f"s{service}.test"))
+        pushed = len(_pushes(sidecar))
+        flaps = await _flap(
+            outside, flapping, for_seconds=seconds(10, 300), until=lambda: len(_pushes(sidecar)) - pushed >= ENOUGH
+        )
+        await call(outside.set_checks, dict.fromkeys(flapping, "passing"))
+        await until(lambda: _serving(sidecar) == len(flapping) + SERVICES, "what Consul says", timeout=60)
+    saw(f"{flaps} rounds of {len(flapping)} checks; {len(_pushes(sidecar)) - pushed} pushes")
+    assert _reloads(nginx) == before
+    assert nginx.workers() == workers
+
+
+def _pushes(sidecar: Sidecar) -> list[dict[str, Any]]:
+    return [line for line in sidecar.events() if line.get("event") == "generation applied" and line["by"] == "push"]
 
 
 def _register(outside: OutsideNode, upstreams: Upstreams) -> list[str]:

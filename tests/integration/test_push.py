@@ -155,6 +155,34 @@ def test_servers_weights_and_health_need_no_reload_and_the_files_follow(stand: S
     assert not stand.errors()
 
 
+def test_a_push_is_told_wherever_a_generation_is(stand: Stand) -> None:
+    stand.add("two")
+    stand.until_answered_by("one0", "one1", "two")
+    stand.until_published()
+    number = stand.sidecar.status()["live"]["number"]
+    assert f"{number} since" in (told := stand.sidecar.command("status").stdout)
+    assert "(applied by push)" in told
+    assert ", pushed to" in told
+    newest = next(line for line in stand.sidecar.command("history").stdout.splitlines() if line.startswith(str(number)))
+    assert "live by push" in newest
+    assert "live by push for" in stand.sidecar.page()
+    told = stand.sidecar.command("top", "--once").stdout
+    assert "(applied by push)" in told
+
+
+def test_commands_that_look_once_render_what_the_sidecar_does(stand: Stand) -> None:
+    """With the same way to nginx, so that a comparison with what is live shows what would change, and nothing else."""
+    stand.add("two")
+    stand.until_answered_by("one0", "one1", "two")
+    stand.until_published()
+    compared = stand.sidecar.command("diff")
+    assert compared.returncode == 0, compared.stdout
+    assert "balancer_by_lua_block" in stand.sidecar.command("render", "--service", "web").stdout
+    checked = stand.sidecar.command("check")
+    assert (checked.returncode, checked.stdout) == (0, "1 services pass, 0 quarantined, 0 conflicts\n")
+    assert "servers, weights, health and shares are pushed" in checked.stderr
+
+
 def test_a_share_moves_without_a_reload_and_a_sticky_client_stays(stand: Stand) -> None:
     tags = ("proxygen.sticky=header:X-User",)
     stand.add("stable", *tags, service="shop")
@@ -225,6 +253,7 @@ def test_a_reload_by_somebody_else_before_the_files_followed_is_made_good(make_s
     stand.until_answered_by("one0", "one1", "two")
 
 
+@pytest.mark.incident("T10")
 def test_a_sidecar_that_is_killed_after_a_push_goes_on_from_the_files(make_stand: Callable[..., Stand]) -> None:
     stand = make_stand(reload__publish_within=60)
     stand.add("two")
@@ -362,6 +391,7 @@ def test_a_document_for_which_there_is_no_room_takes_a_reload(stand: Stand) -> N
     stand.until_answered_by("one0", "one1", "two", "three")
 
 
+@pytest.mark.incident("T17")
 async def test_pushes_under_load_lose_no_request_and_start_no_worker(stand: Stand) -> None:
     workers = stand.nginx.workers()
     load = Load("127.0.0.1", stand.sidecar.http, headers={"Host": HOST}, clients=4, keepalive=True)
@@ -407,6 +437,7 @@ def test_push_is_off_where_the_settings_say_so(make_stand: Callable[..., Stand])
     status = stand.sidecar.status()["nginx"]
     assert (status["push"], status["push_problem"]) == (False, "")
     assert "lua" not in (stand.sidecar.output / "current/http.d/10-upstreams.conf").read_text()
+    assert "every change takes a reload of nginx: reload.push is off" in stand.sidecar.command("check").stderr
 
 
 @pytest.mark.parametrize(
@@ -435,6 +466,7 @@ def test_lua_of_the_operators_that_is_in_the_way_is_named_and_all_takes_reloads(
     consul.register("web", id="a", port=1, tags=[f"proxygen.route={HOST}"])
     sidecar.start()
     status = sidecar.status()["nginx"]
+    assert said in sidecar.command("check").stderr
     assert said in status["push_problem"]
     assert status["push"] is (not said)
 

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxygen.catalog import ServiceName
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.guard.losses import Held
 from proxygen.proxy.news import Reporter
 from proxygen.proxy.plan.types import Certificate, GoodTags, Memory, Plan, Policy
@@ -68,7 +68,13 @@ class Parts:
         return self
 
     def step(
-        self, outcome: Outcome, *, generation: int | None = 1, reason: str = "", propagation: float | None = None
+        self,
+        outcome: Outcome,
+        *,
+        generation: int | None = 1,
+        reason: str = "",
+        propagation: float | None = None,
+        by: WayToNginx = WayToNginx.RELOAD,
     ) -> tuple[Event, ...]:
         """The events of one more pass."""
         before = self.events.since(None)
@@ -79,6 +85,7 @@ class Parts:
             at="2026-01-01T00:00:00.000+00:00",
             durations={},
             propagation=propagation,
+            by=by,
         )
         self.reporter.heed(step)
         return self.events.since(None)[len(before) :]
@@ -98,6 +105,8 @@ def test_what_went_live_names_the_services_that_changed() -> None:
     parts.plan = plan(SHOP)
     (third,) = parts.step(Outcome.APPLIED, generation=3)
     assert third.services == ("web",)
+    (fourth,) = parts.step(Outcome.APPLIED, generation=4, propagation=0.01, by=WayToNginx.PUSH)
+    assert fourth.text == "generation 4 is live by push, 0.01 s after the change"
 
 
 @pytest.mark.incident("T59")

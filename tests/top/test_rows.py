@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxygen.proxy.admin.report import State
+from proxygen.proxy.admin.report import GenerationReport, State
 from proxygen.proxy.admin.service_report import ServiceDetail, ServiceSummary, VariantReport, VariantSummary
 from proxygen.proxy.admin.traffic_report import HistoryReport, TrafficReport
 from proxygen.top.rows import (
@@ -15,6 +15,7 @@ from proxygen.top.rows import (
     Order,
     arrange,
     bars,
+    generation_cells,
     headline,
     instance_cells,
     service_cells,
@@ -53,6 +54,12 @@ def test_a_service_is_told_in_one_row() -> None:
 def test_without_traffic_nothing_is_claimed() -> None:
     cells = dict(zip(COLUMNS, service_cells(WEB), strict=True))
     assert (cells["REQUESTS"], cells["ERRORS"], cells["P95"]) == ("–", "–", "–")
+
+
+def test_a_generation_that_was_pushed_says_so() -> None:
+    reloaded = GenerationReport(number=4, digest="a", created="2026-03-01T11:59:00+00:00", live=True, outcome="live")
+    states = [generation_cells(each)[1] for each in (replace(reloaded, by="reload"), replace(reloaded, by="push"))]
+    assert states == ["live", "live by push"]
 
 
 @pytest.mark.parametrize(

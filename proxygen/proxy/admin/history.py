@@ -47,6 +47,7 @@ def generation_report(generation: Generation, step: Step | None) -> GenerationRe
     return replace(
         report,
         cause=step.cause,
+        by=step.by.value if step.outcome is Outcome.APPLIED else "",
         reason=step.reason,
         durations=step.durations,
         propagation=step.propagation,

@@ -47,6 +47,8 @@ class GenerationReport:
     """``live``, ``proven`` (nginx was seen to serve it), ``rolled back`` (nginx did not take it) or ``not proven``."""
     cause: str = ""
     """What was different from what was live before; "" where the journal does not reach back so far, as below."""
+    by: str = ""
+    """By what nginx was seen to serve it: reload or push; "" where it was not."""
     reason: str = ""
     """Why it was rolled back, with nginx's own words."""
     durations: Mapping[str, float] = field(default_factory=dict)

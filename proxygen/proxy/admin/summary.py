@@ -46,7 +46,8 @@ def facts(status: StatusReport) -> Iterator[StatusFact]:
         yield StatusFact(label="serving", text=notice, problem=True)
     live = status.live
     yield StatusFact(
-        label="generation", text=f"{live.number} since {live.since} ({live.outcome})" if live else "none is live"
+        label="generation",
+        text=f"{live.number} since {live.since} ({live.outcome}{by_push(live.by)})" if live else "none is live",
     )
     if status.last_apply is not None:
         cause = f", {status.last_apply.cause}" if status.last_apply.cause else ""
@@ -65,8 +66,12 @@ def apply_text(report: ApplyReport) -> str:
     generation = "" if report.generation is None else f" generation {report.generation}"
     reason = f": {report.reason}" if report.reason else ""
     seconds = sum(report.durations.values())
-    by = " by push" if report.by == WayToNginx.PUSH else ""
-    return f"{report.outcome}{generation}{by}{reason}" + (f" ({seconds:.2f}s)" if seconds else "")
+    return f"{report.outcome}{generation}{by_push(report.by)}{reason}" + (f" ({seconds:.2f}s)" if seconds else "")
+
+
+def by_push(by: str) -> str:
+    """What to add to an outcome that was reached without a reload."""
+    return " by push" if by == WayToNginx.PUSH else ""
 
 
 def _consul(consul: ConsulReport) -> str:

@@ -40,6 +40,11 @@ class Pushing:
     problem: str = ""
     """Why, where the settings would have it pushed."""
 
+    def __str__(self) -> str:
+        if self.document is not None:
+            return "servers, weights, health and shares are pushed to nginx without a reload"
+        return f"every change takes a reload of nginx: {self.problem or 'reload.push is off'}"
+
 
 NOT_PUSHING: Final = Pushing(document=None)
 

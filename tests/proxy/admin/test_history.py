@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from proxygen.kit.errors import UnknownGeneration
 from proxygen.proxy.admin.history import LONGEST_DIFF, attempts, generation_difference, generation_report
-from proxygen.proxy.apply.outcome import Outcome
+from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.apply.publish import Generation, Output, generations, hold_output, publish, switch
 from proxygen.proxy.nginx.default_copies import OPERATOR_FILE
 from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
@@ -71,6 +72,12 @@ def test_a_generation_is_called_what_it_is_now(live: bool, proven: bool, attempt
     assert (report.live, report.outcome) == (live, outcome)
     told = (report.cause, report.reason, dict(report.durations or {}), report.propagation)
     assert told == (("why", "reason why", {"prove": 0.5}, 1.5) if made else ("", "", {}, None))
+
+
+@pytest.mark.parametrize(("attempt", "told"), [("applied", "push"), ("rolled back", ""), (None, "")])
+def test_by_which_way_it_reached_nginx_is_told_of_one_that_did(attempt: str | None, told: str) -> None:
+    made = msgspec.structs.replace(entry(attempt, 7), by=WayToNginx.PUSH) if attempt else None
+    assert generation_report(generation(live=True, proven=True), made).by == told
 
 
 @pytest.fixture

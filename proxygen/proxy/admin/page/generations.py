@@ -10,6 +10,7 @@ from datetime import datetime
 from proxygen.proxy.admin.page import words
 from proxygen.proxy.admin.page.views import Form, Level
 from proxygen.proxy.admin.report import GenerationReport
+from proxygen.proxy.admin.summary import by_push
 from proxygen.proxy.apply.outcome import Outcome
 
 _LEVELS: Mapping[str, Level] = {
@@ -44,6 +45,8 @@ class Moment:
     number: int
     live: bool
     outcome: str
+    by: str
+    """How it reached nginx, where that was no reload."""
     level: Level
     at: str
     iso: str
@@ -74,6 +77,7 @@ def _moment(generation: GenerationReport, now: datetime, etag: str) -> Moment:
         number=generation.number,
         live=generation.live,
         outcome=outcome,
+        by=by_push(generation.by).strip(),
         level=_LEVELS.get(outcome, Level.INFO),
         at=words.clock(generation.created, now),
         iso=generation.created,

@@ -23,6 +23,7 @@ from proxygen.proxy.admin.page.views import (
 from proxygen.proxy.admin.report import ConsulReport, NginxReport, State, StatusReport
 from proxygen.proxy.admin.service_report import Change, InstanceState, ServiceSummary, VariantSummary
 from proxygen.proxy.admin.standing import beside
+from proxygen.proxy.admin.summary import by_push
 from proxygen.proxy.admin.traffic_report import ListenerReport
 from proxygen.proxy.plan.types import ServiceState
 
@@ -180,7 +181,7 @@ def _facts(status: StatusReport, services: Sequence[ServiceSummary], now: dateti
         Fact(
             name="Generation",
             value=str(live.number) if live else words.NOTHING,
-            note=f"live for {words.span((now - since).total_seconds())}"
+            note=f"live{by_push(live.by)} for {words.span((now - since).total_seconds())}"
             if live and (since := words.moment(live.since))
             else "",
             href=f"/generations#generation-{live.number}" if live else "/generations",
@@ -225,7 +226,8 @@ def _nginx(nginx: NginxReport) -> Fact:
             level=Level.BAD if nginx.visible else "",
         )
     draining = f" · {nginx.draining} draining" if nginx.draining else ""
-    note = words.count(nginx.accepting or 0, "worker") + draining
+    push = " · pushed to" if nginx.push else " · not pushed to" if nginx.push_problem else ""
+    note = words.count(nginx.accepting or 0, "worker") + draining + push
     return Fact(name="nginx", value=version, note=note)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -180,6 +181,12 @@ def test_no_id_stands_twice() -> None:
         ids = Skeleton(page).ids
         assert len(ids) > 5
         assert sorted(set(ids)) == sorted(ids)
+
+
+def test_a_generation_that_was_pushed_says_so() -> None:
+    newest, live, _ = GENERATIONS
+    page = render("generations.html.j2", moments=time_line((newest, replace(live, by="push")), NOW, etag=""))
+    assert [part.count("by push") for part in page.split("generation-42", 1)] == [0, 1]
 
 
 def test_templates_cannot_say_that_a_text_is_safe() -> None:

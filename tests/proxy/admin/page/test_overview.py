@@ -71,6 +71,15 @@ def test_who_got_none_of_its_routes_is_not_shown_as_served() -> None:
     ]
 
 
+def test_what_was_pushed_says_so() -> None:
+    assert HEALTHY.live is not None
+    pushed = replace(HEALTHY, live=replace(HEALTHY.live, by="push"))
+    assert [fact(page_of(status), "Generation").note for status in (HEALTHY, pushed)] == [
+        "live for 2 h 30 min",
+        "live by push for 2 h 30 min",
+    ]
+
+
 def test_warnings_alone_leave_it_healthy() -> None:
     page = page_of(replace(HEALTHY, warnings=("a", "b")))
     assert (page.verdict.title, page.warnings, page.warnings_title) == ("Healthy", ("a", "b"), "2 warnings")
@@ -132,6 +141,8 @@ def test_consuls_freshness(consul: ConsulReport, value: str, level: str) -> None
     [
         (HEALTHY.nginx, "2 workers · 1 draining"),
         (replace(HEALTHY.nginx, draining=0), "2 workers"),
+        (replace(HEALTHY.nginx, draining=0, push=True), "2 workers · pushed to"),
+        (replace(HEALTHY.nginx, draining=0, push_problem="why"), "2 workers · not pushed to"),
         (replace(HEALTHY.nginx, master=None), "no master seen"),
         (NginxReport(version="1.22.1"), ""),
     ],
