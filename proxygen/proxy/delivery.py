@@ -88,8 +88,10 @@ class Delivery:
         """None where this delivery did not see it, or nginx may serve something else by now."""
         self._published: Served | None = None
         """What the files say of the same structure."""
-        self._refusal: tuple[str, RefusedCandidate] | None = None
-        """The digest of what was pushed and then refused, and why."""
+        self._one_push_at_a_time: Final = asyncio.Lock()
+        self._is_suspicious = False
+        """What was pushed was refused then: until something passes the second gate, nothing is given to nginx that did
+        not."""
         self._last_pushed = 0
         """The number of the last push, which may never be published."""
         self._output: Final = output
@@ -124,8 +126,8 @@ class Delivery:
 
     async def finish_pending(self) -> Applied:
         """A reload that a crash or an absent nginx left undone."""
-        if self._served is not None and self._publisher.is_behind:
-            if await read_stamp(self._stamp_address) == self._served.stamp:
+        if self._publisher.is_behind:
+            if self._served is not None and await read_stamp(self._stamp_address) == self._served.stamp:
                 return Applied(outcome=Outcome.UNCHANGED, generation=self._served.stamp.generation)
             # nginx reads its files anew, which are behind: once they are live, what is newer follows.
             await self._forget_pushed()
@@ -178,7 +180,7 @@ class Delivery:
             checked = await self.pipeline.gates.syntax(candidate)
         if isinstance(checked, Checked):
             self._test_seconds = checked.test_seconds
-            self._has_judged, self.remarks = True, checked.remarks
+            self._has_judged, self._is_suspicious, self.remarks = True, False, checked.remarks
         return checked
 
     async def deliver(self, checked: Checked, draft: Draft) -> Applied:
@@ -188,7 +190,6 @@ class Delivery:
         self._served = None
         applied = await self._applier.apply(checked, await self.conf(), _manifest(draft.plan))
         if applied.outcome is Outcome.APPLIED:
-            await self._publisher.stop()
             self._served = self._published = Served(checked.stamp, draft)
             await asyncio.to_thread(self._forget_copies)
         return applied
@@ -210,42 +211,50 @@ class Delivery:
 
     def pushable(self, draft: Draft) -> tuple[Entry, ...] | None:
         """Return what of a draft is to be pushed; None where it takes a reload."""
-        if self._pusher is None or self._served is None:
+        if self._pusher is None or self._served is None or self._is_suspicious:
             return None
         return entries_between(self._served.draft.rendered, draft.rendered)
 
-    def refusal_of(self, rendered: Rendered) -> RefusedCandidate | None:
-        """Why this was taken back after it was pushed; None where it was not."""
-        if self._refusal is not None and self._refusal[0] == self._digest(rendered):
-            return self._refusal[1]
-        return None
-
     async def push(self, draft: Draft, entries: tuple[Entry, ...], timings: Timings) -> Applied | None:
         """Push, and have the files follow. Return None where nginx does not take it: then it takes a reload."""
-        assert self._pusher is not None
-        assert self._served is not None
-        after = self._next_stamp(draft)
-        self._last_pushed = after.generation
-        document = encode_document(self._served.stamp, after, entries)
+        before = self._served
         with timings.of("push"):
-            try:
-                reason = await self._pusher.push(document, after, await self.conf())
-            except OSError as error:
-                reason = str(error)
+            async with self._one_push_at_a_time:
+                if self._served is not before:
+                    # What was pushed before was taken back meanwhile.
+                    return None
+                after = Served(self._next_stamp(draft), draft, WayToNginx.PUSH)
+                self._last_pushed = after.stamp.generation
+                reason = await self._turn_to(after, entries)
         if reason:
             _log.warning("not pushed, nginx is reloaded", reason=reason)
-            self._served = None
             return None
-        self._served = Served(after, draft, WayToNginx.PUSH)
-        self._publisher.put(self._served)
-        return Applied(outcome=Outcome.APPLIED, generation=after.generation, by=WayToNginx.PUSH)
+        self._publisher.put(after)
+        return Applied(outcome=Outcome.APPLIED, generation=after.stamp.generation, by=WayToNginx.PUSH)
+
+    async def _turn_to(self, after: Served, entries: tuple[Entry, ...]) -> str:
+        """Have nginx serve something else by a push. Return why it does not, after which nobody knows what it serves;
+        "" where it does."""
+        assert self._pusher is not None
+        assert self._served is not None
+        conf = await self.conf()
+        reason = "cut short"
+        try:
+            document = encode_document(self._served.stamp, after.stamp, entries)
+            reason = await self._pusher.push(document, after.stamp, conf)
+        except OSError as error:
+            reason = str(error)
+        finally:
+            self._served = None if reason else after
+        return reason
 
     async def _publish_pushed(self, pushed: Served) -> None:
         """Carry what was pushed through the second gate and publish it; where that refuses it, take it back."""
         checked = await self._stage_and_check(pushed.draft, pushed.stamp, Timings())
         if isinstance(checked, RefusedCandidate):
-            self._refusal = (pushed.stamp.digest, checked)
-            await self._take_back()
+            _log.warning("what was pushed is refused and taken back", reason=str(checked))
+            async with self._one_push_at_a_time:
+                await self._take_back()
             self._again()
             return
         await self._applier.publish_pushed(checked, _manifest(pushed.draft.plan))
@@ -253,35 +262,37 @@ class Delivery:
         await self._told_published(pushed.draft, pushed.stamp.generation)
 
     async def _take_back(self) -> None:
-        """Push what the files say."""
+        """Push what the files say, and publish nothing that was pushed since: it may be refused just as well."""
+        self._is_suspicious = True
+        self._publisher.forget()
         served, published = self._served, self._published
-        if self._pusher is None or served is None or published is None:
+        if served is None or published is None:
             return
         entries = entries_between(served.draft.rendered, published.draft.rendered)
-        self._served = None
-        if entries is None:
-            return
-        document = encode_document(served.stamp, published.stamp, entries)
-        reason = await self._pusher.push(document, published.stamp, await self.conf())
+        reason = "it takes a reload" if entries is None else await self._turn_to(published, entries)
         if reason:
-            _log.error("what nginx -t refuses was not taken back", reason=reason)
-        else:
-            self._served = published
+            _log.error("what is refused was not taken back", reason=reason)
 
     async def _forget_pushed(self) -> None:
         await self._publisher.stop()
         self._served = None
 
     async def flush(self) -> None:
-        """Have the files say what was pushed, at once."""
-        await self._publisher.flush()
+        """Have the files say what was pushed, at once; where they cannot, what comes next takes a reload."""
+        if not await self._publisher.flush():
+            self._served = None
 
     async def is_as_seen(self) -> bool:
-        """Whether nginx serves what it was seen to serve; true where that is not known."""
-        served = self._served
-        if self._pusher is None or served is None:
-            return True
-        return await read_stamp(self._stamp_address) == served.stamp or self._served is not served
+        """Whether nginx serves what it was seen to serve; true where that is not known, as after a no."""
+        async with self._one_push_at_a_time:
+            served = self._served
+            if self._pusher is None or served is None:
+                return True
+            if await read_stamp(self._stamp_address) == served.stamp or self._served is not served:
+                return True
+            if not self._publisher.is_behind:
+                self._served = None
+            return False
 
     def _forget_copies(self) -> None:
         """Delete copies of certificates that neither a generation on disk names nor one made of these files could."""
@@ -309,7 +320,7 @@ class Delivery:
     async def roll_back(self, number: int | None) -> Applied:
         """Raise OutputUnusable where there is no such generation, NginxUnavailable where nginx cannot be asked."""
         await self._publisher.flush()
-        await self._forget_pushed()
+        self._served = None
         return await self._applier.roll_back(number, await self.conf(), test_seconds=self._test_seconds)
 
     async def narrow_copies(self) -> None:

@@ -113,8 +113,6 @@ class SidecarStages(Stages[Checked | Push | Stands, Applied]):
             return await self._delivery.check_live(draft, self._timings) or Stands.LIVE
         if self._carryover.outage is not None:
             self._carryover.outage.require_over(rendered.digest)
-        if (taken_back := self._delivery.refusal_of(rendered)) is not None:
-            return taken_back
         if (entries := self._delivery.pushable(draft)) is not None:
             return Push(entries)
         return await self._delivery.check(draft, self._timings)

@@ -7,9 +7,11 @@ import random
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -84,6 +86,12 @@ class Stand:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+    def events_of(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.sidecar.events() if event.get("event") == name]
+
+    def quarantined(self) -> list[str]:
+        return [each["service"] for each in self.sidecar.status()["quarantined"]]
 
     def errors(self) -> list[str]:
         return [line for line in self.nginx.errors().splitlines() if "[error]" in line or "[emerg]" in line]
@@ -298,18 +306,90 @@ def test_going_back_ends_what_was_pushed(stand: Stand) -> None:
 
 
 def test_nothing_that_anybody_sends_changes_what_is_served(stand: Stand) -> None:
+    before = stand.stamp()
     stand.add("two")
     stand.until_answered_by("one0", "one1", "two")
     served = stand.stamp()
+    assert served != before
     document = stand.sidecar.output / "push/document"
-    for data in (document.read_bytes().replace(b"from", b"to"), b"proxygen 1\nfrom 1 a\nto 2 b\nend 0\n"):
+    for data in (b"proxygen 1\nfrom %s\nto %s\nend 0\n" % (served.encode(), before.encode()), b"nonsense"):
         request = urllib.request.Request(f"http://{stand.stamp_address}/proxygen/push", data=data, method="POST")
-        with _OPENER.open(request, timeout=20) as answer:
-            assert answer.read().decode() == served
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            _OPENER.open(request, timeout=20)
+        refused.value.close()
+        assert refused.value.code == 404
     assert stand.stamp() == served
-    assert document.stat().st_mode & 0o022 == 0
+    # What was pushed does not lie there for anybody to push again.
+    assert not document.exists()
     assert document.parent.stat().st_mode & 0o022 == 0
     stand.until_answered_by("one0", "one1", "two")
+
+
+def test_what_was_pushed_is_not_pushed_again_by_others_after_a_way_back(stand: Stand) -> None:
+    first = stand.sidecar.status()["live"]["number"]
+    stand.add("two")
+    stand.until_answered_by("one0", "one1", "two")
+    assert stand.sidecar.command("rollback", str(first)).returncode == 0
+    stand.until_answered_by("one0", "one1")
+    stand.ask_to_push()
+    assert stand.answers() == {"one0", "one1"}
+
+
+def test_what_a_killed_sidecar_left_is_removed_at_the_next_start(stand: Stand) -> None:
+    stand.sidecar.kill()
+    document = stand.sidecar.output / "push/document"
+    document.parent.mkdir(exist_ok=True)
+    document.write_text("proxygen 1\n")
+    stand.sidecar.start()
+    stand.until_answered_by("one0", "one1")
+    assert not document.exists()
+
+
+_REFUSING: Final = """\
+#!/bin/sh
+# nginx, whose -t refuses a configuration that has in it what a file says.
+case " $* " in
+*" -t "*)
+    place=$({binary} "$@" -T 2>/dev/null | awk -v said="$(cat {marker})" '
+        /^# configuration file / {{ file = $4; sub(":$", "", file); line = 0; next }}
+        {{ line++ }}
+        index($0, said) {{ print file ":" line; exit }}')
+    if [ -n "$place" ]; then
+        echo "nginx: [emerg] unwelcome server in $place" >&2
+        exit 1
+    fi
+    ;;
+esac
+exec {binary} "$@"
+"""
+
+
+def test_what_nginx_t_refuses_is_taken_back_and_the_service_left_out(
+    make_stand: Callable[..., Stand], lua_nginx: NginxServer, tmp_path: Path
+) -> None:
+    marker, binary = tmp_path / "marker", tmp_path / "refusing-nginx"
+    marker.write_text("nothing has this in it\n")
+    binary.write_text(_REFUSING.format(marker=marker, binary=lua_nginx.binary.path))
+    binary.chmod(0o755)
+    stand = make_stand(nginx__binary=str(binary))
+    stand.add("other", service="other")
+    stand.until_answered_by("other", host="other.example.com")
+    reloads = stand.reloads()
+    refused = App("two").start()
+    stand.apps["two"] = refused
+    marker.write_text(f"127.0.0.1:{refused.port}\n")
+    stand.consul.register("web", id="two", port=refused.port, tags=[f"proxygen.route={HOST}"])
+    process.wait_until(lambda: stand.events_of("what was pushed is refused and taken back"), what="the way back")
+    process.wait_until(lambda: stand.quarantined() == ["web"], what="the quarantine")
+    assert "two" not in stand.answers()
+    # Everybody else is served, by files that say what nginx serves, and newer changes go through.
+    stand.add("another", service="other")
+    stand.until_answered_by("other", "another", host="other.example.com")
+    stand.until_published()
+    live = stand.sidecar.status()["live"]
+    assert stand.stamp() == f"{live['number']} {live['digest']}"
+    assert str(refused.port) not in (stand.sidecar.output / "current/http.d/10-upstreams.conf").read_text()
+    assert stand.reloads() <= reloads + 2
 
 
 @pytest.mark.parametrize(

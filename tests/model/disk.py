@@ -48,9 +48,12 @@ class Disk:
         """Steps that were refused so far."""
         self.after_step: Callable[[], None] = lambda: None
         """Called between any two steps, with the directory as it is then."""
+        self.at_death: Callable[[], None] = lambda: None
+        """Called when the process dies, whichever of its tasks is at work."""
         self._prefix: Final = f"{self.root}/"
         self._fatal: int | None = None
         self._failing: tuple[int, int] | None = None
+        self._meanwhile: tuple[int, Callable[[], None]] | None = None
         self._refused: int | None = None
         self._saved: dict[int, _Saved] = {}
         self._looking = False
@@ -64,12 +67,16 @@ class Disk:
         """Refuse one step with an error of the system's."""
         self._failing = (steps, code)
 
+    def do_in(self, steps: int, act: Callable[[], None]) -> None:
+        """Have something happen before one step, whatever becomes of that."""
+        self._meanwhile = (steps, act)
+
     def refuse(self, code: int) -> None:
         """Refuse all from now on. A full disk (ENOSPC) refuses only what needs space."""
         self._refused = code
 
     def mend(self) -> None:
-        self._fatal = self._failing = self._refused = None
+        self._fatal = self._failing = self._refused = self._meanwhile = None
 
     def revive(self) -> None:
         """Let another process begin."""
@@ -108,10 +115,12 @@ class Disk:
         self.steps.append(f"{event} {'/'.join(inside) if inside[0] == 'state' else inside[0]}")
         with self._unwatched():
             self.after_step()
+            self._do_meanwhile()
         if self._fatal is not None:
             self._fatal -= 1
             if self._fatal <= 0:
                 self._fatal, self.dead = None, True
+                self.at_death()
                 raise Death(event)
         if not path:
             # A signal, a program: no error of the disk's.
@@ -123,6 +132,13 @@ class Disk:
                 raise self._error(code)
         if self._refused is not None and (self._refused != errno.ENOSPC or event in _NEEDS_SPACE):
             raise self._error(self._refused)
+
+    def _do_meanwhile(self) -> None:
+        if self._meanwhile is not None:
+            left, act = self._meanwhile
+            self._meanwhile = (left - 1, act) if left > 1 else None
+            if left <= 1:
+                act()
 
     def _error(self, code: int) -> OSError:
         self.errors += 1

@@ -8,10 +8,11 @@ why to its error log. `test_nginx_model` holds it against a real nginx.
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import glob
 from itertools import count
 from pathlib import Path
@@ -26,12 +27,16 @@ from proxygen.proxy.nginx.master import Master, Workers
 from proxygen.proxy.nginx.process import Completed
 from proxygen.proxy.nginx.stamp import Stamp, parse_stamp
 from tests.model.disk import Disk
+from tests.model.lua_model import Dictionary, in_force
 
 _READING: Final = 0.02
 _SIDE_BY_SIDE: Final = 0.1
 _BIND_PAUSE: Final = 0.5
 _BIND_TRIES: Final = 5
 _UNBOUND: Final = "still could not bind()"
+_LUA_WORKS: Final = 43
+_UNNOTICED: Final = 10.0
+"""Seconds after which the sidecar has noticed, and done something about, what others did to nginx."""
 
 VERSION: Final = "nginx version: nginx/1.22.1\nconfigure arguments: --with-stream --with-http_ssl_module"
 
@@ -46,6 +51,8 @@ class Loaded:
     ports: frozenset[int]
     answers: Mapping[int, str]
     """What ``location /`` of a port's virtual server returns, where it returns a text."""
+    document: str = ""
+    """The file that is pushed by; "" where nothing can be pushed."""
 
 
 class Unloadable(Exception):
@@ -56,7 +63,14 @@ class Unloadable(Exception):
 class _Worker:
     pid: int
     loaded: Loaded
+    dictionary: Dictionary
     accepts: bool = True
+
+    @property
+    def serves(self) -> Loaded:
+        """What it read, or what was pushed to it since."""
+        stamp = parse_stamp(self.dictionary.stamp)
+        return replace(self.loaded, files=in_force(self.loaded.files, self.dictionary.entries), stamp=stamp)
 
 
 @dataclass(slots=True)
@@ -88,12 +102,17 @@ class NginxModel:
         self.faults = Faults()
         self.drain = 0.3
         """Seconds that the requests of an old worker still take."""
+        self.test_seconds = 0.02
+        """How long ``nginx -t`` takes."""
         self.at_load: Callable[[Loaded], None] = lambda loaded: None
         self.at_test: Callable[[Loaded], None] = lambda loaded: None
+        self.at_push: Callable[[Loaded], None] = lambda served: None
+        self.has_lua = False
         self.reloads = 0
         self.is_reading = False
         """It is between the signal and the end of its reading: nobody should change the files now."""
         self.is_frozen = False
+        self._read_by_others_at = -_UNNOTICED
         self._loop: Final = loop
         self._conf: Final = conf
         self._error_log: Final = error_log
@@ -111,9 +130,19 @@ class NginxModel:
     def is_running(self) -> bool:
         return self._master is not None
 
+    @property
+    def is_read_by_others(self) -> bool:
+        """Whether somebody else than the sidecar had it read its configuration a moment ago."""
+        return self._loop.time() - self._read_by_others_at < _UNNOTICED
+
+    def reload_by_others(self) -> None:
+        self._read_by_others_at = self._loop.time()
+        self.hang_up()
+
     def start(self) -> bool:
         """Return whether it came up."""
         assert self._master is None
+        self._read_by_others_at = self._loop.time()
         pid = next(self._pids)
         try:
             loaded = self._load(self._conf)
@@ -126,6 +155,12 @@ class NginxModel:
         self._master = pid
         self._run(loaded)
         return True
+
+    def restart(self) -> None:
+        """Have somebody restart it, if it runs and would come up again."""
+        if self.is_running:
+            self.kill()
+            self.start()
 
     def kill(self) -> None:
         self._master = self._loaded = None
@@ -158,27 +193,34 @@ class NginxModel:
         return sum(worker.accepts for worker in self._workers)
 
     def served(self) -> tuple[Loaded, ...]:
-        """Return the configurations of the workers that take new connections."""
-        return tuple(worker.loaded for worker in self._workers if worker.accepts)
+        """Return what the workers serve that take new connections."""
+        return tuple(worker.serves for worker in self._workers if worker.accepts)
 
     def answer(self) -> Loaded | None:
         """What the worker serves that gets the next connection; None where nobody takes it."""
-        accepting = self.served()
+        worker = self._next_worker()
+        return worker.serves if worker is not None else None
+
+    def _next_worker(self) -> _Worker | None:
+        accepting = [worker for worker in self._workers if worker.accepts]
         self._turn += 1
         return accepting[self._turn % len(accepting)] if accepting else None
 
     # --- in place of proxygen's doors to nginx
 
     async def run(self, argv: tuple[str, ...], *, timeout: float, **_: object) -> Completed:  # noqa: ASYNC109
-        """Be nginx's binary with ``-V`` or ``-t``."""
+        """Be nginx's binary with ``-V`` or ``-t``, or asked for its Lua."""
         await asyncio.sleep(0.001)
+        if "-t" not in argv and "-c" in argv:
+            said = "" if self.has_lua else 'nginx: [emerg] unknown directive "lua_shared_dict"'
+            return Completed(argv=argv, returncode=_LUA_WORKS if self.has_lua else 1, output=said, seconds=0.001)
         if "-t" not in argv:
             return Completed(argv=argv, returncode=0, output=VERSION, seconds=0.001)
         self._disk.step("nginx -t")
         if self.faults.is_test_stuck:
             await asyncio.sleep(timeout)
             raise NginxUnavailable(f"{' '.join(argv)} did not end within {timeout:g}s and was ended")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(self.test_seconds)
         try:
             loaded = self._load(Path(argv[argv.index("-c") + 1]))
         except Unloadable as error:
@@ -211,8 +253,29 @@ class NginxModel:
 
     async def read_stamp(self, _address: str) -> Stamp | None:
         await asyncio.sleep(0.001)
-        loaded = self.answer()
-        return loaded.stamp if loaded is not None else None
+        worker = self._next_worker()
+        return parse_stamp(worker.dictionary.stamp) if worker is not None else None
+
+    async def ask(self, _address: str, _path: str, *, patience: float) -> tuple[str, str]:
+        """Be told that there is something to take."""
+        await asyncio.sleep(0.001)
+        self._disk.step("push")
+        return self.take()
+
+    def take(self) -> tuple[str, str]:
+        """Take what lies in the file of what is pushed, if anything does."""
+        worker = self._next_worker()
+        if worker is None:
+            return "", ""
+        try:
+            text = Path(worker.loaded.document).read_text()
+        except OSError as error:
+            return "404", str(error)
+        before = worker.dictionary.stamp
+        answer = worker.dictionary.take(text)
+        if worker.dictionary.stamp != before:
+            self.at_push(worker.serves)
+        return answer
 
     # --- inside
 
@@ -270,7 +333,8 @@ class NginxModel:
             for _ in range(2):
                 self._log(next(self._pids), "a worker cannot start")
             return
-        self._workers += [_Worker(next(self._pids), loaded) for _ in range(2)]
+        dictionary = Dictionary(str(loaded.stamp or ""))
+        self._workers += [_Worker(next(self._pids), loaded, dictionary) for _ in range(2)]
 
     def _drain(self, old: Iterable[_Worker]) -> None:
         for worker in old:
@@ -303,9 +367,10 @@ class NginxModel:
             raise Unloadable("something is wrong")
         return Loaded(
             files=files,
-            stamp=next(filter(None, (_stamp(server) for server in servers)), None),
+            stamp=next(filter(None, map(_stamp, servers)), None) or _base_stamp(files.get(stamp.STAMP_FILE, b"")),
             ports=frozenset(_ports(servers)),
             answers=dict(_answers(servers)),
+            document=_document(files.get(stamp.STAMP_FILE, b"")),
         )
 
 
@@ -319,6 +384,7 @@ def in_place_of_nginx(model: NginxModel) -> Iterator[None]:
         id(master.workers): model.workers,
         id(master.send_reload): model.send_reload,
         id(stamp.read_stamp): model.read_stamp,
+        id(stamp.ask): model.ask,
     }
     with ExitStack() as stack:
         for name, module in sorted(sys.modules.items()):
@@ -374,6 +440,17 @@ def _servers(block: Iterable[dict[str, Any]]) -> Iterator[_Block]:
 def _stamp(server: _Block) -> Stamp | None:
     text = _returned(server, ["=", stamp.PATH])
     return parse_stamp(text) if text is not None else None
+
+
+def _base_stamp(text: bytes) -> Stamp | None:
+    """What Lua tells, before anything is pushed."""
+    found = re.search(rb'proxygen_base {\s+default "?([0-9]+ [0-9a-f]+)', text)
+    return parse_stamp(found[1].decode()) if found is not None else None
+
+
+def _document(text: bytes) -> str:
+    found = re.search(rb'proxygen\.take\("([^"]+)"\)', text)
+    return found[1].decode() if found is not None else ""
 
 
 def _answers(servers: Iterable[_Block]) -> Iterator[tuple[int, str]]:

@@ -29,6 +29,7 @@ WEB: Final = instance("web", 1, "route=web.test")
 SHOP: Final = instance("shop", 2, "route=shop.test")
 DB: Final = instance("db", 3, "protocol=tcp", "listen=15432")
 WEB_ELSEWHERE: Final = instance("web", 4, "route=web.test")
+MAIL: Final = tuple(instance("mail", 5 + each, "route=mail.test") for each in range(3))
 LONG: Final = "PROXYGEN_MODEL_EXAMPLES" in os.environ
 QUARTERS: Final = 4
 
@@ -61,7 +62,40 @@ def going_back(world: World) -> None:
         world.ask(world.reconciler.roll_back(None))
 
 
-STORIES: Final = (first_generation, change, refusal_of_nginx_t, refused_reload, change_while_nginx_is_away, going_back)
+def push(world: World) -> None:
+    world.tell(catalog(WEB_ELSEWHERE, *MAIL))
+
+
+def push_and_reload(world: World) -> None:
+    """The reload comes before the files say what was pushed."""
+    push(world)
+    world.wait(0.2)
+    world.tell(catalog(WEB_ELSEWHERE, *MAIL, SHOP))
+
+
+def push_that_nginx_t_refuses(world: World) -> None:
+    world.nginx.faults.refused = {"10.0.0.4:8080"}
+    push(world)
+
+
+def push_and_way_back(world: World) -> None:
+    push(world)
+    world.wait(0.2)
+    if world.is_alive:
+        going_back(world)
+
+
+PUSHED: Final = (push, push_and_reload, push_that_nginx_t_refuses, push_and_way_back)
+"""What an nginx with Lua needs no reload for, or not for all of it."""
+STORIES: Final = (
+    first_generation,
+    change,
+    refusal_of_nginx_t,
+    refused_reload,
+    change_while_nginx_is_away,
+    going_back,
+    *PUSHED,
+)
 
 
 @contextmanager
@@ -69,10 +103,11 @@ def world_before(story: Story) -> Iterator[World]:
     """Generations 1 to 3 are there, the last of them is live, unless the story is that of the first."""
     world = World()
     try:
+        world.nginx.has_lua = story in PUSHED
         world.nginx.start()
         world.start()
         for number in range(1, 1 if story is first_generation else 4):
-            world.tell(catalog(WEB, *(instance("mail", 5 + each, "route=mail.test") for each in range(number))))
+            world.tell(catalog(WEB, *MAIL[:number]))
             world.wait(5)
         yield world
     finally:
@@ -143,6 +178,20 @@ def test_an_error_at_any_step_is_made_good(story: Story, quarter: int, code: int
     """Without a new start and without news from Consul."""
     for world in steps_of(story, quarter, lambda world, step: world.disk.fail_in(step, code)):
         assert world.is_alive
+        converges(world, is_consul_back=True)
+
+
+@every_step
+@pytest.mark.parametrize("story", PUSHED)
+@pytest.mark.parametrize("what", ["reload", "restart", "take"])
+def test_whatever_others_do_to_nginx_at_any_step_is_made_good(story: Story, quarter: int, what: str) -> None:
+    """They have it read its files, which may be behind, or take what lies in the file of what is pushed."""
+
+    def trouble(world: World, step: int) -> None:
+        acts = {"reload": world.nginx.reload_by_others, "restart": world.nginx.restart, "take": world.nginx.take}
+        world.disk.do_in(step, acts[what])
+
+    for world in steps_of(story, quarter, trouble):
         converges(world, is_consul_back=True)
 
 

@@ -22,6 +22,7 @@ from proxygen.catalog import Catalog, Health
 from proxygen.kit.errors import ProxygenError
 from proxygen.proxy.apply.outcome import Outcome
 from proxygen.proxy.apply.publish import current
+from proxygen.proxy.nginx.stamp import STAMP_FILE, Stamp
 from tests.harness.examples import examples
 from tests.model.catalogs import BYSTANDERS, MISTYPED, PORTS, REFUSABLE, catalogs, host
 from tests.model.nginx_model import Loaded
@@ -49,9 +50,12 @@ STEPS: Final = st.integers(1, 45)
 class Sidecar(RuleBasedStateMachine):
     """One sidecar, its nginx and its disk."""
 
+    has_lua = False
+
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
+        self.world.nginx.has_lua = self.has_lua
         self.world.nginx.start()
 
     def teardown(self) -> None:
@@ -285,6 +289,9 @@ class Sidecar(RuleBasedStateMachine):
         world.wait(60)
         assert world.nginx.reloads == reloads, world.why()
         assert self.served() == served
+        world.nginx.kill()
+        assert world.nginx.start()
+        assert in_force_of(self.served()) == in_force_of(served), "the files say something else than what was served"
         self.no_law_is_broken()
 
     def served(self) -> Loaded:
@@ -295,12 +302,45 @@ class Sidecar(RuleBasedStateMachine):
         return found[0]
 
 
+def in_force_of(loaded: Loaded) -> tuple[Stamp | None, dict[str, bytes]]:
+    """What is served, however it came there."""
+    return loaded.stamp, {name: content for name, content in loaded.files.items() if name != STAMP_FILE}
+
+
 def text_of(loaded: Loaded) -> str:
     return b"\n".join(loaded.files.values()).decode()
 
 
 class SidecarForLonger(Sidecar):
     """The same in more runs, of which the first are the same."""
+
+
+class PushingSidecar(Sidecar):
+    """The same with an nginx that can be pushed to, and with somebody who has it read its files at any moment."""
+
+    has_lua = True
+
+    @precondition(lambda self: self.world.nginx.is_running)
+    @rule(pause=PAUSES)
+    def somebody_reloads_nginx(self, pause: float) -> None:
+        self.world.nginx.reload_by_others()
+        self.world.wait(pause)
+
+    @rule(catalog=catalogs(), steps=STEPS, is_restarted=st.booleans())
+    def somebody_has_nginx_read_within_a_change(self, catalog: Catalog, steps: int, is_restarted: bool) -> None:
+        self.world.disk.do_in(steps, self.world.nginx.restart if is_restarted else self.world.nginx.reload_by_others)
+        self.world.tell(catalog)
+        self.world.wait(15)
+
+    @rule(catalog=catalogs(), pause=PAUSES)
+    def somebody_asks_nginx_to_take_what_lies_there(self, catalog: Catalog, pause: float) -> None:
+        self.world.tell(catalog)
+        self.world.wait(pause)
+        self.world.nginx.take()
+
+
+class PushingSidecarForLonger(PushingSidecar):
+    """As above."""
 
 
 # What is found is made small first, and the long form takes its time.
@@ -313,3 +353,11 @@ TestSidecar.pytestmark = [PATIENT]  # type: ignore[attr-defined]
 SidecarForLonger.TestCase.settings = settings(BOUNDED, max_examples=EXAMPLES or 40)
 TestSidecarForLonger = SidecarForLonger.TestCase
 TestSidecarForLonger.pytestmark = [PATIENT, pytest.mark.slow]  # type: ignore[attr-defined]
+
+PushingSidecar.TestCase.settings = BOUNDED
+TestPushingSidecar = PushingSidecar.TestCase
+TestPushingSidecar.pytestmark = [PATIENT]  # type: ignore[attr-defined]
+
+PushingSidecarForLonger.TestCase.settings = settings(BOUNDED, max_examples=EXAMPLES or 40)
+TestPushingSidecarForLonger = PushingSidecarForLonger.TestCase
+TestPushingSidecarForLonger.pytestmark = [PATIENT, pytest.mark.slow]  # type: ignore[attr-defined]

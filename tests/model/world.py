@@ -35,6 +35,7 @@ from proxygen.proxy.state.memory import recall
 from proxygen.settings import Settings, load
 from tests.model.clock import simulated_time
 from tests.model.disk import Death, Disk
+from tests.model.lua_model import in_force
 from tests.model.nginx_model import Faults, Loaded, NginxModel, in_place_of_nginx
 
 _CONF: Final = """\
@@ -87,6 +88,8 @@ class World:
         self._stack: Final = ExitStack()
         self.directory: Final = Path(tempfile.mkdtemp(prefix="proxygen-model-", dir=_PLACE))
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        # nginx's workers, who are another user, read what is pushed.
+        self.directory.chmod(0o755)
         self.output: Final = self.directory / "output"
         self.output.mkdir()
         etc, binary = self.directory / "etc", self.directory / "nginx"
@@ -154,6 +157,10 @@ class World:
             return
         task = self.loop.create_task(reconciler.run(), name="reconcile")
         self._process = _Process(reconciler, catalogs, task, holding)
+        if self.nginx.has_lua:
+            self.loop.create_task(reconciler.watch_nginx(), name="watch of nginx")
+        # Also where it is not the loop that is at work.
+        self.disk.at_death = task.cancel
         if with_consul:
             self.tell(self.catalog)
 
@@ -167,6 +174,13 @@ class World:
         """End it as SIGTERM does."""
         if self._process is not None:
             self._process.task.cancel()
+            self.loop.run_until_complete(asyncio.wait({self._process.task}))
+            if not self.disk.dead:
+                finishing = self.loop.create_task(self._process.reconciler.finish(), name="finish")
+                self.loop.run_until_complete(asyncio.wait({finishing}))
+                self.disk.at_death = lambda: None
+                if (error := finishing.exception()) is not None and not isinstance(error, Death):
+                    self.laws.broken.append(f"the end failed: {type(error).__name__}: {error}")
             self._end()
 
     def wait(self, seconds: float) -> None:
@@ -276,7 +290,7 @@ class World:
 
     def missing(self) -> list[str]:
         """What nginx serves otherwise than it should of the newest catalog."""
-        expected = _lines(self.expected().rendered.contents)
+        expected = _lines(in_force(self.expected().rendered.contents, {}))
         served = self.nginx.served()
         found = [unified_diff(expected, _lines(each.files), "expected", "served", n=0, lineterm="") for each in served]
         return [line for each in found for line in each] if served else ["nobody serves"]
@@ -300,6 +314,8 @@ class Laws:
         """The generation to which the operator went back, and that was proven: nothing else may be live."""
         self._world: Final = world
         self._passed_first: Final[set[str]] = set()
+        self._passed_in_force: Final[set[str]] = set()
+        """The same, by what is in force of them."""
         self._passed_second: Final[set[str]] = set()
         self._generations: dict[int, str] = {}
         self._link: str | None = None
@@ -310,6 +326,7 @@ class Laws:
     def watching(self) -> Iterator[None]:
         self._world.nginx.at_test = self._note_tested
         self._world.nginx.at_load = self._judge_loaded
+        self._world.nginx.at_push = self._judge_pushed
         self._world.disk.after_step = self._judge_link
         refusals = StructureGate.refusals
 
@@ -317,6 +334,7 @@ class Laws:
             found = refusals(gate, rendered)
             if not found:
                 self._passed_first.add(_mark(rendered.contents))
+                self._passed_in_force.add(_mark(in_force(rendered.contents, {})))
             return found
 
         with ExitStack() as stack:
@@ -344,13 +362,20 @@ class Laws:
         """What nginx serves passed both gates; where the operator went back, it is what he went back to."""
         if not loaded.files:
             return
-        without_stamp = {name: content for name, content in loaded.files.items() if name != STAMP_FILE}
         if _mark(loaded.files) not in self._passed_second:
             self.broken.append(f"nginx serves what never passed nginx -t: {loaded.stamp}")
-        if _mark(without_stamp) not in self._passed_first:
+        if _mark(_without_stamp(loaded)) not in self._passed_first:
             self.broken.append(f"nginx serves what never passed the first gate: {loaded.stamp}")
         if self.pinned is not None and loaded.stamp is not None and loaded.stamp.generation != self.pinned:
             self.broken.append(f"nginx serves {loaded.stamp}, where the operator went back to {self.pinned}")
+
+    def _judge_pushed(self, served: Loaded) -> None:
+        """What is pushed makes nothing else of what is served than a whole candidate that passed the first gate; what
+        the operator went back to stays."""
+        if _mark(_without_stamp(served)) not in self._passed_in_force:
+            self.broken.append(f"by a push nginx serves what nobody asked for: {served.stamp}")
+        if self.pinned is not None and served.stamp is not None and served.stamp.generation != self.pinned:
+            self.broken.append(f"{served.stamp} was pushed, where the operator went back to {self.pinned}")
 
     def judge_rest(self) -> None:
         """Between two applies, nginx serves what ``current`` names where the last one ended well, or well enough."""
@@ -362,6 +387,12 @@ class Laws:
             return
         live = current(world.output)
         served = {loaded.stamp.generation if loaded.stamp else None for loaded in world.nginx.served()}
+        if world.nginx.has_lua:
+            # What was pushed may be ahead of the files, and never behind them, but where somebody else just had nginx
+            # read them.
+            if world.nginx.is_read_by_others:
+                return
+            served = {number for number in served if number is None or live is None or number < live}
         if served and served != {live}:
             self.broken.append(f"nginx serves {served} and current names {live}, though it was {last.outcome}")
 
@@ -376,7 +407,7 @@ class Laws:
         self._errors_then = self._world.disk.errors
         nginx = self._world.nginx
         # Nothing but the end of all patience is a reason to change it then.
-        if nginx.is_reading and not nginx.is_frozen and not nginx.faults.taken:
+        if nginx.is_reading and not nginx.is_frozen and not nginx.faults.taken and not nginx.is_read_by_others:
             self.broken.append(f"current became {link} while nginx was reading")
         if link is None and before is not None and proven(self._world.output):
             self.broken.append(f"current was taken away; it was {before}")
@@ -436,6 +467,10 @@ class Laws:
         with suppress(OSError):
             return os.readlink(self._world.output / "current")
         return None
+
+
+def _without_stamp(loaded: Loaded) -> Mapping[str, bytes]:
+    return {name: content for name, content in loaded.files.items() if name != STAMP_FILE}
 
 
 def _mark(files: Mapping[str, bytes]) -> str:

@@ -146,7 +146,10 @@ def discard(path: Path) -> None:
 
 
 def publish(output: Output, checked: Checked, manifest: Mapping[str, Any]) -> Generation:
-    """Move a staged generation into place and make it the live one. nginx is not told."""
+    """Move a staged generation into place and make it the live one. nginx is not told.
+
+    One of the same stamp that is in place is made live: an earlier try with it ended after the move.
+    """
     number = checked.stamp.generation
     path = _path(output.directory, number)
     published_at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -155,12 +158,20 @@ def publish(output: Output, checked: Checked, manifest: Mapping[str, Any]) -> Ge
         with _whole_or_gone(checked.path):
             write_files(checked.path, {MANIFEST: json.dumps(document, sort_keys=True, indent=1).encode()})
             # A directory cannot be renamed onto one that is not empty: a number is never used twice.
-            os.rename(checked.path, path)
+            if _is_stamped(output.directory, checked.stamp):
+                discard(checked.path)
+            else:
+                os.rename(checked.path, path)
         sync_directory(path.parent)
         _swap(output.directory, number)
     return Generation(
         stamp=checked.stamp, path=path, published_at=published_at, manifest=manifest, live=True, proven=False
     )
+
+
+def _is_stamped(directory: Path, stamp: Stamp) -> bool:
+    published = read_generation(directory, stamp.generation)
+    return published is not None and published.stamp == stamp
 
 
 def narrow(output: Output, name: str, readers: Readers) -> None:

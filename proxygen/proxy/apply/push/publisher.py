@@ -15,6 +15,8 @@ _log = get_logger(__name__)
 _HEAD_START: Final = 2
 """The part of the time that is left for the publishing itself."""
 
+_MAX_DOUBLINGS: Final = 16
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class Publisher(Generic[T]):
         self._pause: Final = within / _HEAD_START
         self._longest: Final = longest_pause
         self._newest: T | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[bool] | None = None
         self._hurry: Final = asyncio.Event()
 
     @property
@@ -42,42 +44,57 @@ class Publisher(Generic[T]):
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="publish what was pushed")
 
-    async def flush(self) -> None:
-        """Publish at once, and return when it is done or has failed."""
-        if self._task is not None:
-            self._hurry.set()
-            await asyncio.wait({self._task})
+    def forget(self) -> None:
+        """Publish nothing of what was pushed so far, but what is being published already."""
+        self._newest = None
+
+    async def flush(self) -> bool:
+        """Publish at once, and return whether all is published by now; what is not is given up."""
+        if self._task is None:
+            return True
+        self._hurry.set()
+        return await asyncio.shield(self._task)
 
     async def stop(self) -> None:
-        """Publish nothing of what was pushed so far."""
-        task, self._task, self._newest = self._task, None, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+        """Publish nothing of what was pushed so far; what is being published is, or has failed, when this returns."""
+        self.forget()
+        await self.flush()
 
-    async def _run(self) -> None:
+    async def _run(self) -> bool:
         failures = 0
         try:
             while (newest := await self._next(failures)) is not None:
-                try:
-                    await self._publish(newest)
+                if await self._is_published(newest):
                     failures = 0
-                except (ProxygenError, OSError) as error:
-                    _log.error("pushed, but not published", reason=str(error))
-                    failures += 1
-                    self._newest = self._newest or newest
-                    if self._hurry.is_set():
-                        return
+                    continue
+                if self._hurry.is_set():
+                    self._newest = None
+                    return False
+                failures += 1
+                self._newest = self._newest or newest
+            return True
         finally:
+            self._task = None
             self._hurry.clear()
-            if self._task is asyncio.current_task():
-                self._task = None
+
+    async def _is_published(self, pushed: T) -> bool:
+        try:
+            await self._publish(pushed)
+        except (ProxygenError, OSError) as error:
+            _log.error("pushed, but not published", reason=str(error))
+            return False
+        except Exception:
+            # Whatever nobody thought of: the files follow all the same, once it is over.
+            _log.exception("pushed, but not published")
+            return False
+        return True
 
     async def _next(self, failures: int) -> T | None:
         """Return the newest that is to be published, in time; None where all is."""
         if self._newest is None:
             return None
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), min(self._longest, self._pause * 2**failures))
+            pause = self._pause * 2 ** min(failures, _MAX_DOUBLINGS)
+            await asyncio.wait_for(self._hurry.wait(), min(self._longest, pause))
         newest, self._newest = self._newest, None
         return newest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,8 @@ class Pusher:
     def __init__(self, document: Path, address: str, binary: Binary) -> None:
         """``document`` is the file that nginx's workers read, ``address`` where nginx tells its stamp."""
         self._document: Final = document
+        # What a killed run left: anybody on this host may ask nginx to take what lies there.
+        _remove(document)
         self._address: Final = address
         self._binary: Final = binary
 
@@ -40,8 +43,11 @@ class Pusher:
         if len(content) > LONGEST:
             return f"a document of {len(content)} bytes is longer than nginx's workers read"
         before = await asyncio.to_thread(self._workers, conf)
-        await asyncio.to_thread(_write, self._document, content)
-        status, said = await ask(self._address, PATH, patience=_PATIENCE)
+        try:
+            await asyncio.to_thread(_write, self._document, content)
+            status, said = await ask(self._address, PATH, patience=_PATIENCE)
+        finally:
+            _remove(self._document)
         if status != "200" or said != str(after):
             return f"nginx answered {status or 'nothing'} to a push: {said[:200]}"
         served = await read_stamp(self._address)
@@ -63,3 +69,9 @@ def _write(path: Path, content: bytes) -> None:
         path.parent.mkdir()
         path.parent.chmod(0o755)
     write_atomically(path, content, access=lambda file: os.fchmod(file, 0o644), durable=False)
+
+
+def _remove(path: Path) -> None:
+    """A document is there for its own push only: nobody has nginx take it again, after a way back for instance."""
+    with suppress(OSError):
+        path.unlink()
