@@ -45,7 +45,10 @@ def parse_address(text: str, *, ssl: bool) -> ConsulAddress:
             raise SettingsError(f"consul.address {text!r}: a unix socket is unix:// and an absolute path")
         return ConsulAddress(scheme="http", host="localhost", port=_DEFAULT_PORT, socket=path)
     has_scheme = "://" in text
-    parts = urlsplit(text if has_scheme else f"{'https' if ssl else 'http'}://{text}")
+    try:
+        parts = urlsplit(text if has_scheme else f"{'https' if ssl else 'http'}://{text}")
+    except ValueError as error:
+        raise SettingsError("consul.address is no address; write HOST:PORT, with brackets around IPv6") from error
     if "@" in parts.netloc:
         raise SettingsError("consul.address holds a user name; give USER:PASSWORD in consul.auth instead")
     try:

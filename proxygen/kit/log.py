@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import select
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -54,26 +55,42 @@ def configure(*, format: Format = "text", level: str = "info", syslog: str | Non
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _NeverRaising(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(_LossyStream.on(sys.stderr)),
         # A cached logger would keep the settings of the first call.
         cache_logger_on_first_use=False,
     )
     _adopt_standard_logging(shared, renderer, severity)
 
 
-class _NeverRaising:
-    """A stream for the log: what cannot be written is lost, and whoever wrote it goes on.
+class _LossyStream:
+    """A stream for the log: what cannot be written at once is lost, and whoever wrote it goes on.
 
-    A full disk or a reader that has left must not end the sidecar, as it would not with the standard library's log.
+    A full disk or a reader that has left must not end the sidecar, as it would not with the standard library's log. A
+    reader that reads no more, such as an engine's log driver that hangs, must not hold it up: it would hear no signal.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: Final = stream
 
+    @classmethod
+    def on(cls, stream: TextIO) -> TextIO:
+        return cast("TextIO", cls(stream))
+
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
-            return self._stream.write(text)
+            return self._stream.write(text) if self._takes_a_line() else 0
         return 0
+
+    def _takes_a_line(self) -> bool:
+        """Whether a line would not wait. A pipe that can be written to has room for one of 4 kB (pipe(7))."""
+        try:
+            descriptor = self._stream.fileno()
+        except (OSError, ValueError):
+            # In memory.
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):
@@ -194,7 +211,7 @@ def _printable(event: EventDict) -> EventDict:
 
 
 def _adopt_standard_logging(shared: list[Processor], renderer: Processor, severity: int) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_LossyStream.on(sys.stderr))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_name_module, *shared],

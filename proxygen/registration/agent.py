@@ -75,6 +75,17 @@ class Agent:
         """Remove a service with its checks; one that is not there is no error."""
         await self._put(f"/v1/agent/service/deregister/{service_id}")
 
+    async def deregister_anyones(self, service_id: str, service: Mapping[str, Any]) -> None:
+        """Remove a service that another life wrote, as the agent tells it.
+
+        It is written once more before: an agent tells the catalog with the token that wrote an entry, which may be
+        revoked, and then forgets the entry while the catalog keeps it.
+        """
+        if self.token_mark:
+            kept = {key: service[key] for key in ("Address", "Port", "Tags", "Meta", "Weights") if service.get(key)}
+            await self.register({"ID": service_id, "Name": service["Service"], **kept})
+        await self.deregister(service_id)
+
     async def remove_check(self, check_id: str) -> None:
         """Remove one check, of whichever service."""
         await self._put(f"/v1/agent/check/deregister/{check_id}")

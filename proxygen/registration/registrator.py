@@ -333,7 +333,7 @@ class Registrator:
                 is_orphan = service_id not in wanted and not self._seats.is_taken(service_id)
                 is_ours = self._is_of_an_earlier_life(service_id, service)
                 if is_orphan and is_ours and not await self._is_awaited(service_id, service):
-                    await self._agent.deregister(service_id)
+                    await self._agent.deregister_anyones(service_id, service)
                     self._found.discard(service_id)
                     _LOG.info("orphan deregistered", service=service.get("Service"), id=service_id)
         except CatalogUnavailable as error:

@@ -46,7 +46,18 @@ def test_a_unix_socket_is_an_absolute_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ftp://127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999", "http://", "unix://consul.sock", "http://a/?b"]
+    "text",
+    [
+        "",
+        "ftp://127.0.0.1",
+        "127.0.0.1:0",
+        "127.0.0.1:99999",
+        "http://",
+        "unix://consul.sock",
+        "http://a/?b",
+        "http://[::1",
+        "[::1",
+    ],
 )
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"consul\.address"):

@@ -164,6 +164,25 @@ def test_the_registrator_registers_and_sweeps_with_its_policy(
         running.kill()
 
 
+def test_what_an_earlier_life_left_goes_though_its_token_is_revoked(
+    guarded: ConsulAgent, engine: Engine, tmp_path: Path
+) -> None:
+    """The agent forgot it, and the catalog had it for ever."""
+    earlier = token(guarded, REGISTRATOR)
+    check = {"CheckID": "here:old:1:tcp", "TCP": "127.0.0.1:1", "Interval": "1h", "Status": "passing"}
+    body = {"Name": "old", "ID": "here:old:1", "Port": 1, "Meta": {"registrator-host": "here"}, "Checks": [check]}
+    guarded.request("PUT", "/v1/agent/service/register", body, token=earlier)
+    process.wait_until(lambda: guarded.instances("old"), what="it in the catalog")
+    revoke(guarded, earlier)
+    running = registrator(guarded, engine, tmp_path, REGISTRATOR)
+    running.start()
+    try:
+        process.wait_until(lambda: "orphan deregistered" in running.said, what="the sweep", timeout=60)
+        process.wait_until(lambda: not guarded.instances("old"), what="a catalog without it", timeout=30)
+    finally:
+        running.kill()
+
+
 @pytest.mark.parametrize(
     "rules", [[], [rule.replace("write", "read") for rule in REGISTRATOR]], ids=["nothing", "read"]
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
 import pty
@@ -12,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -260,6 +263,34 @@ def test_on_a_full_disk_the_commands_code_is_ours(consul: ConsulAgent, stream: s
     started = ["register", "--consul-address", consul.address, *map(str, process_only("sh", "-c", "exit 5"))]
     done = subprocess.run(["sh", "-c", f'exec "$@" {stream}/dev/full', "sh", *warm.COLD, *started], timeout=60)
     assert done.returncode == 5
+
+
+def test_a_reader_of_the_log_that_reads_no_more_holds_nothing_up(consul: ConsulAgent) -> None:
+    """As where an engine's log driver hangs: the pipe is full, and SIGTERM was heard by nobody (containerd#9342)."""
+    options = map(str, process_only("sh", "-c", "yes & sleep 1000"))
+    command = [*warm.COLD, "register", "--consul-address", consul.address, *options]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        until_registered(consul)
+        assert running.stdout is not None
+        pipe = running.stdout.fileno()
+        size = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+        process.wait_until(lambda: unread(pipe) > size - select.PIPE_BUF, what="a full pipe")
+        running.terminate()
+        assert running.wait(30) == 128 + signal.SIGTERM
+        assert held(consul) == {}
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            for below in psutil.Process(running.pid).children(recursive=True):
+                below.kill()
+        running.kill()
+
+
+def unread(pipe: int) -> int:
+    """How many bytes lie in a pipe."""
+    counted = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, counted)
+    return counted[0]
 
 
 def from_a_parent_with(kept: str, *command: object, consul: ConsulAgent, log: Path) -> subprocess.Popen[bytes]:

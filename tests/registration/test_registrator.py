@@ -112,6 +112,9 @@ class PlainAgent:
         self._answer()
         (self.withdrawn.add if enable else self.withdrawn.discard)(service_id)
 
+    async def deregister_anyones(self, service_id: str, service: Mapping[str, Any]) -> None:
+        await self.deregister(service_id)
+
     async def deregister(self, service_id: str) -> None:
         self._answer()
         self.gone.append(service_id)
