@@ -178,15 +178,19 @@ function M.balance(name)
     end
     local now, request = ngx.time(), pointer()
     local try = tries[request]
-    if try and balancer.get_last_failure() then
+    local ending = try and balancer.get_last_failure()
+    if ending == "failed" then
         try.group:failed(try.state, now)
+    elseif ending then
+        -- A 403 or 404 that leads to the next server is no failure.
+        try.group:freed(try.state)
     else
         if try then
             end_round(try, now)
         end
         local group = upstream.group
         try = { group = group, state = group:begin(key_of(upstream)) }
-        -- nginx counts a try for each server of the configuration.
+        -- nginx counts a try for each server of the configuration. Where fewer were pushed, Lua cannot take tries away.
         if group.tries > upstream.lines then
             balancer.set_more_tries(group.tries - upstream.lines)
         end
