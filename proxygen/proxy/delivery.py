@@ -216,21 +216,28 @@ class Delivery:
         return entries_between(self._served.draft.rendered, draft.rendered)
 
     async def push(self, draft: Draft, entries: tuple[Entry, ...], timings: Timings) -> Applied | None:
-        """Push, and have the files follow. Return None where nginx does not take it: then it takes a reload."""
-        before = self._served
+        """Push, and have the files follow. Return None where nginx does not take it: then it takes a reload.
+
+        What was begun is carried to its end though the caller is cancelled: the files have to say what nginx serves.
+        """
         with timings.of("push"):
-            async with self._one_push_at_a_time:
-                if self._served is not before:
-                    # What was pushed before was taken back meanwhile.
-                    return None
-                after = Served(self._next_stamp(draft), draft, WayToNginx.PUSH)
-                self._last_pushed = after.stamp.generation
-                reason = await self._turn_to(after, entries)
-        if reason:
-            _log.warning("not pushed, nginx is reloaded", reason=reason)
+            pushed = await asyncio.shield(self._push(self._served, draft, entries))
+        if pushed is None:
             return None
-        self._publisher.put(after)
-        return Applied(outcome=Outcome.APPLIED, generation=after.stamp.generation, by=WayToNginx.PUSH)
+        return Applied(outcome=Outcome.APPLIED, generation=pushed.generation, by=WayToNginx.PUSH)
+
+    async def _push(self, before: Served | None, draft: Draft, entries: tuple[Entry, ...]) -> Stamp | None:
+        async with self._one_push_at_a_time:
+            if self._served is not before:
+                # What was pushed before was taken back meanwhile.
+                return None
+            after = Served(self._next_stamp(draft), draft, WayToNginx.PUSH)
+            self._last_pushed = after.stamp.generation
+            if reason := await self._turn_to(after, entries):
+                _log.warning("not pushed, nginx is reloaded", reason=reason)
+                return None
+            self._publisher.put(after)
+        return after.stamp
 
     async def _turn_to(self, after: Served, entries: tuple[Entry, ...]) -> str:
         """Have nginx serve something else by a push. Return why it does not, after which nobody knows what it serves;
@@ -279,6 +286,9 @@ class Delivery:
 
     async def flush(self) -> None:
         """Have the files say what was pushed, at once; where they cannot, what comes next takes a reload."""
+        async with self._one_push_at_a_time:
+            # One that is under way belongs to it.
+            pass
         if not await self._publisher.flush():
             self._served = None
 

@@ -274,21 +274,21 @@ end
 
 -- The entries of what follows, or nil and why they are none.
 local function decode_entries(text)
-    local body, count = text:match("^(.*)end (%d+)\n$")
+    local body, count = ("\n" .. text):match("^(.*\n)end (%d+)\n$")
     if not body then
         return nil, "no end"
     end
     local entries = {}
-    for kind, name, entry in body:gmatch("([us]) ([%w_]+) ([^\n]+)\n") do
-        local decode = kind == "u" and decode_upstream or decode_split
-        if not decode(entry) then
-            return nil, "cannot decode " .. name
+    for line in body:sub(2):gmatch("([^\n]*)\n") do
+        local kind, name, entry = line:match("^([us]) ([%w_]+) (.+)$")
+        local decode = kind == "s" and decode_split or decode_upstream
+        if not kind or not decode(entry) then
+            return nil, "cannot decode " .. line:sub(1, 100)
         end
         entries[#entries + 1] = { key = " " .. kind .. " " .. name, text = entry }
     end
-    local _, lines = body:gsub("\n", "\n")
-    if lines ~= #entries or tonumber(count) ~= #entries then
-        return nil, "lines that are no entries"
+    if tonumber(count) ~= #entries then
+        return nil, "another number of lines"
     end
     return entries
 end
@@ -302,23 +302,30 @@ local function make_room()
     dictionary:set("owner", own)
 end
 
--- Store all entries or none.
+-- Put back what was stored before the last of so many values: one that finds no room may have lost its old text.
+local function undo(before, last)
+    for place = 1, last do
+        dictionary:set(before[place].key, before[place].text)
+    end
+end
+
+-- Store all entries and then the stamp, or nothing.
 local function store(entries, stamp)
     if dictionary:get("owner") ~= own then
         make_room()
     end
     local before = {}
-    for place, entry in ipairs(entries) do
-        before[place] = dictionary:get(own .. entry.key) or false
-        local stored, reason = dictionary:safe_set(own .. entry.key, entry.text)
+    for place = 1, #entries + 1 do
+        local entry = entries[place] or { key = "", text = stamp }
+        local key = own .. entry.key
+        before[place] = { key = key, text = dictionary:get(key) }
+        local stored, reason = dictionary:safe_set(key, entry.text)
         if not stored then
-            for other = 1, place - 1 do
-                dictionary:set(own .. entries[other].key, before[other] or nil)
-            end
+            undo(before, place)
             return nil, reason
         end
     end
-    return dictionary:safe_set(own, stamp)
+    return true
 end
 
 -- Take what an open document says, where it follows what is served: all of it or nothing. Return a status and a text.

@@ -40,6 +40,27 @@ async def test_what_was_taken_is_as_old_as_the_first_value_that_it_stands_for() 
     assert slot.taken_since >= after
 
 
+def test_what_was_taken_stays_the_newest_or_does_not() -> None:
+    with simulated_time() as loop:
+
+        async def story() -> None:
+            slot: Latest[str] = Latest()
+            slot.put("a")
+            assert await slot.take() == "a"
+            began = loop.time()
+            assert await slot.stays(5) is True
+            assert loop.time() - began == 5
+            # It is as old as it is, however late one asks.
+            assert await slot.stays(5) is True
+            loop.call_later(2, slot.put, "b")
+            assert await slot.stays(60) is False
+            assert loop.time() - began == 7
+            assert await slot.stays(60) is False
+            assert await slot.take() == "b"
+
+        loop.run_until_complete(story())
+
+
 def test_an_alarm_rings_once_at_the_time_that_was_set_last() -> None:
     rung: list[float] = []
     with simulated_time() as loop:

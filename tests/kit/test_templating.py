@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxygen.kit.errors import TemplateError
-from proxygen.kit.templating import MAX_TOKEN, Block, Expression, Regex, Templates, Variable, Word, quote, word
+from proxygen.kit.templating import MAX_TOKEN, Block, Expression, Regex, Templates, Variable, Word, lua, quote, word
 from tests.corpora import hostile_text
 
 
@@ -272,3 +272,14 @@ def test_a_file_that_cannot_be_read_is_refused_where_it_is_used(
 def test_both_filters_are_there_for_templates(tmp_path: Path) -> None:
     (tmp_path / "own.j2").write_text("{{ text | q }} {{ name | word }}\n")
     assert Templates(tmp_path).render("own.j2", {"text": "a b", "name": Word("eth0")}) == '"a b" eth0\n'
+
+
+@pytest.mark.parametrize("text", ["web_stable", "10.0.0.1:80/1/1/5/0/p", "[2001:db8::1]:80/1/0/10/0/b", "hash http_x"])
+def test_what_is_plain_stands_in_a_text_of_lua_as_it_is(text: str) -> None:
+    assert lua(text) == text
+
+
+@pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", "a}b", "", 7, None, "é", "$x"])
+def test_what_could_mean_more_in_lua_is_refused(value: object) -> None:
+    with pytest.raises(TemplateError, match="Lua"):
+        lua(value)

@@ -8,12 +8,15 @@ from typing import Final
 
 UPSTREAMS: Final = "http.d/10-upstreams.conf"
 
-_DOCUMENT: Final = re.compile(r"proxygen 1\nfrom ([0-9a-f ]+)\nto ([0-9a-f ]+)\n((?:.*\n)*)end ([0-9]+)\n")
-_PEER: Final = r"(?:[0-9.]+|\[[0-9a-fA-F:.]+\]):[0-9]+/[1-9][0-9]*(?:/[0-9]+){3}/[pb]"
-_ENTRY: Final = re.compile(
-    rf"(?:u \w+ (?:round_robin|least_conn|ip_hash|random) -|u \w+ hash \w+)(?: {_PEER})*? ?{_PEER}"
-    r"|s \w+ [0-9]+:\w+(?: [0-9]+:\w+)*"
+_HEAD: Final = re.compile(r"proxygen 1\nfrom ([0-9]+ [0-9a-fA-F]+)\nto ([0-9]+ [0-9a-fA-F]+)\n")
+_BODY: Final = re.compile(r"((?:.*\n)*)end ([0-9]+)\n")
+_UPSTREAM: Final = re.compile(r"u \w+ (?:(?:round_robin|least_conn|ip_hash|random) -|hash \w+)((?: [^ ]+)+)", re.ASCII)
+_SHARES: Final = re.compile(r"s \w+ ([0-9]{1,7}:\w+(?: [0-9]{1,7}:\w+)*)", re.ASCII)
+_PEER: Final = re.compile(
+    r"(?:[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9a-fA-F:.]+\]):([0-9]+)/([0-9]+)/([0-9]+)/([0-9]+)/([0-9]+)/[pb]"
 )
+_BOUNDS: Final = ((1, 65_535), (1, 1_000_000), (0, 1_000_000), (0, 1_000_000), (0, 1_000_000))
+_WHOLE: Final = 10_000
 _SPLIT: Final = re.compile(r'map "" \$(\w+)_split {$')
 _WORDS: Final = re.compile(r'^ {16}"(.*)",$')
 
@@ -28,26 +31,38 @@ class Dictionary:
 
     def take(self, text: str) -> tuple[str, str]:
         """Take a document whole, and return a status and what is said; the rules are those of push.lua."""
-        match = _DOCUMENT.fullmatch(text)
-        entries = [] if match is None else match[3].splitlines()
-        if match is None or len(entries) != int(match[4]) or not all(map(_is_entry, entries)):
+        head = _HEAD.match(text)
+        if head is None:
             return "400", "no document"
-        if self.stamp == match[2]:
+        if self.stamp == head[2]:
             return "200", self.stamp
-        if self.stamp != match[1]:
+        if self.stamp != head[1]:
             return "409", self.stamp
+        body = _BODY.fullmatch(text[head.end() :])
+        entries = [] if body is None else body[1].split("\n")[:-1]
+        if body is None or len(entries) != int(body[2]) or not all(map(_is_entry, entries)):
+            return "400", "no entries"
         split = [entry.split(" ", 2) for entry in entries]
         self.entries = {**self.entries, **{f"{kind} {name}": words for kind, name, words in split}}
-        self.stamp = match[2]
+        self.stamp = head[2]
         return "200", self.stamp
 
 
 def _is_entry(line: str) -> bool:
-    if _ENTRY.fullmatch(line) is None:
-        return False
-    if line.startswith("s "):
-        return sum(int(word.split(":")[0]) for word in line.split(" ")[2:]) == 10_000
-    return any(word.endswith("/p") for word in line.split(" "))
+    if upstream := _UPSTREAM.fullmatch(line):
+        peers = upstream[1].split(" ")[1:]
+        return all(map(_is_peer, peers)) and any(peer.endswith("p") for peer in peers)
+    if shares := _SHARES.fullmatch(line):
+        return sum(int(word.split(":")[0]) for word in shares[1].split(" ")) == _WHOLE
+    return False
+
+
+def _is_peer(word: str) -> bool:
+    found = _PEER.fullmatch(word)
+    return found is not None and all(
+        len(text) <= 7 and least <= int(text) <= most
+        for text, (least, most) in zip(found.groups(), _BOUNDS, strict=True)
+    )
 
 
 def in_force(files: Mapping[str, bytes], entries: Mapping[str, str]) -> Mapping[str, bytes]:

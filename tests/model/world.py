@@ -183,6 +183,11 @@ class World:
                     self.laws.broken.append(f"the end failed: {type(error).__name__}: {error}")
             self._end()
 
+    def end_loop(self) -> None:
+        """Cancel the loop, as SIGTERM does, whatever it is at."""
+        assert self._process is not None
+        self._process.task.cancel()
+
     def wait(self, seconds: float) -> None:
         """Let time pass, whether the sidecar lives through it or not."""
         if self._process is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from proxygen.proxy.apply.publish import current
 from proxygen.proxy.nginx.stamp import Stamp
 from tests.model.story import Story
 from tests.model.world import World
-from tests.proxy.plan.catalogs import instance
+from tests.proxy.plan.catalogs import catalog, instance
 
 WEB = instance("web", 1, "route=web.test")
 MAIL = instance("mail", 3, "route=mail.test")
@@ -193,3 +194,18 @@ def test_a_stop_has_the_files_say_what_was_pushed(story: Story) -> None:
     pushed = served(story)
     story.world.stop()
     assert current(story.world.output) == pushed.generation
+
+
+def test_a_stop_in_the_middle_of_a_push_leaves_files_that_say_what_is_served(story: Story) -> None:
+    """At each step of it: nginx is not to go on with what no file says, for as long as there is no sidecar."""
+    world = story.world
+    for step in range(1, 9):
+        world.disk.do_in(step, world.end_loop)
+        world.tell(catalog(WEB, MAIL, mail(step)))
+        world.loop.run_until_complete(asyncio.sleep(0.05))
+        world.stop()
+        assert served(story).generation == current(world.output), world.disk.steps[-10:]
+        story.begin()
+        world.wait(5)
+        assert_at_rest(story)
+    assert "push " in world.disk.steps

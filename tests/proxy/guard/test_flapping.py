@@ -330,3 +330,16 @@ def test_while_nginx_is_not_crowded_one_more_reload_leaves_room_for_others(
 ) -> None:
     """Else the next change of anybody would have to wait for old workers. With none of them there is no other way."""
     assert draining == 0 or crowds(draining, workers, room) or draining + workers <= room
+
+
+def test_what_cost_no_reload_counts_as_no_change_and_is_live_all_the_same() -> None:
+    flapping = Flapping(burst=BURST, interval=INTERVAL, crowded_pause=CROWDED)
+    flapping.accept(plan(*web_and_spare(1)), catalog(*web_and_spare(1)), 0)
+    for second in range(1, 20):
+        weights = web_and_spare(second + 1)
+        flapping.accept(plan(*weights), catalog(*weights), second, reloaded=False)
+        assert not flapping.is_watchful(second)
+    # The reload that follows is the first change, and only by what it changes.
+    last = (*web_and_spare(20), *shop(1))
+    flapping.accept(plan(*last), catalog(*last), 21)
+    assert flapping.keep(catalog(*web_and_spare(3), *shop(1)), 22, crowded=True).waiting == frozenset()
