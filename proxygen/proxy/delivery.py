@@ -106,6 +106,11 @@ class Delivery:
         self.remarks: tuple[str, ...] = ()
         """What nginx warned of, of the last candidate that passed; see `Verdict`."""
 
+    def go_on_from(self, other: Delivery) -> None:
+        """Take over what another one saw nginx serve, whose files nginx reads as it reads ours."""
+        self._served, self._published = other._served, other._published
+        self._last_pushed, self._is_suspicious = other._last_pushed, other._is_suspicious
+
     async def conf(self) -> OperatorConf:
         """Return nginx.conf as it is now. Raise BadInput when it cannot be read."""
         return await asyncio.to_thread(self._conf.read)

@@ -238,9 +238,12 @@ class Passage:
         if files_changed or is_outdated:
             # Other addresses of this host excuse nothing that nginx refused.
             self._excuse(is_outdated=is_outdated)
-        # The new one does not know what was pushed, but by the files.
-        await self._delivery.flush()
+        before = self._delivery
+        await before.flush()
         self._delivery = self._delivery_by(pipeline)
+        if not files_changed and not is_outdated:
+            # nginx reads nothing else for another address of this host.
+            self._delivery.go_on_from(before)
         if is_outdated:
             self.files_problem = ""
         return not is_outdated

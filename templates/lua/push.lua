@@ -160,7 +160,7 @@ end
 -- Have the configuration's own servers of an upstream known.
 function M.found(name, text)
     local decoded = assert(decode_upstream(text), name)
-    local upstream = { text = text, lines = #decoded.peers }
+    local upstream = { text = text }
     update(upstream, decoded)
     upstreams[name] = upstream
     return M.balance(name)
@@ -190,9 +190,9 @@ function M.balance(name)
         end
         local group = upstream.group
         try = { group = group, state = group:begin(key_of(upstream)) }
-        -- nginx counts a try for each server of the configuration. Where fewer were pushed, Lua cannot take tries away.
-        if group.tries > upstream.lines then
-            balancer.set_more_tries(group.tries - upstream.lines)
+        -- nginx counts one for the only server of the configuration that is not down for it.
+        if group.tries > 1 then
+            balancer.set_more_tries(group.tries - 1)
         end
     end
     local peer = try.group:pick(try.state, now)

@@ -123,7 +123,8 @@ end)()
     map "" $proxygen_base {{ default "1 0123456789abcdef"; }}
     upstream own {{ {_METHODS[method]} {" ".join(peer.line() for peer in peers)} }}
     upstream ours {{
-        {" ".join(peer.line() for peer in peers)}
+        {peers[0].line()}
+        {" ".join(peer.line().replace(";", " down;") for peer in peers[1:])}
         balancer_by_lua_block {{
             if not proxygen.balance("ours") then proxygen.found("ours", "{words}") end
         }}

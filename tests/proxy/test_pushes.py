@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 import pytest
 
 from proxygen.catalog import Instance
+from proxygen.proxy import pipeline
 from proxygen.proxy.apply.outcome import Outcome, WayToNginx
 from proxygen.proxy.apply.publish import current
 from proxygen.proxy.nginx.stamp import Stamp
+from proxygen.proxy.policy import ground
 from tests.model.story import Story
 from tests.model.world import World
 from tests.proxy.plan.catalogs import catalog, instance
@@ -73,6 +76,19 @@ def test_files_follow_in_time(story: Story) -> None:
     story.tell(WEB, MAIL, mail(1), seconds=0.1)
     assert story.last.by is WayToNginx.PUSH
     assert current(story.world.output) == before
+    story.world.wait(WITHIN)
+    assert story.world.nginx.reloads == reloads
+    assert_at_rest(story)
+
+
+def test_another_address_of_this_host_costs_no_reload(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that of a network which an engine makes: nginx reads nothing else for it."""
+    story.tell(WEB, MAIL, mail(1))
+    reloads = story.world.nginx.reloads
+    for module in (ground, pipeline):
+        monkeypatch.setattr(module, "own_networks", lambda: (frozenset({ip_network("10.9.0.1/32")}), ()))
+    story.tell(WEB, MAIL, mail(1), mail(2), seconds=0.1)
+    assert story.last.by is WayToNginx.PUSH
     story.world.wait(WITHIN)
     assert story.world.nginx.reloads == reloads
     assert_at_rest(story)
