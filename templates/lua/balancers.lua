@@ -303,7 +303,13 @@ end
 
 -- Begin a request; `key` is what `hash` is over, or for ip_hash the client's address in binary.
 function Group:begin(key)
-    local state = table.remove(self.pool) or { tried = {}, round = 0 }
+    local free = self.free
+    local state = self.pool[free]
+    if state then
+        self.free = free - 1
+    else
+        state = { tried = {}, round = 0 }
+    end
     state.round, state.rounds, state.key = state.round + 1, 0, key
     state.hash, state.behind, state.peer = self.method == "ip_hash" and 89 or nil, false, nil
     return state
@@ -311,11 +317,12 @@ end
 
 -- The request is over; its state may be another one's.
 function Group:done(state)
-    self.pool[#self.pool + 1] = state
+    self.free = self.free + 1
+    self.pool[self.free] = state
 end
 
 local function group_of(method, peers)
-    local group = { method = method, primaries = {}, backups = {}, weight = 0, pool = {}, tries = #peers }
+    local group = { method = method, primaries = {}, backups = {}, weight = 0, pool = {}, free = 0, tries = #peers }
     for place = 1, #peers do
         local peer = peers[place]
         local side = peer.backup and group.backups or group.primaries

@@ -8,6 +8,8 @@
 local ffi = require "ffi"
 local balancer = require "ngx.balancer"
 local get_request = require("resty.core.base").get_request
+local set_current_peer, set_more_tries = balancer.set_current_peer, balancer.set_more_tries
+local C, uintptr = ffi.C, ffi.typeof "uintptr_t"
 
 ffi.cdef "uint32_t ngx_murmur_hash2(const char *data, size_t len);"
 
@@ -20,7 +22,7 @@ local M = {}
 local dictionary = ngx.shared.proxygen
 local upstreams = {}
 local splits = {}
-local tries = {}
+local states = {}
 local own = "read " .. (dictionary:incr("reads", 1, 0) or 0)
 
 -- A number that a line writes, if it is one within bounds.
@@ -118,26 +120,30 @@ local function news(known, kind, name, decode)
 end
 
 local function pointer()
-    return tonumber(ffi.cast("uintptr_t", get_request()))
+    return tonumber(ffi.cast(uintptr, get_request()))
 end
 
 -- Whether nginx gave the last server up before it answered. A status of 502 or 504 may also be its own answer, and
 -- then the time of that is known.
-local function has_failed(statuses, times)
-    local status = statuses and statuses:match("(%d+)$")
-    return (status == "502" or status == "504") and (times or ""):sub(-1) == "-"
+local function has_failed()
+    local statuses = ngx.var.upstream_status
+    if not statuses or statuses == "200" then
+        return false
+    end
+    local status = statuses:sub(-3)
+    return (status == "502" or status == "504") and (ngx.var.upstream_header_time or ""):sub(-1) == "-"
 end
 
 -- A round through an upstream that ended without its log: an error page led to another round.
-local function end_round(try, now)
+local function end_round(state, now)
     local statuses = ngx.var.upstream_status or ""
     local status = statuses:match("(%d+)[^%d]+$")
     if status == "502" or status == "504" then
-        try.group:failed(try.state, now)
+        state.group:failed(state, now)
     else
-        try.group:freed(try.state)
+        state.group:freed(state)
     end
-    try.group:done(try.state)
+    state.group:done(state)
 end
 
 -- A request's key for the method of its upstream.
@@ -177,54 +183,54 @@ function M.balance(name)
         update(upstream, decoded)
     end
     local now, request = ngx.time(), pointer()
-    local try = tries[request]
-    local ending = try and balancer.get_last_failure()
+    local state = states[request]
+    local ending = state and balancer.get_last_failure()
     if ending == "failed" then
-        try.group:failed(try.state, now)
+        state.group:failed(state, now)
     elseif ending then
         -- A 403 or 404 that leads to the next server is no failure.
-        try.group:freed(try.state)
+        state.group:freed(state)
     else
-        if try then
-            end_round(try, now)
+        if state then
+            end_round(state, now)
         end
         local group = upstream.group
-        try = { group = group, state = group:begin(key_of(upstream)) }
+        state = group:begin(key_of(upstream))
+        state.group = group
+        states[request] = state
         -- nginx counts one for the only server of the configuration that is not down for it.
         if group.tries > 1 then
-            balancer.set_more_tries(group.tries - 1)
+            set_more_tries(group.tries - 1)
         end
     end
-    local peer = try.group:pick(try.state, now)
+    local peer = state.group:pick(state, now)
     if not peer then
-        tries[request] = nil
-        try.group:done(try.state)
+        states[request] = nil
+        state.group:done(state)
         return ngx.exit(BUSY) or true
     end
-    tries[request] = try
     if ngx.is_subrequest then
         -- Its end is not logged.
-        try.group:freed(try.state)
+        state.group:freed(state)
     end
-    assert(balancer.set_current_peer(peer.host, peer.port))
+    assert(set_current_peer(peer.host, peer.port))
     return true
 end
 
 -- End what `balance` began: in the log phase of every request that may have been balanced.
 function M.log()
     local request = pointer()
-    local try = tries[request]
-    if not try then
+    local state = states[request]
+    if not state then
         return
     end
-    tries[request] = nil
-    local statuses = ngx.var.upstream_status
-    if statuses ~= "200" and has_failed(statuses, ngx.var.upstream_header_time) then
-        try.group:failed(try.state, ngx.time())
+    states[request] = nil
+    if has_failed() then
+        state.group:failed(state, ngx.time())
     else
-        try.group:freed(try.state)
+        state.group:freed(state)
     end
-    try.group:done(try.state)
+    state.group:done(state)
 end
 
 -- The configuration's own shares of a split.
@@ -238,7 +244,7 @@ end
 function M.share(name, key)
     local split = splits[name] or found_split(name)
     split.pieces = news(split, " s ", name, decode_split) or split.pieces
-    local hash, pieces = ffi.C.ngx_murmur_hash2(key, #key), split.pieces
+    local hash, pieces = C.ngx_murmur_hash2(key, #key), split.pieces
     for place = 1, #pieces - 1 do
         if hash < pieces[place].bound then
             return pieces[place].upstream

@@ -74,7 +74,7 @@ def table(size: int, records: Mapping[str, Record]) -> Iterable[str]:
     """Yield lines; a ratio is the contender's median as a multiple of the first's, and p99's is by its own median."""
     own = next(iter(records.values())).rows()
     yield f"{size} services x 3 instances"
-    yield f"  {'':22}" + "".join(f"{name:>34}" for name in records)
+    yield f"  {'':22}" + "".join(f"{name:>42}" for name in records)
     for change in own:
         cells = []
         for record in records.values():
@@ -82,7 +82,7 @@ def table(size: int, records: Mapping[str, Record]) -> Iterable[str]:
             ratio = quantile(values, 0.5) / quantile(own[change], 0.5)
             told = " / ".join(f"{quantile(values, part) * 1000:.0f}" for part in (0.5, 0.9, 0.99))
             cells.append(f"{told} ms  x{ratio:.2f}  p99 x{spread(values):.1f}")
-        yield f"  {change:22}" + "".join(f"{cell:>34}" for cell in cells)
+        yield f"  {change:22}" + "".join(f"{cell:>42}" for cell in cells)
     rows = {
         "CPU, cold start": [f"{record.cpu_start:.2f} s" for record in records.values()],
         "CPU, each change": [f"{record.cpu_change * 1000:.0f} ms" for record in records.values()],
@@ -92,7 +92,7 @@ def table(size: int, records: Mapping[str, Record]) -> Iterable[str]:
         "sockets to Consul": [str(record.sockets) for record in records.values()],
     }
     for title, cells in rows.items():
-        yield f"  {title:22}" + "".join(f"{cell:>34}" for cell in cells)
+        yield f"  {title:22}" + "".join(f"{cell:>42}" for cell in cells)
 
 
 def as_json(records: Mapping[str, Record]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from itertools import combinations, count, pairwise
+from itertools import permutations, count, pairwise
 from pathlib import Path
 from zlib import crc32
 
@@ -437,7 +437,7 @@ def test_what_a_push_changes_of_those_that_stay_is_in_force(twins: Twins) -> Non
 
 
 @pytest.mark.parametrize("tries", [0, 2])
-def test_more_servers_that_are_pushed_get_more_tries(twins: Twins, tries: int) -> None:
+def test_as_many_servers_as_are_pushed_get_tries(twins: Twins, tries: int) -> None:
     """Where all of them fail, the last one's own answer is the client's."""
     pushed = [
         Pair(name=f"of{n}", method="round_robin", again="error http_503", tries=tries, peers=peers(twins.port, [1] * n))
@@ -445,7 +445,7 @@ def test_more_servers_that_are_pushed_get_more_tries(twins: Twins, tries: int) -
     ]
     client = twins.start(*pushed)
     failing = [Request(query="503=127.0.0.2,127.0.0.3,127.0.0.4,127.0.0.5,127.0.0.6")]
-    for before, after in combinations(pushed, 2):
+    for before, after in permutations(pushed, 2):
         client.ask(f"{before.name}_ours", [PLAIN])
         twins.push(client, replace(before, peers=after.peers))
         (own,), (ours,) = (client.ask(name, failing) for name in (f"{after.name}_own", f"{before.name}_ours"))

@@ -7,7 +7,9 @@ where it does not.
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -182,11 +184,14 @@ async def _test(
     staged: Path, *, settings: NginxSettings, binary: Binary, conf: OperatorConf
 ) -> tuple[Completed, tuple[Message, ...]]:
     """Run ``nginx -t``. Files of the candidate are named relative to it, the operator's by their own names."""
-    with tempfile.TemporaryDirectory(prefix="proxygen-check-") as folder:
-        scratch = Path(folder)
-        main = write_wrapper(conf, scratch, staged)
+    scratch = Path(tempfile.mkdtemp(prefix="proxygen-check-"))
+    try:
+        # In threads: a mirror has many links and directories, and pushes go on meanwhile.
+        main = await asyncio.to_thread(write_wrapper, conf, scratch, staged)
         completed = await run(check_command(binary, conf.prefix, main), timeout=settings.check_timeout)
-        output = operators_names(scratch, completed.output)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+    output = operators_names(scratch, completed.output)
     return completed, tuple(_relative(message, staged) for message in read_messages(output))
 
 

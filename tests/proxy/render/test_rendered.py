@@ -55,3 +55,10 @@ def test_the_digest_is_of_all_files_their_names_and_what_stands_in_which() -> No
         assert other.digest != base.digest
     assert rendered(a="b1\n").digest != rendered(ab="1\n").digest
     assert base.contents == {"a": b"1\n", "b": b"2\n"}
+
+
+def test_a_unit_is_marked_by_what_it_says_and_where_that_may_stand() -> None:
+    same = unit("1\n", (1, (A,)))
+    assert same.mark == unit("1\n").mark
+    other = Unit(context="stream", text=same.text, inert=same.inert)
+    assert len({same.mark, unit("2\n").mark, other.mark}) == 3

@@ -352,3 +352,15 @@ def test_a_stream_that_did_not_change_is_not_rendered_again() -> None:
     )
     assert first[-1].path == second[-1].path == "stream.d/streams.conf"
     assert first[-1].units[0] is second[-1].units[0]
+
+
+def test_what_is_shared_is_rendered_again_only_where_it_says_something_else() -> None:
+    renderer = Renderer(TEMPLATES, Surroundings(), Snippets())
+    web, api = (
+        instance("web", 1, "route=web.example.com"),
+        instance("api", 2, "route=api.example.com/v1", "strip-prefix=true"),
+    )
+    first, second, third = (renderer.render(plan(*each)) for each in ((web,), (web, instance("x", 3)), (web, api)))
+    assert first.files[0].units[0] is second.files[0].units[0]
+    assert first.files[0].units[0].text != third.files[0].units[0].text
+    assert third.contents == render(plan(web, api)).contents
