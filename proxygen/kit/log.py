@@ -63,7 +63,7 @@ def configure(*, format: Format = "text", level: str = "info", syslog: str | Non
 
 
 class _LossyStream:
-    """A stream for the log: what cannot be written at once is lost, and whoever wrote it goes on.
+    """A stream for the log: what cannot be written at once is lost, and who wrote it goes on.
 
     A full disk or a reader that has left must not end the sidecar, as it would not with the standard library's log. A
     reader that reads no more, such as an engine's log driver that hangs, must not hold it up: it would hear no signal.

@@ -15,7 +15,7 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,10 @@ _NAME: Final = 16
 _REQUEST: Final = 40 if sys.maxsize > 2**32 else 32
 """Bytes of one ``struct ifreq``: the name, then the largest member of a union."""
 _ROOM: Final = 4096 * _REQUEST
+_PASSING: Final = 0x01 | 0x20 | 0x40
+"""IFA_F_TEMPORARY, IFA_F_DEPRECATED, IFA_F_TENTATIVE (linux/if_addr.h)."""
+_DUPLICATE: Final = 0x08
+"""IFA_F_DADFAILED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class InterfaceAddress:
 
     name: str
     address: IPAddress
+    is_passing: bool = field(default=False, compare=False)
+    """Temporary (RFC 8981), deprecated or tentative: the kernel gives it up, or may."""
 
 
 def check_form(text: str) -> None:
@@ -108,11 +114,24 @@ def candidates(text: str | None, found: Iterable[InterfaceAddress]) -> tuple[Int
 
 def default_address(found: Iterable[InterfaceAddress], *, route: IPAddress | None) -> IPAddress:
     """The address from which Consul's agent is reached, else the first private one, else the first public one."""
+    found = tuple(found)
     if route is not None and is_reachable(route):
-        return route
+        return steady(route, found)
     for item in candidates(None, found):
         return item.address
     raise BadInput(f"this machine has no address to announce but loopback; set address: {_FORMS}")
+
+
+def steady(route: IPAddress, found: Iterable[InterfaceAddress]) -> IPAddress:
+    """An address that stays, on the interface of one that the kernel goes out by: that may be a temporary one."""
+    found = tuple(found)
+    names = {item.name for item in found if item.address == route and item.is_passing}
+    lasting = (
+        item.address
+        for item in found
+        if item.name in names and not item.is_passing and item.address.version == 6 and is_reachable(item.address)
+    )
+    return next(lasting, route)
 
 
 def route_to(host: str) -> IPAddress | None:
@@ -148,9 +167,16 @@ def _ipv4() -> Iterator[InterfaceAddress]:
 def _ipv6() -> Iterator[InterfaceAddress]:
     # No file: a kernel without IPv6.
     with suppress(OSError):
-        for line in Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines():
-            digits, *_, name = line.split()
-            yield InterfaceAddress(name, ipaddress.IPv6Address(bytes.fromhex(digits)))
+        yield from read_inet6(Path("/proc/net/if_inet6").read_text(encoding="ascii"))
+
+
+def read_inet6(text: str) -> Iterator[InterfaceAddress]:
+    """Read ``/proc/net/if_inet6``: those that stay first, and none that the kernel found on another host."""
+    fields = [line.split() for line in text.splitlines()]
+    for digits, *_, flags, name in sorted(fields, key=lambda each: bool(int(each[4], 16) & _PASSING)):
+        if not int(flags, 16) & _DUPLICATE:
+            address = ipaddress.IPv6Address(bytes.fromhex(digits))
+            yield InterfaceAddress(name, address, is_passing=bool(int(flags, 16) & _PASSING))
 
 
 def _from_environment(variable: str) -> str:

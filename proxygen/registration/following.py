@@ -24,6 +24,7 @@ from proxygen.registration.address import (
     is_reachable,
     is_written_out,
     route_to,
+    steady,
 )
 from proxygen.registration.journal import get_journal
 
@@ -92,9 +93,9 @@ class FollowedAddress:
         if not is_of_kernel(self._text):
             return choose_address(self._text, consul=self._consul)
         route = route_to(self._consul) if self._text is None and self._consul is not None else None
-        if route is not None and is_reachable(route):
-            return str(route)
         found = interfaces()
+        if route is not None and is_reachable(route):
+            return str(steady(route, found))
         # A network that is written says of each of its addresses that it will do.
         start = self._start if self._text is None else frozenset()
         address = successor(candidates(self._text, found), self.current, start=start, home=self._home)

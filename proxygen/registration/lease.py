@@ -69,6 +69,8 @@ class Lease:
         self._aside = ""
         self._saw_farewell = False
         self._written: tuple[str, str, int] | None = None
+        self._sent: set[tuple[str, str, int]] = set()
+        """What was written since, whose answers never came."""
         self._hurried = asyncio.Event()
         self._log = get_journal(__name__)
         self._next = self._taken = service
@@ -158,6 +160,7 @@ class Lease:
         self._compared = self.registered = self._may_be_held = True
         self._has_changed = False
         self._written = endpoint(self.service)
+        self._sent.clear()
         for check_id, report in reports.items():
             await self._agent.beat(check_id, report.status, report.note)
 
@@ -237,8 +240,11 @@ class Lease:
 
     def _is_overtaken(self, held: HeldByAgent) -> bool:
         """Whether another life that we do not see wrote its own address over ours, and is not leaving."""
-        ours = {self._written, endpoint(self.service)}
-        return self._written is not None and held_endpoint(held) not in ours and not is_leaving(held, self.service.id)
+        is_ours = self._written is None or self._is_written_by_us(held)
+        return not is_ours and not is_leaving(held, self.service.id)
+
+    def _is_written_by_us(self, held: HeldByAgent) -> bool:
+        return held_endpoint(held) in {self._written, *self._sent, endpoint(self.service)}
 
     def _stand_aside(self, holder: str, *, refused: bool = False) -> None:
         self.registered = self.registered and not refused
@@ -270,6 +276,7 @@ class Lease:
         statuses = self._statuses | {check_id: report.status for check_id, report in reports.items()}
         # An answer that is lost on its way does not mean that nothing was written.
         self._may_be_held = True
+        self._sent.add(endpoint(self.service))
         await self._agent.register({**self.service.body(checks, statuses), **kept})
         self._log.info(
             "registered",
@@ -355,10 +362,7 @@ class Lease:
         held = await self._agent.look(self.service.id)
         if held is None:
             return True
-        return other_owner(self.service, held) is None and held_endpoint(held) in (
-            self._written,
-            endpoint(self.service),
-        )
+        return other_owner(self.service, held) is None and self._is_written_by_us(held)
 
     async def _withdraw(self) -> None:
         if await self._holds():

@@ -12,6 +12,7 @@ from proxygen.registration.address import (
     choose_address,
     default_address,
     interfaces,
+    read_inet6,
     route_to,
 )
 
@@ -44,6 +45,27 @@ def test_a_machine_with_loopback_alone_is_told_what_to_write() -> None:
 
 def test_the_kernel_tells_loopback_and_its_name() -> None:
     assert InterfaceAddress("lo", ipaddress.ip_address("127.0.0.1")) in interfaces()
+
+
+INET6 = """\
+20010db8000000000000000000000009 03 40 00 01 eth0
+20010db800000000000000000000000a 03 40 00 a0 eth0
+20010db800000000000000000000000d 03 40 00 48 eth0
+20010db8000000000000000000000007 03 40 00 80 eth0
+fe8000000000000078001ffffe6fe51b 03 40 20 80 eth0
+"""
+"""Temporary, deprecated, refused as another host's, for ever, and of the link; the kernel's order means nothing."""
+
+
+def test_an_address_that_is_about_to_go_is_the_last_choice() -> None:
+    """The kernel goes out by a temporary one, and gives it up after a day (lldpd#521)."""
+    known = tuple(read_inet6(INET6))
+    assert [str(item.address)[-2:] for item in known] == [":7", "1b", ":9", ":a"]
+    (steady,) = (item.address for item in known if str(item.address).endswith(":7"))
+    for route in (None, *(item.address for item in known[2:])):
+        assert default_address(known, route=route) == steady
+    lonely = [item for item in known if item.is_passing]
+    assert default_address(lonely, route=lonely[1].address) == lonely[1].address
 
 
 def test_the_way_to_loopback_is_loopback_and_to_what_is_no_host_is_none() -> None:

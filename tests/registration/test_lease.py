@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, cast
 
@@ -104,6 +105,8 @@ class RememberingAgent:
         self.maintenance: list[tuple[bool, str]] = []
         self.deregistered: list[str] = []
         self.failures: list[Exception] = []
+        self.lost_answers = 0
+        """So many registrations are done, and their answers lost."""
 
     def _fail(self) -> None:
         if self.failures:
@@ -119,6 +122,9 @@ class RememberingAgent:
         checks = {check["CheckID"]: {"Notes": check["Notes"], "Status": check["Status"]} for check in body["Checks"]}
         known = dict(self.held.checks) if self.held is not None else {}
         self.held = HeldByAgent(service={**body, "Service": body["Name"]}, checks={**known, **checks})
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise ConsulUnreachable("cut")
 
     async def beat(self, check_id: str, status: str, note: str) -> None:
         self.beats.append((check_id, status, note))
@@ -237,6 +243,20 @@ async def test_a_move_that_could_not_be_written_is_written_once_the_agent_answer
         await lease.renew()
     await lease.renew()
     assert [body["Address"] for body in agent.bodies] == ["10.0.0.7", "10.0.0.8"]
+
+
+async def test_a_move_whose_answer_was_lost_is_no_other_instance() -> None:
+    """The agent has it, and the next move took it for another's, and was refused for as long as both lived."""
+    agent = RememberingAgent()
+    lease = remembered(agent)
+    await lease.renew()
+    agent.lost_answers = 1
+    for address in ("10.0.0.8", "10.0.0.9"):
+        lease.move(Announcement(name="web", port=80, id="web-1", check=[HttpCheck("/"), TtlCheck()]).service(address))
+        with suppress(ConsulUnreachable):
+            await lease.renew()
+    assert lease.registered
+    assert [body["Address"] for body in agent.bodies] == ["10.0.0.7", "10.0.0.8", "10.0.0.9"]
 
 
 @pytest.mark.parametrize(("reason", "ended"), [(LEAVING, [(False, "")]), ("by an operator", [])])
