@@ -85,7 +85,7 @@ class Stand:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.read().decode()
+                return error.code, error.read().decode(errors="replace")
 
     def events_of(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.sidecar.events() if event.get("event") == name]

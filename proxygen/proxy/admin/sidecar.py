@@ -49,7 +49,7 @@ from proxygen.proxy.admin.traffic import Recent, listener_report
 from proxygen.proxy.admin.traffic_report import ListenerReport
 from proxygen.proxy.admin.waiting import by_name, detail_beside, report_beside, summary_beside
 from proxygen.proxy.apply.outcome import Outcome, WayToNginx
-from proxygen.proxy.apply.publish import Generation, generations, read_generation
+from proxygen.proxy.apply.publish import Generation, current, generations, read_generation
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.nginx.master import find_master, workers
 from proxygen.proxy.plan.types import Plan, ServiceState
@@ -261,8 +261,11 @@ class RunningSidecar:
         return apply_report(step)
 
     def _live(self) -> Generation | None:
-        number = self._reconciler.state.live
-        return read_generation(self._settings.output.directory, number) if number is not None else None
+        number, output = self._reconciler.state.live, self._settings.output.directory
+        if number is None:
+            return None
+        # What was pushed and taken back was never published: then nginx serves what the files say.
+        return read_generation(output, number) or read_generation(output, current(output) or 0)
 
     def _live_report(self, live: Generation | None) -> LiveReport | None:
         since = self._reconciler.state.live_since
