@@ -243,7 +243,9 @@ def test_a_restart_before_the_files_followed_is_made_good(make_stand: Callable[.
     stand = make_stand(reload__publish_within=60)
     stand.add("two")
     stand.until_answered_by("one0", "one1", "two")
-    assert stand.sidecar.generation() != stand.sidecar.status()["live"]["number"]
+    status = stand.sidecar.status()
+    assert stand.sidecar.generation() != status["live"]["number"]
+    assert status["state"] == "ready"
     stand.nginx.kill()
     stand.nginx.start()
     # nginx reads the files, which are behind; nobody tells the sidecar.

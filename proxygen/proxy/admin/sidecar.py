@@ -49,7 +49,7 @@ from proxygen.proxy.admin.traffic import Recent, listener_report
 from proxygen.proxy.admin.traffic_report import ListenerReport
 from proxygen.proxy.admin.waiting import by_name, detail_beside, report_beside, summary_beside
 from proxygen.proxy.apply.outcome import Outcome, WayToNginx
-from proxygen.proxy.apply.publish import Generation, current, generations, read_generation
+from proxygen.proxy.apply.publish import Generation, generations, read_generation
 from proxygen.proxy.loop import Reconciler
 from proxygen.proxy.nginx.master import find_master, workers
 from proxygen.proxy.plan.types import Plan, ServiceState
@@ -124,7 +124,7 @@ class RunningSidecar:
     def overview(self) -> StatusReport:
         reasons = self.readiness().reasons
         plan = self._reconciler.state.plan
-        live = self._live()
+        live = self._live_report()
         if live is None:
             state = State.STARTING
         elif reasons:
@@ -136,7 +136,7 @@ class RunningSidecar:
             host=socket.gethostname(),
             state=state,
             reasons=reasons,
-            live=self._live_report(live),
+            live=live,
             last_apply=self._last_apply(),
             consul=self._consul(),
             quarantined=tuple(quarantine_report(item) for item in (plan.quarantined if plan else ())),
@@ -261,13 +261,15 @@ class RunningSidecar:
         return apply_report(step)
 
     def _live(self) -> Generation | None:
-        number, output = self._reconciler.state.live, self._settings.output.directory
+        """The generation on disk that nginx serves; where that was pushed and taken back, the one before it."""
+        directory, number = self._settings.output.directory, self._reconciler.state.live
         if number is None:
             return None
-        # What was pushed and taken back was never published: then nginx serves what the files say.
-        return read_generation(output, number) or read_generation(output, current(output) or 0)
+        if (seen := read_generation(directory, number)) is not None:
+            return seen
+        return next((each for each in reversed(generations(directory)) if each.proven), None)
 
-    def _live_report(self, live: Generation | None) -> LiveReport | None:
+    def _live_report(self) -> LiveReport | None:
         since = self._reconciler.state.live_since
         pushed = self._reconciler.state.pushed
         if pushed is not None and pushed.generation == self._reconciler.state.live and since is not None:
@@ -279,6 +281,7 @@ class RunningSidecar:
                 outcome=applied,
                 by=WayToNginx.PUSH.value,
             )
+        live = self._live()
         if live is None or since is None:
             return None
         outcome = Outcome.APPLIED.value if live.proven else ""
