@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from itertools import permutations, count, pairwise
+from itertools import count, pairwise, permutations
 from pathlib import Path
 from zlib import crc32
 
