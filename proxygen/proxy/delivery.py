@@ -72,12 +72,14 @@ class Delivery:
         *,
         again: Callable[[], None],
         published: Callable[[Draft, int], Awaitable[None]],
+        taken_back: Callable[[Applied], None],
     ) -> None:
         """``again`` has the newest catalog gone over once more; ``published`` is told of what was pushed before, once
-        the files say it."""
+        the files say it, and ``taken_back`` where it was refused then."""
         assert pipeline.binary is not None
         self._again: Final = again
         self._told_published: Final = published
+        self._tell_taken_back: Final = taken_back
         self._stamp_address: Final = settings.nginx.stamp
         document = pipeline.pushing.document
         self._pusher: Final = None if document is None else Pusher(document, settings.nginx.stamp, pipeline.binary)
@@ -264,16 +266,15 @@ class Delivery:
         """Carry what was pushed through the second gate and publish it; where that refuses it, take it back."""
         checked = await self._stage_and_check(pushed.draft, pushed.stamp, Timings())
         if isinstance(checked, RefusedCandidate):
-            _log.warning("what was pushed is refused and taken back", reason=str(checked))
             async with self._one_push_at_a_time:
-                await self._take_back()
+                await self._take_back(checked)
             self._again()
             return
         await self._applier.publish_pushed(checked, _manifest(pushed.draft.plan))
         self._published = pushed
         await self._told_published(pushed.draft, pushed.stamp.generation)
 
-    async def _take_back(self) -> None:
+    async def _take_back(self, refused: RefusedCandidate) -> None:
         """Push what the files say, and publish nothing that was pushed since: it may be refused just as well."""
         self._is_suspicious = True
         self._publisher.forget()
@@ -283,7 +284,17 @@ class Delivery:
         entries = entries_between(served.draft.rendered, published.draft.rendered)
         reason = "it takes a reload" if entries is None else await self._turn_to(published, entries)
         if reason:
-            _log.error("what is refused was not taken back", reason=reason)
+            _log.error("what is refused was not taken back", refused=str(refused), reason=reason)
+            return
+        self._tell_taken_back(
+            Applied(
+                outcome=Outcome.ROLLED_BACK,
+                generation=published.stamp.generation,
+                refused=served.stamp.generation,
+                reason=str(refused),
+                by=WayToNginx.PUSH,
+            )
+        )
 
     async def _forget_pushed(self) -> None:
         await self._publisher.stop()

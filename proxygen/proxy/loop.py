@@ -289,17 +289,22 @@ class Reconciler:
         is_news = step.outcome is not Outcome.UNCHANGED or bool(step.reason)
         if is_news or self._last is None or self._last.outcome is not Outcome.APPLIED:
             self._last = step
+        self._note_live(step)
+        self._tell(step)
+        self._schedule_retry(failed=step.failed or not self._accepted.is_written)
+
+    def _note_live(self, step: Step) -> None:
         # What was rejected leaves behind what nginx may serve once it starts, and a way back that leads nowhere asks
         # nobody: no one has seen nginx serve what these name.
         is_seen = step.outcome is not Outcome.REJECTED and not (step.outcome is Outcome.UNCHANGED and step.reason)
         if step.outcome is Outcome.APPLIED or (is_seen and step.generation != self._live):
             self._live = step.generation
             self._live_since = datetime.fromisoformat(step.at) if step.generation is not None else None
-        self._tell(step)
-        self._schedule_retry(failed=step.failed or not self._accepted.is_written)
 
     def _tell_of(self, applied: Applied) -> None:
-        self._tell(conclude(applied, Timings()))
+        step = conclude(applied, Timings())
+        self._note_live(step)
+        self._tell(step)
 
     def _tell(self, step: Step) -> None:
         tell(step)

@@ -47,12 +47,13 @@ class Passage:
         again: Callable[[], None],
         tell: Callable[[Applied], None],
     ) -> None:
-        """``again`` has the newest catalog gone over once more; ``tell`` is told of what a pass went through that did
-        not end it."""
+        """``again`` has the newest catalog gone over once more; ``tell`` is told of what nginx went through
+        that did not end a pass."""
         self._settings: Final = settings
         self._output: Final = output
         self._accepted: Final = accepted
         self._again: Final = again
+        self._tell: Final = tell
         self._delivery = self._delivery_by(pipeline)
         self._certificates: Final = CertificateWatch(self.files_changed)
         left_out = LeftOut(settings.proxy.tag_prefix, again=again, pause=self._pause, tell=tell)
@@ -73,7 +74,12 @@ class Passage:
 
     def _delivery_by(self, pipeline: Pipeline) -> Delivery:
         return Delivery(
-            self._settings, self._output, pipeline, again=self._again, published=self._accepted.write_published
+            self._settings,
+            self._output,
+            pipeline,
+            again=self._again,
+            published=self._accepted.write_published,
+            taken_back=self._tell,
         )
 
     @property

@@ -289,7 +289,7 @@ local function decode_entries(text)
         local kind, name, entry = line:match("^([us]) ([%w_]+) (.+)$")
         local decode = kind == "s" and decode_split or decode_upstream
         if not kind or not decode(entry) then
-            return nil, "cannot decode " .. line:sub(1, 100)
+            return nil, "cannot decode line " .. #entries + 4
         end
         entries[#entries + 1] = { key = " " .. kind .. " " .. name, text = entry }
     end

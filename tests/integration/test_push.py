@@ -381,7 +381,7 @@ def test_what_nginx_t_refuses_is_taken_back_and_the_service_left_out(
     stand.apps["two"] = refused
     marker.write_text(f"127.0.0.1:{refused.port}\n")
     stand.consul.register("web", id="two", port=refused.port, tags=[f"proxygen.route={HOST}"])
-    process.wait_until(lambda: stand.events_of("what was pushed is refused and taken back"), what="the way back")
+    process.wait_until(lambda: stand.events_of("push rolled back"), what="the way back")
     process.wait_until(lambda: stand.quarantined() == ["web"], what="the quarantine")
     assert "two" not in stand.answers()
     # Everybody else is served, by files that say what nginx serves, and newer changes go through.

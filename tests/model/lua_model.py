@@ -83,7 +83,9 @@ def _lines(lines: list[str], entries: Mapping[str, str]) -> Iterator[str]:
             block, own = line.split(" ")[-2].removeprefix("$"), []
         is_default = line.startswith("    default ")
         if is_default and block.removesuffix("_split") in splits and block.endswith("_split"):
-            yield "share " + entries.get(f"s {block.removesuffix('_split')}", line.split('"')[1])
+            yield "share " + entries.get(
+                f"s {block.removesuffix('_split')}", line.removeprefix("    default ").strip('";')
+            )
         elif words := _WORDS.match(line):
             own.append(words[1])
         elif line.startswith("            }, "):

@@ -98,8 +98,11 @@ def test_what_nginx_t_refuses_is_taken_back_and_left_out(story: Story) -> None:
     story.world.nginx.faults.refused = REFUSED
     story.tell(WEB, MAIL, BAD, seconds=0.1)
     assert b"10.0.0.9" in story.files()
-    story.world.wait(WITHIN)
-    assert b"10.0.0.9" not in story.files()
+    pushed = served(story).generation
+    story.until(lambda: b"10.0.0.9" not in story.files(), look=0.01)
+    told = next(step for step in story.steps if step.outcome is Outcome.ROLLED_BACK)
+    assert (told.by, told.refused, told.generation) == (WayToNginx.PUSH, pushed, served(story).generation)
+    assert story.world.reconciler.state.live == served(story).generation
     story.world.wait(5)
     plan = story.world.reconciler.state.plan
     assert plan is not None

@@ -82,5 +82,7 @@ def tell(step: Step) -> None:
             _log.warning("plan held", **facts)
         case Outcome.REJECTED:
             _log.error("candidate rejected", **facts)
+        case Outcome.ROLLED_BACK if step.by is WayToNginx.PUSH:
+            _log.error("push rolled back", **facts)
         case Outcome.ROLLED_BACK:
             _log.error("reload rolled back", **facts)
