@@ -118,8 +118,8 @@ async def _check(settings: Settings, catalog: Path | None) -> int:
     else:
         drafted = await _pass_all(pipeline, settings, observed)
     say_problems(drafted.plan)
-    if bench.pushing is not None:
-        say(str(bench.pushing))
+    if bench.pushing is not None and bench.pushing.is_hindered:
+        say(f"every change takes a reload of nginx: {bench.pushing.problem}")
     plan = drafted.plan
     served = len(plan.services) - len(plan.quarantined)
     unusable = sum(bool(one.problem) for service in plan.services for one in service.instances)

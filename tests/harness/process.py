@@ -32,6 +32,8 @@ def start(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) 
 
     A test that fails shows what was written to ``log`` meanwhile.
     """
+    # From here on: the first words may come before it is known who says them.
+    seen.log(log)
     with log.open("ab") as output:
         started = subprocess.Popen(
             [str(part) for part in command],

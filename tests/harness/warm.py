@@ -84,6 +84,7 @@ class Forked:
 
 def start(arguments: Sequence[str | Path], *, log: Path, namespace: str = "") -> Forked:
     """Like `process.start`, for a command of proxygen's; in a network namespace where one is named."""
+    seen.log(log)
     started = Forked(arguments, stdout=log, stderr=log, namespace=namespace)
     seen.log(log, started)
     return started

@@ -43,10 +43,11 @@ class Stand:
 
     def answers(self, count: int = 12, *, host: str = HOST, path: str = "/") -> set[str]:
         """Return who answers so many requests; a status that is no 200 stands for itself."""
-        return {self._ask(host, path) for _ in range(count)}
+        return {self.ask(host, path) for _ in range(count)}
 
-    def _ask(self, host: str, path: str) -> str:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.sidecar.http}{path}", headers={"Host": host})
+    def ask(self, host: str, path: str, **headers: str) -> str:
+        url = f"http://127.0.0.1:{self.sidecar.http}{path}"
+        request = urllib.request.Request(url, headers={"Host": host, **headers})
         try:
             with _OPENER.open(request, timeout=20) as answer:
                 return str(answer.headers["X-Instance"])
@@ -188,7 +189,7 @@ def test_commands_that_look_once_render_what_the_sidecar_does(stand: Stand) -> N
     assert "balancer_by_lua_block" in stand.sidecar.command("render", "--service", "web").stdout
     checked = stand.sidecar.command("check")
     assert (checked.returncode, checked.stdout) == (0, "1 services pass, 0 quarantined, 0 conflicts\n")
-    assert "servers, weights, health and shares are pushed" in checked.stderr
+    assert checked.stderr == ""
 
 
 def test_a_share_moves_without_a_reload_and_a_sticky_client_stays(stand: Stand) -> None:
@@ -196,7 +197,9 @@ def test_a_share_moves_without_a_reload_and_a_sticky_client_stays(stand: Stand) 
     stand.add("stable", *tags, service="shop")
     stand.add("canary", *tags, "proxygen.canary=10%", service="shop")
     stand.until_answered_by("stable", "canary", host="shop.example.com")
-    process.wait_until(lambda: stand.applied()[-1] == "reload", what="a new host, which takes a reload")
+    process.wait_steady(
+        lambda: stand.answers(host="shop.example.com") <= {"stable", "canary"}, what="new workers alone"
+    )
     reloads = stand.reloads()
 
     def side() -> list[str]:
@@ -213,11 +216,7 @@ def test_a_share_moves_without_a_reload_and_a_sticky_client_stays(stand: Stand) 
 
 
 def _as_user(stand: Stand, number: int) -> str:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{stand.sidecar.http}/", headers={"Host": "shop.example.com", "X-User": f"user-{number}"}
-    )
-    with _OPENER.open(request, timeout=20) as answer:
-        return str(answer.headers["X-Instance"])
+    return stand.ask("shop.example.com", "/", **{"X-User": f"user-{number}"})
 
 
 def test_a_new_host_and_a_new_tag_take_a_reload_and_what_follows_is_pushed(stand: Stand) -> None:
@@ -519,7 +518,7 @@ def test_push_is_off_where_the_settings_say_so(make_stand: Callable[..., Stand])
     status = stand.sidecar.status()["nginx"]
     assert (status["push"], status["push_problem"]) == (False, "")
     assert "lua" not in (stand.sidecar.output / "current/http.d/10-upstreams.conf").read_text()
-    assert "every change takes a reload of nginx: reload.push is off" in stand.sidecar.command("check").stderr
+    assert stand.sidecar.command("check").stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ if not works then
 end
 os.exit(works and {_WORKS} or {_FAILS})
 """
+NOT_LOADED: Final = "nginx does not load the http Lua module"
 _UNKNOWN: Final = 'unknown directive "lua_shared_dict"'
 
 
@@ -48,7 +49,7 @@ async def missing_lua(binary: Binary, conf: OperatorConf, *, timeout: float) -> 
     if completed.returncode == _WORKS:
         return ""
     if _UNKNOWN in completed.output:
-        return "nginx does not load the http Lua module"
+        return NOT_LOADED
     return f"nginx's Lua cannot be used: {' '.join(completed.output.split())[-300:]}"
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from proxygen.kit.templating import Templates
 from proxygen.proxy.nginx.binary import Binary
 from proxygen.proxy.nginx.conf import OperatorConf
-from proxygen.proxy.nginx.lua import missing_lua, obstacle_to_push
+from proxygen.proxy.nginx.lua import NOT_LOADED, missing_lua, obstacle_to_push
 from proxygen.proxy.traffic.place import closed_to
 from proxygen.settings import Settings
 
@@ -40,10 +40,11 @@ class Pushing:
     problem: str = ""
     """Why, where the settings would have it pushed."""
 
-    def __str__(self) -> str:
-        if self.document is not None:
-            return "servers, weights, health and shares are pushed to nginx without a reload"
-        return f"every change takes a reload of nginx: {self.problem or 'reload.push is off'}"
+    @property
+    def is_hindered(self) -> bool:
+        """Whether something stands in the way that the operator can change: most nginx have no Lua, which is no
+        fault."""
+        return bool(self.problem) and self.problem != NOT_LOADED
 
 
 NOT_PUSHING: Final = Pushing(document=None)
