@@ -120,6 +120,7 @@ upstream {{ $name }} {
 }
 {{ $share := index (scratch.Get "share") $name }}{{ if $share }}
 upstream {{ $name }}-canary {
+  server 127.0.0.1:65535 down; # nginx refuses an upstream without any
   {{ range $instances }}{{ if .Tags | contains "proxygen.canary=0%" -}}
   server {{ .Address }}:{{ .Port }} max_fails=3 fail_timeout=60 weight=1;
   {{ end }}{{ end }}
