@@ -92,8 +92,8 @@ def _write(settings: Settings, target: Path, contents: Mapping[str, bytes], read
 @settings_options()
 @catalog_option
 def check(settings: Settings, catalog: Path | None) -> int:
-    """Render to a scratch place and pass every gate; say per service what is left out and why, and whether
-    nginx is pushed to.
+    """Render to a scratch place and pass every gate; say per service what is left out and why, and what keeps changes
+    from reaching nginx without a reload.
 
     Exits 0 when nothing is refused, quarantined or left out, 2 where nginx.conf cannot be read, else 1.
     """

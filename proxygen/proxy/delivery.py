@@ -74,8 +74,8 @@ class Delivery:
         published: Callable[[Draft, int], Awaitable[None]],
         taken_back: Callable[[Applied], None],
     ) -> None:
-        """``again`` has the newest catalog gone over once more; ``published`` is told of what was pushed before, once
-        the files say it, and ``taken_back`` where it was refused then."""
+        """``again`` has the newest catalog gone over once more; ``published`` is called with what was pushed
+        before, once the files say it, and ``taken_back`` where it was refused then."""
         assert pipeline.binary is not None
         self._again: Final = again
         self._told_published: Final = published
@@ -247,7 +247,7 @@ class Delivery:
         return after.stamp
 
     async def _turn_to(self, after: Served, entries: tuple[Entry, ...]) -> str:
-        """Have nginx serve something else by a push. Return why it does not, after which nobody knows what it serves;
+        """Have nginx serve something else by a push. Return why it does not, after which it is unknown what it serves;
         "" where it does."""
         assert self._pusher is not None
         assert self._served is not None

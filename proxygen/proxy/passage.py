@@ -47,7 +47,7 @@ class Passage:
         again: Callable[[], None],
         tell: Callable[[Applied], None],
     ) -> None:
-        """``again`` has the newest catalog gone over once more; ``tell`` is told of what nginx went through
+        """``again`` has the newest catalog gone over once more; ``tell`` is called with what nginx went through
         that did not end a pass."""
         self._settings: Final = settings
         self._output: Final = output

@@ -77,7 +77,7 @@ local function by_turn(state, peers, now)
     return best
 end
 
--- Whoever has the fewest connections for its weight; among equals, whose turn it is.
+-- The server with the fewest connections for its weight; among equals, the one whose turn it is.
 local function by_connections(state, peers, now)
     local best, first, many = nil, 0, false
     for place = 1, #peers do
@@ -121,25 +121,42 @@ local function by_weight(peers, rest)
     return peers[place]
 end
 
-local function by_address(group, state, now)
+-- The server that a draw falls to; another draw where that one cannot take the request, until nginx gives up too.
+local function by_draw(group, state, now, draw)
+    while state.rounds <= TRIES_BY_KEY do
+        local peer = by_weight(group.primaries, draw(group, state))
+        if can_take(state, peer, now) then
+            return peer
+        end
+        state.rounds = state.rounds + 1
+    end
+    return nil
+end
+
+local function draw_by_address(group, state)
     local address, hash = state.key, state.hash
     local length = #address == 4 and 3 or 16
     if #address ~= 4 and #address ~= 16 then
         -- A client by a unix socket has none.
         address, length = NO_ADDRESS, 3
     end
-    while state.rounds <= TRIES_BY_KEY do
-        for place = 1, length do
-            hash = (hash * 113 + address:byte(place)) % 6271
-        end
-        local peer = by_weight(group.primaries, hash % group.weight)
-        if can_take(state, peer, now) then
-            state.hash = hash
-            return peer
-        end
-        state.rounds = state.rounds + 1
+    for place = 1, length do
+        hash = (hash * 113 + address:byte(place)) % 6271
     end
-    return nil
+    state.hash = hash
+    return hash % group.weight
+end
+
+local function draw_by_chance(group)
+    return random(group.weight)
+end
+
+local function by_address(group, state, now)
+    return by_draw(group, state, now, draw_by_address)
+end
+
+local function by_chance(group, state, now)
+    return by_draw(group, state, now, draw_by_chance)
 end
 
 -- The CRC-32 of each byte, as zlib and nginx have it.
@@ -213,17 +230,6 @@ local function by_key(group, state, now)
             return peer
         end
         state.hash, state.rounds = state.hash + 1, state.rounds + 1
-    end
-    return nil
-end
-
-local function by_chance(group, state, now)
-    while state.rounds <= TRIES_BY_KEY do
-        local peer = by_weight(group.primaries, random(group.weight))
-        if can_take(state, peer, now) then
-            return peer
-        end
-        state.rounds = state.rounds + 1
     end
     return nil
 end

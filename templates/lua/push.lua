@@ -134,16 +134,20 @@ local function has_failed()
     return (status == "502" or status == "504") and (ngx.var.upstream_header_time or ""):sub(-1) == "-"
 end
 
--- A round through an upstream that ended without its log: an error page led to another round.
-local function end_round(state, now)
-    local statuses = ngx.var.upstream_status or ""
-    local status = statuses:match("(%d+)[^%d]+$")
-    if status == "502" or status == "504" then
-        state.group:failed(state, now)
+-- End a request's way through an upstream, whose last server failed or did not.
+local function finish(state, failed)
+    if failed then
+        state.group:failed(state, ngx.time())
     else
         state.group:freed(state)
     end
     state.group:done(state)
+end
+
+-- Whether the last server failed of a way that ended without its log: an error page led to another one.
+local function had_failed()
+    local status = (ngx.var.upstream_status or ""):match("(%d+)[^%d]+$")
+    return status == "502" or status == "504"
 end
 
 -- A request's key for the method of its upstream.
@@ -192,7 +196,7 @@ function M.balance(name)
         state.group:freed(state)
     else
         if state then
-            end_round(state, now)
+            finish(state, had_failed())
         end
         local group = upstream.group
         state = group:begin(key_of(upstream))
@@ -225,12 +229,7 @@ function M.log()
         return
     end
     states[request] = nil
-    if has_failed() then
-        state.group:failed(state, ngx.time())
-    else
-        state.group:freed(state)
-    end
-    state.group:done(state)
+    finish(state, has_failed())
 end
 
 -- The configuration's own shares of a split.

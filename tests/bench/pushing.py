@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import grpc  # type: ignore[import-untyped]
 from aiohttp import ClientSession, ClientWebSocketResponse
 
 from proxygen.kit.templating import Templates
@@ -35,7 +34,7 @@ from proxygen.proxy.render.surroundings import Snippets, Surroundings
 from tests.bench.options import add_consul
 from tests.bench.upstreams import Upstreams
 from tests.harness import process
-from tests.harness.app import App
+from tests.harness.app import App, echoes
 from tests.harness.consul import ConsulAgent
 from tests.harness.gateways import GrpcEcho, RpcStream
 from tests.harness.load import Load
@@ -282,25 +281,9 @@ class _Streams:
 
     async def cut(self) -> tuple[int, int]:
         """How many of the two kinds do not answer any more."""
-        sockets = await asyncio.gather(*map(_echoes, self._sockets))
-        rpcs = await asyncio.gather(*(call(_rings, stream) for stream in self._rpcs))
+        sockets = await asyncio.gather(*map(echoes, self._sockets))
+        rpcs = await asyncio.gather(*(call(stream.is_open) for stream in self._rpcs))
         return sockets.count(False), rpcs.count(False)
-
-
-async def _echoes(socket: ClientWebSocketResponse) -> bool:
-    try:
-        await socket.send_str("hello")
-        return await socket.receive_str(timeout=10) == "hello"
-    except (OSError, TypeError, TimeoutError):
-        # TypeError: a closing frame came instead of a text.
-        return False
-
-
-def _rings(stream: RpcStream) -> bool:
-    try:
-        return stream.echo(b"hello") == b"hello"
-    except grpc.RpcError:
-        return False
 
 
 async def _push(consul: ConsulAgent, nginx: NginxServer, sidecar: Sidecar, streams: _Streams, pushes: int) -> Pushed:

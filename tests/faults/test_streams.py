@@ -9,11 +9,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-import grpc
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse
 
-from tests.harness.app import App
+from tests.harness.app import App, echoes
 from tests.harness.consul import ConsulAgent
 from tests.harness.gateways import GrpcEcho, RpcStream
 from tests.harness.nginx import NginxServer
@@ -70,8 +69,8 @@ async def test_t30_streams_live_until_the_shutdown_timeout_and_are_counted(
         await _reload(consul, sidecar, "two", app.port)
         await until(lambda: sidecar.status()["nginx"]["draining"] >= 2, "old workers of two generations counted")
         draining = sidecar.status()["nginx"]["draining"]
-        assert await _echoes(second)
-        cut = await asyncio.gather(_cut(lambda: _echoes(first)), _cut(lambda: _rings(stream)))
+        assert await echoes(second)
+        cut = await asyncio.gather(_cut(lambda: echoes(first)), _cut(lambda: call(stream.is_open)))
         lived = [moment - reloaded for moment in cut]
         await until(lambda: sidecar.status()["nginx"]["draining"] == 0, "no old worker left", timeout=60)
         saw(f"{draining} old workers; cut after {', '.join(f'{each:.1f} s' for each in lived)} of {SHUTDOWN} s")
@@ -90,22 +89,6 @@ async def _reload(consul: ConsulAgent, sidecar: Sidecar, name: str, port: int) -
     consul.register(name, port=port, tags=[f"proxygen.route={name}.example.com"])
     await answers(sidecar, f"{name}.example.com")
     await until(lambda: sidecar.applies() > applies, "the proof of the reload")
-
-
-async def _echoes(socket: ClientWebSocketResponse) -> bool:
-    try:
-        await socket.send_str("hello")
-        return await socket.receive_str(timeout=10) == "hello"
-    except (OSError, TypeError, TimeoutError):
-        # TypeError: a closing frame came instead of a text.
-        return False
-
-
-async def _rings(stream: RpcStream) -> bool:
-    try:
-        return await call(stream.echo, b"hello") == b"hello"
-    except grpc.RpcError:
-        return False
 
 
 async def _cut(works: Callable[[], Awaitable[bool]]) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from functools import cache
 from typing import Any, Self, TypeVar, cast
 
-from aiohttp import WSMsgType, web
+from aiohttp import ClientWebSocketResponse, WSMsgType, web
 
 from tests.harness.ports import free_port
 
@@ -195,3 +195,13 @@ class _Datagrams(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         assert self._transport is not None
         self._transport.sendto(self._prefix + data, addr)
+
+
+async def echoes(socket: ClientWebSocketResponse) -> bool:
+    """Whether a WebSocket to an app still brings back what is sent."""
+    try:
+        await socket.send_str("hello")
+        return await socket.receive_str(timeout=10) == "hello"
+    except (OSError, TypeError, TimeoutError):
+        # TypeError: a closing frame came instead of a text.
+        return False

@@ -255,6 +255,13 @@ class RpcStream:
         answer: bytes = next(self._answers)
         return answer
 
+    def is_open(self) -> bool:
+        """Whether something that is said still comes back."""
+        try:
+            return self.echo(b"hello") == b"hello"
+        except grpc.RpcError:
+            return False
+
     def close(self) -> None:
         self._to_send.put(None)
         self._channel.close()

@@ -142,20 +142,25 @@ def _unplanned(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
 
 
 def _unpushed(unit: Unit, tree: Sequence[dict[str, Any]]) -> Oddity | None:
-    """Compare what Lua is told of servers and shares with the plan's own."""
+    """Compare the servers and shares in Lua's texts with the plan's own."""
     if unit.pushable is None:
         return None
     upstreams, splits = [], []
     for directive in tree:
         for line in directive.get("block") or ():
             if line["directive"] == "balancer_by_lua_block":
-                name, also, *words, _ = _LUA_TEXT.findall(line["args"][0])
-                upstreams.append((name if name == also else "", " ".join(words)))
+                upstreams.append(_upstream_of(_LUA_TEXT.findall(line["args"][0])))
             elif directive["directive"] == "map" and directive["args"][1].endswith(SPLIT):
                 splits.append((directive["args"][1][1 : -len(SPLIT)], line["args"][0]))
     if (tuple(upstreams), tuple(splits)) == (unit.pushable.upstreams, unit.pushable.splits):
         return None
-    return Oddity(tree[0]["line"], f"what Lua is told, {upstreams!r} and {splits!r}, is not the plan's")
+    return Oddity(tree[0]["line"], f"Lua's servers {upstreams!r} or shares {splits!r} are not the plan's")
+
+
+def _upstream_of(texts: Sequence[str]) -> tuple[str, str]:
+    """What `upstream.conf.j2` says by its texts: the name twice, the words, and what joins them."""
+    name, words = texts[:1], texts[2:-1]
+    return (name[0] if name == texts[1:2] else "", " ".join(words))
 
 
 def _lost(rendered: Rendered) -> Iterator[Refusal]:

@@ -17,7 +17,7 @@ from proxygen.kit.errors import NginxUnavailable
 from proxygen.proxy.nginx.binary import Binary
 from proxygen.proxy.nginx.conf import OperatorConf
 
-_MASTER: Final = re.compile(r"(?:nginx|angie): master process (?:v\S+ #\d+ )?(.*)", re.DOTALL)
+_MASTER: Final = re.compile(r"(?:nginx: master process |angie: master process v\S+ #\d+ \[)(.*)", re.DOTALL)
 """What a master calls itself, and then its command line. OpenResty's says what nginx's says; Angie's tells its version
 and how often it read its configuration, and has the command line in brackets."""
 _WORKER: Final = re.compile(r"(?:nginx|angie): worker process\b(?! is shutting down)")
@@ -109,7 +109,8 @@ def _runs(pid: int, conf: OperatorConf, binary: Binary) -> _Runs:
     master = _MASTER.match(_title(pid))
     if master is None:
         return _Runs.NOT
-    options = dict(pairwise(master[1].strip("[] ").split()))
+    command = master[1].rstrip("] ") if master[0].startswith("angie") else master[1]
+    options = dict(pairwise(command.split()))
     named = options.get("-c")
     if named is None:
         ours = conf.path == binary.conf_path and not _is_moved(options.get("-p"), binary)

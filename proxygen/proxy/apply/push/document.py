@@ -1,11 +1,13 @@
 """What a push consists of, and its words. ``templates/lua/push.lua`` reads them::
 
-proxygen 1
-from 41 0123456789abcdef      the stamp of what is served, which this follows
-to 42 fedcba9876543210        the stamp of what is served then
-u web_stable round_robin - 10.0.0.1:80/1/1/5/0/p 10.0.0.2:80/1/1/5/0/p
-s web_share 500:web_canary 9500:web_stable
-end 2                         how many lines there are of the two kinds
+    proxygen 1
+    from 41 0123456789abcdef      the stamp of what is served, which this follows
+    to 42 fedcba9876543210        the stamp of what is served then
+    u web_stable round_robin - 10.0.0.1:80/1/1/5/0/p 10.0.0.2:80/1/1/5/0/p
+    s web_share 500:web_canary 9500:web_stable
+    end 2
+
+An upstream is a line ``u``, a split a line ``s``, as `proxygen.proxy.render.pushed` words them; ``end`` counts both.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from proxygen.proxy.nginx.master import find_master, workers
 from proxygen.proxy.nginx.stamp import Stamp, ask, read_stamp
 
 PATH: Final = "/proxygen/push"
-"""Where nginx is told."""
+"""Where nginx is asked to read the document."""
 
 _PATIENCE: Final = 2.0
 """Seconds for nginx's answer: a worker decodes the whole of a document first."""
